@@ -1,0 +1,213 @@
+package tcp
+
+import (
+	"bufio"
+	"errors"
+	"net"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/octopii/octopii/proto"
+	"github.com/octopii/octopii/transport"
+)
+
+const (
+	readBufferBytes = 32 << 10
+	// writeStepBytes is how much one write deadline covers, so that a large frame
+	// on a slow network is not taken for a stalled one.
+	writeStepBytes = 1 << 20
+)
+
+// conn is one connection after its TCP part is made. One goroutine reads from
+// it and one writes to it at a time; anybody may close it.
+type conn struct {
+	t       *Transport
+	raw     net.Conn // closed directly: closing TLS in good order may block
+	nc      net.Conn // raw, or TLS over it
+	address string   // of the other side, for people
+	inbound bool
+
+	frames frameReader
+	timed  *timedReader
+	// idle is how long the reader waits for a frame to begin, progress how long
+	// for more of one; 0 is for ever. Owned by the reader.
+	idle, progress time.Duration
+	// writeTimeout is how long the writer waits for writeStepBytes to go. 0: as
+	// long as the deadline that is set already. Owned by the writer.
+	writeTimeout time.Duration
+
+	closing sync.Once
+	// done is closed when the reader of an incoming message connection has made
+	// its last call to the Handler.
+	done chan struct{}
+
+	// older is the connection that this one replaced. Set before the reader waits
+	// for it.
+	older *conn
+
+	// Guarded by t.mu. peer is the member at the other end of a connection for
+	// messages or a snapshot, else 0; removed says that RemovePeer closed it.
+	peer    uint64
+	removed bool
+	shaken  bool
+}
+
+// timedReader gives every read that has to wait a deadline of its own.
+type timedReader struct {
+	nc      net.Conn
+	timeout time.Duration
+	armed   bool
+}
+
+func (r *timedReader) Read(p []byte) (int, error) {
+	if r.timeout > 0 {
+		if err := r.nc.SetReadDeadline(time.Now().Add(r.timeout)); err != nil {
+			return 0, err
+		}
+		r.armed = true
+	} else if r.armed {
+		if err := r.nc.SetReadDeadline(time.Time{}); err != nil {
+			return 0, err
+		}
+		r.armed = false
+	}
+	return r.nc.Read(p)
+}
+
+func newConn(t *Transport, raw, nc net.Conn, address string, inbound bool) *conn {
+	c := &conn{t: t, raw: raw, nc: nc, address: address, inbound: inbound, done: make(chan struct{})}
+	c.timed = &timedReader{nc: nc}
+	c.frames.r = bufio.NewReaderSize(c.timed, readBufferBytes)
+	c.frames.onBody = func(begun bool) {
+		if begun {
+			c.timed.timeout = c.progress
+		} else {
+			c.timed.timeout = c.idle
+		}
+	}
+	return c
+}
+
+var errTooMany = errors.New("too many connections")
+
+// track makes the connection one that Close closes.
+func (t *Transport) track(c *conn) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return transport.ErrClosed
+	}
+	if c.inbound {
+		if t.incoming >= t.config.ConnectionsMax || t.handshakes >= t.config.HandshakesMax {
+			return errTooMany
+		}
+		t.incoming++
+		t.handshakes++
+	}
+	t.conns[c] = struct{}{}
+	return nil
+}
+
+// close may be called by anybody, more than once, on a tracked connection.
+func (c *conn) close() {
+	c.closing.Do(func() {
+		_ = c.raw.Close()
+		t := c.t
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		delete(t.conns, c)
+		if c.inbound {
+			t.incoming--
+			if !c.shaken {
+				t.handshakes--
+			}
+		}
+	})
+}
+
+// handshakeDone lifts the deadline of the handshake and sets those that follow
+// it.
+func (c *conn) handshakeDone(idle, progress, writeTimeout time.Duration) error {
+	c.t.mu.Lock()
+	if !c.shaken {
+		c.shaken = true
+		if _, open := c.t.conns[c]; open && c.inbound {
+			c.t.handshakes--
+		}
+	}
+	c.t.mu.Unlock()
+	c.idle, c.progress, c.writeTimeout = idle, progress, writeTimeout
+	c.timed.timeout = idle
+	c.t.counters.connections.Add(1)
+	return c.nc.SetDeadline(time.Time{})
+}
+
+// readFrame reads the next frame into the memory of into, or into memory of its
+// own when it does not fit.
+func (c *conn) readFrame(limit int, into []byte) (frameType, []byte, error) {
+	kind, body, err := c.frames.next(limit, into)
+	if err != nil {
+		return 0, nil, c.failed(err)
+	}
+	c.t.counters.framesIn.Add(1)
+	c.t.counters.bytesIn.Add(uint64(headerBytes + len(body)))
+	return kind, body, nil
+}
+
+// failed counts err if it is a bad frame, and returns it.
+func (c *conn) failed(err error) error {
+	var bad *badFrame
+	if errors.As(err, &bad) {
+		c.t.counters.badFrames.Add(1)
+		c.t.log.Warn("bad frame: closing the connection", zap.String("peer", c.address), zap.String("reason", bad.reason))
+	}
+	return err
+}
+
+// unexpected is the error for a frame that has no place here. A Hello that says
+// why the dialer leaves is the one that has, anywhere.
+func (c *conn) unexpected(kind frameType, body []byte) error {
+	var hello octopiipb.Hello
+	if kind == frameHello && hello.Unmarshal(body) == nil && hello.Refused != "" {
+		c.t.counters.refused.Add(1)
+		c.t.log.Warn("the peer refuses this member", zap.String("peer", c.address), zap.String("reason", hello.Refused))
+		return &transport.RemoteError{Address: c.address, Reason: hello.Refused}
+	}
+	return c.failed(badFramef("type %d has no place here", kind))
+}
+
+// writeFrame writes a sealed frame: up to writeStepBytes go in one write.
+func (c *conn) writeFrame(frame []byte) error {
+	for rest := frame; len(rest) > 0; {
+		step := rest[:min(len(rest), writeStepBytes)]
+		if c.writeTimeout > 0 {
+			if err := c.nc.SetWriteDeadline(time.Now().Add(c.writeTimeout)); err != nil {
+				return err
+			}
+		}
+		if _, err := c.nc.Write(step); err != nil {
+			return err
+		}
+		rest = rest[len(step):]
+	}
+	c.t.counters.framesOut.Add(1)
+	c.t.counters.bytesOut.Add(uint64(len(frame)))
+	return nil
+}
+
+// linger reads and forgets what still comes, for a bounded time: closing with
+// bytes unread would reset the connection, and a reset overtakes the answer
+// that was just written.
+func (c *conn) linger() {
+	if err := c.nc.SetReadDeadline(time.Now().Add(c.t.config.HandshakeTimeout)); err != nil {
+		return
+	}
+	var scratch [4096]byte
+	for {
+		if _, err := c.nc.Read(scratch[:]); err != nil {
+			return
+		}
+	}
+}

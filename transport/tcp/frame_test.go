@@ -1,0 +1,167 @@
+package tcp
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"io"
+	"runtime"
+	"testing"
+)
+
+// TestFrameGolden pins the bytes on the wire: a change of them is a change of
+// protocolVersion.
+func TestFrameGolden(t *testing.T) {
+	frame, taken, failed := appendMessages(nil, []outgoing{
+		{3, bytesMessage("hello"), 5},
+		{4, bytesMessage(""), 0},
+	}, frameBytesMaxMax)
+	if taken != 2 || failed != 0 {
+		t.Fatalf("took %d messages, %d failed", taken, failed)
+	}
+	const want = "09000000" + "3d0d952f" + "02000000" + "0000000000000000" + "0305" + "68656c6c6f" + "0400"
+	if got := hex.EncodeToString(frame); got != want {
+		t.Errorf("frame is\n%s, want\n%s", got, want)
+	}
+}
+
+func reader(b []byte) *frameReader { return &frameReader{r: bufio.NewReader(bytes.NewReader(b))} }
+
+func TestFrameRoundTrip(t *testing.T) {
+	for _, size := range []int{0, 1, 4095, growBytes, growBytes + 1, 5*growBytes + 7} {
+		body := bytes.Repeat([]byte("0123456789abcdef"), size/16+1)[:size]
+		r := reader(newFrame(frameChunk, body))
+		kind, got, err := r.next(size, nil)
+		if err != nil || kind != frameChunk || !bytes.Equal(got, body) {
+			t.Errorf("%d bytes: type %d, %d bytes, %v", size, kind, len(got), err)
+		}
+		if _, _, err := r.next(size, nil); err != io.EOF {
+			t.Errorf("%d bytes: after the only frame: %v, want EOF", size, err)
+		}
+	}
+}
+
+func TestEveryFlippedBitIsFound(t *testing.T) {
+	good := messagesFrame(bytesMessage("one"), bytesMessage("two"))
+	for bit := range len(good) * 8 {
+		_, _, err := reader(flipped(good, bit)).next(1<<20, nil)
+		var bad *badFrame
+		if !errors.As(err, &bad) {
+			t.Errorf("bit %d of byte %d flipped: %v", bit%8, bit/8, err)
+		}
+	}
+}
+
+// TestDeclaredLengthCostsNothing: memory follows the bytes that come.
+func TestDeclaredLengthCostsNothing(t *testing.T) {
+	h := make([]byte, headerBytes)
+	binary.LittleEndian.PutUint32(h, 1<<30)
+	h[8] = byte(frameMessages)
+	r := reader(append(h, make([]byte, 100)...))
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, _, err := r.next(frameBytesMaxMax, nil)
+	runtime.ReadMemStats(&after)
+	var bad *badFrame
+	if !errors.As(err, &bad) {
+		t.Errorf("a frame that ends early: %v", err)
+	}
+	if got := after.TotalAlloc - before.TotalAlloc; got > 2*growBytes {
+		t.Errorf("a header that declares 1 GiB and 100 bytes after it cost %d bytes of memory", got)
+	}
+}
+
+func TestManyMessagesCostTwoAllocations(t *testing.T) {
+	queue := make([]outgoing, 1000)
+	for i := range queue {
+		queue[i] = outgoing{1, bytesMessage("a small message"), 15}
+	}
+	frame, _, _ := appendMessages(nil, queue, frameBytesMaxMax)
+	if n := testing.AllocsPerRun(10, func() { frame, _, _ = appendMessages(frame, queue, frameBytesMaxMax) }); n != 0 {
+		t.Errorf("writing 1000 messages into used memory: %v allocations, want none", n)
+	}
+	source := bytes.NewReader(frame)
+	r := &frameReader{r: bufio.NewReader(source)}
+	if n := testing.AllocsPerRun(10, func() {
+		source.Reset(frame)
+		_, body, err := r.next(len(frame), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if batch, err := decodeMessages(body); err != nil || len(batch) != 1000 {
+			t.Fatal(len(batch), err)
+		}
+	}); n > 2 {
+		t.Errorf("reading 1000 messages: %v allocations, want one for the body and one for the batch", n)
+	}
+}
+
+func TestTooManyMessages(t *testing.T) {
+	if _, err := decodeMessages(make([]byte, 2*messagesMax)); err != nil {
+		t.Errorf("%d empty messages: %v", messagesMax, err)
+	}
+	if _, err := decodeMessages(make([]byte, 2*messagesMax+2)); err == nil {
+		t.Errorf("%d empty messages were taken", messagesMax+1)
+	}
+	queue := make([]outgoing, messagesMax+1)
+	for i := range queue {
+		queue[i].m = bytesMessage("")
+	}
+	if _, taken, _ := appendMessages(nil, queue, frameBytesMaxMax); taken != messagesMax {
+		t.Errorf("%d messages went into one frame", taken)
+	}
+}
+
+func FuzzFrame(f *testing.F) {
+	f.Add(messagesFrame(bytesMessage("one"), bytesMessage("two")))
+	f.Add(newFrame(frameHello, nil))
+	f.Add(append(newFrame(frameChunk, []byte("x")), newFrame(frameEnd, make([]byte, 8))...))
+	f.Add(make([]byte, 100))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := reader(b)
+		for rest := b; ; {
+			kind, body, err := r.next(1<<16, nil)
+			if err != nil {
+				var bad *badFrame
+				if !errors.As(err, &bad) && (err != io.EOF || len(rest) != 0) {
+					t.Fatalf("error %v with %d bytes left", err, len(rest))
+				}
+				return
+			}
+			// What is read as a frame is what seal makes of it, byte for byte.
+			again := newFrame(kind, body)
+			if !bytes.HasPrefix(rest, again) {
+				t.Fatalf("read %x as type %d with body %x", rest, kind, body)
+			}
+			rest = rest[len(again):]
+		}
+	})
+}
+
+func FuzzMessages(f *testing.F) {
+	f.Add(messagesFrame(bytesMessage("one"), bytesMessage("two"))[headerBytes:])
+	f.Add([]byte{1, 0, 2, 0})
+	f.Add([]byte{1, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1})
+	f.Fuzz(func(t *testing.T, body []byte) {
+		batch, err := decodeMessages(body)
+		if err != nil {
+			return
+		}
+		var queue []outgoing
+		for _, in := range batch {
+			queue = append(queue, outgoing{in.Kind, bytesMessage(in.Payload), len(in.Payload)})
+		}
+		frame, _, _ := appendMessages(nil, queue, frameBytesMaxMax)
+		again, err := decodeMessages(frame[headerBytes:])
+		if err != nil || len(again) != len(batch) {
+			t.Fatalf("%d messages became %d: %v", len(batch), len(again), err)
+		}
+		for i := range batch {
+			if batch[i].Kind != again[i].Kind || !bytes.Equal(batch[i].Payload, again[i].Payload) {
+				t.Fatalf("message %d changed", i)
+			}
+		}
+	})
+}

@@ -1,0 +1,249 @@
+package tcp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/octopii/octopii/proto"
+	"github.com/octopii/octopii/transport"
+)
+
+const (
+	protocolVersion = 1
+	helloBytesMax   = 4 << 10
+	// reasonBytesMax keeps the text of a refusal well inside helloBytesMax.
+	reasonBytesMax = 1 << 10
+)
+
+// The purposes of a connection.
+const (
+	purposeMessages uint32 = iota + 1 // dialer to acceptor, for ever
+	purposeSnapshot
+	purposeCall
+	purposeProbe
+	purposeEnd
+)
+
+// open dials address and shakes hands. to is the member that must answer there,
+// 0 for whoever does. The connection is closed when ctx ends.
+func (t *Transport) open(ctx context.Context, address string, purpose uint32, to uint64) (*conn, transport.Hello, error) {
+	// Close waits for the handshake, because it calls the Handler.
+	if err := t.enter(); err != nil {
+		return nil, transport.Hello{}, err
+	}
+	defer t.wg.Done()
+	c, err := t.dial(ctx, address, purpose, to)
+	if err != nil {
+		return nil, transport.Hello{}, err
+	}
+	context.AfterFunc(ctx, c.close)
+	peer, err := c.greet(purpose, to)
+	if err != nil {
+		c.close()
+		return nil, transport.Hello{}, err
+	}
+	return c, peer, nil
+}
+
+func (t *Transport) dial(ctx context.Context, address string, purpose uint32, to uint64) (*conn, error) {
+	dialer := net.Dialer{Timeout: t.config.DialTimeout, KeepAliveConfig: t.keepAlive}
+	raw, err := dialer.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	if tcp, ok := raw.(*net.TCPConn); ok && purpose == purposeMessages {
+		err = limitStall(tcp, t.config.StallTimeout)
+	}
+	var nc net.Conn
+	if err == nil {
+		nc, err = clientTLS(raw, t.tls, address)
+	}
+	if err != nil {
+		_ = raw.Close()
+		return nil, err
+	}
+	c := newConn(t, raw, nc, address, false)
+	c.peer = to
+	if err := t.track(c); err != nil {
+		_ = raw.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// greet is the dialer's side of the handshake.
+func (c *conn) greet(purpose uint32, to uint64) (transport.Hello, error) {
+	t := c.t
+	if err := c.nc.SetDeadline(time.Now().Add(t.config.HandshakeTimeout)); err != nil {
+		return transport.Hello{}, err
+	}
+	if err := c.writeHello(purpose, to, ""); err != nil {
+		return transport.Hello{}, err
+	}
+	answer, err := c.readHello()
+	if err != nil {
+		return transport.Hello{}, err
+	}
+	if answer.Refused != "" {
+		t.counters.refused.Add(1)
+		if purpose != purposeProbe {
+			t.handler.Refused(toHello(answer), answer.Refused)
+		}
+		return transport.Hello{}, &transport.RemoteError{Address: c.address, Reason: answer.Refused}
+	}
+	peer := toHello(answer)
+	if err := judgeAnswer(answer, to); err != nil {
+		return peer, c.leave(purpose, to, err)
+	}
+	if purpose != purposeProbe {
+		if err := t.handler.Accept(peer); err != nil {
+			return peer, c.leave(purpose, to, fmt.Errorf("%s was refused here: %w", c.address, err))
+		}
+	}
+	if purpose == purposeMessages {
+		return peer, c.handshakeDone(0, t.config.ProgressTimeout, t.config.StallTimeout)
+	}
+	return peer, c.handshakeDone(0, t.config.ProgressTimeout, t.config.ProgressTimeout)
+}
+
+func judgeAnswer(answer octopiipb.Hello, to uint64) error {
+	if err := judgeVersion(answer.Version); err != nil {
+		return err
+	}
+	if to != 0 && answer.From != to {
+		return fmt.Errorf("member %d answered where member %d was expected: correct its address", answer.From, to)
+	}
+	return nil
+}
+
+func judgeVersion(version uint32) error {
+	if version != protocolVersion {
+		return fmt.Errorf("transport protocol %d is not spoken here, only %d: run releases that share one",
+			version, protocolVersion)
+	}
+	return nil
+}
+
+// leave tells the acceptor why the dialer refuses it, and returns err.
+func (c *conn) leave(purpose uint32, to uint64, err error) error {
+	c.t.counters.refused.Add(1)
+	_ = c.writeHello(purpose, to, reasonOf(err))
+	return err
+}
+
+// answer is the acceptor's side of the handshake. A nil error means that the
+// peer was accepted and knows it.
+func (c *conn) answer() (transport.Hello, uint32, error) {
+	t := c.t
+	if err := c.nc.SetDeadline(time.Now().Add(t.config.HandshakeTimeout)); err != nil {
+		return transport.Hello{}, 0, err
+	}
+	hello, err := c.readHello()
+	if err != nil {
+		return transport.Hello{}, 0, err
+	}
+	peer := toHello(hello)
+	if err := c.judge(hello); err != nil {
+		t.counters.refused.Add(1)
+		t.log.Warn("refused a connection", zap.String("peer", c.address), zap.Uint64("member", peer.Node), zap.Error(err))
+		return peer, 0, errors.Join(err, c.writeHello(hello.Purpose, hello.From, reasonOf(err)))
+	}
+	if hello.Purpose == purposeMessages {
+		// Before the dialer knows that it may send: so the connection that it made
+		// last is the one that is registered last.
+		t.replaceFlow(peer.Node, c)
+	}
+	if err := c.writeHello(hello.Purpose, hello.From, ""); err != nil {
+		return peer, hello.Purpose, err
+	}
+	if hello.Purpose == purposeMessages {
+		return peer, hello.Purpose, c.handshakeDone(0, t.config.ProgressTimeout, t.config.ProgressTimeout)
+	}
+	return peer, hello.Purpose, c.handshakeDone(t.config.ProgressTimeout, t.config.ProgressTimeout, t.config.ProgressTimeout)
+}
+
+// judge decides about an incoming connection.
+func (c *conn) judge(hello octopiipb.Hello) error {
+	t := c.t
+	if err := judgeVersion(hello.Version); err != nil {
+		return err
+	}
+	if hello.Purpose == 0 || hello.Purpose >= purposeEnd {
+		return fmt.Errorf("purpose %d is not known here", hello.Purpose)
+	}
+	if self := t.handler.Hello().Node; hello.To != 0 && hello.To != self {
+		return fmt.Errorf("this is member %d, not %d: correct its address", self, hello.To)
+	}
+	if hello.Purpose == purposeProbe {
+		return nil
+	}
+	if hello.Purpose != purposeCall {
+		if hello.From == 0 {
+			return errors.New("a member without an ID can only call")
+		}
+		// Before Accept: a member that is removed while Accept looks at it is
+		// found by RemovePeer.
+		t.mu.Lock()
+		c.peer = hello.From
+		t.mu.Unlock()
+	}
+	return t.handler.Accept(toHello(hello))
+}
+
+func toHello(h octopiipb.Hello) transport.Hello {
+	return transport.Hello{Cluster: h.Cluster, Node: h.From, Incarnation: h.Incarnation, Address: h.Address}
+}
+
+func (c *conn) writeHello(purpose uint32, to uint64, refused string) error {
+	self := c.t.handler.Hello()
+	hello := octopiipb.Hello{
+		Version:     protocolVersion,
+		Purpose:     purpose,
+		Cluster:     self.Cluster,
+		From:        self.Node,
+		To:          to,
+		Incarnation: self.Incarnation,
+		Address:     self.Address,
+		Refused:     refused,
+	}
+	body, err := hello.Marshal()
+	if err != nil {
+		return err
+	}
+	return c.writeFrame(newFrame(frameHello, body))
+}
+
+func (c *conn) readHello() (octopiipb.Hello, error) {
+	var hello octopiipb.Hello
+	kind, body, err := c.readFrame(helloBytesMax, nil)
+	if err != nil {
+		return hello, err
+	}
+	if kind != frameHello {
+		return hello, c.unexpected(kind, body)
+	}
+	if err := hello.Unmarshal(body); err != nil {
+		return hello, c.failed(badFramef("a hello that cannot be read: %v", err))
+	}
+	return hello, nil
+}
+
+// reasonOf is the text of an error as the other side gets it: at most
+// reasonBytesMax bytes of valid UTF-8, and never empty, which would mean that
+// all is well.
+func reasonOf(err error) string {
+	text := err.Error()
+	if len(text) > reasonBytesMax {
+		text = text[:reasonBytesMax]
+	}
+	if text = strings.ToValidUTF8(text, ""); text == "" {
+		return "no reason was given"
+	}
+	return text
+}

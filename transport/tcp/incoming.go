@@ -1,0 +1,161 @@
+package tcp
+
+import (
+	"errors"
+	"net"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/octopii/octopii/transport"
+)
+
+// acceptLoop ends when Close closes the listener.
+func (t *Transport) acceptLoop() {
+	for delay := time.Duration(0); ; {
+		raw, err := t.listener.Accept()
+		if err == nil {
+			delay = 0
+			t.admit(raw)
+			continue
+		}
+		if t.life.Err() != nil {
+			return
+		}
+		// Most likely there are no file descriptors left: others will close some.
+		delay = min(max(2*delay, 5*time.Millisecond), time.Second)
+		t.log.Error("cannot accept connections, trying again", zap.Duration("after", delay), zap.Error(err))
+		select {
+		case <-time.After(delay):
+		case <-t.life.Done():
+		}
+	}
+}
+
+// admit begins to serve a connection, unless there are too many.
+func (t *Transport) admit(raw net.Conn) {
+	if tcp, ok := raw.(*net.TCPConn); ok {
+		_ = tcp.SetKeepAliveConfig(t.keepAlive)
+	}
+	c := newConn(t, raw, serverTLS(raw, t.tls), raw.RemoteAddr().String(), true)
+	if err := t.track(c); err != nil {
+		if errors.Is(err, errTooMany) {
+			t.counters.refused.Add(1)
+			t.log.Warn("too many connections: closing one that came", zap.String("peer", c.address))
+		}
+		_ = raw.Close()
+		return
+	}
+	t.wg.Go(func() {
+		defer c.close()
+		t.serve(c)
+	})
+}
+
+func (t *Transport) serve(c *conn) {
+	peer, purpose, err := c.answer()
+	if purpose == purposeMessages {
+		// Even after an error: this connection took the place of an older one.
+		t.receive(c, peer.Node, err)
+		return
+	}
+	if err != nil {
+		t.log.Debug("handshake failed", zap.String("peer", c.address), zap.Error(err))
+		return
+	}
+	switch purpose {
+	case purposeSnapshot:
+		t.receiveSnapshot(c, peer.Node)
+	case purposeCall:
+		t.answerCall(c, peer)
+	}
+}
+
+// replaceFlow makes c the message connection of a peer. An older one is closed,
+// and c will wait for its reader: so one peer's messages stay in order.
+func (t *Transport) replaceFlow(id uint64, c *conn) {
+	t.mu.Lock()
+	older := t.flows[id]
+	t.flows[id] = c
+	c.older = older
+	t.mu.Unlock()
+	if older != nil {
+		older.close()
+	}
+}
+
+// receive hands over the messages of a connection until it breaks.
+func (t *Transport) receive(c *conn, from uint64, err error) {
+	defer close(c.done)
+	if c.older != nil {
+		<-c.older.done
+		c.older = nil
+	}
+	shaken := err == nil
+	if shaken {
+		t.hurryPeer(from)
+		err = t.receiveBatches(c, from)
+	}
+	c.close()
+
+	t.mu.Lock()
+	if t.flows[from] == c {
+		delete(t.flows, from)
+	}
+	quiet := c.removed || t.closed || !shaken
+	t.mu.Unlock()
+	t.log.Info("incoming connection ended", zap.Uint64("member", from), zap.String("address", c.address), zap.Error(err))
+	if !quiet {
+		t.handler.PeerDown(from)
+	}
+}
+
+func (t *Transport) receiveBatches(c *conn, from uint64) error {
+	for {
+		kind, body, err := c.readFrame(t.config.FrameBytesMax, nil)
+		if err != nil {
+			return err
+		}
+		if kind != frameMessages {
+			return c.unexpected(kind, body)
+		}
+		batch, err := decodeMessages(body)
+		if err != nil {
+			return c.failed(err)
+		}
+		t.handler.HandleMessages(from, batch)
+	}
+}
+
+// hurryPeer ends the wait before dialing a peer that is evidently alive.
+func (t *Transport) hurryPeer(id uint64) {
+	t.mu.RLock()
+	p := t.peers[id]
+	t.mu.RUnlock()
+	if p != nil {
+		signal(p.hurry)
+	}
+}
+
+// reply writes the outcome of a snapshot or a call.
+func (c *conn) reply(payload []byte, outcome error) error {
+	if outcome != nil {
+		return c.writeFrame(newFrame(frameError, []byte(reasonOf(outcome))))
+	}
+	return c.writeFrame(newFrame(frameOK, payload))
+}
+
+// awaitReply reads what reply wrote.
+func (c *conn) awaitReply(limit int) ([]byte, error) {
+	kind, body, err := c.readFrame(max(limit, reasonBytesMax), nil)
+	switch {
+	case err != nil:
+		return nil, err
+	case kind == frameOK:
+		return body, nil
+	case kind == frameError:
+		return nil, &transport.RemoteError{Address: c.address, Reason: string(body)}
+	default:
+		return nil, c.unexpected(kind, body)
+	}
+}

@@ -1,0 +1,289 @@
+package tcp
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/octopii/octopii/transport"
+)
+
+const (
+	backoffMin = 20 * time.Millisecond
+	backoffMax = 2 * time.Second
+	// What a sender keeps of its memory when it falls idle.
+	keepFrameBytes = 1 << 20
+	keepMessages   = 1 << 14
+)
+
+// peer is a member that messages are sent to: a queue, and the goroutine run
+// that dials when there is something to send and writes everything queued in
+// one frame.
+type peer struct {
+	t      *Transport
+	id     uint64
+	ctx    context.Context // ends when the peer is removed or the Transport closed
+	remove context.CancelFunc
+	wake   chan struct{} // something was queued
+	hurry  chan struct{} // the peer was moved, or has just dialed us: do not wait with dialing
+
+	mu      sync.Mutex
+	address string
+	// abort ends the attempt to connect, or the connection, that is under way.
+	abort context.CancelFunc
+	queue []outgoing
+	// messages and bytes are what was queued and is not yet written or dropped,
+	// so they cover what the sender has taken from queue, too.
+	messages int
+	bytes    int64
+
+	// Owned by run.
+	spare    []outgoing
+	frame    []byte
+	failures int // attempts to connect since the last one that succeeded
+}
+
+func newPeer(t *Transport, id uint64, address string) *peer {
+	ctx, cancel := context.WithCancel(t.life)
+	return &peer{
+		t: t, id: id, ctx: ctx, remove: cancel, address: address, abort: func() {},
+		wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
+	}
+}
+
+func (p *peer) enqueue(kind transport.Kind, m transport.Message) bool {
+	size := m.Size()
+	p.mu.Lock()
+	full := size+messageOverheadMax > p.t.config.FrameBytesMax ||
+		p.messages >= p.t.config.QueueMessagesMax ||
+		p.bytes+int64(size) > p.t.config.QueueBytesMax ||
+		p.ctx.Err() != nil
+	if !full {
+		p.queue = append(p.queue, outgoing{kind, m, size})
+		p.messages++
+		p.bytes += int64(size)
+	}
+	p.mu.Unlock()
+	if full {
+		p.t.counters.dropped.Add(1)
+		return false
+	}
+	signal(p.wake)
+	return true
+}
+
+// signal sets a wake-up that may be set already.
+func signal(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
+func (p *peer) where() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.address
+}
+
+// move changes the address: what goes on at the old one ends.
+func (p *peer) move(address string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.address == address {
+		return
+	}
+	p.address = address
+	p.abort()
+	signal(p.hurry)
+}
+
+// take gives the queue to run.
+func (p *peer) take() []outgoing {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	taken := p.queue
+	p.queue = p.spare
+	p.spare = nil
+	return taken
+}
+
+// release makes room for what was written or dropped.
+func (p *peer) release(written []outgoing) {
+	var bytes int64
+	for i := range written {
+		bytes += int64(written[i].size)
+	}
+	clear(written)
+	p.mu.Lock()
+	p.messages -= len(written)
+	p.bytes -= bytes
+	p.mu.Unlock()
+}
+
+func (p *peer) drop(items []outgoing) {
+	p.t.counters.dropped.Add(uint64(len(items)))
+	p.release(items)
+}
+
+// run is the sender. It ends when the peer is removed.
+func (p *peer) run() {
+	for p.waitQueued() {
+		if !p.session() {
+			p.pause()
+		}
+	}
+	p.drop(p.take())
+}
+
+// waitQueued returns false when the peer is removed.
+func (p *peer) waitQueued() bool {
+	for {
+		p.mu.Lock()
+		queued := len(p.queue)
+		p.mu.Unlock()
+		if p.ctx.Err() != nil {
+			return false
+		}
+		if queued > 0 {
+			return true
+		}
+		select {
+		case <-p.wake:
+		case <-p.ctx.Done():
+		}
+	}
+}
+
+// session makes one connection and uses it until it breaks. It returns true
+// when the next one need not wait, because the peer was moved.
+func (p *peer) session() (moved bool) {
+	p.mu.Lock()
+	address := p.address
+	ctx, cancel := context.WithCancel(p.ctx)
+	p.abort = cancel
+	p.mu.Unlock()
+	defer cancel()
+
+	select { // what was told before this attempt is no reason to hurry after it
+	case <-p.hurry:
+	default:
+	}
+	c, _, err := p.t.open(ctx, address, purposeMessages, p.id)
+	if err != nil {
+		if p.where() != address {
+			return true
+		}
+		p.cannotConnect(address, err)
+		return false
+	}
+	p.failures = 0
+	p.t.log.Info("connected", zap.Uint64("member", p.id), zap.String("address", address))
+	p.serve(ctx, c)
+	return p.where() != address
+}
+
+// cannotConnect drops what is queued: raft sends anew what matters, and nothing
+// grows old here.
+func (p *peer) cannotConnect(address string, err error) {
+	level := zap.DebugLevel
+	if p.failures == 0 && p.ctx.Err() == nil {
+		level = zap.WarnLevel
+	}
+	p.t.log.Log(level, "cannot connect", zap.Uint64("member", p.id), zap.String("address", address), zap.Error(err))
+	p.failures++
+	p.drop(p.take())
+}
+
+// pause waits before the next attempt, longer after each that failed.
+func (p *peer) pause() {
+	d := min(backoffMin<<min(p.failures, 10), backoffMax)
+	timer := time.NewTimer(d/2 + rand.N(d/2))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-p.hurry:
+	case <-p.ctx.Done():
+	}
+}
+
+// serve writes what is queued until the connection breaks or ctx ends.
+func (p *peer) serve(ctx context.Context, c *conn) {
+	broken := make(chan struct{})
+	p.t.wg.Go(func() {
+		defer close(broken)
+		c.awaitEnd()
+	})
+	err := p.write(ctx, c, broken)
+	c.close()
+	<-broken
+	p.t.log.Info("connection lost", zap.Uint64("member", p.id), zap.String("address", c.address), zap.Error(err))
+	if p.ctx.Err() == nil {
+		p.t.handler.PeerDown(p.id)
+	}
+}
+
+// awaitEnd returns when the acceptor, which says nothing on a message
+// connection, has closed it or broken that rule.
+func (c *conn) awaitEnd() {
+	if _, err := c.frames.r.ReadByte(); err == nil {
+		_ = c.failed(badFramef("bytes against the direction of a message connection"))
+	}
+	c.close()
+}
+
+func (p *peer) write(ctx context.Context, c *conn, broken <-chan struct{}) error {
+	for {
+		items := p.take()
+		if len(items) > 0 {
+			if err := p.flush(c, items); err != nil {
+				return err
+			}
+		}
+		p.keep(items)
+		if len(items) > 0 {
+			continue
+		}
+		select {
+		case <-p.wake:
+		case <-broken:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// flush writes items in as few frames as possible.
+func (p *peer) flush(c *conn, items []outgoing) error {
+	for len(items) > 0 {
+		frame, taken, failed := appendMessages(p.frame, items, p.t.config.FrameBytesMax)
+		p.frame = frame
+		if failed > 0 {
+			p.t.counters.dropped.Add(uint64(failed))
+			p.t.log.Error("messages changed after Send and were dropped", zap.Int("messages", failed))
+		}
+		if taken > failed {
+			if err := c.writeFrame(frame); err != nil {
+				p.drop(items)
+				return err
+			}
+		}
+		p.release(items[:taken])
+		items = items[taken:]
+	}
+	return nil
+}
+
+// keep holds on to memory for the next time, unless it is much.
+func (p *peer) keep(items []outgoing) {
+	if cap(items) <= keepMessages {
+		p.spare = items[:0]
+	}
+	if cap(p.frame) > keepFrameBytes {
+		p.frame = nil
+	}
+}

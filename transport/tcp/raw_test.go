@@ -1,0 +1,296 @@
+package tcp
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/octopii/octopii/proto"
+	"github.com/octopii/octopii/transport"
+	"github.com/octopii/octopii/transport/transporttest"
+)
+
+// rawConn speaks to a Transport byte by byte.
+type rawConn struct {
+	t  *testing.T
+	nc net.Conn
+	r  *frameReader
+}
+
+func dialBytes(t *testing.T, to *Transport) *rawConn {
+	t.Helper()
+	nc, err := net.Dial("tcp", to.Address())
+	if err != nil {
+		t.Fatalf("dial: %v", err)
+	}
+	t.Cleanup(func() { _ = nc.Close() })
+	if err := nc.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	return &rawConn{t, nc, &frameReader{r: bufio.NewReader(nc)}}
+}
+
+// dialRaw shakes hands as member from.
+func dialRaw(t *testing.T, to *Transport, purpose uint32, from uint64) *rawConn {
+	t.Helper()
+	c := dialBytes(t, to)
+	answer := c.greet(octopiipb.Hello{Version: protocolVersion, Purpose: purpose, Cluster: 1, From: from})
+	if answer.Refused != "" {
+		t.Fatalf("refused: %s", answer.Refused)
+	}
+	return c
+}
+
+// write ignores errors: the other side may have closed already, and that is
+// seen by reading.
+func (c *rawConn) write(b []byte) { _, _ = c.nc.Write(b) }
+
+func (c *rawConn) greet(h octopiipb.Hello) octopiipb.Hello {
+	c.t.Helper()
+	body, err := h.Marshal()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.write(newFrame(frameHello, body))
+	kind, body, err := c.r.next(helloBytesMax, nil)
+	if err != nil || kind != frameHello {
+		c.t.Fatalf("the answer to a hello is type %d, %v", kind, err)
+	}
+	var answer octopiipb.Hello
+	if err := answer.Unmarshal(body); err != nil {
+		c.t.Fatalf("the answer to a hello: %v", err)
+	}
+	return answer
+}
+
+// wantClosed reads to the end of the connection.
+func (c *rawConn) wantClosed() {
+	c.t.Helper()
+	_, err := io.Copy(io.Discard, c.r.r)
+	if timeout, ok := err.(net.Error); ok && timeout.Timeout() {
+		c.t.Fatal("the connection was not closed")
+	}
+}
+
+func messagesFrame(messages ...bytesMessage) []byte {
+	var queue []outgoing
+	for _, m := range messages {
+		queue = append(queue, outgoing{1, m, m.Size()})
+	}
+	frame, _, _ := appendMessages(nil, queue, frameBytesMaxMax)
+	return frame
+}
+
+func flipped(b []byte, bit int) []byte {
+	b = append([]byte(nil), b...)
+	b[bit/8] ^= 1 << (bit % 8)
+	return b
+}
+
+func TestHandshakeRefusals(t *testing.T) {
+	b, hb := start(t, 2, Config{})
+	sound := octopiipb.Hello{Version: protocolVersion, Purpose: purposeMessages, From: 1, To: 2}
+	for _, test := range []struct {
+		name   string
+		change func(*octopiipb.Hello)
+		want   string
+	}{
+		{"other version", func(h *octopiipb.Hello) { h.Version = 99 }, "protocol 99"},
+		{"no purpose", func(h *octopiipb.Hello) { h.Purpose = 0 }, "purpose 0"},
+		{"unknown purpose", func(h *octopiipb.Hello) { h.Purpose = 77 }, "purpose 77"},
+		{"other member", func(h *octopiipb.Hello) { h.To = 5 }, "this is member 2, not 5"},
+		{"no ID", func(h *octopiipb.Hello) { h.From = 0 }, "without an ID"},
+	} {
+		before := b.Stats().Refused
+		hello := sound
+		test.change(&hello)
+		c := dialBytes(t, b)
+		if answer := c.greet(hello); !strings.Contains(answer.Refused, test.want) || answer.From != 2 {
+			t.Errorf("%s: answered %+v, want a refusal that says %q", test.name, answer, test.want)
+		}
+		c.wantClosed()
+		if got := b.Stats().Refused - before; got != 1 {
+			t.Errorf("%s: counted %d refusals", test.name, got)
+		}
+	}
+	if n := len(hb.Accepted()); n != 0 {
+		t.Errorf("Accept was asked %d times about hellos that cannot be right", n)
+	}
+	if answer := dialBytes(t, b).greet(sound); answer.Refused != "" {
+		t.Errorf("a sound hello was refused: %s", answer.Refused)
+	}
+}
+
+func TestAnyRefusalFits(t *testing.T) {
+	b, hb := start(t, 2, Config{})
+	for _, text := range []string{strings.Repeat("é", 100_000), "", "\xff\xff"} {
+		hb.SetAccept(func(transport.Hello) error { return errors.New(text) })
+		answer := dialBytes(t, b).greet(octopiipb.Hello{Version: protocolVersion, Purpose: purposeCall, From: 1})
+		if len(answer.Refused) == 0 || len(answer.Refused) > reasonBytesMax {
+			t.Errorf("a refusal for a reason of %d bytes travels as %d bytes", len(text), len(answer.Refused))
+		}
+	}
+}
+
+// TestBadBytes sends what no peer sends, before and after the handshake. Each
+// connection is closed and counted, and the listener lives on.
+func TestBadBytes(t *testing.T) {
+	b, hb := start(t, 2, Config{FrameBytesMax: 1 << 20})
+	good := messagesFrame(number(1), number(2))
+	header := func(length uint32, kind frameType) []byte {
+		h := seal(make([]byte, headerBytes), kind)
+		binary.LittleEndian.PutUint32(h, length)
+		return h
+	}
+	garbage := make([]byte, 4096)
+	chance := rand.New(rand.NewPCG(1, 2))
+	for i := range garbage {
+		garbage[i] = byte(chance.Uint32())
+	}
+	bad := map[string][]byte{
+		"garbage":          garbage,
+		"text":             []byte("GET / HTTP/1.1\r\nHost: somebody\r\n\r\n"),
+		"zeros":            make([]byte, 100),
+		"oversized":        header(1<<30, frameMessages),
+		"unknown type":     seal(make([]byte, headerBytes), frameTypeEnd),
+		"another group":    header(0, frameMessages)[:12:12],
+		"wrong place":      newFrame(frameChunk, []byte("x")),
+		"no messages":      newFrame(frameMessages, nil),
+		"message too long": newFrame(frameMessages, []byte{1, 200, 1, 'x'}),
+		"endless length":   newFrame(frameMessages, append([]byte{1}, strings.Repeat("\xff", 20)...)),
+		"cut off":          good[:len(good)-3],
+		"cut off header":   good[:7],
+	}
+	bad["another group"] = append(bad["another group"], 1, 0, 0, 0, 0, 0, 0, 0)
+	for bit := 0; bit < len(good)*8; bit += 13 {
+		bad[fmt.Sprintf("bit %d of byte %d flipped", bit%8, bit/8)] = flipped(good, bit)
+	}
+	for name, bytes := range bad {
+		for _, shaken := range []bool{false, true} {
+			before := b.Stats().BadFrames
+			c := dialBytes(t, b)
+			if shaken {
+				c = dialRaw(t, b, purposeMessages, 1)
+			}
+			c.write(bytes)
+			_ = c.nc.(*net.TCPConn).CloseWrite()
+			c.wantClosed()
+			transporttest.Until(t, name+" is counted once", func() bool { return b.Stats().BadFrames == before+1 })
+		}
+	}
+	if n := hb.Received(1); n != 0 {
+		t.Errorf("%d messages came out of bad frames", n)
+	}
+	dialRaw(t, b, purposeMessages, 1).write(good)
+	transporttest.Until(t, "a good frame still arrives", func() bool { return hb.Received(1) == 2 })
+}
+
+func TestSnapshotEndMustMatch(t *testing.T) {
+	b, hb := start(t, 2, Config{})
+	read := make(chan error, 1)
+	hb.SetSnapshot(func(_ uint64, _ []byte, body io.Reader) error {
+		_, err := io.Copy(io.Discard, body)
+		read <- err
+		return err
+	})
+	c := dialRaw(t, b, purposeSnapshot, 1)
+	c.write(newFrame(frameSnapshot, []byte("h")))
+	c.write(newFrame(frameChunk, []byte("12345")))
+	c.write(newFrame(frameEnd, binary.LittleEndian.AppendUint64(nil, 6)))
+	if err := <-read; err == nil || !strings.Contains(err.Error(), "5 bytes came, the sender wrote 6") {
+		t.Errorf("a stream that lost a byte: %v", err)
+	}
+	if kind, _, err := c.r.next(reasonBytesMax, nil); kind != frameError {
+		t.Errorf("answered with type %d, %v, want an error frame", kind, err)
+	}
+}
+
+// TestDialerChecksWhoAnswers plays the acceptor.
+func TestDialerChecksWhoAnswers(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	a, _ := start(t, 1, Config{})
+	for _, test := range []struct {
+		answer octopiipb.Hello
+		want   string
+	}{
+		{octopiipb.Hello{Version: protocolVersion, From: 3}, "member 3 answered where member 2 was expected"},
+		{octopiipb.Hello{Version: 9, From: 2}, "protocol 9"},
+	} {
+		told := make(chan string, 1)
+		go func() {
+			told <- answerRaw(listener, test.answer)
+		}()
+		a.SetPeer(2, listener.Addr().String())
+		err := a.SendSnapshot(t.Context(), 2, bytesMessage("h"), transporttest.Stream(1, 1))
+		if err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("SendSnapshot: %v, want %q", err, test.want)
+		}
+		if reason := <-told; !strings.Contains(reason, test.want) {
+			t.Errorf("the acceptor was told %q, want %q", reason, test.want)
+		}
+	}
+}
+
+// answerRaw answers one hello and returns with which reason the dialer left.
+func answerRaw(listener net.Listener, answer octopiipb.Hello) string {
+	nc, err := listener.Accept()
+	if err != nil {
+		return err.Error()
+	}
+	defer nc.Close()
+	r := &frameReader{r: bufio.NewReader(nc)}
+	if _, _, err := r.next(helloBytesMax, nil); err != nil {
+		return err.Error()
+	}
+	body, _ := answer.Marshal()
+	if _, err := nc.Write(newFrame(frameHello, body)); err != nil {
+		return err.Error()
+	}
+	var left octopiipb.Hello
+	_, body, err = r.next(helloBytesMax, nil)
+	if err == nil {
+		err = left.Unmarshal(body)
+	}
+	if err != nil {
+		return err.Error()
+	}
+	return left.Refused
+}
+
+func TestConnectionLimits(t *testing.T) {
+	b, _ := start(t, 2, Config{ConnectionsMax: 3, HandshakesMax: 2, HandshakeTimeout: time.Hour})
+	open := func() int { b.mu.RLock(); defer b.mu.RUnlock(); return b.incoming }
+	shaking := func() int { b.mu.RLock(); defer b.mu.RUnlock(); return b.handshakes }
+	first := dialRaw(t, b, purposeMessages, 1)
+	transporttest.Until(t, "the handshake is over on this side, too", func() bool { return shaking() == 0 })
+	silent := []*rawConn{dialBytes(t, b), dialBytes(t, b)}
+	transporttest.Until(t, "three are open", func() bool { return open() == 3 })
+	dialBytes(t, b).wantClosed()
+	if got := b.Stats().Refused; got != 1 {
+		t.Errorf("Refused is %d, want 1", got)
+	}
+	_ = first.nc.Close()
+	transporttest.Until(t, "two are open, and neither has shaken hands", func() bool { return open() == 2 })
+	dialBytes(t, b).wantClosed()
+	for _, c := range silent {
+		_ = c.nc.Close()
+	}
+	transporttest.Until(t, "none is open", func() bool { return open() == 0 })
+	dialRaw(t, b, purposeMessages, 1)
+}
+
+func TestSilentConnectionIsClosed(t *testing.T) {
+	b, _ := start(t, 2, Config{HandshakeTimeout: 20 * time.Millisecond})
+	dialBytes(t, b).wantClosed()
+}

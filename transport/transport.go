@@ -1,0 +1,135 @@
+// Package transport is the contract between a Node and whatever carries its
+// messages: transport/tcp is the real one, transport/memnet a seeded lossy one
+// for tests.
+//
+// A transport moves opaque messages. It knows who speaks to whom, and not what
+// they say, so that a change of the raft library never reaches it.
+//
+// Three ways lead to another member. Send is for everything that raft or the
+// next retry makes good when it is lost. SendSnapshot streams what would not
+// fit into memory, on a connection of its own, and knows whether it arrived.
+// Call asks an address, rather than a member, and waits for its answer: it is
+// for those that do not know each other yet.
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// Kind tells the receiver how to read a payload. Its values belong to the user
+// of the transport; a transport carries it unread.
+type Kind uint8
+
+// Message is one outgoing payload. It is encoded by the goroutine that writes
+// it to the wire, so it must not change after it was handed over. Every
+// message that gogo/protobuf generates has these two methods.
+type Message interface {
+	// Size is the number of bytes that MarshalTo will write.
+	Size() int
+	// MarshalTo writes the payload to the start of b, which has room for Size
+	// bytes, and returns how many it wrote.
+	MarshalTo(b []byte) (int, error)
+}
+
+// Inbound is one received payload. It belongs to the receiver, which may keep
+// slices of it: the transport never touches its bytes again.
+type Inbound struct {
+	Kind    Kind
+	Payload []byte
+}
+
+// Hello is what the two sides of a connection tell each other first.
+type Hello struct {
+	// Cluster is 0 for a member that is not yet part of one.
+	Cluster uint64
+	Node    uint64
+	// Incarnation is drawn when a data directory is first used: the same node
+	// with another incarnation has lost its disk.
+	Incarnation uint64
+	// Address is where the sender listens for its peers.
+	Address string
+}
+
+// Handler is the side of a Node that a transport calls. Calls come from the
+// transport's goroutines, several at once for different peers and purposes,
+// but for one peer's messages one at a time and in the order in which they
+// were sent. A Handler must not block for long in HandleMessages: it stands in
+// the way of everything else from that peer.
+type Handler interface {
+	// Hello is this member's own side of the handshake, asked anew for every
+	// connection because the cluster becomes known only when one is joined.
+	Hello() Hello
+	// Accept judges what a peer said of itself, on incoming and outgoing
+	// connections. An error refuses the connection; its text reaches the peer.
+	// It is called before any payload of that connection is handed over.
+	Accept(peer Hello) error
+	// HandleMessages takes what one peer sent in one frame, in order.
+	HandleMessages(from uint64, batch []Inbound)
+	// HandleSnapshot takes a snapshot stream: the header that the sender gave to
+	// SendSnapshot, and its body, every byte of it verified before it is read.
+	// body ends with io.EOF only when the sender finished; it returns another
+	// error when the connection broke. The sender's SendSnapshot returns nil
+	// only after HandleSnapshot has returned nil.
+	HandleSnapshot(from uint64, header []byte, body io.Reader) error
+	// HandleCall answers a Call. ctx ends when the caller has gone away.
+	HandleCall(ctx context.Context, from Hello, in Inbound) (Message, error)
+	// Refused says that a peer refused a connection of this member, and why.
+	Refused(peer Hello, reason string)
+	// PeerDown says that the connection to or from a peer broke: what was sent
+	// on it and not yet answered may be lost. An attempt to connect that failed
+	// is not told.
+	PeerDown(id uint64)
+}
+
+// Transport carries messages between the members of one cluster. All methods
+// may be called from any goroutine, after Start unless it says otherwise.
+type Transport interface {
+	// Address is where other members reach this one. It is valid before Start.
+	Address() string
+	// Start begins to accept connections and to call h. It is called once.
+	Start(h Handler) error
+	// SetPeer makes a member reachable by Send and SendSnapshot, or moves it.
+	SetPeer(id uint64, address string)
+	// RemovePeer forgets a member, closes its connections and drops what waits
+	// for it.
+	RemovePeer(id uint64)
+	// Send queues a message and never blocks. It returns false when the message
+	// was certainly not sent and never will be: the peer is unknown, its queue
+	// is full, the message too large, or the transport closed. True promises
+	// nothing.
+	Send(to uint64, kind Kind, m Message) bool
+	// SendSnapshot streams a snapshot and blocks until the peer has handled it
+	// or something failed. Nothing is held in memory as a whole.
+	SendSnapshot(ctx context.Context, to uint64, header Message, body io.WriterTo) error
+	// Call sends one message to whoever listens at address and returns the
+	// answer. An error that the other side returned is a *RemoteError.
+	Call(ctx context.Context, address string, kind Kind, m Message) ([]byte, error)
+	// Probe shakes hands with whoever listens at address and returns what it
+	// said of itself, without asking anybody's Accept.
+	Probe(ctx context.Context, address string) (Hello, error)
+	// Close ends all connections and waits for all of its goroutines. A call
+	// that is under way returns ErrClosed. A Handler must not call it.
+	Close() error
+}
+
+// Errors of any transport.
+var (
+	// ErrClosed: the transport was closed.
+	ErrClosed = errors.New("transport: closed")
+	// ErrUnknownPeer: SetPeer was not called for that member.
+	ErrUnknownPeer = errors.New("transport: unknown peer")
+)
+
+// RemoteError is an error that the other side of a Call, a snapshot stream or a
+// handshake answered with.
+type RemoteError struct {
+	Address string
+	Reason  string
+}
+
+func (e *RemoteError) Error() string {
+	return fmt.Sprintf("transport: %s answered: %s", e.Address, e.Reason)
+}

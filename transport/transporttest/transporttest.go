@@ -1,0 +1,494 @@
+// Package transporttest checks that a transport keeps the contract of package
+// transport, and has a Handler for tests that records what it is told.
+package transporttest
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/octopii/octopii/transport"
+)
+
+// patience is how long a test waits for what must happen.
+const patience = 20 * time.Second
+
+// Run checks one implementation. listen makes a transport, not yet started,
+// that can reach all others it makes in the same test, and whose messages
+// neither get lost nor change order; Run closes it.
+func Run(t *testing.T, listen func(t *testing.T) transport.Transport) {
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, func() transport.Transport)
+	}{
+		{"Messages", testMessages},
+		{"MessagesAreCopied", testMessagesAreCopied},
+		{"UnknownPeer", testUnknownPeer},
+		{"RefusedByAcceptor", testRefusedByAcceptor},
+		{"RefusedByDialer", testRefusedByDialer},
+		{"WrongMember", testWrongMember},
+		{"PeerDownAndBack", testPeerDownAndBack},
+		{"RemovePeer", testRemovePeer},
+		{"Call", testCall},
+		{"CallCancelled", testCallCancelled},
+		{"Probe", testProbe},
+		{"Snapshot", testSnapshot},
+		{"SnapshotRefused", testSnapshotRefused},
+		{"SnapshotSenderFails", testSnapshotSenderFails},
+		{"SnapshotCancelled", testSnapshotCancelled},
+		{"CloseInFlight", testCloseInFlight},
+		{"UseAfterClose", testUseAfterClose},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			test.run(t, func() transport.Transport {
+				tr := listen(t)
+				t.Cleanup(func() {
+					if err := tr.Close(); err != nil {
+						t.Errorf("Close: %v", err)
+					}
+				})
+				return tr
+			})
+		})
+	}
+}
+
+// member is a started transport and its Handler.
+type member struct {
+	transport.Transport
+	h *Handler
+}
+
+func start(t *testing.T, listen func() transport.Transport, id uint64) member {
+	t.Helper()
+	return startWith(t, listen, NewHandler(id))
+}
+
+func startWith(t *testing.T, listen func() transport.Transport, h *Handler) member {
+	t.Helper()
+	tr := listen()
+	h.SetAddress(tr.Address())
+	if err := tr.Start(h); err != nil {
+		t.Fatalf("Start: %v", err)
+	}
+	return member{tr, h}
+}
+
+// Until waits until condition holds, trying again after every millisecond.
+func Until(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !condition() {
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			t.Fatalf("waited %v in vain: %s", patience, what)
+		}
+	}
+}
+
+// within fails the test when ch stays silent.
+func within[T any](t *testing.T, what string, ch <-chan T) T {
+	t.Helper()
+	select {
+	case v := <-ch:
+		return v
+	case <-time.After(patience):
+		t.Fatalf("waited %v in vain: %s", patience, what)
+		panic("unreachable")
+	}
+}
+
+func number(n uint64) Bytes { return binary.BigEndian.AppendUint64(nil, n) }
+
+func testMessages(t *testing.T, listen func() transport.Transport) {
+	a, b := start(t, listen, 1), start(t, listen, 2)
+	a.SetPeer(2, b.Address())
+	const count = 2000
+	for i := range uint64(count) {
+		if !a.Send(2, transport.Kind(i%7), number(i)) {
+			t.Fatalf("Send of message %d returned false on an empty network", i)
+		}
+	}
+	Until(t, "all messages arrive", func() bool { return b.h.Received(1) >= count })
+	for i, in := range b.h.Messages(1) {
+		if got := binary.BigEndian.Uint64(in.Payload); got != uint64(i) || in.Kind != transport.Kind(i%7) {
+			t.Fatalf("message %d is number %d of kind %d: order, content or kind was lost", i, got, in.Kind)
+		}
+	}
+	if accepted := b.h.Accepted(); len(accepted) == 0 || accepted[0] != a.h.Hello() {
+		t.Fatalf("the acceptor was asked about %+v, not about %+v", accepted, a.h.Hello())
+	}
+	if accepted := a.h.Accepted(); len(accepted) == 0 || accepted[0] != b.h.Hello() {
+		t.Fatalf("the dialer was asked about %+v, not about %+v", accepted, b.h.Hello())
+	}
+}
+
+func testMessagesAreCopied(t *testing.T, listen func() transport.Transport) {
+	a, b := start(t, listen, 1), start(t, listen, 2)
+	a.SetPeer(2, b.Address())
+	m := Bytes("original")
+	for range 2 {
+		if !a.Send(2, 1, m) {
+			t.Fatal("Send returned false on an empty network")
+		}
+	}
+	Until(t, "both arrive", func() bool { return b.h.Received(1) == 2 })
+	got := b.h.Messages(1)
+	_ = append(got[0].Payload, "overwritten?"...)
+	got[0].Payload[0] = 'X'
+	if string(m) != "original" || string(got[1].Payload) != "original" {
+		t.Fatalf("writing to one received payload changed another: sent %q, second received %q", m, got[1].Payload)
+	}
+}
+
+func testUnknownPeer(t *testing.T, listen func() transport.Transport) {
+	a := start(t, listen, 1)
+	if a.Send(9, 1, Bytes("x")) {
+		t.Error("Send to a member that was never set returned true")
+	}
+	if err := a.SendSnapshot(context.Background(), 9, Bytes("h"), Stream(1, 1)); !errors.Is(err, transport.ErrUnknownPeer) {
+		t.Errorf("SendSnapshot to a member that was never set: %v, want ErrUnknownPeer", err)
+	}
+}
+
+func testRefusedByAcceptor(t *testing.T, listen func() transport.Transport) {
+	a, b := start(t, listen, 1), start(t, listen, 2)
+	const reason = "cluster 7 is not cluster 8"
+	b.h.SetAccept(func(transport.Hello) error { return errors.New(reason) })
+	a.SetPeer(2, b.Address())
+
+	_, err := a.Call(context.Background(), b.Address(), 1, Bytes("x"))
+	wantRemote(t, "Call", err, reason)
+	err = a.SendSnapshot(context.Background(), 2, Bytes("h"), Stream(1, 1))
+	wantRemote(t, "SendSnapshot", err, reason)
+	a.Send(2, 1, Bytes("x"))
+	Until(t, "the message connection is refused, too", func() bool { return len(b.h.Accepted()) >= 3 })
+
+	Until(t, "the refused member is told why, each time", func() bool { return len(a.h.Refusals()) >= 3 })
+	if got := a.h.Refusals()[0]; !strings.Contains(got, reason) {
+		t.Errorf("told %q, want %q", got, reason)
+	}
+
+	// The refusal is not for ever.
+	b.h.SetAccept(nil)
+	Until(t, "messages arrive once accepted", func() bool {
+		a.Send(2, 1, Bytes("y"))
+		return b.h.Received(1) > 0
+	})
+}
+
+func wantRemote(t *testing.T, what string, err error, reason string) {
+	t.Helper()
+	var remote *transport.RemoteError
+	if !errors.As(err, &remote) || !strings.Contains(remote.Reason, reason) {
+		t.Errorf("%s: %v, want a RemoteError that says %q", what, err, reason)
+	}
+}
+
+func testRefusedByDialer(t *testing.T, listen func() transport.Transport) {
+	a, b := start(t, listen, 1), start(t, listen, 2)
+	a.h.SetAccept(func(transport.Hello) error { return errors.New("not with that one") })
+	a.SetPeer(2, b.Address())
+	_, err := a.Call(context.Background(), b.Address(), 1, Bytes("x"))
+	var remote *transport.RemoteError
+	if err == nil || errors.As(err, &remote) || !strings.Contains(err.Error(), "not with that one") {
+		t.Errorf("Call that the caller's own Accept refuses: %v, want its text, and no RemoteError", err)
+	}
+	a.Send(2, 1, Bytes("x"))
+	Until(t, "both connections are judged", func() bool { return len(a.h.Accepted()) >= 2 })
+	if n := b.h.Received(1) + b.h.Calls(); n != 0 {
+		t.Errorf("%d payloads travelled on refused connections", n)
+	}
+}
+
+func testWrongMember(t *testing.T, listen func() transport.Transport) {
+	a, b := start(t, listen, 1), start(t, listen, 2)
+	a.SetPeer(3, b.Address())
+	err := a.SendSnapshot(context.Background(), 3, Bytes("h"), Stream(1, 1))
+	if err == nil || !strings.Contains(err.Error(), "correct its address") {
+		t.Errorf("snapshot to member 3 at the address of member 2: %v, want advice to correct the address", err)
+	}
+	if n := b.h.Snapshots(); n != 0 {
+		t.Errorf("member 2 handled %d snapshots meant for member 3", n)
+	}
+}
+
+func testPeerDownAndBack(t *testing.T, listen func() transport.Transport) {
+	a, b := start(t, listen, 1), start(t, listen, 2)
+	a.SetPeer(2, b.Address())
+	a.Send(2, 1, number(0))
+	Until(t, "the first message arrives", func() bool { return b.h.Received(1) == 1 })
+	if err := b.Close(); err != nil {
+		t.Fatalf("Close: %v", err)
+	}
+	Until(t, "the other side hears of the end without sending", func() bool { return a.h.Downs(2) > 0 })
+
+	again := start(t, listen, 2)
+	a.SetPeer(2, again.Address())
+	next := uint64(0)
+	Until(t, "messages arrive where the member moved to", func() bool {
+		next++
+		a.Send(2, 1, number(next))
+		return again.h.Received(1) >= 20
+	})
+	last := uint64(0)
+	for _, in := range again.h.Messages(1) {
+		n := binary.BigEndian.Uint64(in.Payload)
+		if n <= last {
+			t.Fatalf("message %d came after %d", n, last)
+		}
+		last = n
+	}
+	if err := a.Close(); err != nil {
+		t.Fatalf("Close: %v", err)
+	}
+	Until(t, "the receiving side hears of the end as well", func() bool { return again.h.Downs(1) > 0 })
+}
+
+func testRemovePeer(t *testing.T, listen func() transport.Transport) {
+	a, b := start(t, listen, 1), start(t, listen, 2)
+	a.SetPeer(2, b.Address())
+	a.Send(2, 1, number(0))
+	Until(t, "the first message arrives", func() bool { return b.h.Received(1) == 1 })
+	a.RemovePeer(2)
+	if a.Send(2, 1, number(1)) {
+		t.Error("Send to a removed member returned true")
+	}
+	Until(t, "its connection is closed", func() bool { return b.h.Downs(1) == 1 })
+	if n := a.h.Downs(2); n != 0 {
+		t.Errorf("PeerDown was called %d times for a member that was removed on purpose", n)
+	}
+
+	a.SetPeer(2, b.Address())
+	Until(t, "messages arrive after it is set again", func() bool {
+		a.Send(2, 1, number(2))
+		return b.h.Received(1) > 1
+	})
+	b.RemovePeer(1)
+	Until(t, "the receiver closes the connection of whom it removed", func() bool { return a.h.Downs(2) > 0 })
+}
+
+func testCall(t *testing.T, listen func() transport.Transport) {
+	a, b := start(t, listen, 1), start(t, listen, 2)
+	b.h.SetCall(func(_ context.Context, from transport.Hello, in transport.Inbound) (transport.Message, error) {
+		switch in.Kind {
+		case 1:
+			return Bytes(fmt.Sprintf("%d said %s", from.Node, in.Payload)), nil
+		case 2:
+			return nil, nil
+		default:
+			return nil, errors.New("kind is not known")
+		}
+	})
+	got, err := a.Call(context.Background(), b.Address(), 1, Bytes("hello"))
+	if err != nil || string(got) != "1 said hello" {
+		t.Errorf("Call: %q, %v", got, err)
+	}
+	got, err = a.Call(context.Background(), b.Address(), 2, Bytes(""))
+	if err != nil || len(got) != 0 {
+		t.Errorf("Call with an empty message and no answer: %q, %v", got, err)
+	}
+	_, err = a.Call(context.Background(), b.Address(), 3, Bytes("hello"))
+	wantRemote(t, "Call that fails over there", err, "kind is not known")
+}
+
+func testCallCancelled(t *testing.T, listen func() transport.Transport) {
+	a, b := start(t, listen, 1), start(t, listen, 2)
+	inside, gone := make(chan struct{}), make(chan error, 1)
+	b.h.SetCall(func(ctx context.Context, _ transport.Hello, _ transport.Inbound) (transport.Message, error) {
+		close(inside)
+		<-ctx.Done()
+		gone <- ctx.Err()
+		return nil, ctx.Err()
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		<-inside
+		cancel()
+	}()
+	if _, err := a.Call(ctx, b.Address(), 1, Bytes("x")); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled Call: %v, want context.Canceled", err)
+	}
+	if err := within(t, "the handler's context ends", gone); err == nil {
+		t.Error("the handler's context ended without an error")
+	}
+	if _, err := a.Call(ctx, b.Address(), 1, Bytes("x")); !errors.Is(err, context.Canceled) {
+		t.Errorf("Call under a context that has ended: %v, want context.Canceled", err)
+	}
+}
+
+func testProbe(t *testing.T, listen func() transport.Transport) {
+	a, b := start(t, listen, 1), start(t, listen, 2)
+	refuse := func(transport.Hello) error { return errors.New("no") }
+	a.h.SetAccept(refuse)
+	b.h.SetAccept(refuse)
+	got, err := a.Probe(context.Background(), b.Address())
+	if err != nil || got != b.h.Hello() {
+		t.Errorf("Probe: %+v, %v, want %+v", got, err, b.h.Hello())
+	}
+	if n := len(a.h.Accepted()) + len(b.h.Accepted()); n != 0 {
+		t.Errorf("Probe asked for Accept %d times", n)
+	}
+	if err := b.Close(); err != nil {
+		t.Fatalf("Close: %v", err)
+	}
+	if got, err := a.Probe(context.Background(), b.Address()); err == nil {
+		t.Errorf("Probe of a closed transport answered %+v", got)
+	}
+}
+
+func testSnapshot(t *testing.T, listen func() transport.Transport) {
+	a, b := start(t, listen, 1), start(t, listen, 2)
+	a.SetPeer(2, b.Address())
+	for _, size := range []int64{0, 1, 256 << 10, 3<<20 + 17} {
+		received := make(chan string, 1)
+		b.h.SetSnapshot(func(from uint64, header []byte, body io.Reader) error {
+			sum, n, err := Sum(body)
+			received <- fmt.Sprintf("%d %s %d %x", from, header, n, sum)
+			return err
+		})
+		if err := a.SendSnapshot(context.Background(), 2, Bytes("header"), Stream(uint64(size), size)); err != nil {
+			t.Fatalf("SendSnapshot of %d bytes: %v", size, err)
+		}
+		want := fmt.Sprintf("1 header %d %x", size, StreamSum(uint64(size), size))
+		if got := within(t, "the snapshot is handled", received); got != want {
+			t.Errorf("snapshot of %d bytes: received %s, want %s", size, got, want)
+		}
+	}
+	// Whoever knows enough from the header need not read.
+	b.h.SetSnapshot(func(uint64, []byte, io.Reader) error { return nil })
+	if err := a.SendSnapshot(context.Background(), 2, Bytes("header"), Stream(1, 1<<20)); err != nil {
+		t.Errorf("SendSnapshot to a handler that does not read: %v", err)
+	}
+}
+
+func testSnapshotRefused(t *testing.T, listen func() transport.Transport) {
+	a, b := start(t, listen, 1), start(t, listen, 2)
+	a.SetPeer(2, b.Address())
+	b.h.SetSnapshot(func(_ uint64, _ []byte, body io.Reader) error {
+		_, err := io.CopyN(io.Discard, body, 1000)
+		return errors.Join(err, errors.New("disk full"))
+	})
+	err := a.SendSnapshot(context.Background(), 2, Bytes("header"), Stream(1, 64<<20))
+	wantRemote(t, "SendSnapshot to a handler that fails halfway", err, "disk full")
+}
+
+func testSnapshotSenderFails(t *testing.T, listen func() transport.Transport) {
+	a, b := start(t, listen, 1), start(t, listen, 2)
+	a.SetPeer(2, b.Address())
+	read := make(chan error, 1)
+	b.h.SetSnapshot(func(_ uint64, _ []byte, body io.Reader) error {
+		_, err := io.Copy(io.Discard, body)
+		read <- err
+		return err
+	})
+	bad := errors.New("bad sector")
+	err := a.SendSnapshot(context.Background(), 2, Bytes("header"), Failing(1, 1<<20, bad))
+	if !errors.Is(err, bad) {
+		t.Errorf("SendSnapshot of a body that fails: %v, want %v", err, bad)
+	}
+	if err := within(t, "the receiver sees the end", read); err == nil {
+		t.Error("the receiver took half a snapshot for a whole one")
+	}
+}
+
+func testSnapshotCancelled(t *testing.T, listen func() transport.Transport) {
+	a, b := start(t, listen, 1), start(t, listen, 2)
+	a.SetPeer(2, b.Address())
+	ctx, cancel := context.WithCancel(context.Background())
+	read := make(chan error, 1)
+	b.h.SetSnapshot(func(_ uint64, _ []byte, body io.Reader) error {
+		_, err := io.CopyN(io.Discard, body, 1<<20)
+		cancel()
+		if err == nil {
+			_, err = io.Copy(io.Discard, body)
+		}
+		read <- err
+		return err
+	})
+	err := a.SendSnapshot(ctx, 2, Bytes("header"), Endless())
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled SendSnapshot: %v, want context.Canceled", err)
+	}
+	if err := within(t, "the receiver sees the end", read); err == nil {
+		t.Error("the receiver took a cancelled snapshot for a whole one")
+	}
+}
+
+func testCloseInFlight(t *testing.T, listen func() transport.Transport) {
+	a, b := start(t, listen, 1), start(t, listen, 2)
+	a.SetPeer(2, b.Address())
+	b.SetPeer(1, a.Address())
+	inCall, inBody := make(chan struct{}), make(chan struct{})
+	b.h.SetCall(func(ctx context.Context, _ transport.Hello, _ transport.Inbound) (transport.Message, error) {
+		close(inCall)
+		<-ctx.Done()
+		return nil, ctx.Err()
+	})
+	b.h.SetSnapshot(func(_ uint64, _ []byte, body io.Reader) error {
+		close(inBody)
+		_, err := io.Copy(io.Discard, body)
+		return err
+	})
+	errs := make(chan error, 2)
+	go func() {
+		_, err := a.Call(context.Background(), b.Address(), 1, Bytes("x"))
+		errs <- err
+	}()
+	go func() { errs <- a.SendSnapshot(context.Background(), 2, Bytes("h"), Endless()) }()
+	within(t, "the call is inside the handler", inCall)
+	within(t, "the snapshot is inside the handler", inBody)
+	for i := range uint64(100) {
+		a.Send(2, 1, number(i))
+		b.Send(1, 1, number(i))
+	}
+	closed := make(chan error, 2)
+	go func() { closed <- a.Close() }()
+	for range 2 {
+		if err := within(t, "calls end with Close", errs); !errors.Is(err, transport.ErrClosed) {
+			t.Errorf("a call that Close ended: %v, want ErrClosed", err)
+		}
+	}
+	go func() { closed <- b.Close() }()
+	for range 2 {
+		if err := within(t, "Close returns", closed); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	}
+}
+
+func testUseAfterClose(t *testing.T, listen func() transport.Transport) {
+	a, b := start(t, listen, 1), start(t, listen, 2)
+	a.SetPeer(2, b.Address())
+	for range 2 {
+		if err := a.Close(); err != nil {
+			t.Fatalf("Close: %v", err)
+		}
+	}
+	if a.Send(2, 1, Bytes("x")) {
+		t.Error("Send after Close returned true")
+	}
+	if err := a.SendSnapshot(context.Background(), 2, Bytes("h"), Stream(1, 1)); !errors.Is(err, transport.ErrClosed) {
+		t.Errorf("SendSnapshot after Close: %v, want ErrClosed", err)
+	}
+	if _, err := a.Call(context.Background(), b.Address(), 1, Bytes("x")); !errors.Is(err, transport.ErrClosed) {
+		t.Errorf("Call after Close: %v, want ErrClosed", err)
+	}
+	if _, err := a.Probe(context.Background(), b.Address()); !errors.Is(err, transport.ErrClosed) {
+		t.Errorf("Probe after Close: %v, want ErrClosed", err)
+	}
+	if err := a.Start(NewHandler(1)); !errors.Is(err, transport.ErrClosed) {
+		t.Errorf("Start after Close: %v, want ErrClosed", err)
+	}
+	a.SetPeer(3, b.Address())
+	a.RemovePeer(2)
+}
