@@ -1,0 +1,120 @@
+package raftstore
+
+import (
+	"errors"
+	iofs "io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/octopii/octopii/internal/vfs"
+	"github.com/octopii/octopii/wal"
+)
+
+func noError(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+var someIdentity = Identity{Node: 0xabcdef, Name: "north", Incarnation: 1 << 63}
+
+func TestIdentity(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := readIdentity(vfs.OS, dir); !errors.Is(err, iofs.ErrNotExist) {
+		t.Fatalf("a new directory: %v, want fs.ErrNotExist", err)
+	}
+	// What a crash left of the first attempt.
+	noError(t, os.WriteFile(filepath.Join(dir, "identity.tmp"), []byte("OCTO"), 0o600))
+	if _, err := readIdentity(vfs.OS, dir); !errors.Is(err, iofs.ErrNotExist) {
+		t.Fatalf("a directory with a temporary file: %v, want fs.ErrNotExist", err)
+	}
+	noError(t, writeIdentity(vfs.OS, dir, someIdentity))
+	got, err := readIdentity(vfs.OS, dir)
+	noError(t, err)
+	if got != someIdentity {
+		t.Errorf("read %+v, wrote %+v", got, someIdentity)
+	}
+	if err := writeIdentity(vfs.OS, dir, Identity{Node: 1, Incarnation: 1}); !errors.Is(err, iofs.ErrExist) {
+		t.Errorf("second write: %v, want fs.ErrExist", err)
+	}
+	names, err := vfs.OS.ReadDir(dir)
+	noError(t, err)
+	if len(names) != 1 {
+		t.Errorf("the directory holds %q, want the identity alone", names)
+	}
+}
+
+func TestIdentityRefused(t *testing.T) {
+	for name, id := range map[string]Identity{
+		"no node":        {Incarnation: 1},
+		"no incarnation": {Node: 1},
+		"long name":      {Node: 1, Incarnation: 1, Name: strings.Repeat("x", identityBytesMax)},
+	} {
+		dir := t.TempDir()
+		if err := writeIdentity(vfs.OS, dir, id); err == nil {
+			t.Errorf("%s: written", name)
+		}
+		if _, err := readIdentity(vfs.OS, dir); !errors.Is(err, iofs.ErrNotExist) {
+			t.Errorf("%s: left something behind: %v", name, err)
+		}
+	}
+}
+
+func TestIdentityDamage(t *testing.T) {
+	whole, err := encodeIdentity(someIdentity)
+	noError(t, err)
+	dir := t.TempDir()
+	path := filepath.Join(dir, identityFile)
+	wantCorrupt := func(what string, data []byte) {
+		t.Helper()
+		noError(t, os.WriteFile(path, data, 0o600))
+		_, err := readIdentity(vfs.OS, dir)
+		if !errors.Is(err, wal.ErrCorrupt) || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: %v, want wal.ErrCorrupt that names the file", what, err)
+		}
+	}
+	for n := range whole {
+		wantCorrupt("truncated", whole[:n])
+	}
+	for bit := range len(whole) * 8 {
+		flipped := append([]byte(nil), whole...)
+		flipped[bit/8] ^= 1 << (bit % 8)
+		wantCorrupt("one bit flipped", flipped)
+	}
+	wantCorrupt("longer", append(append([]byte(nil), whole...), 0))
+	wantCorrupt("much longer", append(append([]byte(nil), whole...), make([]byte, identityBytesMax)...))
+	wantCorrupt("no message", sealed(identityMagic, identityVersion, []byte{0xff}))
+	wantCorrupt("no node", sealed(identityMagic, identityVersion, nil))
+
+	noError(t, os.WriteFile(path, sealed(identityMagic, identityVersion+1, []byte("whatever")), 0o600))
+	if _, err := readIdentity(vfs.OS, dir); err == nil || errors.Is(err, wal.ErrCorrupt) || !strings.Contains(err.Error(), "version 2") {
+		t.Errorf("a newer version: %v, want an error that is not wal.ErrCorrupt and names the version", err)
+	}
+}
+
+func FuzzIdentity(f *testing.F) {
+	whole, err := encodeIdentity(someIdentity)
+	noError(f, err)
+	f.Add(whole)
+	f.Add(whole[:20])
+	f.Add(sealed(identityMagic, 2, nil))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		id, err := decodeIdentity(data)
+		// The checksum keeps mutations out, so try the body under a right one too.
+		if err != nil {
+			if id, err = decodeIdentity(sealed(identityMagic, identityVersion, data)); err != nil {
+				return
+			}
+		}
+		again, err := encodeIdentity(id)
+		noError(t, err)
+		got, err := decodeIdentity(again)
+		noError(t, err)
+		if got != id {
+			t.Errorf("decoded %+v, and after encoding it %+v", id, got)
+		}
+	})
+}

@@ -1,0 +1,404 @@
+package raftstore
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	iofs "io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"reflect"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	"github.com/google/go-cmp/cmp"
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/octopii/octopii/internal/vfs"
+	octopiipb "github.com/octopii/octopii/proto"
+	"github.com/octopii/octopii/wal"
+)
+
+func headerAt(term, index uint64) octopiipb.SnapshotHeader {
+	return octopiipb.SnapshotHeader{
+		Metadata:   raftpb.SnapshotMetadata{Term: term, Index: index, ConfState: raftpb.ConfState{Voters: []uint64{1, 2}}},
+		Membership: octopiipb.Membership{Cluster: 7, Index: 3, Members: []octopiipb.Member{{ID: 1, Name: "a", Address: "h:1"}}, Removed: []uint64{9}},
+	}
+}
+
+// writeSnapshot writes a snapshot in pieces of uneven size and returns its path.
+func writeSnapshot(t testing.TB, dir string, h octopiipb.SnapshotHeader, data []byte) string {
+	t.Helper()
+	w, err := createSnapshot(vfs.OS, dir, h)
+	noError(t, err)
+	defer w.Abort()
+	for piece := 1; len(data) > 0; piece = piece*3 + 1 {
+		n := min(piece, len(data))
+		_, err := w.Write(data[:n])
+		noError(t, err)
+		data = data[n:]
+	}
+	size, err := w.Commit()
+	noError(t, err)
+	path := filepath.Join(dir, nameOf(h).String())
+	if info, err := vfs.OS.Stat(path); err != nil || info.Size != size {
+		t.Fatalf("Commit said %d bytes, the file has %d (%v)", size, info.Size, err)
+	}
+	return path
+}
+
+func randomBytes(n int) []byte {
+	b := make([]byte, n)
+	rand.NewChaCha8([32]byte{byte(n)}).Read(b)
+	return b
+}
+
+func TestSnapshotRoundTrip(t *testing.T) {
+	for _, n := range []int{0, 1, 1000, chunkBytesMax - 1, chunkBytesMax, chunkBytesMax + 1, 3*chunkBytesMax + 17} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			data := randomBytes(n)
+			path := writeSnapshot(t, t.TempDir(), headerAt(2, 5), data)
+			noError(t, verifySnapshot(vfs.OS, path))
+
+			r, err := openSnapshot(vfs.OS, path)
+			noError(t, err)
+			if diff := cmp.Diff(headerAt(2, 5), r.Header); diff != "" {
+				t.Errorf("header (-want +got):\n%s", diff)
+			}
+			noError(t, iotest.TestReader(r, data))
+			noError(t, r.Close())
+
+			r, err = openSnapshot(vfs.OS, path)
+			noError(t, err)
+			var all bytes.Buffer
+			if written, err := r.WriteTo(&all); err != nil || written != int64(n) || !bytes.Equal(all.Bytes(), data) {
+				t.Errorf("WriteTo wrote %d bytes (%v), want the %d that were written", written, err, n)
+			}
+			noError(t, r.Close())
+		})
+	}
+}
+
+func TestSnapshotExternal(t *testing.T) {
+	dir := t.TempDir()
+	h := headerAt(1, 1)
+	h.External = true
+	path := writeSnapshot(t, dir, h, nil)
+	r, err := openSnapshot(vfs.OS, path)
+	noError(t, err)
+	if data, err := io.ReadAll(r); err != nil || len(data) != 0 || !r.Header.External {
+		t.Errorf("read %d bytes, %v, external %v", len(data), err, r.Header.External)
+	}
+	noError(t, r.Close())
+	w, err := createSnapshot(vfs.OS, dir, h)
+	noError(t, err)
+	if _, err := w.Write([]byte("x")); err == nil {
+		t.Error("an external snapshot took data")
+	}
+	if _, err := w.Commit(); err == nil {
+		t.Error("Commit after a failed Write returned nil")
+	}
+	w.Abort()
+	damaged(t, path, func(check func(string, []byte), whole []byte) {
+		check("data behind the header", append(whole, 0))
+	})
+}
+
+// damaged lets damage make files out of a whole one, and expects of each that
+// reading fails with wal.ErrCorrupt and gives out nothing but a true beginning.
+func damaged(t *testing.T, path string, damage func(check func(what string, data []byte), whole []byte)) {
+	t.Helper()
+	whole, err := os.ReadFile(path)
+	noError(t, err)
+	r, err := openSnapshot(vfs.OS, path)
+	noError(t, err)
+	truth, err := io.ReadAll(r)
+	noError(t, err)
+	noError(t, r.Close())
+	check := func(what string, data []byte) {
+		t.Helper()
+		noError(t, os.WriteFile(path, data, 0o600))
+		err := verifySnapshot(vfs.OS, path)
+		if !errors.Is(err, wal.ErrCorrupt) || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "offset") {
+			t.Fatalf("%s: %v, want wal.ErrCorrupt that names file and offset", what, err)
+		}
+		r, err := openSnapshot(vfs.OS, path)
+		if err != nil {
+			return
+		}
+		got, err := io.ReadAll(r)
+		if !errors.Is(err, wal.ErrCorrupt) || !bytes.HasPrefix(truth, got) {
+			t.Fatalf("%s: read %d bytes and %v, want a true beginning and wal.ErrCorrupt", what, len(got), err)
+		}
+		noError(t, r.Close())
+	}
+	damage(check, append([]byte(nil), whole...))
+	noError(t, os.WriteFile(path, whole, 0o600))
+	noError(t, verifySnapshot(vfs.OS, path))
+}
+
+func TestSnapshotDamage(t *testing.T) {
+	for name, n := range map[string]int{"empty": 0, "small": 150} {
+		t.Run(name, func(t *testing.T) {
+			path := writeSnapshot(t, t.TempDir(), headerAt(2, 5), randomBytes(n))
+			damaged(t, path, func(check func(string, []byte), whole []byte) {
+				for n := range whole {
+					check(fmt.Sprintf("cut at %d of %d", n, len(whole)), whole[:n])
+				}
+				for bit := range len(whole) * 8 {
+					whole[bit/8] ^= 1 << (bit % 8)
+					check(fmt.Sprintf("bit %d of byte %d flipped", bit%8, bit/8), whole)
+					whole[bit/8] ^= 1 << (bit % 8)
+				}
+				check("one byte more", append(whole, 0))
+				check("twice", append(whole, whole...))
+			})
+		})
+	}
+}
+
+func TestSnapshotDamageOfChunks(t *testing.T) {
+	path := writeSnapshot(t, t.TempDir(), headerAt(2, 5), randomBytes(2*chunkBytesMax+100))
+	damaged(t, path, func(check func(string, []byte), whole []byte) {
+		frame := chunkHeadBytes + chunkBytesMax
+		first := len(whole) - endBytes - (chunkHeadBytes + 100) - 2*frame
+		without := append(append([]byte(nil), whole[:first]...), whole[first+frame:]...)
+		check("without the first chunk", without)
+		swapped := append([]byte(nil), whole...)
+		copy(swapped[first:], whole[first+frame:first+2*frame])
+		copy(swapped[first+frame:], whole[first:first+frame])
+		check("chunks swapped", swapped)
+		check("cut between chunks", whole[:first+frame])
+		check("header alone", whole[:first])
+	})
+}
+
+func TestSnapshotOfNewerVersion(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	noError(t, os.WriteFile(path, sealed(snapshotMagic, snapshotVersion+1, []byte("whatever")), 0o600))
+	if _, err := openSnapshot(vfs.OS, path); err == nil || errors.Is(err, wal.ErrCorrupt) || !strings.Contains(err.Error(), "version 2") {
+		t.Errorf("%v, want an error that is not wal.ErrCorrupt and names the version", err)
+	}
+}
+
+func TestSnapshotUnderAnotherName(t *testing.T) {
+	dir := t.TempDir()
+	path := writeSnapshot(t, dir, headerAt(2, 5), []byte("x"))
+	other := filepath.Join(dir, snapshotName{Term: 2, Index: 6}.String())
+	noError(t, os.Rename(path, other))
+	if err := verifySnapshot(vfs.OS, other); !errors.Is(err, wal.ErrCorrupt) {
+		t.Errorf("%v, want wal.ErrCorrupt", err)
+	}
+}
+
+func TestListSnapshots(t *testing.T) {
+	dir := t.TempDir()
+	for _, n := range []snapshotName{{3, 10}, {2, 300}, {1, 4}, {4, 10}} {
+		writeSnapshot(t, dir, headerAt(n.Term, n.Index), []byte("x"))
+	}
+	w, err := createSnapshot(vfs.OS, dir, headerAt(9, 9))
+	noError(t, err)
+	for _, other := range []string{"1-2.snap", "000000000000000A-0000000000000001.snap", "readme", "0000000000000001-0000000000000001.snap.bak"} {
+		noError(t, os.WriteFile(filepath.Join(dir, other), nil, 0o600))
+	}
+	got, err := listSnapshots(vfs.OS, dir)
+	noError(t, err)
+	if want := []snapshotName{{2, 300}, {4, 10}, {3, 10}, {1, 4}}; !reflect.DeepEqual(got, want) {
+		t.Errorf("listed %v, want %v", got, want)
+	}
+	w.Abort()
+	if _, err := listSnapshots(vfs.OS, filepath.Join(dir, "missing")); !errors.Is(err, iofs.ErrNotExist) {
+		t.Errorf("a missing directory: %v, want fs.ErrNotExist", err)
+	}
+}
+
+// Two writers of one snapshot, a crash of a third, and an aborted fourth.
+func TestSnapshotWritersSideBySide(t *testing.T) {
+	dir := t.TempDir()
+	var writers []*SnapshotWriter
+	for range 4 {
+		w, err := createSnapshot(vfs.OS, dir, headerAt(2, 5))
+		noError(t, err)
+		_, err = w.Write([]byte("same"))
+		noError(t, err)
+		writers = append(writers, w)
+	}
+	writers[3].Abort()
+	writers[3].Abort()
+	if _, err := writers[3].Write([]byte("x")); err == nil {
+		t.Error("Write after Abort returned nil")
+	}
+	for _, w := range writers[:2] {
+		_, err := w.Commit()
+		noError(t, err)
+		if _, err := w.Commit(); !errors.Is(err, iofs.ErrClosed) {
+			t.Errorf("second Commit returned %v, want fs.ErrClosed", err)
+		}
+		w.Abort()
+	}
+	path := filepath.Join(dir, snapshotName{2, 5}.String())
+	noError(t, verifySnapshot(vfs.OS, path))
+	noError(t, writers[2].file.Close())
+	noError(t, removeTemporary(vfs.OS, dir))
+	names, err := vfs.OS.ReadDir(dir)
+	noError(t, err)
+	if len(names) != 1 {
+		t.Errorf("the directory holds %q, want the snapshot alone", names)
+	}
+	noError(t, verifySnapshot(vfs.OS, path))
+}
+
+func TestTooManyTemporaries(t *testing.T) {
+	dir := t.TempDir()
+	for i := range temporariesMax {
+		noError(t, os.WriteFile(filepath.Join(dir, fmt.Sprintf("%v.%d.tmp", snapshotName{2, 5}, i)), nil, 0o600))
+	}
+	if _, err := createSnapshot(vfs.OS, dir, headerAt(2, 5)); err == nil {
+		t.Fatal("one more was made")
+	}
+	noError(t, removeTemporary(vfs.OS, dir))
+	writeSnapshot(t, dir, headerAt(2, 5), nil)
+}
+
+func TestSnapshotMemoryIsBounded(t *testing.T) {
+	const total = 64 << 20
+	dir := t.TempDir()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	w, err := createSnapshot(vfs.OS, dir, headerAt(2, 5))
+	noError(t, err)
+	piece := make([]byte, 1<<20)
+	for range total / len(piece) {
+		_, err := w.Write(piece)
+		noError(t, err)
+	}
+	_, err = w.Commit()
+	noError(t, err)
+	noError(t, verifySnapshot(vfs.OS, filepath.Join(dir, snapshotName{2, 5}.String())))
+	runtime.ReadMemStats(&after)
+	if got := after.TotalAlloc - before.TotalAlloc; got > 4<<20 {
+		t.Errorf("a snapshot of %d MiB took %d KiB of memory: a few chunks were expected", total>>20, got>>10)
+	}
+}
+
+// faultyFile fails once so many bytes are written, and at Sync if that is 0.
+type faultyFile struct {
+	vfs.File
+	room *int
+}
+
+var errFault = errors.New("fault")
+
+func (f faultyFile) Write(p []byte) (int, error) {
+	if *f.room -= len(p); *f.room < 0 {
+		return 0, errFault
+	}
+	return f.File.Write(p)
+}
+
+func (f faultyFile) Sync() error {
+	if *f.room == 0 {
+		return errFault
+	}
+	return f.File.Sync()
+}
+
+type faultyFS struct {
+	vfs.FS
+	room *int
+}
+
+func (f faultyFS) Create(path string) (vfs.File, error) {
+	file, err := f.FS.Create(path)
+	return faultyFile{file, f.room}, err
+}
+
+func TestSnapshotWriteFails(t *testing.T) {
+	dir := t.TempDir()
+	data := randomBytes(200)
+	size := len(sealed(snapshotMagic, snapshotVersion, mustMarshal(t, headerAt(2, 5)))) + chunkHeadBytes + len(data) + endBytes
+	for room := 0; room <= size; room += 1 + size/40 {
+		writeFailing(t, dir, data, room)
+	}
+	writeFailing(t, dir, data, size)
+}
+
+func mustMarshal(t *testing.T, h octopiipb.SnapshotHeader) []byte {
+	t.Helper()
+	b, err := h.Marshal()
+	noError(t, err)
+	return b
+}
+
+// writeFailing expects that a writer with this much room says what went wrong
+// and leaves nothing.
+func writeFailing(t *testing.T, dir string, data []byte, room int) {
+	t.Helper()
+	left := room
+	w, err := createSnapshot(faultyFS{vfs.OS, &left}, dir, headerAt(2, 5))
+	if err == nil {
+		_, _ = w.Write(data)
+		_, err = w.Commit()
+		w.Abort()
+	}
+	if !errors.Is(err, errFault) {
+		t.Errorf("room for %d bytes: %v, want the fault", room, err)
+	}
+	names, err := vfs.OS.ReadDir(dir)
+	noError(t, err)
+	if len(names) != 0 {
+		t.Fatalf("room for %d bytes: %q is left", room, names)
+	}
+}
+
+func FuzzSnapshotFile(f *testing.F) {
+	path := writeSnapshot(f, f.TempDir(), headerAt(2, 5), []byte("some data"))
+	whole, err := os.ReadFile(path)
+	noError(f, err)
+	f.Add(whole)
+	f.Add(whole[:40])
+	f.Add(sealed(snapshotMagic, snapshotVersion, nil))
+	f.Add(whole[len(sealed(snapshotMagic, snapshotVersion, nil)):])
+	f.Fuzz(func(t *testing.T, data []byte) {
+		// As it is, behind a right header, and as a right header.
+		variants := [][]byte{data, append(sealed(snapshotMagic, snapshotVersion, nil), data...), sealed(snapshotMagic, snapshotVersion, data)}
+		for _, v := range variants {
+			r, err := openSnapshot(memoryFS{data: v}, "s")
+			if err != nil {
+				continue
+			}
+			got, err := io.ReadAll(r)
+			if len(got) > len(v) {
+				t.Errorf("read %d bytes out of a file of %d", len(got), len(v))
+			}
+			if again := verifySnapshot(memoryFS{data: v}, "s"); (err == nil) != (again == nil) {
+				t.Errorf("reading returned %v, and verifying %v", err, again)
+			}
+		}
+	})
+}
+
+// memoryFS has one file, which can be read.
+type memoryFS struct {
+	vfs.FS
+	data []byte
+}
+
+func (m memoryFS) Open(string) (vfs.File, error) {
+	return memoryFile{Reader: bytes.NewReader(m.data), size: int64(len(m.data))}, nil
+}
+
+type memoryFile struct {
+	vfs.File
+	*bytes.Reader
+	size int64
+}
+
+func (f memoryFile) Read(p []byte) (int, error)              { return f.Reader.Read(p) }
+func (f memoryFile) ReadAt(p []byte, off int64) (int, error) { return f.Reader.ReadAt(p, off) }
+func (f memoryFile) Size() (int64, error)                    { return f.size, nil }
+func (f memoryFile) Close() error                            { return nil }
