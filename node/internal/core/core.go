@@ -1,0 +1,427 @@
+package core
+
+import (
+	"errors"
+	"fmt"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+
+	octopiipb "github.com/octopii/octopii/proto"
+)
+
+// Storage is what core reads of the durable log. Nothing else reads or changes
+// it during a Step.
+type Storage interface {
+	raft.Storage
+	// Handed tells that everything up to index was handed to the state machine
+	// and which configuration is in force there, so that Snapshot never hands
+	// out one that does not name its receiver.
+	Handed(index, term uint64, cs raftpb.ConfState)
+}
+
+// Config is what a Core is made of. All fields are required.
+type Config struct {
+	ID uint64
+	// Start is the label of the snapshot or mark at which Storage begins.
+	Start   Label
+	Storage Storage
+	// ElectionTicks and HeartbeatTicks are raft's.
+	ElectionTicks, HeartbeatTicks int
+	// MessageBytesMax and InflightMessagesMax bound what is on its way to one
+	// follower.
+	MessageBytesMax     uint64
+	InflightMessagesMax int
+	// PromoteLagMax and PromoteStableTicks say when a learner has caught up.
+	PromoteLagMax      uint64
+	PromoteStableTicks int
+	// ReadSeed must differ at every start of every member.
+	ReadSeed uint64
+	Logger   raft.Logger
+}
+
+// Core is one member of a cluster. One goroutine at a time calls it.
+type Core struct {
+	cfg     Config
+	rn      *raft.RawNode
+	storage Storage
+	effects Effects
+
+	// status is raft's, as of the end of the last Step.
+	status raft.BasicStatus
+	// last is the last index of raft's log; its end may not be durable yet.
+	last uint64
+	// handed is the label behind the last Apply handed out; applied the index
+	// that came back. Invariant: applied <= handed.Index.
+	handed  Label
+	applied uint64
+	// labels are those of all memberships since the log began, oldest first.
+	labels []Label
+
+	// waiting are requests that nobody could be given yet; placing are those
+	// that raft has taken, whose place the next Ready shows.
+	waiting, placing []request
+	// appending counts the appends with entries that are not durable yet.
+	appending int
+	// confIndex is where this leader appended its last change of membership.
+	confIndex uint64
+	// forwarded are requests that the leader has, by the ID under which it got
+	// them.
+	forwarded forwarded
+	pending   pending
+	reads     reads
+	peers     peers
+}
+
+// request is a Request and where it came from.
+type request struct {
+	Request
+	// from is 0 for a local caller; otherwise id is the follower's.
+	from, id uint64
+	// taken: its Waiter's Take was called.
+	taken bool
+}
+
+// New starts a member at a snapshot or mark. What Storage holds behind it as
+// committed is handed out again in Effects.Apply.
+func New(cfg Config) (*Core, error) {
+	hs, _, err := cfg.Storage.InitialState()
+	if err != nil {
+		return nil, fmt.Errorf("core: read the initial state: %w", err)
+	}
+	last, err := cfg.Storage.LastIndex()
+	if err != nil {
+		return nil, fmt.Errorf("core: read the last index: %w", err)
+	}
+	c := &Core{
+		cfg:       cfg,
+		storage:   cfg.Storage,
+		handed:    cfg.Start,
+		applied:   cfg.Start.Index,
+		last:      last,
+		labels:    []Label{cfg.Start},
+		forwarded: newForwarded(cfg.ReadSeed),
+		reads:     reads{node: cfg.ID, seed: cfg.ReadSeed},
+	}
+	if hs.Commit < cfg.Start.Index || hs.Commit > last {
+		return nil, fmt.Errorf("core: commit %d is outside of the log, which goes from %d to %d", hs.Commit, cfg.Start.Index, last)
+	}
+	c.rn, err = raft.NewRawNode(&raft.Config{
+		ID:              cfg.ID,
+		ElectionTick:    cfg.ElectionTicks,
+		HeartbeatTick:   cfg.HeartbeatTicks,
+		Storage:         cfg.Storage,
+		Applied:         cfg.Start.Index,
+		MaxSizePerMsg:   cfg.MessageBytesMax,
+		MaxInflightMsgs: cfg.InflightMessagesMax,
+		// What is on its way to the state machine; the rest stays in the log.
+		MaxCommittedSizePerReady: 16 << 20,
+		AsyncStorageWrites:       true,
+		CheckQuorum:              true,
+		PreVote:                  true,
+		// The leader knows the place of what it appends itself: see pending.
+		DisableProposalForwarding: true,
+		StepDownOnRemoval:         true,
+		Logger:                    cfg.Logger,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("core: start raft: %w", err)
+	}
+	// Nobody else can lead: there is no reason to wait for a timeout.
+	if cs := cfg.Start.ConfState; len(cs.Voters) == 1 && cs.Voters[0] == cfg.ID && hs.Commit == last {
+		if err := c.rn.Campaign(); err != nil {
+			return nil, fmt.Errorf("core: campaign: %w", err)
+		}
+	}
+	c.status = c.rn.BasicStatus()
+	return c, nil
+}
+
+// Step takes in what happened. The effects are valid until the next Step.
+//
+// Completions come first, since they free what others wait for; requests come
+// last, so that what they append is the end of the Ready that follows and
+// thereby known by index and term.
+func (c *Core) Step(in *Input) *Effects {
+	c.effects = Effects{}
+	for _, p := range in.PeersUp {
+		c.peers.up(p)
+	}
+	for _, a := range in.Appended {
+		if a.Snapshot != nil {
+			c.installed(a.Installed)
+		}
+		if len(a.Entries) > 0 {
+			c.appending--
+		}
+		c.deliver(a.responses)
+	}
+	for _, a := range in.Applied {
+		c.stepApplied(a)
+	}
+	for i := range in.Messages {
+		c.stepMessage(&in.Messages[i])
+	}
+	for _, s := range in.SnapshotsSent {
+		c.stepSnapshotSent(s)
+	}
+	for range in.Ticks {
+		c.tick()
+	}
+	for _, r := range in.Replies {
+		c.stepReplies(r)
+	}
+	for _, id := range in.PeersDown {
+		c.rn.ReportUnreachable(id)
+		c.forwarded.dropped(id, c.refuse)
+	}
+	c.stepRequests(in)
+	c.ready()
+	return &c.effects
+}
+
+// More says that another Step with an empty Input has effects.
+func (c *Core) More() bool { return c.rn.HasReady() }
+
+// deliver hands on what waited for an append to become durable.
+func (c *Core) deliver(responses []raftpb.Message) {
+	for _, m := range responses {
+		if m.To != c.cfg.ID {
+			c.effects.Messages = append(c.effects.Messages, m)
+			continue
+		}
+		// raft ignores an acknowledgement that is out of date.
+		_ = c.rn.Step(m)
+	}
+}
+
+func (c *Core) stepApplied(a *Apply) {
+	if a.response.Type == raftpb.MsgStorageApplyResp { // not so for a restored snapshot
+		_ = c.rn.Step(a.response)
+	}
+	c.applied = a.Label.Index
+}
+
+func (c *Core) stepMessage(m *raftpb.Message) {
+	if err := admit(m, c.cfg.ID, c.last, c.handed.Index); err != nil {
+		c.effects.Suspects = append(c.effects.Suspects, Suspect{ID: m.From, Reason: err.Error()})
+		return
+	}
+	c.peers.heard(m.From)
+	if m.Type == raftpb.MsgReadIndex {
+		c.reads.ask(m)
+		return
+	}
+	// Errors say that the sender is unknown or that a proposal was dropped;
+	// both are for the sender to notice.
+	_ = c.rn.Step(*m)
+}
+
+func (c *Core) stepSnapshotSent(s SnapshotSent) {
+	status := raft.SnapshotFinish
+	if !s.OK {
+		status = raft.SnapshotFailure
+	}
+	c.rn.ReportSnapshot(s.To, status)
+}
+
+func (c *Core) tick() {
+	c.rn.Tick()
+	c.peers.tick()
+	c.reads.tick(max(2*c.cfg.HeartbeatTicks, c.cfg.ElectionTicks/2))
+	c.forwarded.tick(2*c.cfg.ElectionTicks, c.refuse)
+	c.promoteLearners()
+}
+
+// ready draws one Ready from raft and turns it into effects.
+func (c *Core) ready() {
+	if c.rn.HasReady() {
+		rd := c.rn.Ready()
+		c.placeProposals(rd.Entries)
+		c.reads.answered(rd.ReadStates)
+		for i := range rd.Messages {
+			c.emit(&rd.Messages[i])
+		}
+	}
+	c.reads.applied(c.applied, func(w Waiter, index uint64) {
+		c.effects.Outcomes = append(c.effects.Outcomes, Outcome{Waiter: w, Index: index})
+	})
+	c.note()
+}
+
+// emit sorts one message of a Ready by what it wants.
+func (c *Core) emit(m *raftpb.Message) {
+	switch m.To {
+	case raft.LocalAppendThread:
+		c.effects.Append = c.newAppend(m)
+	case raft.LocalApplyThread:
+		c.effects.Apply = c.newApply(m)
+	default:
+		if m.Type == raftpb.MsgSnap {
+			c.effects.Snapshots = append(c.effects.Snapshots, *m)
+			return
+		}
+		c.effects.Messages = append(c.effects.Messages, *m)
+	}
+}
+
+func (c *Core) newAppend(m *raftpb.Message) *Append {
+	a := &Append{
+		Entries:   m.Entries,
+		HardState: raftpb.HardState{Term: m.Term, Vote: m.Vote, Commit: m.Commit},
+		Snapshot:  m.Snapshot,
+		responses: m.Responses,
+	}
+	if a.Snapshot != nil {
+		c.last = a.Snapshot.Metadata.Index
+	}
+	if n := len(m.Entries); n > 0 {
+		c.last = m.Entries[n-1].Index
+		c.appending++
+	}
+	return a
+}
+
+// newApply turns committed entries into a batch for the state machine. Changes
+// of membership take effect here and now, so that the batch's label is right.
+func (c *Core) newApply(m *raftpb.Message) *Apply {
+	a := &Apply{response: m.Responses[0]}
+	a.Entries = make([]Committed, 0, len(m.Entries))
+	for i := range m.Entries {
+		e := &m.Entries[i]
+		w := c.pending.applied(e.Index, e.Term, c.refuse)
+		switch {
+		case e.Type != raftpb.EntryNormal:
+			c.applyChange(e, w)
+		case len(e.Data) == 0:
+			// A new leader's first entry, or what raft put in the place of a
+			// conf change that it refused (cockroach 105797).
+			if w != nil {
+				c.refuse(w, ErrMembershipBusy)
+			}
+		default:
+			a.Entries = append(a.Entries, Committed{Index: e.Index, Term: e.Term, Data: e.Data[1:], Waiter: w})
+		}
+		c.handed.Index, c.handed.Term = e.Index, e.Term
+	}
+	a.Label = c.handed
+	c.storage.Handed(a.Label.Index, a.Label.Term, a.Label.ConfState)
+	return a
+}
+
+// applyChange applies a committed change of membership, or refuses it in the
+// same way on every member.
+func (c *Core) applyChange(e *raftpb.Entry, w Waiter) {
+	var cc raftpb.ConfChangeV2
+	if err := cc.Unmarshal(e.Data); err != nil {
+		panic(fmt.Sprintf("core: committed conf change %d cannot be read: %v", e.Index, err))
+	}
+	if cc.LeaveJoint() {
+		c.setConf(e, *c.rn.ApplyConfChange(cc), c.handed.Membership)
+		return
+	}
+	change, err := decodeChange(e.Data)
+	if err == nil {
+		err = checkChange(c.handed.Membership, c.handed.ConfState, change)
+	}
+	switch {
+	case err == nil:
+		c.setConf(e, *c.rn.ApplyConfChange(cc), withChange(c.handed.Membership, e.Index, change))
+		c.effects.Membership = c.handed.Membership
+	case errors.Is(err, errNoChange):
+		err = nil
+	}
+	if w != nil {
+		c.effects.Outcomes = append(c.effects.Outcomes,
+			Outcome{Waiter: w, Err: err, Index: e.Index, Membership: c.handed.Membership})
+	}
+}
+
+// setConf puts a configuration in force from an entry on.
+func (c *Core) setConf(e *raftpb.Entry, cs raftpb.ConfState, ms *octopiipb.Membership) {
+	c.handed = Label{Index: e.Index, Term: e.Term, ConfState: cs, Membership: ms}
+	c.labels = append(c.labels, c.handed)
+}
+
+// note compares raft's state with what it was at the last Step.
+func (c *Core) note() {
+	now := c.rn.BasicStatus()
+	if now.Lead != c.status.Lead || now.Term != c.status.Term {
+		c.effects.LeaderChanged = true
+		// A round that the old leader had may never be answered.
+		c.reads.retry()
+	}
+	c.status = now
+}
+
+// refuse answers a local caller that failed.
+func (c *Core) refuse(w Waiter, err error) {
+	c.effects.Outcomes = append(c.effects.Outcomes, Outcome{Waiter: w, Err: err})
+}
+
+// installed says that a snapshot from the leader is durable and took the place
+// of the log. What it holds counts as applied when the state machine has it.
+func (c *Core) installed(label Label) {
+	c.pending.replaced(label.Index, label.Term, c.refuse)
+	c.handed = label
+	c.labels = []Label{label}
+	c.storage.Handed(label.Index, label.Term, label.ConfState)
+	c.effects.Membership = label.Membership
+}
+
+// LabelAt returns the label of the state at an index that was handed out and
+// is still in the log.
+func (c *Core) LabelAt(index uint64) (Label, error) {
+	term, err := c.storage.Term(index)
+	if err != nil {
+		return Label{}, fmt.Errorf("core: label of index %d: %w", index, err)
+	}
+	for i := len(c.labels) - 1; i >= 0; i-- {
+		if l := c.labels[i]; l.Index <= index {
+			return Label{Index: index, Term: term, ConfState: l.ConfState, Membership: l.Membership}, nil
+		}
+	}
+	return Label{}, fmt.Errorf("core: index %d is before the oldest label, %d", index, c.labels[0].Index)
+}
+
+// Forget drops the labels that only states before index need.
+func (c *Core) Forget(index uint64) {
+	for len(c.labels) > 1 && c.labels[1].Index <= index {
+		c.labels = c.labels[1:]
+	}
+}
+
+// Status is what a member knows of itself and, as the leader, of others.
+type Status struct {
+	Term, Leader, Commit, Applied uint64
+	Role                          raft.StateType
+	// Last is the last index; its end may not be durable yet.
+	Last       uint64
+	Membership *octopiipb.Membership
+}
+
+// Status returns what is true behind the last Step.
+func (c *Core) Status() Status {
+	return Status{
+		Term:       c.status.Term,
+		Leader:     c.status.Lead,
+		Commit:     c.status.Commit,
+		Applied:    c.applied,
+		Role:       c.status.RaftState,
+		Last:       c.last,
+		Membership: c.handed.Membership,
+	}
+}
+
+// VisitProgress calls f for every other member, ordered by ID. Only a leader
+// knows any.
+func (c *Core) VisitProgress(f func(id, match uint64, state string, alive bool)) {
+	if c.status.RaftState != raft.StateLeader {
+		return
+	}
+	c.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr progress) {
+		if id != c.cfg.ID {
+			f(id, pr.Match, pr.State.String(), c.alive(id))
+		}
+	})
+}

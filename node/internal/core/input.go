@@ -1,0 +1,180 @@
+package core
+
+import (
+	"go.etcd.io/raft/v3/raftpb"
+
+	octopiipb "github.com/octopii/octopii/proto"
+)
+
+// Waiter is a caller that waits for the outcome of a request. Core carries it
+// around and hands it back.
+type Waiter interface {
+	// Take is called once, when the request is about to become irrevocable. It
+	// returns false when the caller has given up: the request is then dropped,
+	// and certainly not committed.
+	Take() bool
+	// Gone says that the caller has given up before Take.
+	Gone() bool
+}
+
+// RequestKind says what a Request wants.
+type RequestKind uint8
+
+// The kinds of requests.
+const (
+	// Propose appends Data to the log, for the state machine.
+	Propose RequestKind = iota
+	// ChangeMembership appends Change to the log.
+	ChangeMembership
+	// Transfer hands leadership to the member To, or to the best one if it is 0.
+	Transfer
+	// Read asks for an index from which on a local read is linearizable.
+	Read
+)
+
+// Request is what a local caller wants.
+type Request struct {
+	Kind RequestKind
+	// Data is framed by FrameProposal.
+	Data   []byte
+	Change Change
+	To     uint64
+	Waiter Waiter
+}
+
+// RemoteRequests are what a follower wants on behalf of its callers.
+type RemoteRequests struct {
+	From     uint64
+	Requests []octopiipb.Request
+}
+
+// RemoteReplies answer requests that this member forwarded.
+type RemoteReplies struct {
+	From    uint64
+	Replies []octopiipb.Reply
+}
+
+// SnapshotSent says how a snapshot stream to a peer ended.
+type SnapshotSent struct {
+	To uint64
+	OK bool
+}
+
+// PeerUp is what a peer said of itself in a handshake.
+type PeerUp struct {
+	ID, Incarnation uint64
+}
+
+// Input is everything that happened since the last Step. The slices are the
+// caller's again when Step returns; what they point to is not.
+type Input struct {
+	// Ticks of the logical clock that passed.
+	Ticks int
+	// Messages from peers. From was checked against the connection.
+	Messages []raftpb.Message
+	// Appended are appends that are durable now, in the order in which Effects
+	// handed them out.
+	Appended []*Append
+	// Applied are applies that the state machine has seen, likewise.
+	Applied []*Apply
+	// SnapshotsSent are streams that ended.
+	SnapshotsSent []SnapshotSent
+	PeersUp       []PeerUp
+	// PeersDown are peers with which a connection broke.
+	PeersDown []uint64
+	Requests  []Request
+	Remote    []RemoteRequests
+	Replies   []RemoteReplies
+}
+
+// Label says what a state at Index is: which entry it ends with, and who
+// belongs to the cluster there. It is never changed once made.
+type Label struct {
+	Index, Term uint64
+	ConfState   raftpb.ConfState
+	Membership  *octopiipb.Membership
+}
+
+// Append is one batch for the log. Its parts become durable together, before
+// it comes back in Input.Appended.
+type Append struct {
+	Entries   []raftpb.Entry
+	HardState raftpb.HardState
+	// Snapshot, if not nil, was received and replaces the whole log.
+	Snapshot *raftpb.Snapshot
+	// Installed must be set to the snapshot's label before it comes back.
+	Installed Label
+	// responses are raft's own, due when all of it is durable.
+	responses []raftpb.Message
+}
+
+// Committed is one entry for the state machine, with the caller that waits for
+// its result, if one does here.
+type Committed struct {
+	Index, Term uint64
+	Data        []byte
+	Waiter      Waiter
+}
+
+// Apply is one batch for the state machine. One that a caller makes itself,
+// with a Label and nothing else, says that a snapshot was restored.
+type Apply struct {
+	Entries []Committed
+	// Label is the state after the batch.
+	Label Label
+	// response is raft's own, due when the batch is applied.
+	response raftpb.Message
+}
+
+// Outcome answers a request.
+type Outcome struct {
+	Waiter Waiter
+	// Err is nil for success. It is one of this package's errors, or wraps one.
+	Err error
+	// Index is that of the entry, or the read index.
+	Index uint64
+	// Membership is set for an applied ChangeMembership.
+	Membership *octopiipb.Membership
+}
+
+// Forward carries requests to the leader.
+type Forward struct {
+	To       uint64
+	Requests []octopiipb.Request
+}
+
+// Reply carries answers to a follower that forwarded requests.
+type Reply struct {
+	To      uint64
+	Replies []octopiipb.Reply
+}
+
+// Effects is what must be done after a Step. The slices and what they hold
+// belong to the caller.
+//
+// The order in which a caller must act: hand Append to the appender, Apply to
+// the applier, and send the rest at any time: everything that vouches for an
+// append is held back by raft until it comes back in Input.Appended.
+type Effects struct {
+	Messages []raftpb.Message
+	// Snapshots are MsgSnap messages: each wants a stream of its own.
+	Snapshots []raftpb.Message
+	Append    *Append
+	Apply     *Apply
+	Forward   *Forward
+	Replies   []Reply
+	Outcomes  []Outcome
+	// LeaderChanged: Core.Leader or Core.Term is another than before.
+	LeaderChanged bool
+	// Membership is set when it changed.
+	Membership *octopiipb.Membership
+	// Suspects are peers whose messages contradict what this member knows.
+	Suspects []Suspect
+}
+
+// Suspect is a peer whose message was refused because it would break an
+// invariant.
+type Suspect struct {
+	ID     uint64
+	Reason string
+}

@@ -1,0 +1,444 @@
+package core
+
+import (
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/datadriven"
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+
+	octopiipb "github.com/octopii/octopii/proto"
+)
+
+// TestScripts runs the stories in testdata/core: comment, command, ----, what
+// the core wants done. After a deliberate change rewrite them with
+// go test ./node/internal/core -run TestScripts -rewrite, and read the diff.
+func TestScripts(t *testing.T) {
+	datadriven.Walk(t, filepath.Join("..", "..", "..", "testdata", "core"), func(t *testing.T, path string) {
+		s := &script{members: map[uint64]*scripted{}}
+		datadriven.RunTest(t, path, s.run)
+	})
+}
+
+// script is a handful of cores, and what is on its way between them.
+type script struct {
+	members map[uint64]*scripted
+	out     strings.Builder
+}
+
+// scripted is one core with a disk and a state machine that wait to be told.
+type scripted struct {
+	id      uint64
+	core    *Core // nil while uninitialized
+	disk    *memoryDisk
+	inbox   []raftpb.Message
+	remote  []RemoteRequests
+	replies []RemoteReplies
+	appends []*Append
+	applies []*Apply
+	// snapshots are the labels of what this member received as a stream.
+	snapshots map[uint64]Label
+}
+
+// call is a caller that a script names.
+type call struct {
+	name        string
+	taken, gone bool
+}
+
+func (c *call) Take() bool { c.taken = !c.gone; return c.taken }
+func (c *call) Gone() bool { return c.gone }
+
+// memoryDisk is a Storage that forgets nothing.
+type memoryDisk struct {
+	*raft.MemoryStorage
+	handed, snap Label
+	wanted       bool
+}
+
+func (d *memoryDisk) Handed(index, term uint64, cs raftpb.ConfState) {
+	d.handed = Label{Index: index, Term: term, ConfState: cs}
+}
+
+func (d *memoryDisk) Snapshot() (raftpb.Snapshot, error) {
+	if d.snap.ConfState.Equivalent(d.handed.ConfState) != nil {
+		d.wanted = true
+		return raftpb.Snapshot{}, raft.ErrSnapshotTemporarilyUnavailable
+	}
+	return raftpb.Snapshot{Metadata: raftpb.SnapshotMetadata{Index: d.snap.Index, Term: d.snap.Term, ConfState: d.snap.ConfState}}, nil
+}
+
+func newDisk(start Label, hs raftpb.HardState) *memoryDisk {
+	d := &memoryDisk{MemoryStorage: raft.NewMemoryStorage(), handed: start, snap: start}
+	_ = d.ApplySnapshot(raftpb.Snapshot{Metadata: raftpb.SnapshotMetadata{Index: start.Index, Term: start.Term, ConfState: start.ConfState}})
+	_ = d.SetHardState(hs)
+	return d
+}
+
+func (s *script) printf(format string, args ...any) { fmt.Fprintf(&s.out, format+"\n", args...) }
+
+func (s *script) run(t *testing.T, d *datadriven.TestData) string {
+	s.out.Reset()
+	var id uint64
+	d.MaybeScanArgs(t, "id", &id)
+	m := s.members[id]
+	switch d.Cmd {
+	case "found":
+		start := Label{Index: 1, Term: 1, ConfState: raftpb.ConfState{Voters: []uint64{id}},
+			Membership: &octopiipb.Membership{Cluster: 7, Index: 1, Members: []octopiipb.Member{{ID: id, Address: fmt.Sprintf("addr%d", id)}}}}
+		s.members[id] = &scripted{id: id, disk: newDisk(start, raftpb.HardState{Term: 1, Commit: 1}), snapshots: map[uint64]Label{}}
+		s.start(t, s.members[id], start)
+	case "empty":
+		s.members[id] = &scripted{id: id, snapshots: map[uint64]Label{}}
+		s.printf("%d has an empty disk and no RawNode", id)
+	case "propose":
+		var data, name string
+		d.ScanArgs(t, "data", &data)
+		d.MaybeScanArgs(t, "as", &name)
+		if name == "" {
+			name = data
+		}
+		s.step(m, &Input{Requests: []Request{{Kind: Propose, Data: FrameProposal([]byte(data)), Waiter: &call{name: name}}}})
+	case "read":
+		var name string
+		d.ScanArgs(t, "as", &name)
+		s.step(m, &Input{Requests: []Request{{Kind: Read, Waiter: &call{name: name}}}})
+	case "add-learner":
+		c := Change{Op: AddLearner}
+		d.ScanArgs(t, "member", &c.Member.ID)
+		c.Member.Address = fmt.Sprintf("addr%d", c.Member.ID)
+		c.Member.Learner, c.Member.Promote = true, d.HasArg("promote")
+		s.change(m, c)
+	case "remove":
+		c := Change{Op: Remove}
+		d.ScanArgs(t, "member", &c.Member.ID)
+		s.change(m, c)
+	case "transfer":
+		var to uint64
+		d.ScanArgs(t, "to", &to)
+		s.step(m, &Input{Requests: []Request{{Kind: Transfer, To: to, Waiter: &call{name: "transfer"}}}})
+	case "tick":
+		n := 1
+		d.MaybeScanArgs(t, "n", &n)
+		s.step(m, &Input{Ticks: n})
+	case "receive":
+		s.receive(t, m, s.parseMessage(t, d, id))
+	case "deliver":
+		s.deliver(t, m)
+	case "drop":
+		s.printf("%d messages for %d are lost", len(m.inbox), id)
+		m.inbox = nil
+	case "durable":
+		s.durable(m)
+	case "apply":
+		s.apply(m)
+	case "snapshot":
+		m.disk.snap = m.core.handed
+		s.printf("%d took a snapshot at %d, voters %v, learners %v", id, m.disk.snap.Index, m.disk.snap.ConfState.Voters, m.disk.snap.ConfState.Learners)
+	case "compact":
+		_ = m.disk.Compact(m.disk.snap.Index)
+		first, _ := m.disk.FirstIndex()
+		s.printf("the log of %d begins at %d", id, first)
+	case "stabilize":
+		s.stabilize(t, d.HasArg("quiet"))
+	case "status":
+		s.status(m)
+	default:
+		t.Fatalf("%s: unknown command %q", d.Pos, d.Cmd)
+	}
+	if s.out.Len() == 0 {
+		return "nothing\n"
+	}
+	return s.out.String()
+}
+
+func (s *script) start(t *testing.T, m *scripted, start Label) {
+	c, err := New(Config{ID: m.id, Start: start, Storage: m.disk, ElectionTicks: 10, HeartbeatTicks: 1,
+		MessageBytesMax: 1 << 20, InflightMessagesMax: 16, PromoteLagMax: 2, PromoteStableTicks: 2,
+		ReadSeed: m.id, Logger: quiet{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.core = c
+	s.step(m, &Input{})
+}
+
+func (s *script) change(m *scripted, c Change) {
+	s.step(m, &Input{Requests: []Request{{Kind: ChangeMembership, Change: c, Waiter: &call{name: "change"}}}})
+}
+
+// step gives one input to a core, and whatever follows from it by itself.
+func (s *script) step(m *scripted, in *Input) {
+	for {
+		s.effects(m, m.core.Step(in))
+		if !m.core.More() {
+			break
+		}
+		in = &Input{}
+	}
+}
+
+func (s *script) effects(m *scripted, e *Effects) {
+	if e.LeaderChanged {
+		st := m.core.Status()
+		s.printf("%d: term %d, leader %d", m.id, st.Term, st.Leader)
+	}
+	if e.Membership != nil {
+		s.printf("%d: members %s", m.id, describe(e.Membership))
+	}
+	if a := e.Append; a != nil {
+		m.appends = append(m.appends, a)
+		s.printf("%d: append %s", m.id, describeAppend(a))
+	}
+	for _, msg := range append(e.Messages, e.Snapshots...) {
+		s.printf("%d: send %s", m.id, describeMessage(msg))
+		if to := s.members[msg.To]; to != nil {
+			if msg.Type == raftpb.MsgSnap {
+				to.snapshots[msg.Snapshot.Metadata.Index] = m.labelOf(msg.Snapshot.Metadata)
+			}
+			to.inbox = append(to.inbox, msg)
+		}
+	}
+	if f := e.Forward; f != nil {
+		s.printf("%d: forward %d requests to %d", m.id, len(f.Requests), f.To)
+		to := s.members[f.To]
+		to.remote = append(to.remote, RemoteRequests{From: m.id, Requests: f.Requests})
+	}
+	for _, r := range e.Replies {
+		for _, p := range r.Replies {
+			s.printf("%d: reply to %d: index %d term %d %s", m.id, r.To, p.Index, p.Term, p.Reason)
+		}
+		to := s.members[r.To]
+		to.replies = append(to.replies, RemoteReplies{From: m.id, Replies: r.Replies})
+	}
+	if a := e.Apply; a != nil {
+		m.applies = append(m.applies, a)
+		s.printf("%d: apply up to %d", m.id, a.Label.Index)
+	}
+	for _, o := range e.Outcomes {
+		s.printf("%d: %s: %s", m.id, o.Waiter.(*call).name, describeOutcome(o))
+	}
+	for _, p := range e.Suspects {
+		s.printf("%d: refused a message of %d: %s", m.id, p.ID, p.Reason)
+	}
+}
+
+// labelOf finds the membership that a snapshot of this member has.
+func (m *scripted) labelOf(meta raftpb.SnapshotMetadata) Label {
+	l, err := m.core.LabelAt(meta.Index)
+	if err != nil {
+		l = m.core.labels[0]
+	}
+	return Label{Index: meta.Index, Term: meta.Term, ConfState: meta.ConfState, Membership: l.Membership}
+}
+
+func (s *script) deliver(t *testing.T, m *scripted) {
+	inbox, remote, replies := m.inbox, m.remote, m.replies
+	m.inbox, m.remote, m.replies = nil, nil, nil
+	for _, msg := range inbox {
+		s.receive(t, m, msg)
+	}
+	if len(remote)+len(replies) > 0 {
+		s.step(m, &Input{Remote: remote, Replies: replies})
+	}
+}
+
+// receive hands one message to a member, as its shell would.
+func (s *script) receive(t *testing.T, m *scripted, msg raftpb.Message) {
+	if m.core != nil {
+		s.step(m, &Input{Messages: []raftpb.Message{msg}})
+		return
+	}
+	if Bootstraps(&msg, m.id) {
+		start := m.snapshots[msg.Snapshot.Metadata.Index]
+		s.printf("%d: brought to life by the snapshot at %d", m.id, start.Index)
+		m.disk = newDisk(start, raftpb.HardState{Term: msg.Term, Commit: start.Index})
+		s.start(t, m, start)
+		s.step(m, &Input{Messages: []raftpb.Message{msg}})
+		return
+	}
+	reply, ok := AnswerUninitialized(&msg, m.id)
+	if !ok {
+		s.printf("%d: silent on %s", m.id, describeMessage(msg))
+		return
+	}
+	s.printf("%d: send %s", m.id, describeMessage(reply))
+	if to := s.members[reply.To]; to != nil {
+		to.inbox = append(to.inbox, reply)
+	}
+}
+
+func (s *script) durable(m *scripted) {
+	done := m.appends
+	m.appends = nil
+	for _, a := range done {
+		if a.Snapshot != nil {
+			a.Installed = m.snapshots[a.Snapshot.Metadata.Index]
+			_ = m.disk.ApplySnapshot(*a.Snapshot)
+			m.disk.snap = a.Installed
+			m.applies = append(m.applies, &Apply{Label: a.Installed})
+		}
+		_ = m.disk.Append(a.Entries)
+		if !raft.IsEmptyHardState(a.HardState) {
+			_ = m.disk.SetHardState(a.HardState)
+		}
+	}
+	s.step(m, &Input{Appended: done})
+}
+
+func (s *script) apply(m *scripted) {
+	done := m.applies
+	m.applies = nil
+	for _, a := range done {
+		for _, e := range a.Entries {
+			s.printf("%d: applied %d %q", m.id, e.Index, e.Data)
+			if e.Waiter != nil {
+				s.printf("%d: %s: committed at %d", m.id, e.Waiter.(*call).name, e.Index)
+			}
+		}
+	}
+	s.step(m, &Input{Applied: done})
+}
+
+// stabilize lets disks, state machines and the network work until nothing is
+// left to do.
+func (s *script) stabilize(t *testing.T, quiet bool) {
+	for busy := true; busy; {
+		busy = false
+		for _, id := range slices.Sorted(maps.Keys(s.members)) {
+			m := s.members[id]
+			if len(m.inbox)+len(m.remote)+len(m.replies) > 0 {
+				busy = true
+				s.deliver(t, m)
+			}
+			if len(m.appends) > 0 {
+				busy = true
+				s.durable(m)
+			}
+			if len(m.applies) > 0 {
+				busy = true
+				s.apply(m)
+			}
+			if m.disk != nil && m.disk.wanted {
+				m.disk.wanted = false
+				m.disk.snap = m.core.handed
+				s.printf("%d: takes the snapshot that was missing, at %d", m.id, m.disk.snap.Index)
+			}
+		}
+	}
+	if quiet {
+		s.out.Reset()
+	}
+}
+
+func (s *script) status(m *scripted) {
+	st := m.core.Status()
+	s.printf("%d: %s, term %d, leader %d, commit %d, applied %d, last %d", m.id,
+		strings.TrimPrefix(st.Role.String(), "State"), st.Term, st.Leader, st.Commit, st.Applied, st.Last)
+	m.core.VisitProgress(func(id, match uint64, state string, alive bool) {
+		s.printf("  %d: match %d, %s", id, match, state)
+	})
+}
+
+// parseMessage reads a message that a script sends by hand.
+func (s *script) parseMessage(t *testing.T, d *datadriven.TestData, to uint64) raftpb.Message {
+	msg := raftpb.Message{To: to}
+	var typ string
+	d.ScanArgs(t, "type", &typ)
+	msg.Type = raftpb.MessageType(raftpb.MessageType_value[typ])
+	d.MaybeScanArgs(t, "from", &msg.From)
+	d.MaybeScanArgs(t, "term", &msg.Term)
+	d.MaybeScanArgs(t, "logterm", &msg.LogTerm)
+	d.MaybeScanArgs(t, "index", &msg.Index)
+	d.MaybeScanArgs(t, "commit", &msg.Commit)
+	var index, term uint64
+	d.MaybeScanArgs(t, "entry", &index, &term)
+	if index != 0 {
+		msg.Entries = []raftpb.Entry{{Index: index, Term: term}}
+	}
+	return msg
+}
+
+func describe(ms *octopiipb.Membership) string {
+	var b strings.Builder
+	for _, m := range ms.Members {
+		kind := "voter"
+		if m.Learner {
+			kind = "learner"
+		}
+		fmt.Fprintf(&b, "%d:%s ", m.ID, kind)
+	}
+	if len(ms.Removed) > 0 {
+		fmt.Fprintf(&b, "removed:%v ", ms.Removed)
+	}
+	return strings.TrimSpace(b.String())
+}
+
+func describeAppend(a *Append) string {
+	var parts []string
+	for _, e := range a.Entries {
+		parts = append(parts, fmt.Sprintf("%d/%d", e.Term, e.Index))
+	}
+	if a.Snapshot != nil {
+		parts = append(parts, fmt.Sprintf("snapshot at %d", a.Snapshot.Metadata.Index))
+	}
+	if !raft.IsEmptyHardState(a.HardState) {
+		parts = append(parts, fmt.Sprintf("term %d vote %d commit %d", a.HardState.Term, a.HardState.Vote, a.HardState.Commit))
+	}
+	if len(parts) == 0 {
+		return "nothing, for what waits behind it"
+	}
+	return strings.Join(parts, ", ")
+}
+
+func describeMessage(m raftpb.Message) string {
+	s := fmt.Sprintf("%s to %d: term %d", m.Type, m.To, m.Term)
+	if m.Index+m.LogTerm > 0 {
+		s += fmt.Sprintf(" behind %d/%d", m.LogTerm, m.Index)
+	}
+	for _, e := range m.Entries {
+		if m.Type == raftpb.MsgApp {
+			s += fmt.Sprintf(" %d/%d", e.Term, e.Index)
+		}
+	}
+	if m.Commit > 0 {
+		s += fmt.Sprintf(" commit %d", m.Commit)
+	}
+	if m.Snapshot != nil {
+		s += fmt.Sprintf(" snapshot at %d", m.Snapshot.Metadata.Index)
+	}
+	if m.Reject {
+		s += fmt.Sprintf(" rejected, hint %d", m.RejectHint)
+	}
+	return s
+}
+
+func describeOutcome(o Outcome) string {
+	if o.Err != nil {
+		return o.Err.Error()
+	}
+	return fmt.Sprintf("ok, %d", o.Index)
+}
+
+// quiet is raft's log, left out.
+type quiet struct{}
+
+func (quiet) Debug(...any)            {}
+func (quiet) Debugf(string, ...any)   {}
+func (quiet) Info(...any)             {}
+func (quiet) Infof(string, ...any)    {}
+func (quiet) Warning(...any)          {}
+func (quiet) Warningf(string, ...any) {}
+func (quiet) Error(...any)            {}
+func (quiet) Errorf(string, ...any)   {}
+func (quiet) Fatal(v ...any)          { panic(fmt.Sprint(v...)) }
+func (quiet) Fatalf(f string, v ...any) {
+	panic(fmt.Sprintf(f, v...))
+}
+func (quiet) Panic(v ...any)            { panic(fmt.Sprint(v...)) }
+func (quiet) Panicf(f string, v ...any) { panic(fmt.Sprintf(f, v...)) }

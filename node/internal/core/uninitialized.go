@@ -1,0 +1,61 @@
+package core
+
+import (
+	"slices"
+
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// Bootstraps says whether a message can bring the uninitialized peer self to
+// life: a snapshot that names it. Everything starts from a snapshot here,
+// because a founder's log begins behind index 1 (see Store.Found), so that no
+// leader can offer its log from the start.
+//
+// raft-rs's five_mem_node, where the idea comes from, also lets a heartbeat or
+// an append from the start create the peer. The peer would then hold an empty
+// log and grant votes with it, which is how a wiped disk votes twice.
+func Bootstraps(m *raftpb.Message, self uint64) bool {
+	if m.Type != raftpb.MsgSnap || m.To != self || m.Term == 0 || m.Snapshot == nil {
+		return false
+	}
+	meta := &m.Snapshot.Metadata
+	if meta.Index == 0 || meta.Term == 0 || meta.Term > m.Term {
+		return false
+	}
+	if _, _, err := restoreConf(meta.ConfState, meta.Index); err != nil {
+		return false
+	}
+	return names(meta.ConfState, self)
+}
+
+// names says whether a configuration has a place for id.
+func names(cs raftpb.ConfState, id uint64) bool {
+	return slices.Contains(cs.Voters, id) || slices.Contains(cs.Learners, id) ||
+		slices.Contains(cs.VotersOutgoing, id)
+}
+
+// AnswerUninitialized is all that a peer without state says to a leader, and
+// none of it vouches for anything. It runs no RawNode: an empty one grants
+// votes, and panics on a heartbeat with commit > 0.
+//
+//   - A heartbeat is answered, so that the leader knows that somebody is there:
+//     it sends snapshots only to those. The answer carries no read context, so
+//     it never counts for a ReadIndex, and is given only to commit 0: a leader
+//     that names a higher one remembers what this disk has lost.
+//   - An append is refused with the hint that nothing is here, which makes the
+//     leader fall back to a snapshot.
+//   - Votes are never given.
+func AnswerUninitialized(m *raftpb.Message, self uint64) (raftpb.Message, bool) {
+	if m.To != self || m.Term == 0 {
+		return raftpb.Message{}, false
+	}
+	switch {
+	case m.Type == raftpb.MsgHeartbeat && m.Commit == 0:
+		return raftpb.Message{Type: raftpb.MsgHeartbeatResp, From: self, To: m.From, Term: m.Term}, true
+	case m.Type == raftpb.MsgApp:
+		return raftpb.Message{Type: raftpb.MsgAppResp, From: self, To: m.From, Term: m.Term,
+			Index: m.Index, Reject: true}, true
+	default:
+		return raftpb.Message{}, false
+	}
+}
