@@ -1,0 +1,178 @@
+package node
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/octopii/octopii/node/internal/core"
+	octopiipb "github.com/octopii/octopii/proto"
+)
+
+// applier owns the state machine: its goroutine makes all calls to it.
+type applier struct {
+	node *Node
+	sm   StateMachine
+	jobs *mailbox[applyJob]
+	wg   sync.WaitGroup
+
+	// durable is the index up to which the state machine had everything when it
+	// was opened: entries up to it are not given to it again. Invariant: it only
+	// grows.
+	durable uint64
+	// label is the state that the state machine has now.
+	label core.Label
+
+	entries []Entry
+	waiters []*waiter
+	applied []*core.Apply
+}
+
+// applyJob is one of: entries to apply, a snapshot to restore, a state to
+// capture, a look at what is durable.
+type applyJob struct {
+	apply   *core.Apply
+	restore *octopiipb.SnapshotHeader
+	capture func(core.Label, Snapshot, error)
+	durable func(index uint64)
+}
+
+func newApplier(n *Node) *applier {
+	return &applier{node: n, sm: n.cfg.StateMachine, jobs: newMailbox[applyJob]()}
+}
+
+// start begins to apply behind label. Entries up to durable are known to the
+// state machine already.
+func (a *applier) start(label core.Label, durable uint64) {
+	a.label, a.durable = label, durable
+	a.wg.Go(a.run)
+}
+
+// close waits until what was queued is done, or was dropped because the node
+// stopped.
+func (a *applier) close() {
+	a.jobs.close()
+	a.wg.Wait()
+}
+
+func (a *applier) run() {
+	var jobs []applyJob
+	for {
+		var ok bool
+		if jobs, ok = a.jobs.take(jobs); !ok {
+			return
+		}
+		for i := range jobs {
+			if err := a.do(&jobs[i]); err != nil {
+				a.node.fatal(err)
+				return
+			}
+		}
+		if err := a.flush(); err != nil {
+			a.node.fatal(err)
+			return
+		}
+	}
+}
+
+// applyEntriesMax bounds what is given to one call of Apply, so that it does not
+// keep a snapshot or the callers of the first entries waiting.
+const applyEntriesMax = 4096
+
+func (a *applier) do(j *applyJob) error {
+	if j.apply != nil {
+		a.collect(j.apply)
+		if len(a.entries) >= applyEntriesMax {
+			return a.flush()
+		}
+		return nil
+	}
+	if err := a.flush(); err != nil {
+		return err
+	}
+	switch {
+	case j.restore != nil:
+		return a.restore(*j.restore)
+	case j.durable != nil:
+		index, _ := a.sm.Durable()
+		j.durable(index)
+	default:
+		snapshot, err := a.sm.Snapshot()
+		j.capture(a.label, snapshot, err)
+	}
+	return nil
+}
+
+// collect adds a batch to the next call of Apply.
+func (a *applier) collect(b *core.Apply) {
+	for i := range b.Entries {
+		e := &b.Entries[i]
+		if e.Index <= a.durable {
+			continue // the state machine has it from before the restart
+		}
+		a.entries = append(a.entries, Entry{Index: e.Index, Term: e.Term, Data: e.Data})
+		w, _ := e.Waiter.(*waiter)
+		a.waiters = append(a.waiters, w)
+	}
+	a.applied = append(a.applied, b)
+	a.label = b.Label
+}
+
+// flush gives the collected entries to the state machine, answers the callers
+// and tells the loop.
+func (a *applier) flush() error {
+	if len(a.applied) == 0 {
+		return nil
+	}
+	if len(a.entries) > 0 {
+		results, err := a.sm.Apply(a.entries)
+		first, last := a.entries[0].Index, a.entries[len(a.entries)-1].Index
+		if err != nil {
+			return fmt.Errorf("node: the state machine failed to apply entries %d to %d: %w", first, last, err)
+		}
+		if results != nil && len(results) != len(a.entries) {
+			return fmt.Errorf("node: the state machine returned %d results for the %d entries %d to %d", len(results), len(a.entries), first, last)
+		}
+		a.answer(results)
+	}
+	applied := a.applied
+	a.node.inbox.add(func(in *core.Input) { in.Applied = append(in.Applied, applied...) })
+	empty(&a.entries)
+	empty(&a.waiters)
+	empty(&a.applied)
+	return nil
+}
+
+func (a *applier) answer(results [][]byte) {
+	for i, w := range a.waiters {
+		if w == nil {
+			continue
+		}
+		ans := answer{Outcome: core.Outcome{Index: a.entries[i].Index}}
+		if results != nil {
+			ans.data = results[i]
+		}
+		w.finish(ans)
+	}
+}
+
+// restore gives a snapshot file to the state machine.
+func (a *applier) restore(h octopiipb.SnapshotHeader) error {
+	meta := h.Metadata
+	if err := restoreFrom(a.node, a.sm, h); err != nil {
+		return err
+	}
+	a.durable = max(a.durable, meta.Index)
+	a.label = labelOf(h)
+	a.node.inbox.add(func(in *core.Input) { in.Applied = append(in.Applied, &core.Apply{Label: labelOf(h)}) })
+	return nil
+}
+
+func labelOf(h octopiipb.SnapshotHeader) core.Label {
+	ms := h.Membership
+	return core.Label{
+		Index:      h.Metadata.Index,
+		Term:       h.Metadata.Term,
+		ConfState:  h.Metadata.ConfState,
+		Membership: &ms,
+	}
+}

@@ -1,0 +1,141 @@
+package node_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/octopii/octopii/node"
+)
+
+// The benchmarks start three members in this process, over TCP on the loopback
+// interface, with every fsync on the real disk under OCTOPII_BENCH_DIR or the
+// system's directory for temporary files. Beside the rate they report p50 and
+// p99, and what one operation costs in CPU time and allocations of all three
+// members together.
+
+// inFlight are the numbers of callers that each wait for their own operation.
+var inFlight = []int{1, 16, 128, 1024}
+
+func BenchmarkPropose(b *testing.B) {
+	ms := benchCluster(b)
+	data := make([]byte, 16)
+	for _, n := range inFlight {
+		b.Run(fmt.Sprintf("inflight=%d", n), func(b *testing.B) {
+			measure(b, n, func(ctx context.Context) error {
+				_, err := ms[0].Propose(ctx, data)
+				return err
+			})
+		})
+	}
+}
+
+func BenchmarkReadBarrier(b *testing.B) {
+	ms := benchCluster(b)
+	for _, n := range inFlight {
+		b.Run(fmt.Sprintf("inflight=%d", n), func(b *testing.B) {
+			measure(b, n, func(ctx context.Context) error {
+				_, err := ms[0].ReadBarrier(ctx, node.Linearizable)
+				return err
+			})
+		})
+	}
+}
+
+// BenchmarkFsync is the floor: what the disk gives to one writer of the size of
+// one proposal, in the same run.
+func BenchmarkFsync(b *testing.B) {
+	f, err := os.CreateTemp(benchDir(b), "fsync")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	block := make([]byte, 4096)
+	if _, err := f.Write(make([]byte, 1<<20)); err != nil {
+		b.Fatal(err)
+	}
+	if err := f.Sync(); err != nil {
+		b.Fatal(err)
+	}
+	for i := 0; b.Loop(); i++ {
+		if _, err := f.WriteAt(block, int64(i%256)*4096); err != nil {
+			b.Fatal(err)
+		}
+		if err := syscall.Fdatasync(int(f.Fd())); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func benchDir(b *testing.B) string {
+	if dir := os.Getenv("OCTOPII_BENCH_DIR"); dir != "" {
+		return dir
+	}
+	return b.TempDir()
+}
+
+func benchCluster(b *testing.B) []*member {
+	b.Helper()
+	ms := make([]*member, 3)
+	for i := range ms {
+		ms[i] = newMember(b, uint64(i+1))
+		ms[i].cfg.TickInterval = 100 * time.Millisecond
+		ms[i].silent = true
+		ms[i].cfg.Bootstrap = i == 0
+		ms[i].start()
+		if i > 0 {
+			add(b, ms[0], ms[i])
+		}
+	}
+	return ms
+}
+
+// measure runs b.N operations with n callers at once.
+func measure(b *testing.B, n int, op func(context.Context) error) {
+	b.ReportAllocs()
+	latencies := make([][]time.Duration, n)
+	var left atomic.Int64
+	left.Store(int64(b.N))
+	var wg sync.WaitGroup
+	runtime.GC()
+	cpu := cpuTime()
+	b.ResetTimer()
+	start := time.Now()
+	for i := range n {
+		wg.Go(func() {
+			for left.Add(-1) >= 0 {
+				t := time.Now()
+				if err := op(context.Background()); err != nil {
+					b.Error(err)
+					return
+				}
+				latencies[i] = append(latencies[i], time.Since(t))
+			}
+		})
+	}
+	wg.Wait()
+	elapsed := time.Since(start)
+	b.StopTimer()
+	all := slices.Concat(latencies...)
+	slices.Sort(all)
+	if len(all) == 0 {
+		return
+	}
+	b.ReportMetric(float64(len(all))/elapsed.Seconds(), "op/s")
+	b.ReportMetric(float64(all[len(all)/2].Microseconds()), "p50-us")
+	b.ReportMetric(float64(all[len(all)*99/100].Microseconds()), "p99-us")
+	b.ReportMetric(float64((cpuTime()-cpu).Nanoseconds())/float64(len(all)), "cpu-ns/op")
+}
+
+func cpuTime() time.Duration {
+	var r syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &r)
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+}

@@ -1,0 +1,144 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/octopii/octopii/transport"
+)
+
+// Config is what Start needs to know. The zero value of every field that is
+// not named as required is a good choice.
+type Config struct {
+	// ID of this member. 0: drawn at random at the first start and kept in the
+	// identity file. It is never used again, not even after Remove.
+	ID uint64
+	// Name is for people. Empty: the ID in hexadecimal.
+	Name string
+	// Dir holds everything that this member must not lose. Required. One process
+	// at a time.
+	Dir string
+	// StateMachine is what is replicated. Required.
+	StateMachine StateMachine
+	// Transport carries messages to the other members. Required. The Node starts
+	// and closes it.
+	Transport transport.Transport
+	// Bootstrap makes this member found a cluster, alone. It must be true on the
+	// one founder and is ignored once Dir has state.
+	Bootstrap bool
+	// Join are peer addresses of any members: this one asks them to be added as
+	// a learner and promoted when it has caught up. Ignored once Dir has state.
+	// Without Bootstrap and Join a member with an empty Dir waits to be added.
+	Join []string
+
+	// TickInterval is raft's unit of time. 0: 100 ms.
+	TickInterval time.Duration
+	// HeartbeatTicks between two heartbeats of a leader. 0: 1.
+	HeartbeatTicks int
+	// ElectionTicks without a leader before a follower campaigns, and up to twice
+	// as many by chance. 0: 10.
+	ElectionTicks int
+
+	// SnapshotEntries is how many entries are applied before the next snapshot.
+	// 0: 100,000.
+	SnapshotEntries uint64
+	// SnapshotLogBytes of entries held in memory also bring the next snapshot.
+	// 0: 64 MiB.
+	SnapshotLogBytes uint64
+	// TrailingEntries stay in the log behind a snapshot for followers that are a
+	// little behind. 0: 10,000.
+	TrailingEntries uint64
+
+	// ProposalBytesMax bounds one proposal. 0: 1.5 MiB, as in etcd.
+	ProposalBytesMax int
+	// PendingProposalsMax bounds the proposals that wait for an outcome; beyond
+	// it Propose returns ErrOverloaded. 0: 16,384.
+	PendingProposalsMax int
+	// PendingBytesMax bounds their bytes likewise. 0: 64 MiB.
+	PendingBytesMax int64
+	// MessageBytesMax is the size that one append message to a follower aims at. 0: 1 MiB.
+	MessageBytesMax uint64
+	// InflightMessagesMax bounds the append messages to one follower that it has
+	// not answered. 0: 256.
+	InflightMessagesMax int
+
+	// PromoteLagMax is how many entries a learner may be behind when it is
+	// promoted. 0: 1,000.
+	PromoteLagMax uint64
+	// PromoteStableTicks is for how long it must have been so. 0: 3.
+	PromoteStableTicks int
+
+	// Logger of what an operator should know. nil: silent.
+	Logger *zap.Logger
+	// Events are called in order from one goroutine.
+	Events Events
+	// Metrics is where this node registers its metrics. nil: nowhere. The global
+	// registry is never used.
+	Metrics prometheus.Registerer
+}
+
+// Events are optional functions that tell what happened to a Node. They are
+// called one at a time, in order, from a goroutine of their own; one that
+// blocks delays the others, never the Node. If it falls far behind, the oldest
+// events that it has not seen are dropped.
+type Events struct {
+	// LeaderChanged: leader is 0 when there is none.
+	LeaderChanged func(term, leader uint64)
+	// MembershipChanged is called for every applied change.
+	MembershipChanged func(Membership)
+	// SnapshotTaken is called when a local snapshot is durable.
+	SnapshotTaken func(SnapshotInfo)
+	// SnapshotInstalled is called when a leader's snapshot replaced the state.
+	SnapshotInstalled func(SnapshotInfo)
+	// PeerRefused: a connection from or to a peer was refused, and why.
+	PeerRefused func(id uint64, reason error)
+}
+
+// withDefaults returns cfg with every zero value replaced, or what is wrong
+// with it.
+func (cfg Config) withDefaults() (Config, error) {
+	switch {
+	case cfg.Dir == "":
+		return cfg, errors.New("node: Config.Dir is empty; name the directory that holds this member's state")
+	case cfg.StateMachine == nil:
+		return cfg, errors.New("node: Config.StateMachine is nil")
+	case cfg.Transport == nil:
+		return cfg, errors.New("node: Config.Transport is nil; use transport/tcp")
+	case cfg.ID > idMax:
+		return cfg, fmt.Errorf("node: Config.ID %d is above %d, where raft keeps its own", cfg.ID, uint64(idMax))
+	}
+	zero(&cfg.TickInterval, 100*time.Millisecond)
+	zero(&cfg.HeartbeatTicks, 1)
+	zero(&cfg.ElectionTicks, 10)
+	zero(&cfg.SnapshotEntries, 100_000)
+	zero(&cfg.SnapshotLogBytes, 64<<20)
+	zero(&cfg.TrailingEntries, 10_000)
+	zero(&cfg.ProposalBytesMax, 3<<19)
+	zero(&cfg.PendingProposalsMax, 16_384)
+	zero(&cfg.PendingBytesMax, 64<<20)
+	zero(&cfg.MessageBytesMax, 1<<20)
+	zero(&cfg.InflightMessagesMax, 256)
+	zero(&cfg.PromoteLagMax, 1_000)
+	zero(&cfg.PromoteStableTicks, 3)
+	if cfg.ElectionTicks <= cfg.HeartbeatTicks {
+		return cfg, fmt.Errorf("node: Config.ElectionTicks %d must be above HeartbeatTicks %d", cfg.ElectionTicks, cfg.HeartbeatTicks)
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = zap.NewNop()
+	}
+	return cfg, nil
+}
+
+// idMax leaves out the two highest IDs, which raft uses for its local threads.
+const idMax = 1<<64 - 3
+
+func zero[T comparable](field *T, def T) {
+	var none T
+	if *field == none {
+		*field = def
+	}
+}

@@ -1,0 +1,67 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Errors of every verb.
+var (
+	// ErrClosed: Close was called, or the node stopped; Err says why.
+	ErrClosed = errors.New("node: closed")
+	// ErrRemoved: the cluster removed this member. Its ID is never used again;
+	// join with an empty directory.
+	ErrRemoved = errors.New("node: this member was removed from its cluster; join again with an empty directory")
+	// ErrUninitialized: this member is not yet part of a cluster. Wait for
+	// Initialized, or add it from a member that is.
+	ErrUninitialized = errors.New("node: not yet part of a cluster; wait for Initialized")
+)
+
+// Errors of proposals and reads.
+var (
+	// ErrOverloaded: a queue is full. Nothing was proposed; slow down and retry.
+	ErrOverloaded = errors.New("node: overloaded; nothing was proposed, retry later")
+	// ErrTooLarge: the proposal is above Config.ProposalBytesMax.
+	ErrTooLarge = errors.New("node: proposal too large")
+	// ErrNoSpace: the disk is full. Reads go on; writes resume when space is back.
+	ErrNoSpace = errors.New("node: no space left for the log")
+	// ErrNotCommitted: the proposal is certainly not committed and never will
+	// be. It is safe to retry.
+	ErrNotCommitted = errors.New("node: not committed; safe to retry")
+	// ErrUnknownOutcome: the proposal may yet be committed. Retry only what may
+	// happen twice.
+	ErrUnknownOutcome = errors.New("node: outcome unknown; it may yet be committed")
+)
+
+// Errors of membership changes.
+var (
+	// ErrMembershipBusy: another change is under way. Retry when it is done.
+	ErrMembershipBusy = errors.New("node: another membership change is under way; retry")
+	// ErrUnsafeMembership: the change would leave the cluster without a quorum
+	// that is alive.
+	ErrUnsafeMembership = errors.New("node: unsafe membership change")
+	// ErrIDReused: that ID belonged to a member that was removed.
+	ErrIDReused = errors.New("node: a removed member's ID cannot be used again")
+)
+
+// Errors that keep a member from starting, or stop it.
+var (
+	// ErrAmnesia: this member's disk lost what it had acknowledged.
+	ErrAmnesia = errors.New("node: this disk lost what it had acknowledged")
+	// ErrCorrupt: a file holds bytes that Octopii did not write. The error names
+	// the file; nothing was changed.
+	ErrCorrupt = errors.New("node: corrupt file")
+)
+
+// NotLeaderError: the verb needs the leader, and this member is not it.
+type NotLeaderError struct {
+	// Leader is the zero Member when none is known.
+	Leader Member
+}
+
+func (e *NotLeaderError) Error() string {
+	if e.Leader.ID == 0 {
+		return "node: not the leader, and none is known; retry"
+	}
+	return fmt.Sprintf("node: not the leader; ask member %x at %s", e.Leader.ID, e.Leader.Address)
+}

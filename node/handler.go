@@ -1,0 +1,215 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+
+	"github.com/octopii/octopii/node/internal/core"
+	octopiipb "github.com/octopii/octopii/proto"
+	"github.com/octopii/octopii/transport"
+)
+
+// The kinds of messages that members send each other. They are never reused.
+const (
+	kindRaft transport.Kind = iota + 1
+	kindRequests
+	kindReplies
+	kindJoin
+)
+
+// handler is the side of a Node that its transport calls. It checks and
+// queues; what to do about a message is decided in the loop.
+type handler struct{ *Node }
+
+var _ transport.Handler = handler{}
+
+// Hello implements transport.Handler.
+func (h handler) Hello() transport.Hello {
+	return transport.Hello{
+		Cluster:     h.cluster.Load(),
+		Node:        h.id,
+		Incarnation: h.identity.Incarnation,
+		Address:     h.cfg.Transport.Address(),
+	}
+}
+
+// Accept implements transport.Handler.
+func (h handler) Accept(peer transport.Hello) error {
+	if err := h.refuse(peer); err != nil {
+		h.log.Warn("refused a peer", zap.String("peer", hex(peer.Node)), zap.String("address", peer.Address), zap.Error(err))
+		h.events.peerRefused(peer.Node, err)
+		return err
+	}
+	ms := h.members.Load()
+	if ms == nil || !slices.ContainsFunc(ms.Members, func(m octopiipb.Member) bool { return m.ID == peer.Node }) {
+		// A leader that this member does not know of yet must get its answers.
+		h.transport.SetPeer(peer.Node, peer.Address)
+	}
+	h.inbox.add(func(in *core.Input) {
+		in.PeersUp = append(in.PeersUp, core.PeerUp{ID: peer.Node, Incarnation: peer.Incarnation})
+	})
+	return nil
+}
+
+// refuse says why a peer is not spoken to.
+func (h handler) refuse(peer transport.Hello) error {
+	if peer.Node == h.id {
+		return fmt.Errorf("node: member %x is this one; two members were started with the same ID", peer.Node)
+	}
+	if err := h.sameCluster(peer); err != nil {
+		return err
+	}
+	ms := h.members.Load()
+	if ms == nil {
+		return nil
+	}
+	if slices.Contains(ms.Removed, peer.Node) {
+		return ErrRemoved
+	}
+	for i := range ms.Members {
+		m := &ms.Members[i]
+		if m.ID == peer.Node && !m.Learner && m.Incarnation != 0 && m.Incarnation != peer.Incarnation {
+			return fmt.Errorf("%w: member %x was promoted as incarnation %x and comes back as %x; remove it and join again under a new ID",
+				ErrAmnesia, peer.Node, m.Incarnation, peer.Incarnation)
+		}
+	}
+	return nil
+}
+
+// HandleMessages implements transport.Handler.
+func (h handler) HandleMessages(from uint64, batch []transport.Inbound) {
+	var messages []raftpb.Message
+	size := 0
+	for _, in := range batch {
+		var err error
+		switch in.Kind {
+		case kindRaft:
+			var m raftpb.Message
+			if m, err = decodeMessage(in.Payload); err == nil && m.From != from {
+				err = fmt.Errorf("it claims to be from member %x", m.From)
+			}
+			if err == nil && m.Type == raftpb.MsgSnap {
+				err = errors.New("a snapshot must come as a stream")
+			}
+			if err == nil {
+				messages = append(messages, m)
+				size += len(in.Payload)
+			}
+		case kindRequests:
+			err = h.handleRequests(from, in.Payload)
+		case kindReplies:
+			err = h.handleReplies(from, in.Payload)
+		default:
+			err = fmt.Errorf("its kind %d is not known; is the peer newer than this member?", in.Kind)
+		}
+		if err != nil {
+			h.log.Warn("dropped a message", zap.String("from", hex(from)), zap.Error(err))
+		}
+	}
+	if len(messages) > 0 {
+		h.inbox.messages(messages, size)
+	}
+}
+
+func (h handler) handleRequests(from uint64, payload []byte) error {
+	var rs octopiipb.Requests
+	if err := rs.Unmarshal(payload); err != nil {
+		return err
+	}
+	h.inbox.add(func(in *core.Input) {
+		in.Remote = append(in.Remote, core.RemoteRequests{From: from, Requests: rs.Requests})
+	})
+	return nil
+}
+
+func (h handler) handleReplies(from uint64, payload []byte) error {
+	var rs octopiipb.Replies
+	if err := rs.Unmarshal(payload); err != nil {
+		return err
+	}
+	h.inbox.add(func(in *core.Input) {
+		in.Replies = append(in.Replies, core.RemoteReplies{From: from, Replies: rs.Replies})
+	})
+	return nil
+}
+
+// Refused implements transport.Handler. A member that was removed while it was
+// away learns it here: nobody sends it the log any more.
+func (h handler) Refused(peer transport.Hello, reason string) {
+	if peer.Cluster != 0 && peer.Cluster == h.cluster.Load() && strings.Contains(reason, ErrRemoved.Error()) {
+		h.log.Info("this member was removed from its cluster", zap.String("told by", hex(peer.Node)))
+		h.stop(ErrRemoved)
+		return
+	}
+	h.events.peerRefused(peer.Node, errors.New(reason))
+}
+
+// PeerDown implements transport.Handler.
+func (h handler) PeerDown(id uint64) {
+	h.inbox.add(func(in *core.Input) { in.PeersDown = append(in.PeersDown, id) })
+}
+
+// HandleCall implements transport.Handler.
+func (h handler) HandleCall(ctx context.Context, from transport.Hello, in transport.Inbound) (transport.Message, error) {
+	if in.Kind != kindJoin {
+		return nil, fmt.Errorf("calls of kind %d are not known here", in.Kind)
+	}
+	return h.handleJoin(ctx, from, in.Payload)
+}
+
+// HandleSnapshot implements transport.Handler: it puts the file in place, and
+// then lets raft decide what to do with it.
+func (h handler) HandleSnapshot(from uint64, header []byte, body io.Reader) error {
+	var s octopiipb.SnapshotStream
+	if err := s.Unmarshal(header); err != nil {
+		return fmt.Errorf("snapshot header cannot be read: %w", err)
+	}
+	meta := s.Header.Metadata
+	if meta.Index == 0 || meta.Term == 0 || s.Header.Membership.Cluster == 0 {
+		return errors.New("snapshot header without index, term or cluster")
+	}
+	if !h.receiving.TryLock() {
+		return errors.New("another snapshot is being received; try again")
+	}
+	defer h.receiving.Unlock()
+	// One that is not news is not stored: raft answers with what it has.
+	if meta.Index > h.committed.Load() {
+		if err := h.receive(s.Header, body); err != nil {
+			return err
+		}
+	}
+	m := raftpb.Message{Type: raftpb.MsgSnap, From: from, To: h.id, Term: s.Term,
+		Snapshot: &raftpb.Snapshot{Metadata: meta}}
+	if !h.inbox.messages([]raftpb.Message{m}, 0) {
+		return errors.New("too much is queued; try again")
+	}
+	return nil
+}
+
+func (h handler) receive(header octopiipb.SnapshotHeader, body io.Reader) error {
+	header.External = false
+	w, err := h.store.CreateSnapshot(header)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(w, body); err != nil {
+		w.Abort()
+		return fmt.Errorf("receive the snapshot at %d: %w", header.Metadata.Index, err)
+	}
+	_, err = w.Commit()
+	return err
+}
+
+// decodeMessage reads a raft message.
+func decodeMessage(payload []byte) (raftpb.Message, error) {
+	var m raftpb.Message
+	err := m.Unmarshal(payload)
+	return m, err
+}

@@ -1,0 +1,106 @@
+package node
+
+import (
+	"sync"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/octopii/octopii/node/internal/core"
+)
+
+// Bounds of what peers may have queued for the loop. raft makes good what is
+// dropped beyond them.
+const (
+	inboxMessagesMax = 1 << 16
+	inboxBytesMax    = 128 << 20
+)
+
+// inbox collects what happened since the loop last looked: one core.Input that
+// everybody adds to and the loop takes whole.
+type inbox struct {
+	mu    sync.Mutex
+	input core.Input
+	calls []func()
+	bytes int
+	// wake holds a token when there is something to take.
+	wake chan struct{}
+}
+
+func newInbox() *inbox { return &inbox{wake: make(chan struct{}, 1)} }
+
+// add lets f add to the input.
+func (b *inbox) add(f func(in *core.Input)) {
+	b.mu.Lock()
+	f(&b.input)
+	b.mu.Unlock()
+	b.notify()
+}
+
+func (b *inbox) notify() {
+	select {
+	case b.wake <- struct{}{}:
+	default:
+	}
+}
+
+// request queues what a local caller wants.
+func (b *inbox) request(r core.Request) {
+	b.mu.Lock()
+	b.input.Requests = append(b.input.Requests, r)
+	b.mu.Unlock()
+	b.notify()
+}
+
+// messages queues what a peer sent; size is what it takes in memory. It returns
+// false when there is no room.
+func (b *inbox) messages(ms []raftpb.Message, size int) bool {
+	b.mu.Lock()
+	room := len(b.input.Messages) < inboxMessagesMax && b.bytes < inboxBytesMax
+	if room {
+		b.input.Messages = append(b.input.Messages, ms...)
+		b.bytes += size
+	}
+	b.mu.Unlock()
+	b.notify()
+	return room
+}
+
+// call runs f in the loop.
+func (b *inbox) call(f func()) {
+	b.mu.Lock()
+	b.calls = append(b.calls, f)
+	b.mu.Unlock()
+	b.notify()
+}
+
+// take returns what was collected. in and calls are the previous ones, whose
+// room is used again.
+func (b *inbox) take(in *core.Input, calls []func()) []func() {
+	reset(in)
+	clear(calls)
+	b.mu.Lock()
+	b.input, *in = *in, b.input
+	b.calls, calls = calls[:0], b.calls
+	b.bytes = 0
+	b.mu.Unlock()
+	return calls
+}
+
+// reset empties an input and keeps its room.
+func reset(in *core.Input) {
+	in.Ticks = 0
+	empty(&in.Messages)
+	empty(&in.Appended)
+	empty(&in.Applied)
+	empty(&in.SnapshotsSent)
+	empty(&in.PeersUp)
+	empty(&in.PeersDown)
+	empty(&in.Requests)
+	empty(&in.Remote)
+	empty(&in.Replies)
+}
+
+func empty[T any](s *[]T) {
+	clear(*s)
+	*s = (*s)[:0]
+}

@@ -1,0 +1,278 @@
+package node
+
+import (
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+
+	"github.com/octopii/octopii/node/internal/core"
+	octopiipb "github.com/octopii/octopii/proto"
+)
+
+// loop owns the core: its goroutine takes what happened from the inbox, lets
+// the core decide, and hands out what must be done. It waits for nobody.
+type loop struct {
+	*Node
+	// core is nil while this member is uninitialized: there is no RawNode.
+	core *core.Core
+	// peers are those that the transport knows from the membership.
+	peers map[uint64]string
+	// membership is the one in force, and public what callers see of it.
+	membership *octopiipb.Membership
+	public     Membership
+
+	input core.Input
+	calls []func()
+}
+
+// newLoop prepares the loop; with a state it starts the core behind it.
+func newLoop(n *Node) (*loop, error) {
+	l := &loop{Node: n, peers: map[uint64]string{}}
+	n.snapshots.loop = l
+	if !n.store.Initialized() {
+		n.applier.start(core.Label{}, 0)
+		l.publish()
+		return l, nil
+	}
+	start := n.store.Start()
+	durable, err := n.recoverStateMachine(start)
+	if err != nil {
+		return nil, err
+	}
+	n.applier.start(labelOf(start), durable)
+	return l, l.startCore(start)
+}
+
+// startCore makes this member part of a cluster.
+func (l *loop) startCore(start octopiipb.SnapshotHeader) error {
+	c, err := core.New(core.Config{
+		ID:                  l.id,
+		Start:               labelOf(start),
+		Storage:             l.store,
+		ElectionTicks:       l.cfg.ElectionTicks,
+		HeartbeatTicks:      l.cfg.HeartbeatTicks,
+		MessageBytesMax:     l.cfg.MessageBytesMax,
+		InflightMessagesMax: l.cfg.InflightMessagesMax,
+		PromoteLagMax:       l.cfg.PromoteLagMax,
+		PromoteStableTicks:  l.cfg.PromoteStableTicks,
+		ReadSeed:            randomID(),
+		Logger:              raftLogger{l.log.Named("raft").Sugar()},
+	})
+	if err != nil {
+		return err
+	}
+	l.core = c
+	l.setMembership(labelOf(start).Membership)
+	l.publish()
+	l.setInitialized(start.Membership.Cluster)
+	return nil
+}
+
+func (l *loop) run() {
+	ticker := time.NewTicker(l.cfg.TickInterval)
+	defer ticker.Stop()
+	for {
+		ticks := 0
+		if l.core == nil || !l.core.More() {
+			select {
+			case <-l.inbox.wake:
+			case <-ticker.C:
+				ticks = 1
+			case <-l.done:
+				return
+			}
+		}
+		select {
+		case <-l.done: // before anything else: nothing leaves a node that stopped
+			return
+		default:
+		}
+		l.calls = l.inbox.take(&l.input, l.calls)
+		for _, call := range l.calls {
+			call()
+		}
+		l.input.Ticks = ticks
+		l.step()
+	}
+}
+
+// step is one turn: what happened goes into the core, what it decided is
+// carried out.
+func (l *loop) step() {
+	if l.core == nil {
+		l.stepUninitialized()
+		return
+	}
+	for _, a := range l.input.Appended {
+		l.appended(a)
+	}
+	eff := l.core.Step(&l.input)
+	l.carryOut(eff)
+	if l.input.Ticks > 0 || eff.LeaderChanged {
+		l.snapshots.maybeTake()
+	}
+	l.publish()
+	l.checkRemoved(eff)
+}
+
+// appended makes a durable append visible to raft, before raft hears of it.
+func (l *loop) appended(a *core.Append) {
+	if a.Snapshot != nil {
+		header := octopiipb.SnapshotHeader{Metadata: a.Snapshot.Metadata, Membership: *a.Installed.Membership}
+		l.store.Installed(header)
+		l.applier.jobs.put(applyJob{restore: &header})
+		l.events.snapshotInstalled(SnapshotInfo{Index: a.Installed.Index, Term: a.Installed.Term})
+	}
+	l.store.Appended(a.Entries)
+}
+
+// carryOut does what the core decided. The append goes first, so that the disk
+// is busy while the rest is sent.
+func (l *loop) carryOut(eff *core.Effects) {
+	if eff.Append != nil {
+		l.appender.jobs.put(appendJob{append: eff.Append})
+	}
+	for i := range eff.Replies {
+		r := &eff.Replies[i]
+		l.transport.Send(r.To, kindReplies, &octopiipb.Replies{Replies: r.Replies})
+	}
+	for i := range eff.Messages {
+		m := &eff.Messages[i]
+		l.transport.Send(m.To, kindRaft, m)
+	}
+	if f := eff.Forward; f != nil && !l.transport.Send(f.To, kindRequests, &octopiipb.Requests{Requests: f.Requests}) {
+		l.core.Undelivered(f)
+	}
+	if eff.Apply != nil {
+		l.applier.jobs.put(applyJob{apply: eff.Apply})
+	}
+	for i := range eff.Snapshots {
+		l.snapshots.send(eff.Snapshots[i])
+	}
+	for _, o := range eff.Outcomes {
+		o.Waiter.(*waiter).finish(answer{Outcome: o})
+	}
+	for _, s := range eff.Suspects {
+		l.log.Warn("dropped a message that contradicts what is known here",
+			zap.String("from", hex(s.ID)), zap.String("reason", s.Reason))
+	}
+	if eff.Membership != nil {
+		l.setMembership(eff.Membership)
+	}
+	if eff.LeaderChanged {
+		st := l.core.Status()
+		l.log.Info("leader changed", zap.Uint64("term", st.Term), zap.String("leader", hex(st.Leader)))
+		l.events.leaderChanged(st.Term, st.Leader)
+	}
+	if l.store.SnapshotWanted() {
+		l.snapshots.take(nil)
+	}
+}
+
+// setMembership tells the transport who belongs to the cluster now.
+func (l *loop) setMembership(ms *octopiipb.Membership) {
+	l.membership, l.public = ms, publicMembership(ms)
+	for _, m := range ms.Members {
+		if m.ID != l.id && l.peers[m.ID] != m.Address {
+			l.peers[m.ID] = m.Address
+			l.transport.SetPeer(m.ID, m.Address)
+		}
+	}
+	for id := range l.peers {
+		if _, ok := l.public.Member(id); !ok {
+			delete(l.peers, id)
+			l.transport.RemovePeer(id)
+		}
+	}
+	l.members.Store(ms)
+	l.events.membershipChanged(l.public)
+}
+
+// checkRemoved stops a member that was removed and knows it.
+func (l *loop) checkRemoved(eff *core.Effects) {
+	if eff.Membership == nil {
+		return
+	}
+	for _, id := range eff.Membership.Removed {
+		if id == l.id {
+			l.log.Info("this member was removed from its cluster")
+			l.stop(ErrRemoved)
+			return
+		}
+	}
+}
+
+// stepUninitialized answers for a member without state: see
+// core.AnswerUninitialized.
+func (l *loop) stepUninitialized() {
+	for i := range l.input.Messages {
+		m := &l.input.Messages[i]
+		if core.Bootstraps(m, l.id) {
+			if err := l.bringToLife(m); err != nil {
+				l.fatal(err)
+				return
+			}
+			l.input.Messages = l.input.Messages[i:]
+			l.step() // the message itself is the first that raft gets
+			return
+		}
+		if reply, ok := core.AnswerUninitialized(m, l.id); ok {
+			l.transport.Send(reply.To, kindRaft, &reply)
+		}
+	}
+	for _, r := range l.input.Requests {
+		r.Waiter.(*waiter).finish(answer{Outcome: core.Outcome{Waiter: r.Waiter, Err: ErrUninitialized}})
+	}
+}
+
+// bringToLife founds this member's log on the snapshot that a leader sent. The
+// file is in place already; from here on this is a follower like any other.
+func (l *loop) bringToLife(m *raftpb.Message) error {
+	meta := m.Snapshot.Metadata
+	r, err := l.store.OpenSnapshot(meta.Term, meta.Index)
+	if err != nil {
+		return err
+	}
+	header := r.Header
+	if err := r.Close(); err != nil {
+		return err
+	}
+	if err := l.store.Found(header, raftpb.HardState{Term: m.Term, Commit: meta.Index}); err != nil {
+		return err
+	}
+	l.applier.jobs.put(applyJob{restore: &header})
+	l.log.Info("brought to life by a snapshot", zap.String("leader", hex(m.From)), zap.Uint64("index", meta.Index),
+		zap.String("cluster", hex(header.Membership.Cluster)))
+	return l.startCore(header)
+}
+
+// publish makes the status visible to Status and to those that wait for it.
+func (l *loop) publish() {
+	st := Status{ID: l.id, Name: l.identity.Name}
+	if l.core != nil {
+		c := l.core.Status()
+		st.Cluster = l.cluster.Load()
+		st.Role, st.Term, st.Leader = roles[c.Role], c.Term, c.Leader
+		st.Commit, st.Applied = c.Commit, c.Applied
+		st.FirstIndex, _ = l.store.FirstIndex()
+		st.LastIndex, _ = l.store.LastIndex()
+		st.SnapshotIndex = l.store.SnapshotIndex()
+		st.Membership = l.public
+		if l.input.Ticks > 0 && c.Role == raft.StateLeader {
+			l.core.VisitProgress(func(id, match uint64, state string, alive bool) {
+				st.Progress = append(st.Progress, Progress{ID: id, Match: match, State: state, Active: alive})
+			})
+		}
+		l.committed.Store(c.Commit)
+	}
+	l.watch.set(st)
+}
+
+var roles = map[raft.StateType]Role{
+	raft.StateFollower:     Follower,
+	raft.StatePreCandidate: PreCandidate,
+	raft.StateCandidate:    Candidate,
+	raft.StateLeader:       Leader,
+}

@@ -1,0 +1,67 @@
+package node
+
+import "sync"
+
+// mailbox hands values from many goroutines to one, in order. It never blocks
+// a sender and has no bound: what goes through one is bounded where it comes
+// from. (Bounded channels between the loop and those who answer it deadlock:
+// each waits for room at the other.)
+type mailbox[T any] struct {
+	mu     sync.Mutex
+	items  []T
+	closed bool
+	// wake holds at most one token; it is there when items is not empty.
+	wake chan struct{}
+}
+
+func newMailbox[T any]() *mailbox[T] {
+	return &mailbox[T]{wake: make(chan struct{}, 1)}
+}
+
+// put adds an item. After close it is dropped.
+func (m *mailbox[T]) put(item T) {
+	m.mu.Lock()
+	if m.closed {
+		m.mu.Unlock()
+		return
+	}
+	m.items = append(m.items, item)
+	first := len(m.items) == 1
+	m.mu.Unlock()
+	if first {
+		select {
+		case m.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// take waits for items and returns all of them; ok is false once the mailbox
+// is closed and empty. spare is reused for what comes next.
+func (m *mailbox[T]) take(spare []T) (items []T, ok bool) {
+	clear(spare)
+	for {
+		m.mu.Lock()
+		items, m.items = m.items, spare[:0]
+		closed := m.closed
+		m.mu.Unlock()
+		if len(items) > 0 {
+			return items, true
+		}
+		if closed {
+			return nil, false
+		}
+		spare = items
+		<-m.wake
+	}
+}
+
+// close lets take return what is left, and then false.
+func (m *mailbox[T]) close() {
+	m.mu.Lock()
+	if !m.closed {
+		m.closed = true
+		close(m.wake)
+	}
+	m.mu.Unlock()
+}

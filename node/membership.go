@@ -1,0 +1,45 @@
+package node
+
+import "slices"
+
+// Member is one member of a cluster.
+type Member struct {
+	// ID is never 0 and never used again after Remove. In AddLearner and
+	// AddVoter 0 means: the ID that whoever listens at Address says it has.
+	ID   uint64
+	Name string
+	// Address is where the member listens for its peers.
+	Address string
+	// Learner: it receives the log and does not vote.
+	Learner bool
+	// Priority ranks the candidates for leadership; higher is preferred.
+	Priority int
+}
+
+// Membership is who belongs to a cluster, as of one log entry.
+type Membership struct {
+	// Index is the log entry that last changed it.
+	Index uint64
+	// Members are ordered by ID.
+	Members []Member
+}
+
+// Member returns the member with that ID.
+func (m Membership) Member(id uint64) (Member, bool) {
+	i := slices.IndexFunc(m.Members, func(o Member) bool { return o.ID == id })
+	if i < 0 {
+		return Member{}, false
+	}
+	return m.Members[i], true
+}
+
+// Voters returns the IDs of the members that vote, in order.
+func (m Membership) Voters() []uint64 {
+	var ids []uint64
+	for _, o := range m.Members {
+		if !o.Learner {
+			ids = append(ids, o.ID)
+		}
+	}
+	return ids
+}

@@ -1,0 +1,268 @@
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"go.uber.org/zap"
+
+	"github.com/octopii/octopii/internal/vfs"
+	octopiipb "github.com/octopii/octopii/proto"
+	"github.com/octopii/octopii/raftstore"
+	"github.com/octopii/octopii/transport"
+	"github.com/octopii/octopii/wal"
+	"github.com/octopii/octopii/wal/etcdwal"
+)
+
+// Node is one member of a cluster. Its methods may be called from any
+// goroutine.
+type Node struct {
+	cfg       Config
+	id        uint64
+	identity  raftstore.Identity
+	log       *zap.Logger
+	store     *raftstore.Store
+	transport transport.Transport
+
+	inbox    *inbox
+	appender *appender
+	applier  *applier
+	events   *events
+	watch    watch
+	// snapshots belongs to the loop.
+	snapshots snapshots
+	// durable: the state machine keeps its own data.
+	durable bool
+	// cluster, committed and members are read by the transport's goroutines.
+	cluster, committed atomic.Uint64
+	members            atomic.Pointer[octopiipb.Membership]
+	// receiving is held while a snapshot is received: one at a time.
+	receiving sync.Mutex
+	// pending counts what callers have under way, against the bounds in cfg.
+	pending, pendingBytes atomic.Int64
+
+	initialized     chan struct{}
+	initializedOnce sync.Once
+
+	// done is closed when the node stops, for whatever reason; cause says which.
+	done     chan struct{}
+	stopOnce sync.Once
+	cause    error
+	// ctx ends with done.
+	ctx    context.Context
+	cancel context.CancelFunc
+	// loop is done when the loop is; helpers are the goroutines that come and go.
+	loop, helpers sync.WaitGroup
+	closeOnce     sync.Once
+	closeErr      error
+}
+
+// Start recovers cfg.Dir and runs a member until Close or a fatal error. It
+// returns when everything durable is read back; being part of a cluster may
+// come later: see Initialized. The Node owns cfg.Transport and
+// cfg.StateMachine from here on, also when Start fails.
+func Start(cfg Config) (*Node, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		if cfg.Transport != nil {
+			err = errors.Join(err, cfg.Transport.Close())
+		}
+		return nil, err
+	}
+	n, err := start(cfg)
+	if err != nil {
+		return nil, errors.Join(err, cfg.Transport.Close())
+	}
+	return n, nil
+}
+
+func start(cfg Config) (*Node, error) {
+	_, durable := cfg.StateMachine.Durable()
+	store, err := raftstore.Open(raftstore.Options{
+		FS:       vfs.OS,
+		Dir:      cfg.Dir,
+		Backend:  etcdwal.New(cfg.Logger.Named("wal")),
+		External: durable,
+	})
+	if err != nil {
+		return nil, storeError(err)
+	}
+	n := &Node{
+		cfg:         cfg,
+		store:       store,
+		transport:   cfg.Transport,
+		durable:     durable,
+		inbox:       newInbox(),
+		initialized: make(chan struct{}),
+		done:        make(chan struct{}),
+	}
+	if err := n.recover(); err != nil {
+		return nil, errors.Join(storeError(err), store.Close())
+	}
+	n.ctx, n.cancel = context.WithCancel(context.Background())
+	n.appender = newAppender(n)
+	n.applier = newApplier(n)
+	n.events = newEvents(cfg.Events)
+	if err := n.run(); err != nil {
+		return nil, errors.Join(err, n.shutdown())
+	}
+	return n, nil
+}
+
+// recover claims a new directory, or checks that an old one is this member's,
+// and founds a cluster if it must.
+func (n *Node) recover() error {
+	if err := n.claim(); err != nil {
+		return err
+	}
+	n.id = n.identity.Node
+	n.log = n.cfg.Logger.With(zap.String("member", fmt.Sprintf("%x", n.id)))
+	if !n.store.Initialized() && n.cfg.Bootstrap {
+		if err := n.found(); err != nil {
+			return err
+		}
+	}
+	if n.store.Initialized() {
+		n.cluster.Store(n.store.Start().Membership.Cluster)
+	}
+	return nil
+}
+
+// claim reads or writes the identity file.
+func (n *Node) claim() error {
+	id, ok := n.store.Identity()
+	if ok {
+		if n.cfg.ID != 0 && n.cfg.ID != id.Node {
+			return fmt.Errorf("node: %s belongs to member %x, not to %x; name the right directory, or leave Config.ID zero", n.cfg.Dir, id.Node, n.cfg.ID)
+		}
+		n.identity = id
+		return nil
+	}
+	id = raftstore.Identity{Node: n.cfg.ID, Name: n.cfg.Name, Incarnation: randomID()}
+	if id.Node == 0 {
+		id.Node = randomID()
+	}
+	if id.Name == "" {
+		id.Name = fmt.Sprintf("%x", id.Node)
+	}
+	if err := n.store.SetIdentity(id); err != nil {
+		return err
+	}
+	n.identity = id
+	return nil
+}
+
+// randomID is never 0 and leaves out the IDs that raft keeps for itself.
+func randomID() uint64 {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return binary.LittleEndian.Uint64(b[:])>>1 + 1
+}
+
+// run starts the goroutines. Whatever it started is running when it fails.
+func (n *Node) run() error {
+	l, err := newLoop(n)
+	if err != nil {
+		return err
+	}
+	if err := n.transport.Start(handler{n}); err != nil {
+		return fmt.Errorf("node: start the transport: %w", err)
+	}
+	n.loop.Go(l.run)
+	if !n.store.Initialized() && len(n.cfg.Join) > 0 {
+		n.helpers.Go(n.join)
+	}
+	return nil
+}
+
+// storeError gives an error of the files the name that callers know it by.
+func storeError(err error) error {
+	if errors.Is(err, wal.ErrCorrupt) {
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return err
+}
+
+// Initialized is closed once this member is part of a cluster: at once if Dir
+// has state or it founds one, else when the leader's first snapshot is in.
+func (n *Node) Initialized() <-chan struct{} { return n.initialized }
+
+// Done is closed on Close, on a fatal error, and when the cluster removed this
+// member.
+func (n *Node) Done() <-chan struct{} { return n.done }
+
+// Err says why Done was closed: ErrClosed after Close, ErrRemoved, or the fatal
+// error. It is nil before.
+func (n *Node) Err() error {
+	select {
+	case <-n.done:
+		return n.cause
+	default:
+		return nil
+	}
+}
+
+// stopped is what calls get once done is closed.
+func (n *Node) stopped() error {
+	if errors.Is(n.cause, ErrClosed) || errors.Is(n.cause, ErrRemoved) {
+		return n.cause
+	}
+	return fmt.Errorf("%w: %w", ErrClosed, n.cause)
+}
+
+// stop lets everything come to its end: nothing is sent or acknowledged any
+// more. It does not wait.
+func (n *Node) stop(cause error) {
+	n.stopOnce.Do(func() {
+		n.cause = cause
+		close(n.done)
+		n.cancel()
+	})
+}
+
+// fatal stops the node because of an error that it cannot go on with.
+func (n *Node) fatal(err error) {
+	select {
+	case <-n.done:
+		return
+	default:
+	}
+	n.log.Error("stopping after a fatal error", zap.Error(err))
+	n.stop(storeError(err))
+}
+
+// Close hands leadership over first, if this member leads and another one
+// could, and then stops it. It returns when every goroutine has ended and
+// everything is on disk. Further calls wait for the first and return the same.
+func (n *Node) Close() error {
+	n.closeOnce.Do(func() {
+		n.handOver()
+		n.stop(ErrClosed)
+		n.closeErr = n.shutdown()
+	})
+	return n.closeErr
+}
+
+// shutdown waits for all goroutines, in the order in which they feed each
+// other.
+func (n *Node) shutdown() error {
+	n.stop(ErrClosed)
+	n.loop.Wait()
+	err := n.transport.Close()
+	n.appender.close()
+	n.applier.close()
+	n.helpers.Wait()
+	n.events.close()
+	return errors.Join(err, n.store.Close())
+}
+
+// setInitialized tells that this member is part of a cluster.
+func (n *Node) setInitialized(cluster uint64) {
+	n.cluster.Store(cluster)
+	n.initializedOnce.Do(func() { close(n.initialized) })
+}

@@ -1,0 +1,102 @@
+package node
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/octopii/octopii/node/internal/core"
+)
+
+// Propose replicates data and returns what StateMachine.Apply made of it, once
+// this member has applied it: a caller can then read its own write here. It
+// may be called on any member; a follower forwards to the leader, and while
+// there is none the call waits. data is free again when Propose returns.
+//
+// Errors: ErrTooLarge, ErrOverloaded and ErrNotCommitted say that the proposal
+// is certainly not committed. ErrUnknownOutcome says that it may be, now or
+// later; it wraps ctx.Err() if ctx ended.
+func (n *Node) Propose(ctx context.Context, data []byte) (Result, error) {
+	if err := n.ready(ctx); err != nil {
+		return Result{}, err
+	}
+	if len(data) > n.cfg.ProposalBytesMax {
+		return Result{}, fmt.Errorf("%w: it has %d bytes, and Config.ProposalBytesMax is %d", ErrTooLarge, len(data), n.cfg.ProposalBytesMax)
+	}
+	if err := n.admit(len(data)); err != nil {
+		return Result{}, err
+	}
+	defer n.leave(len(data))
+	w := newWaiter()
+	n.inbox.request(core.Request{Kind: core.Propose, Data: core.FrameProposal(data), Waiter: w})
+	a, err := n.wait(ctx, w)
+	if err != nil {
+		return Result{}, err
+	}
+	return Result{Index: a.Index, Data: a.data}, nil
+}
+
+// ready says whether a call can begin.
+func (n *Node) ready(ctx context.Context) error {
+	select {
+	case <-n.done:
+		return n.stopped()
+	default:
+	}
+	select {
+	case <-n.initialized:
+	default:
+		return ErrUninitialized
+	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("%w: %w", ErrNotCommitted, err)
+	}
+	return nil
+}
+
+// admit counts a proposal against the bounds; leave takes it off again.
+func (n *Node) admit(bytes int) error {
+	count := n.pending.Add(1)
+	size := n.pendingBytes.Add(int64(bytes))
+	if count > int64(n.cfg.PendingProposalsMax) || size > n.cfg.PendingBytesMax {
+		n.leave(bytes)
+		return fmt.Errorf("%w: %d proposals with %d bytes are pending", ErrOverloaded, count-1, size-int64(bytes))
+	}
+	return nil
+}
+
+func (n *Node) leave(bytes int) {
+	n.pending.Add(-1)
+	n.pendingBytes.Add(-int64(bytes))
+}
+
+// ReadBarrier returns when this member's state machine has applied every write
+// that was acknowledged, on any member, before the call began: a read of it
+// that follows is linearizable. It returns the index that was applied. It may
+// be called on any member; while there is no leader it waits.
+func (n *Node) ReadBarrier(ctx context.Context, level ReadLevel) (uint64, error) {
+	if level != Linearizable && level != Lease {
+		return 0, fmt.Errorf("node: unknown read level %d", level)
+	}
+	if err := n.ready(ctx); err != nil {
+		return 0, readError(err, ctx)
+	}
+	if err := n.admit(0); err != nil {
+		return 0, err
+	}
+	defer n.leave(0)
+	w := newWaiter()
+	n.inbox.request(core.Request{Kind: core.Read, Waiter: w})
+	a, err := n.wait(ctx, w)
+	if err != nil {
+		return 0, readError(err, ctx)
+	}
+	return a.Index, nil
+}
+
+// readError leaves out what only makes sense for a proposal.
+func readError(err error, ctx context.Context) error {
+	if cause := ctx.Err(); cause != nil {
+		return fmt.Errorf("node: read barrier: %w", cause)
+	}
+	return err
+}

@@ -1,0 +1,111 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	octopiipb "github.com/octopii/octopii/proto"
+)
+
+// found makes this member the only one of a new cluster. The log begins behind
+// a snapshot at index 1 that names the founder: a first index that is not 0
+// forces every newcomer through a snapshot, so that all start from the same
+// state.
+func (n *Node) found() error {
+	if index, ok := n.cfg.StateMachine.Durable(); ok && index > 0 {
+		return fmt.Errorf("node: %s is empty, but the state machine has everything up to index %d of another log: %w; give both back, or neither",
+			n.cfg.Dir, index, ErrAmnesia)
+	}
+	header := octopiipb.SnapshotHeader{
+		Metadata: raftpb.SnapshotMetadata{Index: 1, Term: 1, ConfState: raftpb.ConfState{Voters: []uint64{n.id}}},
+		Membership: octopiipb.Membership{
+			Cluster: randomID(),
+			Index:   1,
+			Members: []octopiipb.Member{n.self()},
+		},
+		External: n.durable,
+	}
+	var snapshot Snapshot
+	if !n.durable {
+		var err error
+		if snapshot, err = n.cfg.StateMachine.Snapshot(); err != nil {
+			return fmt.Errorf("node: the state machine failed to capture its first state: %w", err)
+		}
+	}
+	if _, err := n.writeSnapshot(header, snapshot); err != nil {
+		return err
+	}
+	return n.store.Found(header, raftpb.HardState{Term: 1, Commit: 1})
+}
+
+// self is this member's record.
+func (n *Node) self() octopiipb.Member {
+	return octopiipb.Member{
+		ID:          n.id,
+		Name:        n.identity.Name,
+		Address:     n.cfg.Transport.Address(),
+		Incarnation: n.identity.Incarnation,
+	}
+}
+
+// recoverStateMachine brings the state machine to where the log begins, unless
+// it is further by itself. It returns the index that it has.
+func (n *Node) recoverStateMachine(start octopiipb.SnapshotHeader) (uint64, error) {
+	begin := start.Metadata.Index
+	if !n.durable {
+		return begin, restoreFrom(n, n.cfg.StateMachine, start)
+	}
+	index, _ := n.cfg.StateMachine.Durable()
+	last, err := n.store.LastIndex()
+	switch {
+	case err != nil:
+		return 0, err
+	case index > last:
+		return 0, fmt.Errorf("node: the state machine has everything up to index %d, but the log in %s ends at %d: %w; rebuild this member from its peers",
+			index, n.cfg.Dir, last, ErrAmnesia)
+	case index >= begin:
+		return index, nil
+	case begin == 1 && index == 0:
+		return begin, nil // a founder's: there was nothing before
+	case start.External:
+		return 0, fmt.Errorf("node: the state machine has everything up to index %d, but the log in %s begins behind %d: %w; rebuild this member from its peers",
+			index, n.cfg.Dir, begin, ErrAmnesia)
+	}
+	return begin, restoreFrom(n, n.cfg.StateMachine, start)
+}
+
+// restoreFrom gives a snapshot file to the state machine.
+func restoreFrom(n *Node, sm StateMachine, h octopiipb.SnapshotHeader) (err error) {
+	index := h.Metadata.Index
+	r, err := n.store.OpenSnapshot(h.Metadata.Term, index)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	if err := sm.Restore(index, r); err != nil {
+		return fmt.Errorf("node: the state machine failed to restore the snapshot at %d: %w", index, err)
+	}
+	return nil
+}
+
+// writeSnapshot writes a snapshot file and closes snapshot; nil is a mark
+// without data. It returns the file's size.
+func (n *Node) writeSnapshot(header octopiipb.SnapshotHeader, snapshot Snapshot) (size int64, err error) {
+	index := header.Metadata.Index
+	if snapshot != nil {
+		defer func() { err = errors.Join(err, snapshot.Close()) }()
+	}
+	w, err := n.store.CreateSnapshot(header)
+	if err != nil {
+		return 0, err
+	}
+	if snapshot != nil {
+		if _, err := snapshot.WriteTo(w); err != nil {
+			w.Abort()
+			return 0, fmt.Errorf("node: the state machine failed to write the snapshot at %d: %w", index, err)
+		}
+	}
+	return w.Commit()
+}

@@ -1,0 +1,205 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+
+	"github.com/octopii/octopii/node/internal/core"
+	octopiipb "github.com/octopii/octopii/proto"
+)
+
+// snapshots takes this member's snapshots and streams them to others. It
+// belongs to the loop; what it starts reports back through the inbox.
+type snapshots struct {
+	loop *loop
+	// taking: one is under way. waiters are the TakeSnapshot calls that share it;
+	// those that came later wait for the next.
+	taking        bool
+	waiters, next []func(SnapshotInfo, error)
+	// pause is how many ticks to wait after a failure.
+	pause int
+}
+
+const snapshotRetryTicks = 50
+
+// maybeTake takes a snapshot when the log behind the last one has grown enough.
+func (s *snapshots) maybeTake() {
+	l := s.loop
+	st := l.core.Status()
+	last := l.store.SnapshotIndex()
+	if s.pause > 0 || st.Applied <= last {
+		s.pause = max(0, s.pause-1)
+		return
+	}
+	if st.Applied-last >= l.cfg.SnapshotEntries || l.store.LogBytes() >= l.cfg.SnapshotLogBytes {
+		s.take(nil)
+	}
+}
+
+// take begins a snapshot. One that is under way may be of a state before this
+// call: a caller that waits gets the next.
+func (s *snapshots) take(done func(SnapshotInfo, error)) {
+	if s.taking {
+		if done != nil {
+			s.next = append(s.next, done)
+		}
+		return
+	}
+	s.taking = true
+	if done != nil {
+		s.waiters = append(s.waiters, done)
+	}
+	l := s.loop
+	if l.durable {
+		l.applier.jobs.put(applyJob{durable: func(index uint64) {
+			l.inbox.call(func() { s.markDurable(index) })
+		}})
+		return
+	}
+	l.applier.jobs.put(applyJob{capture: func(label core.Label, snapshot Snapshot, err error) {
+		if err != nil {
+			s.report(octopiipb.SnapshotHeader{}, 0, fmt.Errorf("node: the state machine failed to capture a snapshot: %w", err))
+			return
+		}
+		l.helpers.Go(func() { s.write(label, snapshot) })
+	}})
+}
+
+// markDurable makes what a durable state machine has on its own disk the place
+// where the log may begin.
+func (s *snapshots) markDurable(index uint64) {
+	l := s.loop
+	if index <= l.store.SnapshotIndex() {
+		s.finish(l.store.Start(), 0, nil) // nothing new is durable yet
+		return
+	}
+	label, err := l.core.LabelAt(index)
+	if err != nil {
+		s.finish(octopiipb.SnapshotHeader{}, 0, err)
+		return
+	}
+	l.helpers.Go(func() { s.write(label, nil) })
+}
+
+// write writes the snapshot file; a nil snapshot is a mark without data.
+func (s *snapshots) write(label core.Label, snapshot Snapshot) {
+	header := headerOf(label)
+	header.External = snapshot == nil
+	size, err := s.loop.writeSnapshot(header, snapshot)
+	if err != nil {
+		s.report(header, 0, err)
+		return
+	}
+	// The file is in place, so the mark may name it: an orphan file is harmless,
+	// a mark without its file is not.
+	s.loop.appender.jobs.put(appendJob{mark: &header, marked: func(err error) { s.report(header, size, err) }})
+}
+
+// report lets the loop finish what another goroutine did.
+func (s *snapshots) report(h octopiipb.SnapshotHeader, size int64, err error) {
+	s.loop.inbox.call(func() { s.finish(h, size, err) })
+}
+
+// finish ends the snapshot that is under way and begins the next one if
+// somebody waits for it.
+func (s *snapshots) finish(h octopiipb.SnapshotHeader, size int64, err error) {
+	l := s.loop
+	info := SnapshotInfo{Index: h.Metadata.Index, Term: h.Metadata.Term, Bytes: size}
+	switch {
+	case err != nil:
+		l.log.Warn("no snapshot was taken; the log stays as it is", zap.Error(err))
+		s.pause = snapshotRetryTicks
+	case info.Index > l.store.SnapshotIndex():
+		l.store.Marked(h, l.cfg.TrailingEntries, l.cfg.SnapshotLogBytes/2)
+		l.core.Forget(info.Index)
+		l.events.snapshotTaken(info)
+	}
+	for _, done := range s.waiters {
+		done(info, err)
+	}
+	s.taking, s.waiters, s.next = false, s.next, nil
+	if len(s.waiters) > 0 {
+		s.take(nil)
+	}
+}
+
+// send streams a snapshot to a follower and tells raft how that went.
+func (s *snapshots) send(m raftpb.Message) {
+	l := s.loop
+	if !l.durable {
+		l.helpers.Go(func() { s.sent(m.To, s.sendFile(m)) })
+		return
+	}
+	// What the state machine has by now is at least what raft offered, since it
+	// was handed all of that before this.
+	l.applier.jobs.put(applyJob{capture: func(label core.Label, snapshot Snapshot, err error) {
+		if err != nil {
+			s.sent(m.To, fmt.Errorf("node: the state machine failed to capture a snapshot: %w", err))
+			return
+		}
+		l.helpers.Go(func() { s.sent(m.To, s.stream(m, headerOf(label), snapshot)) })
+	}})
+}
+
+func (s *snapshots) sendFile(m raftpb.Message) error {
+	meta := m.Snapshot.Metadata
+	r, err := s.loop.store.OpenSnapshot(meta.Term, meta.Index)
+	if err != nil {
+		return err
+	}
+	return s.stream(m, r.Header, r)
+}
+
+// stream sends what data writes and closes it.
+func (s *snapshots) stream(m raftpb.Message, header octopiipb.SnapshotHeader, data Snapshot) error {
+	l := s.loop
+	l.log.Info("streaming a snapshot", zap.String("to", hex(m.To)), zap.Uint64("index", header.Metadata.Index))
+	err := l.transport.SendSnapshot(l.ctx, m.To, &octopiipb.SnapshotStream{Header: header, Term: m.Term}, data)
+	return errors.Join(err, data.Close())
+}
+
+func (s *snapshots) sent(to uint64, err error) {
+	if err != nil && s.loop.ctx.Err() == nil {
+		s.loop.log.Warn("a snapshot did not arrive; raft tries again", zap.String("to", hex(to)), zap.Error(err))
+	}
+	s.loop.inbox.add(func(in *core.Input) {
+		in.SnapshotsSent = append(in.SnapshotsSent, core.SnapshotSent{To: to, OK: err == nil})
+	})
+}
+
+// headerOf describes a state in a snapshot's header.
+func headerOf(label core.Label) octopiipb.SnapshotHeader {
+	return octopiipb.SnapshotHeader{
+		Metadata:   raftpb.SnapshotMetadata{Index: label.Index, Term: label.Term, ConfState: label.ConfState},
+		Membership: *label.Membership,
+	}
+}
+
+// TakeSnapshot takes a snapshot of this member's state now and returns when it
+// is durable and the log behind it is free. A durable state machine is not
+// copied: the snapshot is a mark at what it has on its own disk.
+func (n *Node) TakeSnapshot(ctx context.Context) (SnapshotInfo, error) {
+	if err := n.ready(ctx); err != nil {
+		return SnapshotInfo{}, err
+	}
+	type result struct {
+		info SnapshotInfo
+		err  error
+	}
+	done := make(chan result, 1)
+	n.inbox.call(func() {
+		n.snapshots.take(func(info SnapshotInfo, err error) { done <- result{info, err} })
+	})
+	select {
+	case r := <-done:
+		return r.info, r.err
+	case <-ctx.Done():
+		return SnapshotInfo{}, fmt.Errorf("node: take a snapshot: %w", ctx.Err())
+	case <-n.done:
+		return SnapshotInfo{}, n.stopped()
+	}
+}

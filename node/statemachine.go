@@ -1,0 +1,51 @@
+package node
+
+import "io"
+
+// Entry is one committed proposal.
+type Entry struct {
+	// Index and Term are its place in the log. Indexes grow and have gaps: raft
+	// itself writes entries that no state machine sees.
+	Index, Term uint64
+	// Data is what was given to Propose. It must not be changed, and it may be
+	// kept.
+	Data []byte
+}
+
+// StateMachine is what a Node replicates: the same entries in the same order
+// on every member.
+//
+// All of its methods are called by one goroutine, one at a time. What Snapshot
+// returned is the one exception: its WriteTo runs beside later calls of Apply.
+type StateMachine interface {
+	// Durable returns the last index whose effects are on stable storage. ok is
+	// false for a state machine that lives in memory: it is restored from a
+	// snapshot and the log at every start. One that answers ok keeps its own
+	// data: it is given only entries behind that index, and Octopii keeps no
+	// snapshot file for it on this disk.
+	//
+	// The index must be stored in one transaction with the effects. If it is
+	// behind them, entries are applied twice; if ahead, they are lost
+	// (etcd issue 13766).
+	Durable() (index uint64, ok bool)
+	// Apply applies committed entries in order and returns one result for each;
+	// a nil slice stands for no results at all. It must be deterministic: no
+	// clock, no random source, no map order. A command that the state machine
+	// rejects is a result; an error means that it cannot go on, and stops the
+	// node.
+	Apply(entries []Entry) (results [][]byte, err error)
+	// Snapshot captures the state as of the last Apply. It must be quick, as
+	// nothing is applied meanwhile: capture here, write in WriteTo.
+	Snapshot() (Snapshot, error)
+	// Restore replaces the whole state by what a Snapshot of any member wrote at
+	// index. A durable state machine has that state, and index, on stable
+	// storage when it returns.
+	Restore(index uint64, r io.Reader) error
+}
+
+// Snapshot is a captured state. WriteTo is called at most once, from a
+// goroutine of its own; Close is called in every case, after WriteTo.
+type Snapshot interface {
+	io.WriterTo
+	io.Closer
+}

@@ -1,0 +1,78 @@
+package node
+
+// Role is what a member is at the moment.
+type Role uint8
+
+// The roles. A member is Uninitialized until the founder's bootstrap or a
+// leader's first snapshot has given it a state.
+const (
+	Uninitialized Role = iota
+	Follower
+	PreCandidate
+	Candidate
+	Leader
+)
+
+func (r Role) String() string {
+	return [...]string{"uninitialized", "follower", "pre-candidate", "candidate", "leader"}[r]
+}
+
+// Status is what a Node knows of itself and its cluster at one moment.
+type Status struct {
+	ID      uint64
+	Name    string
+	Cluster uint64
+	Role    Role
+	Term    uint64
+	// Leader is 0 while none is known.
+	Leader uint64
+	// Commit and Applied are log indexes; Applied <= Commit.
+	Commit, Applied uint64
+	// FirstIndex and LastIndex bound the entries that this member holds in
+	// memory; both are durable up to LastIndex.
+	FirstIndex, LastIndex uint64
+	// SnapshotIndex is that of the newest durable snapshot or mark.
+	SnapshotIndex uint64
+	Membership    Membership
+	// Progress is what the leader knows of its followers, ordered by ID; nil on
+	// others.
+	Progress []Progress
+}
+
+// Progress is what a leader knows of one follower.
+type Progress struct {
+	ID uint64
+	// Match is the last index known to be durable there.
+	Match uint64
+	// State is "probe", "replicate" or "snapshot" (raft's own words).
+	State string
+	// Active: it answered within the last election timeout.
+	Active bool
+}
+
+// SnapshotInfo describes a snapshot.
+type SnapshotInfo struct {
+	Index, Term uint64
+	// Bytes is the file's size; 0 when the state machine keeps its own data.
+	Bytes int64
+}
+
+// Result is the outcome of a committed proposal.
+type Result struct {
+	// Index is its place in the log.
+	Index uint64
+	// Data is what StateMachine.Apply returned for it.
+	Data []byte
+}
+
+// ReadLevel says what a ReadBarrier must guarantee.
+type ReadLevel int
+
+const (
+	// Linearizable: a read after the barrier sees every write that was
+	// acknowledged, anywhere, before the barrier began (Raft thesis 6.4).
+	Linearizable ReadLevel = iota
+	// Lease is to skip the round to a quorum where the cluster allows leases.
+	// While none does, it is the same as Linearizable.
+	Lease
+)

@@ -1,0 +1,109 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/octopii/octopii/node/internal/core"
+)
+
+// waiter is one call that waits for its outcome. It is a core.Waiter.
+type waiter struct {
+	state atomic.Uint32
+	// done gets exactly one answer, unless the node stops first.
+	done chan answer
+}
+
+// The states of a waiter. A call whose context ends while it is queued takes
+// itself back; once taken it may be committed whatever its caller does.
+const (
+	queued uint32 = iota
+	taken
+	gone
+)
+
+// answer is the outcome of a call.
+type answer struct {
+	core.Outcome
+	data []byte
+}
+
+var waiters = sync.Pool{New: func() any { return &waiter{done: make(chan answer, 1)} }}
+
+func newWaiter() *waiter {
+	w := waiters.Get().(*waiter)
+	w.state.Store(queued)
+	return w
+}
+
+// Take implements core.Waiter.
+func (w *waiter) Take() bool { return w.state.CompareAndSwap(queued, taken) }
+
+// Gone implements core.Waiter.
+func (w *waiter) Gone() bool { return w.state.Load() == gone }
+
+// finish answers the call. Whoever gave up left room for the answer.
+func (w *waiter) finish(a answer) {
+	select {
+	case w.done <- a:
+	default:
+		panic("node: a call was answered twice")
+	}
+}
+
+// wait returns the outcome, or what can be said without it.
+func (n *Node) wait(ctx context.Context, w *waiter) (answer, error) {
+	select {
+	case a := <-w.done:
+		waiters.Put(w)
+		return a, publicError(a.Err)
+	case <-ctx.Done():
+		return n.giveUp(w, ctx.Err())
+	case <-n.done:
+		return n.giveUp(w, n.stopped())
+	}
+}
+
+// giveUp is what a call returns that stopped waiting because of cause. The
+// waiter is not used again: somebody may still answer it.
+func (n *Node) giveUp(w *waiter, cause error) (answer, error) {
+	if w.state.CompareAndSwap(queued, gone) {
+		return answer{}, fmt.Errorf("%w: %w", ErrNotCommitted, cause)
+	}
+	select {
+	case a := <-w.done: // it came at the same moment
+		return a, publicError(a.Err)
+	default:
+		return answer{}, fmt.Errorf("%w: %w", ErrUnknownOutcome, cause)
+	}
+}
+
+// publicErrors are the core's errors and what callers know them as.
+var publicErrors = []struct{ core, node error }{
+	{core.ErrNotCommitted, ErrNotCommitted},
+	{core.ErrUnknownOutcome, ErrUnknownOutcome},
+	{core.ErrOverloaded, ErrOverloaded},
+	{core.ErrMembershipBusy, ErrMembershipBusy},
+	{core.ErrUnsafeMembership, ErrUnsafeMembership},
+	{core.ErrIDReused, ErrIDReused},
+}
+
+// publicError turns an error of the core into one that callers know, and keeps
+// its words.
+func publicError(err error) error {
+	if err == nil {
+		return nil
+	}
+	for _, p := range publicErrors {
+		if err == p.core {
+			return p.node
+		}
+		if errors.Is(err, p.core) {
+			return fmt.Errorf("%w (%w)", p.node, err)
+		}
+	}
+	return fmt.Errorf("node: %w", err)
+}

@@ -1,0 +1,80 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	octopiipb "github.com/octopii/octopii/proto"
+)
+
+// watch is the last status that the loop published.
+type watch struct {
+	mu     sync.Mutex
+	status Status
+	// changed is closed when the leader, the term or the membership is another
+	// than before; nil while nobody waits.
+	changed chan struct{}
+}
+
+// set publishes a status. The progress is kept until a newer one comes.
+func (w *watch) set(st Status) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	old := &w.status
+	if st.Progress == nil && st.Role == Leader {
+		st.Progress = old.Progress
+	}
+	changed := st.Term != old.Term || st.Leader != old.Leader || st.Role != old.Role || st.Membership.Index != old.Membership.Index
+	w.status = st
+	if changed && w.changed != nil {
+		close(w.changed)
+		w.changed = nil
+	}
+}
+
+// get returns the status, and a channel that is closed at the next change.
+func (w *watch) get() (Status, <-chan struct{}) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.changed == nil {
+		w.changed = make(chan struct{})
+	}
+	return w.status, w.changed
+}
+
+// Status returns what this member knows at the moment. It never waits for the
+// loop. The slices in it must not be changed.
+func (n *Node) Status() Status {
+	n.watch.mu.Lock()
+	defer n.watch.mu.Unlock()
+	return n.watch.status
+}
+
+// until waits for a status of which ok is true.
+func (n *Node) until(ctx context.Context, ok func(Status) bool) (Status, error) {
+	for {
+		st, changed := n.watch.get()
+		if ok(st) {
+			return st, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return st, ctx.Err()
+		case <-n.done:
+			return st, n.stopped()
+		}
+	}
+}
+
+func publicMembership(ms *octopiipb.Membership) Membership {
+	out := Membership{Index: ms.Index, Members: make([]Member, len(ms.Members))}
+	for i, m := range ms.Members {
+		out.Members[i] = Member{ID: m.ID, Name: m.Name, Address: m.Address, Learner: m.Learner, Priority: int(m.Priority)}
+	}
+	return out
+}
+
+// hex is how IDs are written.
+func hex(id uint64) string { return fmt.Sprintf("%x", id) }
