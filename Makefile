@@ -1,0 +1,35 @@
+# verify never writes, fix does. Everything here also runs without make: the
+# recipes are plain go commands.
+GO ?= go
+GOFILES = $(shell git ls-files --cached --others --exclude-standard '*.go')
+
+.DEFAULT_GOAL := help
+.PHONY: help build test race bench verify fix
+
+help: ## what can be made
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
+
+build: ## the binaries, into ./bin
+	$(GO) build -o bin/ ./cmd/...
+
+test: ## every test
+	$(GO) test ./...
+
+race: ## every test under the race detector
+	$(GO) test -race -timeout 15m ./...
+
+bench: ## every benchmark
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+verify: ## everything a change must pass; writes nothing
+	@bad=$$(gofmt -l $(GOFILES)); test -z "$$bad" || { echo "not formatted, run make fix:"; echo "$$bad"; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	scripts/genproto/run -check
+	$(GO) mod tidy -diff
+	$(GO) test ./...
+
+fix: ## formats, tidies go.mod and generates again what is generated
+	gofmt -w $(GOFILES)
+	$(GO) mod tidy
+	scripts/genproto/run

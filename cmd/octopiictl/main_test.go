@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"net"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// server answers as a member would: ID 0xa leads, in a cluster of a and the
+// learner b.
+type server struct {
+	etcdserverpb.UnimplementedMaintenanceServer
+	etcdserverpb.UnimplementedClusterServer
+	id      uint64
+	learner bool
+}
+
+func (s *server) Status(context.Context, *etcdserverpb.StatusRequest) (*etcdserverpb.StatusResponse, error) {
+	return &etcdserverpb.StatusResponse{
+		Header:    &etcdserverpb.ResponseHeader{MemberId: s.id},
+		Version:   "3.6.16",
+		Leader:    0xa,
+		IsLearner: s.learner,
+		RaftTerm:  2, RaftIndex: 23, RaftAppliedIndex: 22,
+	}, nil
+}
+
+func (s *server) MemberList(context.Context, *etcdserverpb.MemberListRequest) (*etcdserverpb.MemberListResponse, error) {
+	return &etcdserverpb.MemberListResponse{
+		Header: &etcdserverpb.ResponseHeader{MemberId: s.id},
+		Members: []*etcdserverpb.Member{
+			{ID: 0xa, Name: "n1", PeerURLs: []string{"http://p1"}, ClientURLs: []string{"http://c1"}},
+			{ID: 0xb, Name: "n2", PeerURLs: []string{"http://p2"}, ClientURLs: []string{"http://c2"}, IsLearner: true},
+		},
+	}, nil
+}
+
+// serve starts a server and returns its address.
+func serve(t *testing.T, s *server) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := grpc.NewServer()
+	etcdserverpb.RegisterMaintenanceServer(g, s)
+	etcdserverpb.RegisterClusterServer(g, s)
+	ended := make(chan struct{})
+	go func() { defer close(ended); g.Serve(l) }()
+	t.Cleanup(func() { g.Stop(); <-ended })
+	return l.Addr().String()
+}
+
+// deadAddress is one on which nobody listens.
+func deadAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// expect runs one command line and compares all that it shows.
+func expect(t *testing.T, status int, stdout string, args ...string) {
+	t.Helper()
+	var out, errs strings.Builder
+	got := run(args, &out, &errs)
+	if got != status {
+		t.Errorf("octopiictl %s: exit status %d, want %d; stderr:\n%s", strings.Join(args, " "), got, status, errs.String())
+	}
+	if diff := cmp.Diff(strings.Fields(stdout), strings.Fields(out.String())); diff != "" {
+		t.Errorf("octopiictl %s: wrong output (-want +got):\n%s", strings.Join(args, " "), diff)
+	}
+	if (status == 0) != (errs.Len() == 0) {
+		t.Errorf("octopiictl %s: exit status %d with this on stderr:\n%s", strings.Join(args, " "), status, errs.String())
+	}
+}
+
+func TestStatus(t *testing.T) {
+	a, b := serve(t, &server{id: 0xa}), serve(t, &server{id: 0xb, learner: true})
+	expect(t, 0, `
+ENDPOINT ID ROLE LEADER TERM INDEX APPLIED VERSION ERROR
+`+a+`    a  leader  a    2    23    22      3.6.16
+`+b+`    b  learner a    2    23    22      3.6.16`, "--endpoints", a+","+b, "status")
+	expect(t, 0, `[ {
+"endpoint": "`+b+`", "id": "b", "role": "learner", "leader": "a",
+"term": 2, "index": 23, "applied": 22, "version": "3.6.16"
+} ]`, "--endpoints", b, "status", "-o", "json")
+}
+
+// One dead endpoint fails the command and does not hide the other's answer.
+func TestStatusDeadEndpoint(t *testing.T) {
+	a, dead := serve(t, &server{id: 0xa}), deadAddress(t)
+	var out, errs strings.Builder
+	if got := run([]string{"--endpoints", dead + "," + a, "--timeout", "200ms", "status"}, &out, &errs); got != exitFailed {
+		t.Errorf("exit status %d, want %d", got, exitFailed)
+	}
+	if !strings.Contains(out.String(), "leader") || !strings.Contains(errs.String(), "1 of 2 endpoints did not answer") {
+		t.Errorf("want the living member's row and a count of the dead, got:\n%s%s", out.String(), errs.String())
+	}
+}
+
+func TestMemberList(t *testing.T) {
+	a := serve(t, &server{id: 0xa})
+	expect(t, 0, `
+ID NAME PEERS     CLIENTS   LEARNER
+a  n1   http://p1 http://c1 false
+b  n2   http://p2 http://c2 true`, "--endpoints", a, "member", "list")
+	expect(t, exitFailed, "", "--endpoints", deadAddress(t), "--timeout", "200ms", "member", "list")
+}
+
+func TestUsage(t *testing.T) {
+	for _, args := range [][]string{
+		{},
+		{"member"},
+		{"nonsense"},
+		{"member", "nonsense"},
+		{"status", "surplus"},
+		{"status", "--nonsense"},
+		{"status", "--output", "xml"},
+		{"status", "--timeout", "0s"},
+		{"status", "--endpoints", ""},
+	} {
+		expect(t, exitUsage, "", args...)
+	}
+}

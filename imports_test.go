@@ -1,0 +1,289 @@
+package octopii_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/importer"
+	"go/parser"
+	"go/token"
+	"go/types"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const (
+	module   = "github.com/octopii/octopii"
+	corePath = "node/internal/core"
+)
+
+// arrow says what the packages that from names may import.
+type arrow struct {
+	from string
+	to   []string
+}
+
+// arrows is the picture in docs/ARCHITECTURE.md: which packages of this module
+// a package may import. Paths are relative to the module; "x/..." is every
+// package below x; the first row whose from matches counts. Tests may import
+// more.
+var arrows = []arrow{
+	{".", nil},
+	{"cmd/...", []string{"internal/...", "node", "transport/tcp"}},
+	{"internal/vfs", nil},
+	{"internal/...", []string{"internal/...", "node", "transport/tcp"}},
+	{"node/nodetest", []string{"node", "node/internal/...", "raftstore", "wal", "wal/...", "transport", "transport/memnet", "proto", "internal/vfs"}},
+	{corePath, []string{"proto"}},
+	{"node", []string{corePath, "raftstore", "transport", "proto", "wal", "wal/etcdwal", "internal/vfs"}},
+	{"raftstore", []string{"wal", "proto", "internal/vfs"}},
+	{"transport/...", []string{"transport", "proto"}},
+	{"transport", nil},
+	{"wal/etcdwal", []string{"wal"}},
+	{"wal", nil},
+	{"proto", nil},
+}
+
+// fences are libraries that only some packages may import, so that replacing
+// one stays a change of those packages.
+var fences = []struct {
+	library string
+	only    []string
+}{
+	// A transport moves opaque messages, and programs on node never see raft.
+	{"go.etcd.io/raft/v3", []string{"node", "node/...", "raftstore", "wal", "wal/...", "proto"}},
+	// etcd's server packages do not compile beside every version of its client.
+	{"go.etcd.io/etcd", []string{"wal/etcdwal", "internal/...", "cmd/..."}},
+}
+
+// impure are imports through which time, disk, network, threads or chance would
+// reach core, which must do the same on every replay.
+var impure = []string{
+	"context", "crypto", "io/fs", "io/ioutil", "log", "math/rand", "net", "os",
+	"runtime", "sync", "syscall", "time", "go.etcd.io/etcd",
+}
+
+// pkg is what this test reads of the output of go list -json.
+type pkg struct {
+	ImportPath string
+	Dir        string
+	GoFiles    []string
+	Imports    []string
+}
+
+// path is the package's path within the module; "." is the root.
+func (p pkg) path() string {
+	rel, ok := ownPath(p.ImportPath)
+	if !ok {
+		panic("go list ./... named " + p.ImportPath + ", which is not in " + module)
+	}
+	return rel
+}
+
+// ownPath returns the path within the module of one of its packages.
+func ownPath(importPath string) (rel string, own bool) {
+	if importPath == module {
+		return ".", true
+	}
+	return strings.CutPrefix(importPath, module+"/")
+}
+
+// matches reports whether a path is named by a pattern of the tables above.
+func matches(pattern, path string) bool {
+	if above, ok := strings.CutSuffix(pattern, "/..."); ok {
+		return strings.HasPrefix(path, above+"/")
+	}
+	return pattern == path
+}
+
+func matchesAny(patterns []string, path string) bool {
+	return slices.ContainsFunc(patterns, func(p string) bool { return matches(p, path) })
+}
+
+// within reports whether an import path is root or below it.
+func within(root, importPath string) bool {
+	return importPath == root || strings.HasPrefix(importPath, root+"/")
+}
+
+// goList returns what go list prints, without using the network.
+func goList(t *testing.T, args ...string) []byte {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"list"}, args...)...)
+	cmd.Env = append(os.Environ(), "GOWORK=off")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list %s: %v\n%s", strings.Join(args, " "), err, &stderr)
+	}
+	return out
+}
+
+// packages lists the module's packages.
+func packages(t *testing.T) []pkg {
+	t.Helper()
+	openEveryFolder(t)
+	dec := json.NewDecoder(bytes.NewReader(goList(t, "-json=ImportPath,Dir,GoFiles,Imports", "./...")))
+	var all []pkg
+	for {
+		var p pkg
+		err := dec.Decode(&p)
+		if errors.Is(err, io.EOF) {
+			return all
+		}
+		if err != nil {
+			t.Fatalf("read go list -json: %v", err)
+		}
+		all = append(all, p)
+	}
+}
+
+// openEveryFolder tells go test that the result depends on the whole tree: it
+// sees the files that a test opens and not those that go list reads, and would
+// otherwise repeat an old answer from its cache.
+func openEveryFolder(t *testing.T) {
+	t.Helper()
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && path != "." && strings.HasPrefix(d.Name(), ".") {
+			return filepath.SkipDir
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestImportsFollowTheArrows(t *testing.T) {
+	for _, p := range packages(t) {
+		row := slices.IndexFunc(arrows, func(a arrow) bool { return matches(a.from, p.path()) })
+		if row < 0 {
+			t.Errorf("%s has no row in the table arrows in imports_test.go: add it there and to the picture in docs/ARCHITECTURE.md", p.path())
+			continue
+		}
+		for _, imported := range p.Imports {
+			to, own := ownPath(imported)
+			if own && !matchesAny(arrows[row].to, to) {
+				t.Errorf("%s -> %s: not an arrow of the table in imports_test.go; %s may import %v of this module", p.path(), to, p.path(), arrows[row].to)
+			}
+		}
+	}
+}
+
+func TestLibrariesStayBehindTheirFences(t *testing.T) {
+	for _, p := range packages(t) {
+		for _, imported := range p.Imports {
+			for _, f := range fences {
+				if within(f.library, imported) && !matchesAny(f.only, p.path()) {
+					t.Errorf("%s -> %s: by the table fences in imports_test.go only %v may import %s", p.path(), imported, f.only, f.library)
+				}
+			}
+		}
+	}
+}
+
+// core returns the package that must be pure.
+func core(t *testing.T) pkg {
+	t.Helper()
+	all := packages(t)
+	i := slices.IndexFunc(all, func(p pkg) bool { return p.path() == corePath })
+	if i < 0 {
+		t.Fatalf("%s is gone: if it moved, say so in imports_test.go", corePath)
+	}
+	return all[i]
+}
+
+func TestCoreImportsNothingImpure(t *testing.T) {
+	for _, imported := range core(t).Imports {
+		for _, bad := range impure {
+			if within(bad, imported) {
+				t.Errorf("%s -> %s: core only decides; time, I/O, threads and chance reach it as inputs (table impure in imports_test.go)", corePath, imported)
+			}
+		}
+	}
+}
+
+// Nothing in core may depend on the scheduler or on the order of a map.
+func TestCoreIsDeterministic(t *testing.T) {
+	p := core(t)
+	fset := token.NewFileSet()
+	var files []*ast.File
+	for _, name := range p.GoFiles {
+		f, err := parser.ParseFile(fset, filepath.Join(p.Dir, name), nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, f)
+	}
+	typeOf := checkTypes(t, fset, p, files)
+	for _, f := range files {
+		ast.Inspect(f, func(n ast.Node) bool {
+			if what := undetermined(n, typeOf); what != "" {
+				t.Errorf("%v: %s: a replay must not depend on it; see imports_test.go", fset.Position(n.Pos()), what)
+			}
+			return true
+		})
+	}
+}
+
+// undetermined names what makes a node of the syntax tree differ from run to
+// run, or is empty.
+func undetermined(n ast.Node, typeOf func(ast.Expr) types.Type) string {
+	switch n := n.(type) {
+	case *ast.GoStmt:
+		return "a go statement"
+	case *ast.SelectStmt:
+		return "a select"
+	case *ast.ChanType:
+		return "a channel"
+	case *ast.RangeStmt:
+		if _, ok := typeOf(n.X).Underlying().(*types.Map); ok || callsMaps(n.X) {
+			return "a range in the order of a map (use slices.Sorted(maps.Keys(m)))"
+		}
+	}
+	return ""
+}
+
+// callsMaps reports whether an expression is a call such as maps.Keys(m).
+func callsMaps(x ast.Expr) bool {
+	call, ok := x.(*ast.CallExpr)
+	if !ok {
+		return false
+	}
+	fun, ok := call.Fun.(*ast.SelectorExpr)
+	if !ok {
+		return false
+	}
+	name, ok := fun.X.(*ast.Ident)
+	return ok && name.Name == "maps"
+}
+
+// checkTypes returns the types of a package's expressions. Its imports come
+// from the export data that go build leaves in its cache.
+func checkTypes(t *testing.T, fset *token.FileSet, p pkg, files []*ast.File) func(ast.Expr) types.Type {
+	t.Helper()
+	exports := map[string]string{}
+	for line := range strings.Lines(string(goList(t, "-export", "-deps", "-f", "{{.ImportPath}} {{.Export}}", p.ImportPath))) {
+		path, file, _ := strings.Cut(strings.TrimSpace(line), " ")
+		exports[path] = file
+	}
+	open := func(path string) (io.ReadCloser, error) {
+		if exports[path] == "" {
+			return nil, fmt.Errorf("go list -export named no file for %s", path)
+		}
+		return os.Open(exports[path])
+	}
+	info := &types.Info{Types: map[ast.Expr]types.TypeAndValue{}}
+	conf := types.Config{Importer: importer.ForCompiler(fset, "gc", open)}
+	if _, err := conf.Check(p.ImportPath, fset, files, info); err != nil {
+		t.Fatalf("check the types of %s: %v", p.ImportPath, err)
+	}
+	return info.TypeOf
+}
