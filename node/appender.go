@@ -3,6 +3,7 @@ package node
 import (
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/octopii/octopii/node/internal/core"
 	octopiipb "github.com/octopii/octopii/proto"
@@ -81,7 +82,9 @@ func (a *appender) flush() error {
 	if len(a.batches) == 0 {
 		return nil
 	}
+	start := time.Now()
 	err := a.store.Append(a.batches)
+	a.node.metrics.appends.Observe(time.Since(start).Seconds())
 	clear(a.batches)
 	a.batches = a.batches[:0]
 	if err == nil {

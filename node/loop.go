@@ -25,6 +25,8 @@ type loop struct {
 
 	input core.Input
 	calls []func()
+	// answers are given to callers when the status is published.
+	answers []func()
 }
 
 // newLoop prepares the loop; with a state it starts the core behind it.
@@ -114,6 +116,14 @@ func (l *loop) step() {
 		l.snapshots.maybeTake()
 	}
 	l.publish()
+	// Only now: a caller may ask for the Status as soon as it has its answer.
+	for _, o := range eff.Outcomes {
+		o.Waiter.(*waiter).finish(answer{Outcome: o})
+	}
+	for _, answer := range l.answers {
+		answer()
+	}
+	empty(&l.answers)
 	l.checkRemoved(eff)
 }
 
@@ -150,9 +160,6 @@ func (l *loop) carryOut(eff *core.Effects) {
 	}
 	for i := range eff.Snapshots {
 		l.snapshots.send(eff.Snapshots[i])
-	}
-	for _, o := range eff.Outcomes {
-		o.Waiter.(*waiter).finish(answer{Outcome: o})
 	}
 	for _, s := range eff.Suspects {
 		l.log.Warn("dropped a message that contradicts what is known here",

@@ -33,6 +33,7 @@ type Node struct {
 	appender *appender
 	applier  *applier
 	events   *events
+	metrics  *metrics
 	watch    watch
 	// snapshots belongs to the loop.
 	snapshots snapshots
@@ -103,6 +104,9 @@ func start(cfg Config) (*Node, error) {
 	}
 	if err := n.recover(); err != nil {
 		return nil, errors.Join(storeError(err), store.Close())
+	}
+	if n.metrics, err = newMetrics(n); err != nil {
+		return nil, errors.Join(err, store.Close())
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.appender = newAppender(n)
@@ -258,6 +262,7 @@ func (n *Node) shutdown() error {
 	n.applier.close()
 	n.helpers.Wait()
 	n.events.close()
+	n.metrics.unregister()
 	return errors.Join(err, n.store.Close())
 }
 

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/octopii/octopii/node"
 	"github.com/octopii/octopii/transport/tcp"
 )
@@ -510,5 +512,40 @@ func TestEvents(t *testing.T) {
 	want := "[members 1 leader 0 leader 1 snapshot]"
 	if got := fmt.Sprint(told); got != want {
 		t.Errorf("told %s, want %s", got, want)
+	}
+}
+
+// TestMetrics: several members share one registry, which is theirs only while
+// they run.
+func TestMetrics(t *testing.T) {
+	registry := prometheus.NewPedanticRegistry()
+	a, b := newMember(t, 1), newMember(t, 2)
+	a.cfg.Metrics, b.cfg.Metrics = registry, registry
+	a.cfg.Bootstrap = true
+	a.start()
+	b.start()
+	propose(t, a, "x")
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.Metric {
+			values[f.GetName()+" "+m.Label[0].GetValue()] = m.GetGauge().GetValue()
+		}
+	}
+	for name, want := range map[string]float64{
+		"octopii_node_is_leader 1": 1, "octopii_node_is_leader 2": 0,
+		"octopii_node_last_index 1": 3, "octopii_node_members 1": 1,
+	} {
+		if got, ok := values[name]; !ok || got != want {
+			t.Errorf("%s is %v, want %v", name, got, want)
+		}
+	}
+	a.close()
+	b.close()
+	if families, err = registry.Gather(); err != nil || len(families) != 0 {
+		t.Errorf("after Close %d metrics are left: %v", len(families), err)
 	}
 }

@@ -119,7 +119,7 @@ func (s *snapshots) finish(h octopiipb.SnapshotHeader, size int64, err error) {
 		l.events.snapshotTaken(info)
 	}
 	for _, done := range s.waiters {
-		done(info, err)
+		l.answers = append(l.answers, func() { done(info, err) })
 	}
 	s.taking, s.waiters, s.next = false, s.next, nil
 	if len(s.waiters) > 0 {
