@@ -1,0 +1,250 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/go-viper/mapstructure/v2"
+	"github.com/knadh/koanf/parsers/yaml"
+	"github.com/knadh/koanf/providers/env/v2"
+	"github.com/knadh/koanf/providers/file"
+	"github.com/knadh/koanf/providers/posflag"
+	"github.com/knadh/koanf/v2"
+	"github.com/spf13/pflag"
+	"go.uber.org/zap/zapcore"
+)
+
+// envPrefix begins every environment variable that is ours: the rest is a
+// flag's name in capitals, with underscores.
+const envPrefix = "OCTOPII_"
+
+// config is what the command start needs to know. A key is the same in flags,
+// environment and file.
+type config struct {
+	Name                string   `koanf:"name"`
+	DataDir             string   `koanf:"data-dir"`
+	ClientAddr          string   `koanf:"client-addr"`
+	PeerAddr            string   `koanf:"peer-addr"`
+	MetricsAddr         string   `koanf:"metrics-addr"`
+	AdvertiseClientAddr string   `koanf:"advertise-client-addr"`
+	AdvertisePeerAddr   string   `koanf:"advertise-peer-addr"`
+	Bootstrap           bool     `koanf:"bootstrap"`
+	Join                []string `koanf:"join"`
+	PeerCertFile        string   `koanf:"peer-cert-file"`
+	PeerKeyFile         string   `koanf:"peer-key-file"`
+	PeerCAFile          string   `koanf:"peer-ca-file"`
+	ClientCertFile      string   `koanf:"client-cert-file"`
+	ClientKeyFile       string   `koanf:"client-key-file"`
+	ClientCAFile        string   `koanf:"client-ca-file"`
+	LogLevel            string   `koanf:"log-level"`
+}
+
+// configFlag names the file; it can be set by flag and environment only.
+const configFlag = "config"
+
+func addFlags(f *pflag.FlagSet) {
+	f.String("name", "", "name of this member, for people (default: its ID)")
+	f.String("data-dir", "", "directory that holds this member's state")
+	f.String("client-addr", "127.0.0.1:2379", "`host:port` to listen on for clients")
+	f.String("peer-addr", "127.0.0.1:2380", "`host:port` to listen on for other members")
+	f.String("metrics-addr", "", "`host:port` to serve /metrics, /livez and /readyz on (default: nowhere)")
+	f.String("advertise-client-addr", "", "`host:port` where clients reach this member (default: client-addr)")
+	f.String("advertise-peer-addr", "", "`host:port` where other members reach this one (default: peer-addr)")
+	f.Bool("bootstrap", false, "found a new cluster; ignored once the directory is initialized")
+	f.StringSlice("join", nil, "peer `addresses` of a cluster to join; ignored once the directory is initialized")
+	f.String("peer-cert-file", "", "certificate for other members")
+	f.String("peer-key-file", "", "key of the certificate for other members")
+	f.String("peer-ca-file", "", "authorities that vouch for other members")
+	f.String("client-cert-file", "", "certificate for clients")
+	f.String("client-key-file", "", "key of the certificate for clients")
+	f.String("client-ca-file", "", "authorities that vouch for clients; without it every client is served")
+	f.String("log-level", "info", "debug, info, warn or error")
+	f.String(configFlag, "", "YAML file with any of these keys")
+}
+
+// loadConfig merges flags, environment, file and defaults, the earlier ones
+// before the later ones, and checks the outcome.
+func loadConfig(flags *pflag.FlagSet, environ []string) (config, error) {
+	fromEnv := koanf.New(".")
+	if err := fromEnv.Load(envProvider(environ), nil); err != nil {
+		return config{}, fmt.Errorf("read the environment: %w", err)
+	}
+	if unknown := unknownKeys(fromEnv, flags); len(unknown) > 0 {
+		return config{}, fmt.Errorf("unknown environment variable %s%s; see octopiid start --help", envPrefix, envName(unknown[0]))
+	}
+	merged := koanf.New(".")
+	path, _ := flags.GetString(configFlag)
+	if path == "" {
+		path = fromEnv.String(configFlag)
+	}
+	if path != "" {
+		if err := loadFile(merged, path, flags); err != nil {
+			return config{}, err
+		}
+	}
+	if err := merged.Merge(fromEnv); err != nil {
+		return config{}, fmt.Errorf("merge the environment: %w", err)
+	}
+	// The provider takes a default only where there is no other value.
+	if err := merged.Load(posflag.Provider(flags, ".", merged), nil); err != nil {
+		return config{}, fmt.Errorf("read flags: %w", err)
+	}
+	return decode(merged)
+}
+
+func envProvider(environ []string) koanf.Provider {
+	return env.Provider(".", env.Opt{
+		Prefix:      envPrefix,
+		EnvironFunc: func() []string { return environ },
+		TransformFunc: func(name, value string) (string, any) {
+			name = strings.TrimPrefix(name, envPrefix)
+			return strings.ToLower(strings.ReplaceAll(name, "_", "-")), value
+		},
+	})
+}
+
+func envName(key string) string { return strings.ToUpper(strings.ReplaceAll(key, "-", "_")) }
+
+func loadFile(k *koanf.Koanf, path string, flags *pflag.FlagSet) error {
+	if err := k.Load(file.Provider(path), yaml.Parser()); err != nil {
+		return fmt.Errorf("--%s: read %s: %w", configFlag, path, err)
+	}
+	unknown := unknownKeys(k, flags)
+	if k.Exists(configFlag) {
+		unknown = append(unknown, configFlag)
+	}
+	if len(unknown) > 0 {
+		return fmt.Errorf("--%s: unknown key %q in %s; see octopiid start --help", configFlag, unknown[0], path)
+	}
+	return nil
+}
+
+// unknownKeys returns those keys, in order, for which there is no flag.
+func unknownKeys(k *koanf.Koanf, flags *pflag.FlagSet) []string {
+	keys := slices.DeleteFunc(k.Keys(), func(key string) bool { return key != "help" && flags.Lookup(key) != nil })
+	slices.Sort(keys)
+	return keys
+}
+
+func decode(k *koanf.Koanf) (config, error) {
+	var c config
+	err := k.UnmarshalWithConf("", &c, koanf.UnmarshalConf{DecoderConfig: &mapstructure.DecoderConfig{
+		Result:           &c,
+		TagName:          "koanf",
+		WeaklyTypedInput: true,
+		DecodeHook:       mapstructure.StringToSliceHookFunc(","),
+	}})
+	if err != nil {
+		return config{}, fmt.Errorf("read the configuration: %w", err)
+	}
+	return c, c.check()
+}
+
+// check says what is wrong with c by itself.
+func (c config) check() error {
+	if c.DataDir == "" {
+		return errors.New("--data-dir is missing; name the directory that holds this member's state")
+	}
+	if _, err := zapcore.ParseLevel(c.LogLevel); err != nil {
+		return fmt.Errorf("--log-level %q: use debug, info, warn or error", c.LogLevel)
+	}
+	for _, a := range []struct{ flag, addr, advertised string }{
+		{"client-addr", c.ClientAddr, c.AdvertiseClientAddr},
+		{"peer-addr", c.PeerAddr, c.AdvertisePeerAddr},
+	} {
+		if err := checkListen(a.flag, a.addr, a.advertised); err != nil {
+			return err
+		}
+	}
+	if c.MetricsAddr != "" {
+		if _, err := checkAddr("metrics-addr", c.MetricsAddr); err != nil {
+			return err
+		}
+	}
+	for _, addr := range c.Join {
+		if host, err := checkAddr("join", addr); err != nil || host == "" {
+			return errors.Join(err, fmt.Errorf("--join %q: name a host", addr))
+		}
+	}
+	return c.checkFiles()
+}
+
+// checkListen checks an address to listen on. Others must be able to dial it,
+// unless another one is advertised.
+func checkListen(flag, addr, advertised string) error {
+	host, err := checkAddr(flag, addr)
+	if err != nil {
+		return err
+	}
+	if advertised != "" {
+		_, err := checkAddr("advertise-"+flag, advertised)
+		return err
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		return fmt.Errorf("--%s %s is no address that others can dial; add --advertise-%s HOST:PORT", flag, addr, flag)
+	}
+	return nil
+}
+
+func checkAddr(flag, addr string) (host string, err error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "", fmt.Errorf("--%s %q: it must be HOST:PORT, such as 127.0.0.1:2379", flag, addr)
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return "", fmt.Errorf("--%s %q: %q is no port", flag, addr, port)
+	}
+	return host, nil
+}
+
+func (c config) checkFiles() error {
+	peer := []string{c.PeerCertFile, c.PeerKeyFile, c.PeerCAFile}
+	if slices.Contains(peer, "") && slices.ContainsFunc(peer, func(s string) bool { return s != "" }) {
+		return errors.New("TLS between members is mutual; set --peer-cert-file, --peer-key-file and --peer-ca-file, or none of them")
+	}
+	if (c.ClientCertFile == "") != (c.ClientKeyFile == "") || c.ClientCAFile != "" && c.ClientCertFile == "" {
+		return errors.New("TLS for clients needs --client-cert-file and --client-key-file together, and both before --client-ca-file")
+	}
+	return nil
+}
+
+// Inside the data directory.
+func (c config) nodeDir() string  { return filepath.Join(c.DataDir, "node") }
+func (c config) storeDir() string { return filepath.Join(c.DataDir, "kv") }
+func (c config) lockFile() string { return filepath.Join(c.DataDir, "LOCK") }
+
+// checkFounding refuses an empty directory without a word on how to begin.
+// Later starts ignore both flags.
+func (c config) checkFounding() error {
+	fresh, err := isFresh(c.nodeDir())
+	switch {
+	case err != nil:
+		return err
+	case !fresh:
+		return nil
+	case !c.Bootstrap && len(c.Join) == 0:
+		return fmt.Errorf("%s is empty; add --bootstrap to found a new cluster, or --join PEER-ADDR to join one", c.DataDir)
+	case c.Bootstrap && len(c.Join) > 0:
+		return fmt.Errorf("%s is empty; use --bootstrap to found a new cluster or --join to join one, not both", c.DataDir)
+	}
+	return nil
+}
+
+// isFresh: nothing but a lock was ever put into dir.
+func isFresh(dir string) (bool, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("--data-dir: %w", err)
+	}
+	return !slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() != "LOCK" }), nil
+}

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/pflag"
+)
+
+func load(t *testing.T, args, environ []string, file string) (config, error) {
+	t.Helper()
+	if file != "" {
+		path := filepath.Join(t.TempDir(), "octopii.yaml")
+		if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		args = append(args, "--config", path)
+	}
+	flags := pflag.NewFlagSet("start", pflag.ContinueOnError)
+	addFlags(flags)
+	if err := flags.Parse(args); err != nil {
+		t.Fatal(err)
+	}
+	return loadConfig(flags, environ)
+}
+
+func TestConfigPrecedence(t *testing.T) {
+	got, err := load(t,
+		[]string{"--name", "flag", "--join", "a:1,b:2"},
+		[]string{"OCTOPII_NAME=env", "OCTOPII_DATA_DIR=/env", "OCTOPII_JOIN=c:3", "HOME=/root"},
+		"name: file\ndata-dir: /file\nclient-addr: 127.0.0.1:1\nbootstrap: true\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := config{
+		Name: "flag", DataDir: "/env", ClientAddr: "127.0.0.1:1", PeerAddr: "127.0.0.1:2380",
+		Bootstrap: true, Join: []string{"a:1", "b:2"}, LogLevel: "info",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("flags before environment before file before defaults (-want +got):\n%s", diff)
+	}
+}
+
+// A flag wins even when it is given its default value.
+func TestConfigFlagAtItsDefault(t *testing.T) {
+	got, err := load(t, []string{"--data-dir", "d", "--bootstrap=false", "--peer-addr", "127.0.0.1:2380"},
+		[]string{"OCTOPII_BOOTSTRAP=true", "OCTOPII_PEER_ADDR=127.0.0.1:9"}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Bootstrap || got.PeerAddr != "127.0.0.1:2380" {
+		t.Errorf("the environment won over flags: %+v", got)
+	}
+}
+
+func TestConfigLists(t *testing.T) {
+	for name, c := range map[string]struct {
+		environ []string
+		file    string
+	}{
+		"environment": {[]string{"OCTOPII_JOIN=a:1,b:2"}, ""},
+		"file, list":  {nil, "join: [a:1, b:2]"},
+		"file, text":  {nil, "join: a:1,b:2"},
+	} {
+		got, err := load(t, []string{"--data-dir", "d"}, c.environ, c.file)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if diff := cmp.Diff([]string{"a:1", "b:2"}, got.Join); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+func TestConfigErrors(t *testing.T) {
+	for name, c := range map[string]struct {
+		args, environ []string
+		file, want    string
+	}{
+		"unknown variable":    {nil, []string{"OCTOPII_DATADIR=x"}, "", "OCTOPII_DATADIR"},
+		"unknown key":         {nil, nil, "datadir: x", `"datadir"`},
+		"nested key":          {nil, nil, "client:\n  addr: x", `"client.addr"`},
+		"file in a file":      {nil, nil, "config: x", `"config"`},
+		"no YAML":             {nil, nil, "{", "--config"},
+		"no bool":             {nil, []string{"OCTOPII_BOOTSTRAP=maybe"}, "", "bootstrap"},
+		"no data directory":   {nil, nil, "", "--data-dir"},
+		"no port":             {[]string{"--client-addr", "here"}, nil, "", "--client-addr"},
+		"bad port":            {[]string{"--peer-addr", "a:99999"}, nil, "", "--peer-addr"},
+		"any host":            {[]string{"--peer-addr", "0.0.0.0:1"}, nil, "", "--advertise-peer-addr"},
+		"join without a host": {[]string{"--join", ":1"}, nil, "", "--join"},
+		"level":               {[]string{"--log-level", "loud"}, nil, "", "--log-level"},
+		"half of peer TLS":    {[]string{"--peer-cert-file", "x"}, nil, "", "--peer-key-file"},
+		"half of client TLS":  {[]string{"--client-ca-file", "x"}, nil, "", "--client-cert-file"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			args := c.args
+			if name != "no data directory" {
+				args = append(args, "--data-dir", "d")
+			}
+			if _, err := load(t, args, c.environ, c.file); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v; want one that names %s", err, c.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,64 @@
+// Command octopiid is a replicated key-value store that speaks the etcd v3 API.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit statuses.
+const (
+	exitFailure = 1
+	exitUsage   = 2
+)
+
+// failure is an error of a command that was called as it should be. Every other
+// error is one of usage.
+type failure struct{ error }
+
+func (f failure) Unwrap() error { return f.error }
+
+func main() {
+	// A second signal changes nothing: some senders send two, and stopping takes
+	// a bounded time.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	status := run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
+	stop()
+	os.Exit(status)
+}
+
+// run executes one command until it is done or ctx ends, and returns the exit
+// status. An error is one line on stderr.
+func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
+	root := &cobra.Command{
+		Use:           "octopiid",
+		Short:         "A replicated key-value store that speaks the etcd v3 API",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.AddCommand(startCommand(environ), devCommand())
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintln(stderr, "octopiid:", strings.Join(strings.Fields(err.Error()), " "))
+	var failed failure
+	if errors.As(err, &failed) {
+		return exitFailure
+	}
+	return exitUsage
+}

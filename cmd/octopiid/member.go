@@ -1,0 +1,316 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+
+	"github.com/octopii/octopii/internal/etcdapi"
+	"github.com/octopii/octopii/internal/kv"
+	"github.com/octopii/octopii/internal/vfs"
+	"github.com/octopii/octopii/node"
+	"github.com/octopii/octopii/transport/tcp"
+)
+
+const (
+	// drainTimeout bounds how long requests that are under way may take at the
+	// end.
+	drainTimeout = 3 * time.Second
+	// promotionTimeout is for how long a member that joins is not ready because
+	// it does not vote yet. votePoll is how often it looks.
+	promotionTimeout = 15 * time.Second
+	votePoll         = 20 * time.Millisecond
+)
+
+// member is one running member with everything it serves.
+type member struct {
+	cfg config
+	lg  *zap.Logger
+
+	registry *prometheus.Registry
+	store    *kv.Store
+	node     *node.Node
+
+	// clientAddr and peerAddr are where others reach this member.
+	clientAddr, peerAddr string
+	// ready is closed when this member serves linearizable reads and is known to
+	// its cluster.
+	ready chan struct{}
+	// failed gets the error of a server that ended by itself. It has room for
+	// all of them.
+	failed chan error
+
+	// cancel ends the helpers, which wg counts.
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	// closers undo, last one first, what startMember did.
+	closers []func() error
+}
+
+// startMember starts everything. cfg was checked. Being ready comes later.
+func startMember(cfg config, lg *zap.Logger) (*member, error) {
+	m := &member{cfg: cfg, lg: lg, ready: make(chan struct{}), failed: make(chan error, 2)}
+	if err := m.start(); err != nil {
+		return nil, errors.Join(err, m.close())
+	}
+	return m, nil
+}
+
+func (m *member) start() error {
+	var clientConfig *tls.Config
+	if m.cfg.ClientCertFile != "" {
+		var err error
+		if clientConfig, err = clientTLS(m.cfg, m.lg); err != nil {
+			return err
+		}
+	}
+	if err := m.lockDir(); err != nil {
+		return err
+	}
+	clients, err := m.listen("client-addr", m.cfg.ClientAddr)
+	if err != nil {
+		return err
+	}
+	m.clientAddr = advertise(m.cfg.AdvertiseClientAddr, m.cfg.ClientAddr, clients)
+	var metrics net.Listener
+	if m.cfg.MetricsAddr != "" {
+		if metrics, err = m.listen("metrics-addr", m.cfg.MetricsAddr); err != nil {
+			return err
+		}
+	}
+	if err := m.startNode(); err != nil {
+		return err
+	}
+	if metrics != nil {
+		m.serveHTTP(metrics)
+	}
+	m.serveClients(clients, clientConfig)
+	ctx, cancel := context.WithCancel(context.Background())
+	m.cancel = cancel
+	m.wg.Go(func() { m.publish(ctx) })
+	return nil
+}
+
+// onClose adds what close does before everything that was added so far.
+func (m *member) onClose(f func() error) { m.closers = append(m.closers, f) }
+
+func (m *member) close() error {
+	if m.cancel != nil {
+		m.cancel()
+	}
+	var err error
+	for _, f := range slices.Backward(m.closers) {
+		err = errors.Join(err, f())
+	}
+	m.wg.Wait()
+	return err
+}
+
+// lockDir keeps other processes out of the data directory.
+func (m *member) lockDir() error {
+	if err := os.MkdirAll(m.cfg.DataDir, 0o700); err != nil {
+		return fmt.Errorf("--data-dir: %w", err)
+	}
+	lock, err := vfs.OS.Lock(m.cfg.lockFile())
+	if errors.Is(err, vfs.ErrLocked) {
+		return fmt.Errorf("--data-dir %s is in use by another process; stop that one, or name another directory", m.cfg.DataDir)
+	}
+	if err != nil {
+		return fmt.Errorf("--data-dir: %w", err)
+	}
+	m.onClose(lock.Close)
+	return nil
+}
+
+func (m *member) listen(flag, addr string) (net.Listener, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, listenError(flag, addr, err)
+	}
+	m.onClose(func() error {
+		if err := l.Close(); !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil // its server closed it
+	})
+	return l, nil
+}
+
+// listenError names the flag that is to blame.
+func listenError(flag, addr string, err error) error {
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("--%s %s: the address is in use; stop the process that uses it, or choose another", flag, addr)
+	}
+	var network *net.OpError
+	if errors.As(err, &network) {
+		return fmt.Errorf("--%s %s: %w", flag, addr, network)
+	}
+	return err // it says what it is about
+}
+
+// advertise is where others dial: as was asked for, or the host that was listened
+// on with the port that was got.
+func advertise(asked, listened string, l net.Listener) string {
+	if asked != "" {
+		return asked
+	}
+	host, _, _ := net.SplitHostPort(listened)
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	return net.JoinHostPort(host, port)
+}
+
+// storeLogger leaves out what etcd's parts have to say when nothing is wrong,
+// unless everything is asked for.
+func storeLogger(lg *zap.Logger) *zap.Logger {
+	lg = lg.Named("kv")
+	if lg.Core().Enabled(zap.DebugLevel) || !lg.Core().Enabled(zap.InfoLevel) {
+		return lg
+	}
+	return lg.WithOptions(zap.IncreaseLevel(zap.WarnLevel))
+}
+
+func (m *member) startNode() error {
+	store, err := kv.Open(m.cfg.storeDir(), storeLogger(m.lg))
+	if err != nil {
+		return err
+	}
+	m.store = store
+	m.onClose(store.Close)
+	peers, err := tcp.New(tcp.Config{
+		Listen:    m.cfg.PeerAddr,
+		Advertise: m.cfg.AdvertisePeerAddr,
+		TLS:       tcp.TLS{CertFile: m.cfg.PeerCertFile, KeyFile: m.cfg.PeerKeyFile, CAFile: m.cfg.PeerCAFile},
+		Logger:    m.lg.Named("transport"),
+	})
+	if err != nil {
+		return listenError("peer-addr", m.cfg.PeerAddr, err)
+	}
+	m.peerAddr = peers.Address()
+	m.registry = newRegistry()
+	m.node, err = node.Start(node.Config{
+		Name:         m.cfg.Name,
+		Dir:          m.cfg.nodeDir(),
+		StateMachine: store,
+		Transport:    peers,
+		Bootstrap:    m.cfg.Bootstrap,
+		Join:         m.cfg.Join,
+		Logger:       m.lg.Named("node"),
+		Metrics:      m.registry,
+	})
+	if err != nil {
+		return err // it closed the transport
+	}
+	m.onClose(m.node.Close)
+	return nil
+}
+
+// serveClients answers clients from now on; until this member is part of a
+// cluster, with an error that sends them to another one.
+func (m *member) serveClients(l net.Listener, clientConfig *tls.Config) {
+	server := etcdapi.NewServer(etcdapi.Config{
+		Node:    m.node,
+		Store:   m.store,
+		TLS:     clientConfig,
+		PeerTLS: m.cfg.PeerCertFile != "",
+	})
+	m.wg.Go(func() {
+		if err := server.Serve(l); err != nil {
+			m.failed <- fmt.Errorf("serve clients: %w", err)
+		}
+	})
+	m.onClose(func() error { drain(server); return nil })
+}
+
+// drain lets requests end that are under way, for a while.
+func drain(server *grpc.Server) {
+	timer := time.AfterFunc(drainTimeout, server.Stop)
+	defer timer.Stop()
+	server.GracefulStop()
+}
+
+func (m *member) serveHTTP(l net.Listener) {
+	server := &http.Server{Handler: m.handler(), ReadHeaderTimeout: 5 * time.Second}
+	m.wg.Go(func() {
+		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			m.failed <- fmt.Errorf("serve metrics: %w", err)
+		}
+	})
+	m.onClose(server.Close)
+}
+
+// publish makes this member's client URL known to its cluster, and says that it
+// is ready.
+func (m *member) publish(ctx context.Context) {
+	joined, err := m.waitInitialized(ctx)
+	if err != nil {
+		return
+	}
+	scheme := "http://"
+	if m.cfg.ClientCertFile != "" {
+		scheme = "https://"
+	}
+	id := m.node.Status().ID
+	if err := etcdapi.Publish(ctx, m.node, m.store, id, []string{scheme + m.clientAddr}); err != nil {
+		return // ctx ended
+	}
+	if joined && !m.waitVote(ctx) {
+		return
+	}
+	m.lg.Info("ready to serve clients",
+		zap.String("name", m.node.Status().Name),
+		zap.String("member", fmt.Sprintf("%x", id)),
+		zap.String("client-addr", m.clientAddr),
+		zap.String("peer-addr", m.peerAddr))
+	close(m.ready)
+}
+
+// waitInitialized waits until this member is part of a cluster. joined is false
+// if it was so from the start.
+func (m *member) waitInitialized(ctx context.Context) (joined bool, err error) {
+	select {
+	case <-m.node.Initialized():
+		return false, nil
+	default:
+	}
+	select {
+	case <-m.node.Initialized():
+		return true, nil
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+}
+
+// waitVote waits until this member votes, so that "all are ready" means that
+// any minority of them may fail. Whoever was added as a learner for good is
+// ready without. It returns false when ctx ended first.
+func (m *member) waitVote(ctx context.Context) bool {
+	enough := time.After(promotionTimeout)
+	poll := time.NewTicker(votePoll)
+	defer poll.Stop()
+	for {
+		st := m.node.Status()
+		if self, ok := st.Membership.Member(st.ID); ok && !self.Learner {
+			return true
+		}
+		select {
+		case <-poll.C:
+		case <-enough:
+			m.lg.Warn("this member does not vote yet")
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}
+}

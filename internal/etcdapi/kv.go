@@ -1,0 +1,151 @@
+package etcdapi
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/octopii/octopii/internal/kv"
+	"github.com/octopii/octopii/node"
+)
+
+// Between two attempts to propose what was certainly not committed.
+const (
+	retryPauseMin = 10 * time.Millisecond
+	retryPauseMax = 200 * time.Millisecond
+)
+
+type kvServer struct {
+	pb.UnimplementedKVServer
+	*server
+}
+
+func (s *kvServer) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResponse, error) {
+	if err := kv.CheckRange(r); err != nil {
+		return nil, err
+	}
+	if err := s.readable(ctx, r.Serializable); err != nil {
+		return nil, err
+	}
+	resp, err := s.cfg.Store.Range(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	resp.Header = s.fill(resp.Header)
+	return resp, nil
+}
+
+// readable returns when the store may be read.
+func (s *server) readable(ctx context.Context, serializable bool) error {
+	if serializable {
+		return s.initialized()
+	}
+	return s.barrier(ctx)
+}
+
+func (s *kvServer) Put(ctx context.Context, r *pb.PutRequest) (*pb.PutResponse, error) {
+	if err := kv.CheckPut(r); err != nil {
+		return nil, err
+	}
+	resp := new(pb.PutResponse)
+	if err := s.execute(ctx, &pb.InternalRaftRequest{Put: r}, resp); err != nil {
+		return nil, err
+	}
+	resp.Header = s.fill(resp.Header)
+	return resp, nil
+}
+
+func (s *kvServer) DeleteRange(ctx context.Context, r *pb.DeleteRangeRequest) (*pb.DeleteRangeResponse, error) {
+	if err := kv.CheckDeleteRange(r); err != nil {
+		return nil, err
+	}
+	resp := new(pb.DeleteRangeResponse)
+	if err := s.execute(ctx, &pb.InternalRaftRequest{DeleteRange: r}, resp); err != nil {
+		return nil, err
+	}
+	resp.Header = s.fill(resp.Header)
+	return resp, nil
+}
+
+func (s *kvServer) Txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error) {
+	if err := kv.CheckTxn(r); err != nil {
+		return nil, err
+	}
+	resp, err := s.txn(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	resp.Header = s.fill(resp.Header)
+	return resp, nil
+}
+
+func (s *kvServer) txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error) {
+	if kv.ReadOnly(r) {
+		if err := s.readable(ctx, kv.Serializable(r)); err != nil {
+			return nil, err
+		}
+		return s.cfg.Store.ReadTxn(ctx, r)
+	}
+	resp := new(pb.TxnResponse)
+	return resp, s.execute(ctx, &pb.InternalRaftRequest{Txn: r}, resp)
+}
+
+func (s *kvServer) Compact(ctx context.Context, r *pb.CompactionRequest) (*pb.CompactionResponse, error) {
+	resp := new(pb.CompactionResponse)
+	if err := s.execute(ctx, &pb.InternalRaftRequest{Compaction: r}, resp); err != nil {
+		return nil, err
+	}
+	if r.Physical {
+		if err := s.cfg.Store.WaitCompacted(ctx); err != nil {
+			return nil, err
+		}
+	}
+	resp.Header = s.fill(resp.Header)
+	return resp, nil
+}
+
+// execute has r committed and applied, and reads its response into resp.
+func (s *server) execute(ctx context.Context, r *pb.InternalRaftRequest, resp interface{ Unmarshal([]byte) error }) error {
+	command, err := kv.RequestCommand(r)
+	if err != nil {
+		return err
+	}
+	if len(command) > s.cfg.RequestBytesMax {
+		return node.ErrTooLarge
+	}
+	result, err := propose(ctx, s.cfg.Node, command)
+	if err != nil {
+		return err
+	}
+	return kv.DecodeResult(result.Data, resp)
+}
+
+// propose tries again for as long as ctx lasts when a command was certainly not
+// committed, so that clients need not know when leaders change.
+func propose(ctx context.Context, n Node, command []byte) (node.Result, error) {
+	for pause := retryPauseMin; ; pause = min(2*pause, retryPauseMax) {
+		result, err := n.Propose(ctx, command)
+		if !retryable(err) || !sleep(ctx, pause) {
+			return result, err
+		}
+	}
+}
+
+func retryable(err error) bool {
+	var notLeader *node.NotLeaderError
+	return errors.Is(err, node.ErrNotCommitted) || errors.As(err, &notLeader)
+}
+
+// sleep returns false when ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,46 @@
+package etcdapi
+
+import (
+	"context"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/version"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+type maintenanceServer struct {
+	pb.UnimplementedMaintenanceServer
+	*server
+}
+
+// Status answers on every member, in whatever state it is.
+func (s *maintenanceServer) Status(context.Context, *pb.StatusRequest) (*pb.StatusResponse, error) {
+	st := s.cfg.Node.Status()
+	total, inUse := s.cfg.Store.Size()
+	self, _ := st.Membership.Member(st.ID)
+	resp := &pb.StatusResponse{
+		Header: s.fill(nil),
+		// The version of the API, by which clients decide what to use.
+		Version:          version.Version,
+		Leader:           st.Leader,
+		RaftTerm:         st.Term,
+		RaftIndex:        st.Commit,
+		RaftAppliedIndex: st.Applied,
+		DbSize:           total,
+		DbSizeInUse:      inUse,
+		IsLearner:        self.Learner,
+	}
+	if st.Leader == 0 {
+		resp.Errors = append(resp.Errors, "octopii: no leader")
+	}
+	return resp, nil
+}
+
+// Alarm lists alarms, of which there are none.
+func (s *maintenanceServer) Alarm(_ context.Context, r *pb.AlarmRequest) (*pb.AlarmResponse, error) {
+	if r.Action != pb.AlarmRequest_GET {
+		return nil, status.Errorf(codes.Unimplemented, "octopii: alarms can be listed only, not %s", r.Action)
+	}
+	return &pb.AlarmResponse{Header: s.fill(nil)}, nil
+}

@@ -1,0 +1,185 @@
+// Package kv is the state machine of octopiid: etcd's multi-version key-value
+// store on bbolt, which stores the index of the last applied log entry in one
+// transaction with what that entry changed.
+package kv
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+const (
+	// fileName is the database inside the directory given to Open.
+	fileName = "db"
+	// tempPattern names what Restore writes before it takes the place of
+	// fileName. A crash may leave one behind; Open removes it.
+	tempPattern = "db.restore.*"
+)
+
+// ErrClosed: the store was closed.
+var ErrClosed = errors.New("kv: store is closed")
+
+// limits say when the backend commits by itself. Zero values: as in etcd.
+type limits struct {
+	// batchInterval is the longest time between two commits.
+	batchInterval time.Duration
+	// batchOps is how many writes bring the next commit at once.
+	batchOps int
+}
+
+// Store is a durable node.StateMachine. The methods of node.StateMachine, and
+// Commit, are called by one goroutine. Those that read may be called from any.
+//
+// A failed write to the database file is final: the process logs why and ends.
+type Store struct {
+	dir    string
+	lg     *zap.Logger
+	limits limits
+
+	// mu guards db against Restore, which replaces it. Reads hold it for as long
+	// as they last; the goroutine that applies needs it only to replace db.
+	mu sync.RWMutex
+	// db is nil after Close.
+	db *database
+	// closing counts replaced databases that a reader of a snapshot still holds.
+	closing sync.WaitGroup
+}
+
+// Open opens the store in dir, which is made if it is missing. A file that is
+// not a whole database is an error that names it, and stays as it is. lg may be
+// nil.
+func Open(dir string, lg *zap.Logger) (*Store, error) {
+	return open(dir, lg, limits{})
+}
+
+func open(dir string, lg *zap.Logger, l limits) (*Store, error) {
+	if lg == nil {
+		lg = zap.NewNop()
+	}
+	if err := makeDir(dir); err != nil {
+		return nil, err
+	}
+	s := &Store{dir: dir, lg: lg, limits: l}
+	err := verifyFile(s.path())
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		err = s.create()
+	case err == nil:
+		s.db, err = openDatabase(s.path(), lg, l)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("kv: open %s: %w", s.path(), err)
+	}
+	if err := s.removeLeft(); err != nil {
+		return nil, errors.Join(fmt.Errorf("kv: remove an interrupted restore: %w", err), s.Close())
+	}
+	return s, nil
+}
+
+// create makes an empty database. It gets its name when it is whole, so that a
+// crash leaves no half of one.
+func (s *Store) create() error {
+	path, err := receiveFile(s.dir, strings.NewReader(""))
+	if err != nil {
+		return err
+	}
+	db, err := openDatabase(path, s.lg, s.limits)
+	if err != nil {
+		return errors.Join(err, os.Remove(path))
+	}
+	if err := s.adopt(path); err != nil {
+		return errors.Join(err, db.close())
+	}
+	s.db = db
+	return nil
+}
+
+// adopt gives a whole and durable database at path its final name.
+func (s *Store) adopt(path string) error {
+	if err := os.Rename(path, s.path()); err != nil {
+		return errors.Join(err, os.Remove(path))
+	}
+	return syncDir(s.dir)
+}
+
+// makeDir makes dir durably.
+func makeDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("kv: make directory: %w", err)
+	}
+	if err := syncDir(filepath.Dir(dir)); err != nil {
+		return fmt.Errorf("kv: make directory %s: %w", dir, err)
+	}
+	return nil
+}
+
+// removeLeft removes what an interrupted Restore left. The database is open, so
+// that nobody else is in the middle of one.
+func (s *Store) removeLeft() error {
+	left, err := filepath.Glob(filepath.Join(s.dir, tempPattern))
+	for _, path := range left {
+		err = errors.Join(err, os.Remove(path))
+	}
+	return err
+}
+
+func (s *Store) path() string { return filepath.Join(s.dir, fileName) }
+
+// Close commits, waits for a compaction that is under way, for all reads and
+// for every Snapshot that is not closed, and releases the file.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	db := s.db
+	s.db = nil
+	s.mu.Unlock()
+	if db == nil {
+		return nil
+	}
+	err := db.close()
+	s.closing.Wait()
+	if err != nil {
+		return fmt.Errorf("kv: close %s: %w", s.path(), err)
+	}
+	return nil
+}
+
+// Durable returns the index of the last entry whose effects are on disk. It
+// waits for a commit that is under way.
+func (s *Store) Durable() (index uint64, ok bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.db == nil {
+		return 0, true
+	}
+	return s.db.durable(), true
+}
+
+// Commit brings everything that was applied to disk.
+func (s *Store) Commit() error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.db == nil {
+		return ErrClosed
+	}
+	s.db.be.ForceCommit()
+	return nil
+}
+
+// Size is the size of the database in bytes: of its file, and of what is in
+// use of it. Both are 0 after Close.
+func (s *Store) Size() (total, inUse int64) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.db == nil {
+		return 0, 0
+	}
+	return s.db.be.Size(), s.db.be.SizeInUse()
+}
