@@ -328,6 +328,9 @@ func (c *Core) applyChange(e *raftpb.Entry, w Waiter) {
 	case err == nil:
 		c.setConf(e, *c.rn.ApplyConfChange(cc), withChange(c.handed.Membership, e.Index, change))
 		c.effects.Membership = c.handed.Membership
+		if change.Op == Remove {
+			c.peers.forget(change.Member.ID)
+		}
 	case errors.Is(err, errNoChange):
 		err = nil
 	}
