@@ -132,6 +132,7 @@ func (a *applier) flush() error {
 		if results != nil && len(results) != len(a.entries) {
 			return fmt.Errorf("node: the state machine returned %d results for the %d entries %d to %d", len(results), len(a.entries), first, last)
 		}
+		a.node.applied.Store(a.label.Index)
 		a.answer(results)
 	}
 	applied := a.applied
@@ -162,6 +163,7 @@ func (a *applier) restore(h octopiipb.SnapshotHeader) error {
 		return err
 	}
 	a.durable = max(a.durable, meta.Index)
+	a.node.applied.Store(meta.Index)
 	a.label = labelOf(h)
 	a.node.inbox.add(func(in *core.Input) { in.Applied = append(in.Applied, &core.Apply{Label: labelOf(h)}) })
 	return nil

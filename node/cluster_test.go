@@ -107,6 +107,8 @@ type member struct {
 	sm   *history
 	// silent: its state machine remembers nothing.
 	silent bool
+	// disk is a durable state machine that outlives the member; nil: none.
+	disk *keeper
 }
 
 // newMember describes a member on a free port of its own; start starts it.
@@ -138,6 +140,10 @@ func (m *member) tryStart() error {
 	cfg.StateMachine, cfg.Transport = m.sm, tr
 	if m.silent {
 		cfg.StateMachine = counter{}
+	}
+	if m.disk != nil {
+		m.disk.crash() // a new process knows what was synced, and no more
+		m.sm, cfg.StateMachine = m.disk.history, m.disk
 	}
 	m.Node, err = node.Start(cfg)
 	return err

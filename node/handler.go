@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
@@ -22,6 +21,7 @@ const (
 	kindRequests
 	kindReplies
 	kindJoin
+	kindKnock
 )
 
 // handler is the side of a Node that its transport calls. It checks and
@@ -114,7 +114,8 @@ func (h handler) HandleMessages(from uint64, batch []transport.Inbound) {
 		}
 	}
 	if len(messages) > 0 {
-		h.inbox.messages(messages, size)
+		// raft makes good what is dropped for want of room.
+		h.inbox.peer(len(messages), size, func(in *core.Input) { in.Messages = append(in.Messages, messages...) })
 	}
 }
 
@@ -123,9 +124,17 @@ func (h handler) handleRequests(from uint64, payload []byte) error {
 	if err := rs.Unmarshal(payload); err != nil {
 		return err
 	}
-	h.inbox.add(func(in *core.Input) {
+	if h.inbox.peer(len(rs.Requests), len(payload), func(in *core.Input) {
 		in.Remote = append(in.Remote, core.RemoteRequests{From: from, Requests: rs.Requests})
-	})
+	}) {
+		return nil
+	}
+	// Their callers must not have to guess.
+	refusals := make([]octopiipb.Reply, len(rs.Requests))
+	for i, r := range rs.Requests {
+		refusals[i] = octopiipb.Reply{ID: r.ID, Code: core.Code(core.ErrOverloaded), Reason: core.ErrOverloaded.Error()}
+	}
+	h.transport.Send(from, kindReplies, &octopiipb.Replies{Replies: refusals})
 	return nil
 }
 
@@ -134,7 +143,8 @@ func (h handler) handleReplies(from uint64, payload []byte) error {
 	if err := rs.Unmarshal(payload); err != nil {
 		return err
 	}
-	h.inbox.add(func(in *core.Input) {
+	// Without room the requests that they answer time out.
+	h.inbox.peer(len(rs.Replies), len(payload), func(in *core.Input) {
 		in.Replies = append(in.Replies, core.RemoteReplies{From: from, Replies: rs.Replies})
 	})
 	return nil
@@ -143,7 +153,7 @@ func (h handler) handleReplies(from uint64, payload []byte) error {
 // Refused implements transport.Handler. A member that was removed while it was
 // away learns it here: nobody sends it the log any more.
 func (h handler) Refused(peer transport.Hello, reason string) {
-	if peer.Cluster != 0 && peer.Cluster == h.cluster.Load() && strings.Contains(reason, ErrRemoved.Error()) {
+	if peer.Cluster != 0 && peer.Cluster == h.cluster.Load() && saysRemoved(reason) {
 		h.log.Info("this member was removed from its cluster", zap.String("told by", hex(peer.Node)))
 		h.stop(ErrRemoved)
 		return
@@ -158,10 +168,14 @@ func (h handler) PeerDown(id uint64) {
 
 // HandleCall implements transport.Handler.
 func (h handler) HandleCall(ctx context.Context, from transport.Hello, in transport.Inbound) (transport.Message, error) {
-	if in.Kind != kindJoin {
+	switch in.Kind {
+	case kindJoin:
+		return h.handleJoin(ctx, from, in.Payload)
+	case kindKnock:
+		return &octopiipb.JoinReply{}, nil // being let in was the question
+	default:
 		return nil, fmt.Errorf("calls of kind %d are not known here", in.Kind)
 	}
-	return h.handleJoin(ctx, from, in.Payload)
 }
 
 // HandleSnapshot implements transport.Handler: it puts the file in place, and
@@ -187,7 +201,7 @@ func (h handler) HandleSnapshot(from uint64, header []byte, body io.Reader) erro
 	}
 	m := raftpb.Message{Type: raftpb.MsgSnap, From: from, To: h.id, Term: s.Term,
 		Snapshot: &raftpb.Snapshot{Metadata: meta}}
-	if !h.inbox.messages([]raftpb.Message{m}, 0) {
+	if !h.inbox.peer(1, 0, func(in *core.Input) { in.Messages = append(in.Messages, m) }) {
 		return errors.New("too much is queued; try again")
 	}
 	return nil

@@ -3,16 +3,14 @@ package node
 import (
 	"sync"
 
-	"go.etcd.io/raft/v3/raftpb"
-
 	"github.com/octopii/octopii/node/internal/core"
 )
 
 // Bounds of what peers may have queued for the loop. raft makes good what is
 // dropped beyond them.
 const (
-	inboxMessagesMax = 1 << 16
-	inboxBytesMax    = 128 << 20
+	inboxItemsMax = 1 << 16
+	inboxBytesMax = 128 << 20
 )
 
 // inbox collects what happened since the loop last looked: one core.Input that
@@ -21,7 +19,8 @@ type inbox struct {
 	mu    sync.Mutex
 	input core.Input
 	calls []func()
-	bytes int
+	// peerItems and peerBytes are what peers have in it.
+	peerItems, peerBytes int
 	// wake holds a token when there is something to take.
 	wake chan struct{}
 }
@@ -51,14 +50,15 @@ func (b *inbox) request(r core.Request) {
 	b.notify()
 }
 
-// messages queues what a peer sent; size is what it takes in memory. It returns
+// peer lets f add so many items of so many bytes that a peer sent. It returns
 // false when there is no room.
-func (b *inbox) messages(ms []raftpb.Message, size int) bool {
+func (b *inbox) peer(items, bytes int, f func(in *core.Input)) bool {
 	b.mu.Lock()
-	room := len(b.input.Messages) < inboxMessagesMax && b.bytes < inboxBytesMax
+	room := b.peerItems < inboxItemsMax && b.peerBytes < inboxBytesMax
 	if room {
-		b.input.Messages = append(b.input.Messages, ms...)
-		b.bytes += size
+		f(&b.input)
+		b.peerItems += items
+		b.peerBytes += bytes
 	}
 	b.mu.Unlock()
 	b.notify()
@@ -81,7 +81,7 @@ func (b *inbox) take(in *core.Input, calls []func()) []func() {
 	b.mu.Lock()
 	b.input, *in = *in, b.input
 	b.calls, calls = calls[:0], b.calls
-	b.bytes = 0
+	b.peerItems, b.peerBytes = 0, 0
 	b.mu.Unlock()
 	return calls
 }

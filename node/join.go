@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -25,7 +26,6 @@ const (
 const (
 	joinAccepted uint32 = iota
 	joinRetry
-	joinRemoved
 	joinReused
 )
 
@@ -65,6 +65,10 @@ func (n *Node) askToJoin(address string) error {
 	ctx, cancel := context.WithTimeout(n.ctx, joinTimeout)
 	defer cancel()
 	payload, err := n.transport.Call(ctx, address, kindJoin, &octopiipb.JoinRequest{Member: n.self()})
+	var refused *transport.RemoteError
+	if errors.As(err, &refused) && saysRemoved(refused.Reason) {
+		return ErrRemoved
+	}
 	if err != nil {
 		return err
 	}
@@ -75,8 +79,6 @@ func (n *Node) askToJoin(address string) error {
 	switch reply.Code {
 	case joinAccepted:
 		return nil
-	case joinRemoved:
-		return ErrRemoved
 	case joinReused:
 		return ErrIDReused
 	default:
@@ -109,3 +111,35 @@ func (n *Node) handleJoin(ctx context.Context, from transport.Hello, payload []b
 		return &octopiipb.JoinReply{Code: joinRetry, Reason: err.Error()}, nil
 	}
 }
+
+// knock calls the members in turn while this one hears of no leader, one each
+// time that two election timeouts have passed. A removed member is refused and
+// so learns of it (see handler.Refused); a learner would not find out otherwise,
+// since it never campaigns.
+func (l *loop) knock(ticks int) {
+	if l.core.Status().Leader != 0 {
+		l.lonely = 0
+		return
+	}
+	every := 2 * l.cfg.ElectionTicks
+	before := l.lonely / every
+	l.lonely += ticks
+	if round := l.lonely / every; round > before && len(l.public.Members) > 0 {
+		m := l.public.Members[round%len(l.public.Members)]
+		if m.ID != l.id {
+			l.helpers.Go(func() { l.callMember(m) })
+		}
+	}
+}
+
+func (n *Node) callMember(m Member) {
+	ctx, cancel := context.WithTimeout(n.ctx, joinTimeout)
+	defer cancel()
+	if _, err := n.transport.Call(ctx, m.Address, kindKnock, &octopiipb.JoinReply{}); err != nil {
+		n.log.Debug("a member cannot be called", zap.String("member", hex(m.ID)), zap.Error(err))
+	}
+}
+
+// saysRemoved: a member refuses this one because it was removed. The text is
+// part of the protocol.
+func saysRemoved(reason string) bool { return strings.Contains(reason, ErrRemoved.Error()) }

@@ -25,6 +25,8 @@ type loop struct {
 
 	input core.Input
 	calls []func()
+	// lonely is for how many ticks no leader was known.
+	lonely int
 	// answers are given to callers when the status is published.
 	answers []func()
 }
@@ -111,12 +113,16 @@ func (l *loop) step() {
 		l.appended(a)
 	}
 	eff := l.core.Step(&l.input)
-	l.carryOut(eff)
-	if l.input.Ticks > 0 || eff.LeaderChanged {
-		l.snapshots.maybeTake()
+	if eff.Membership != nil {
+		l.setMembership(eff.Membership)
 	}
+	// Before anybody gets an answer: a caller may look at the Status then.
 	l.publish()
-	// Only now: a caller may ask for the Status as soon as it has its answer.
+	l.carryOut(eff)
+	if l.input.Ticks > 0 {
+		l.snapshots.maybeTake()
+		l.knock(l.input.Ticks)
+	}
 	for _, o := range eff.Outcomes {
 		o.Waiter.(*waiter).finish(answer{Outcome: o})
 	}
@@ -164,9 +170,6 @@ func (l *loop) carryOut(eff *core.Effects) {
 	for _, s := range eff.Suspects {
 		l.log.Warn("dropped a message that contradicts what is known here",
 			zap.String("from", hex(s.ID)), zap.String("reason", s.Reason))
-	}
-	if eff.Membership != nil {
-		l.setMembership(eff.Membership)
 	}
 	if eff.LeaderChanged {
 		st := l.core.Status()

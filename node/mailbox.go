@@ -10,7 +10,8 @@ type mailbox[T any] struct {
 	mu     sync.Mutex
 	items  []T
 	closed bool
-	// wake holds at most one token; it is there when items is not empty.
+	// wake holds at most one token; it is there when items is not empty, and
+	// once the mailbox is closed.
 	wake chan struct{}
 }
 
@@ -29,10 +30,7 @@ func (m *mailbox[T]) put(item T) {
 	first := len(m.items) == 1
 	m.mu.Unlock()
 	if first {
-		select {
-		case m.wake <- struct{}{}:
-		default:
-		}
+		m.notify()
 	}
 }
 
@@ -56,12 +54,18 @@ func (m *mailbox[T]) take(spare []T) (items []T, ok bool) {
 	}
 }
 
-// close lets take return what is left, and then false.
+// close lets take return what is left, and then false. The channel stays open:
+// somebody may be about to send on it.
 func (m *mailbox[T]) close() {
 	m.mu.Lock()
-	if !m.closed {
-		m.closed = true
-		close(m.wake)
-	}
+	m.closed = true
 	m.mu.Unlock()
+	m.notify()
+}
+
+func (m *mailbox[T]) notify() {
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
 }

@@ -39,6 +39,8 @@ type Node struct {
 	snapshots snapshots
 	// durable: the state machine keeps its own data.
 	durable bool
+	// applied is the last index that the state machine has.
+	applied atomic.Uint64
 	// cluster, committed and members are read by the transport's goroutines.
 	cluster, committed atomic.Uint64
 	members            atomic.Pointer[octopiipb.Membership]

@@ -525,6 +525,7 @@ func TestMetrics(t *testing.T) {
 	a.start()
 	b.start()
 	propose(t, a, "x")
+	eventually(t, "the entry is in the log", func() bool { return a.Status().LastIndex == 3 })
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -547,5 +548,26 @@ func TestMetrics(t *testing.T) {
 	b.close()
 	if families, err = registry.Gather(); err != nil || len(families) != 0 {
 		t.Errorf("after Close %d metrics are left: %v", len(families), err)
+	}
+}
+
+// TestRemovedJoinsAgain: a removed ID stays out, also with an empty directory.
+func TestRemovedJoinsAgain(t *testing.T) {
+	ms := cluster(t, 3)
+	ms[2].kill()
+	if _, err := ms[0].Remove(timeout(t), 3); err != nil {
+		t.Fatal(err)
+	}
+	ms[2].start() // with the directory that it had
+	<-ms[2].Done()
+	if err := ms[2].Err(); !errors.Is(err, node.ErrRemoved) {
+		t.Errorf("a removed member that was away stopped with %v, want ErrRemoved", err)
+	}
+	again := newMember(t, 3)
+	again.cfg.Join = []string{ms[1].addr}
+	again.start()
+	<-again.Done()
+	if err := again.Err(); !errors.Is(err, node.ErrRemoved) {
+		t.Errorf("a removed member's ID with an empty directory stopped with %v, want ErrRemoved", err)
 	}
 }

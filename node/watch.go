@@ -48,7 +48,11 @@ func (w *watch) get() (Status, <-chan struct{}) {
 func (n *Node) Status() Status {
 	n.watch.mu.Lock()
 	defer n.watch.mu.Unlock()
-	return n.watch.status
+	st := n.watch.status
+	// The applier answers callers before the loop hears of it.
+	st.Applied = max(st.Applied, n.applied.Load())
+	st.Commit = max(st.Commit, st.Applied)
+	return st
 }
 
 // until waits for a status of which ok is true.

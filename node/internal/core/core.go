@@ -3,6 +3,7 @@ package core
 import (
 	"errors"
 	"fmt"
+	"math"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -106,6 +107,9 @@ func New(cfg Config) (*Core, error) {
 	if hs.Commit < cfg.Start.Index || hs.Commit > last {
 		return nil, fmt.Errorf("core: commit %d is outside of the log, which goes from %d to %d", hs.Commit, cfg.Start.Index, last)
 	}
+	if err := readable(cfg.Storage, last); err != nil {
+		return nil, err
+	}
 	c.rn, err = raft.NewRawNode(&raft.Config{
 		ID:              cfg.ID,
 		ElectionTick:    cfg.ElectionTicks,
@@ -135,6 +139,25 @@ func New(cfg Config) (*Core, error) {
 	}
 	c.status = c.rn.BasicStatus()
 	return c, nil
+}
+
+// readable checks that this version knows every entry of a log, which a newer
+// one may have written.
+func readable(s Storage, last uint64) error {
+	first, err := s.FirstIndex()
+	if err != nil || first > last {
+		return err
+	}
+	entries, err := s.Entries(first, last+1, math.MaxUint64)
+	if err != nil {
+		return fmt.Errorf("core: read the log: %w", err)
+	}
+	for i := range entries {
+		if err := admitEntry(&entries[i]); err != nil {
+			return fmt.Errorf("core: the log cannot be read: %w", err)
+		}
+	}
+	return nil
 }
 
 // Step takes in what happened. The effects are valid until the next Step.

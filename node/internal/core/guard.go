@@ -72,7 +72,7 @@ func admitEntry(e *raftpb.Entry) error {
 	switch e.Type {
 	case raftpb.EntryNormal:
 		if len(e.Data) > 0 && e.Data[0] != frameCommand {
-			return fmt.Errorf("entry %d has the unknown kind %d: is its leader newer than this member?", e.Index, e.Data[0])
+			return fmt.Errorf("entry %d has the unknown kind %d: was it written by a newer version?", e.Index, e.Data[0])
 		}
 		return nil
 	case raftpb.EntryConfChangeV2:

@@ -1,8 +1,11 @@
 package core
 
 import (
+	"crypto/rand"
 	"fmt"
+	"io"
 	"maps"
+	chacha "math/rand/v2"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -20,6 +23,9 @@ import (
 // go test ./node/internal/core -run TestScripts -rewrite, and read the diff.
 func TestScripts(t *testing.T) {
 	datadriven.Walk(t, filepath.Join("..", "..", "..", "testdata", "core"), func(t *testing.T, path string) {
+		// raft draws its election jitter from here.
+		defer func(r io.Reader) { rand.Reader = r }(rand.Reader)
+		rand.Reader = chacha.NewChaCha8([32]byte{})
 		s := &script{members: map[uint64]*scripted{}}
 		datadriven.RunTest(t, path, s.run)
 	})
