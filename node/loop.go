@@ -46,14 +46,16 @@ func newLoop(n *Node) (*loop, error) {
 		return nil, err
 	}
 	n.applier.start(labelOf(start), durable)
-	return l, l.startCore(start)
+	return l, l.startCore(start, start.Metadata.Index)
 }
 
-// startCore makes this member part of a cluster.
-func (l *loop) startCore(start octopiipb.SnapshotHeader) error {
+// startCore makes this member part of a cluster. applied is what the state
+// machine has already.
+func (l *loop) startCore(start octopiipb.SnapshotHeader, applied uint64) error {
 	c, err := core.New(core.Config{
 		ID:                  l.id,
 		Start:               labelOf(start),
+		Applied:             applied,
 		Storage:             l.store,
 		ElectionTicks:       l.cfg.ElectionTicks,
 		HeartbeatTicks:      l.cfg.HeartbeatTicks,
@@ -255,7 +257,7 @@ func (l *loop) bringToLife(m *raftpb.Message) error {
 	l.applier.jobs.put(applyJob{restore: &header})
 	l.log.Info("brought to life by a snapshot", zap.String("leader", hex(m.From)), zap.Uint64("index", meta.Index),
 		zap.String("cluster", hex(header.Membership.Cluster)))
-	return l.startCore(header)
+	return l.startCore(header, 0)
 }
 
 // publish makes the status visible to Status and to those that wait for it.

@@ -25,7 +25,10 @@ type Storage interface {
 type Config struct {
 	ID uint64
 	// Start is the label of the snapshot or mark at which Storage begins.
-	Start   Label
+	Start Label
+	// Applied is the index that the state machine has: Start's, or 0 if it gets
+	// that snapshot only now. No read is answered before it has it.
+	Applied uint64
 	Storage Storage
 	// ElectionTicks and HeartbeatTicks are raft's.
 	ElectionTicks, HeartbeatTicks int
@@ -98,7 +101,7 @@ func New(cfg Config) (*Core, error) {
 		cfg:       cfg,
 		storage:   cfg.Storage,
 		handed:    cfg.Start,
-		applied:   cfg.Start.Index,
+		applied:   cfg.Applied,
 		last:      last,
 		labels:    []Label{cfg.Start},
 		forwarded: newForwarded(cfg.ReadSeed),

@@ -98,7 +98,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		start := Label{Index: 1, Term: 1, ConfState: raftpb.ConfState{Voters: []uint64{id}},
 			Membership: &octopiipb.Membership{Cluster: 7, Index: 1, Members: []octopiipb.Member{{ID: id, Address: fmt.Sprintf("addr%d", id)}}}}
 		s.members[id] = &scripted{id: id, disk: newDisk(start, raftpb.HardState{Term: 1, Commit: 1}), snapshots: map[uint64]Label{}}
-		s.start(t, s.members[id], start)
+		s.start(t, s.members[id], start, start.Index)
 	case "empty":
 		s.members[id] = &scripted{id: id, snapshots: map[uint64]Label{}}
 		s.printf("%d has an empty disk and no RawNode", id)
@@ -163,8 +163,8 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 	return s.out.String()
 }
 
-func (s *script) start(t *testing.T, m *scripted, start Label) {
-	c, err := New(Config{ID: m.id, Start: start, Storage: m.disk, ElectionTicks: 10, HeartbeatTicks: 1,
+func (s *script) start(t *testing.T, m *scripted, start Label, applied uint64) {
+	c, err := New(Config{ID: m.id, Start: start, Applied: applied, Storage: m.disk, ElectionTicks: 10, HeartbeatTicks: 1,
 		MessageBytesMax: 1 << 20, InflightMessagesMax: 16, PromoteLagMax: 2, PromoteStableTicks: 2,
 		ReadSeed: m.id, Logger: quiet{}})
 	if err != nil {
@@ -264,7 +264,8 @@ func (s *script) receive(t *testing.T, m *scripted, msg raftpb.Message) {
 		start := m.snapshots[msg.Snapshot.Metadata.Index]
 		s.printf("%d: brought to life by the snapshot at %d", m.id, start.Index)
 		m.disk = newDisk(start, raftpb.HardState{Term: msg.Term, Commit: start.Index})
-		s.start(t, m, start)
+		m.applies = append(m.applies, &Apply{Label: start}) // to be restored
+		s.start(t, m, start, 0)
 		s.step(m, &Input{Messages: []raftpb.Message{msg}})
 		return
 	}
