@@ -13,7 +13,9 @@ import (
 // settled is what became of the waiters: by name, in order.
 type settled []string
 
-func (s *settled) add(w Waiter, err error) { *s = append(*s, fmt.Sprintf("%s: %v", w.(*call).name, err)) }
+func (s *settled) add(w Waiter, err error) {
+	*s = append(*s, fmt.Sprintf("%s: %v", w.(*call).name, err))
+}
 
 // pendingModel is the obvious pending: a list that is sorted before every look.
 type pendingModel struct{ list []place }

@@ -1,0 +1,233 @@
+package raftstore
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"pgregory.net/rapid"
+
+	octopiipb "github.com/octopii/octopii/proto"
+	"github.com/octopii/octopii/wal"
+)
+
+// headerOf is a snapshot header with the given voters.
+func headerOf(term, index uint64, voters ...uint64) octopiipb.SnapshotHeader {
+	h := headerAt(term, index)
+	h.Metadata.ConfState = raftpb.ConfState{Voters: voters}
+	return h
+}
+
+// entriesOf are the entries lo to hi of one term; their data names them.
+func entriesOf(term, lo, hi uint64) []raftpb.Entry {
+	var entries []raftpb.Entry
+	for i := lo; i <= hi; i++ {
+		entries = append(entries, raftpb.Entry{Index: i, Term: term, Data: fmt.Appendf(nil, "entry %d of term %d", i, term)})
+	}
+	return entries
+}
+
+func newTail(t rapid.TB, h octopiipb.SnapshotHeader) *tail {
+	t.Helper()
+	var tl tail
+	if err := tl.load(h, wal.State{}, false); err != nil {
+		t.Fatal(err)
+	}
+	return &tl
+}
+
+// handedOut is a slice that raft may hold, and what it showed at the time.
+type handedOut struct{ slice, copy []raftpb.Entry }
+
+// TestTailIsMemoryStorage drives a tail and raft's own MemoryStorage through the
+// same appends and compactions, and compares all that raft can ask of them. What
+// was handed out earlier must not change under raft's hands.
+func TestTailIsMemoryStorage(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		start := headerOf(1, rapid.Uint64Range(1, 5).Draw(t, "start"), 1)
+		tl := newTail(t, start)
+		ms := raft.NewMemoryStorage()
+		if err := ms.ApplySnapshot(raftpb.Snapshot{Metadata: start.Metadata}); err != nil {
+			t.Fatal(err)
+		}
+		var out []handedOut
+		term := uint64(1)
+		for range rapid.IntRange(1, 40).Draw(t, "steps") {
+			first, last := tl.first(), tl.last()
+			switch rapid.SampledFrom([]string{"append", "append", "overwrite", "compact", "compact behind", "reset"}).Draw(t, "op") {
+			case "append":
+				add := entriesOf(term, last+1, last+rapid.Uint64Range(0, 6).Draw(t, "count"))
+				tl.append(slices.Clone(add))
+				_ = ms.Append(add)
+			case "overwrite": // a leader of a new term; its entries may begin before what is kept
+				term++
+				lo := rapid.Uint64Range(max(first, 3)-2, last+1).Draw(t, "from")
+				add := entriesOf(term, lo, lo+rapid.Uint64Range(0, 4).Draw(t, "count"))
+				tl.append(slices.Clone(add))
+				_ = ms.Append(add)
+			case "compact":
+				index := rapid.Uint64Range(0, last+2).Draw(t, "index")
+				tl.compact(index)
+				if index >= first && index <= last {
+					_ = ms.Compact(index)
+				}
+			case "compact behind":
+				index := rapid.Uint64Range(first-1, last).Draw(t, "index")
+				trailing := rapid.Uint64Range(0, 8).Draw(t, "trailing")
+				tl.compactBehind(index, trailing, 1<<30)
+				if keep := index - min(trailing, index); keep >= first {
+					_ = ms.Compact(keep)
+				}
+			case "reset":
+				h := headerOf(term, last+rapid.Uint64Range(1, 3).Draw(t, "ahead"), 1)
+				tl.reset(h)
+				_ = ms.ApplySnapshot(raftpb.Snapshot{Metadata: h.Metadata})
+			}
+			compareStorages(t, tl, ms)
+			out = append(out, drawEntries(t, tl, ms))
+			for _, o := range out {
+				if diff := cmp.Diff(o.copy, o.slice); diff != "" {
+					t.Fatalf("entries that raft was given changed afterwards (-then +now):\n%s", diff)
+				}
+			}
+		}
+	})
+}
+
+func compareStorages(t *rapid.T, tl *tail, ms *raft.MemoryStorage) {
+	first, _ := ms.FirstIndex()
+	last, _ := ms.LastIndex()
+	if tl.first() != first || tl.last() != last {
+		t.Fatalf("log from %d to %d, want %d to %d", tl.first(), tl.last(), first, last)
+	}
+	var bytes uint64
+	for i := max(first, 3) - 3; i <= last+2; i++ {
+		got, gotErr := tl.term(i)
+		want, wantErr := ms.Term(i)
+		if got != want || gotErr != wantErr {
+			t.Fatalf("term of %d is %d, %v; want %d, %v", i, got, gotErr, want, wantErr)
+		}
+	}
+	if first <= last {
+		all, err := ms.Entries(first, last+1, 1<<62)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range all {
+			bytes += entryBytes(&all[i])
+		}
+	}
+	if tl.bytes != bytes {
+		t.Fatalf("the tail says that it takes %d bytes, and its entries take %d", tl.bytes, bytes)
+	}
+}
+
+// drawEntries compares one range of entries, and returns it as handed out.
+func drawEntries(t *rapid.T, tl *tail, ms *raft.MemoryStorage) handedOut {
+	first, last := tl.first(), tl.last()
+	lo := rapid.Uint64Range(max(first, 2)-2, last).Draw(t, "lo")
+	hi := rapid.Uint64Range(lo+1, last+1).Draw(t, "hi")
+	size := rapid.SampledFrom([]uint64{0, 1, 30, 60, 100, 1 << 62}).Draw(t, "max size")
+	if first > last { // MemoryStorage says unavailable where it holds nothing
+		if _, err := tl.entries(lo, hi, size); err != raft.ErrCompacted {
+			t.Fatalf("entries [%d, %d) of an empty log that begins behind %d: %v, want ErrCompacted", lo, hi, last, err)
+		}
+		return handedOut{}
+	}
+	got, gotErr := tl.entries(lo, hi, size)
+	want, wantErr := ms.Entries(lo, hi, size)
+	if gotErr != wantErr {
+		t.Fatalf("entries [%d, %d): %v, want %v", lo, hi, gotErr, wantErr)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Fatalf("entries [%d, %d) of at most %d bytes (-want +got):\n%s", lo, hi, size, diff)
+	}
+	if cap(got) != len(got) {
+		t.Fatalf("entries [%d, %d) have room for %d more: who appends to them writes into the log", lo, hi, cap(got)-len(got))
+	}
+	return handedOut{slice: got, copy: slices.Clone(got)}
+}
+
+func TestTailBeyondItsEnds(t *testing.T) {
+	tl := newTail(t, headerOf(1, 5, 1))
+	tl.append(entriesOf(1, 6, 9))
+	if _, err := tl.entries(6, 11, 1000); err != raft.ErrUnavailable {
+		t.Errorf("entries beyond the end: %v, want ErrUnavailable", err)
+	}
+	if _, err := tl.entries(5, 7, 1000); err != raft.ErrCompacted {
+		t.Errorf("entries before the beginning: %v, want ErrCompacted", err)
+	}
+	tl.append(nil)
+	tl.append(entriesOf(1, 3, 5)) // all of it is compacted
+	if tl.last() != 9 || tl.first() != 6 {
+		t.Errorf("an append of compacted entries left %d to %d, want 6 to 9", tl.first(), tl.last())
+	}
+	defer func() {
+		if recover() == nil {
+			t.Error("an append that leaves a gap was taken")
+		}
+	}()
+	tl.append(entriesOf(1, 11, 11))
+}
+
+// How much stays behind a mark for followers that are slow.
+func TestTailKeepsWhatTrails(t *testing.T) {
+	one := entriesOf(1, 10, 10)
+	size := entryBytes(&one[0])
+	for _, c := range []struct {
+		index, trailing, trailingBytes, first uint64
+	}{
+		{30, 0, 1 << 30, 31},
+		{30, 5, 1 << 30, 26},
+		{30, 5, 0, 31},
+		{30, 5, 1, 30},        // one entry more than the bytes hold
+		{30, 5, 2 * size, 29}, // exactly two
+		{30, 5, 2*size + 1, 28},
+		{30, 1 << 40, 1 << 40, 6},
+		{5, 0, 0, 6}, // nothing is behind it yet
+		{40, 0, 0, 41},
+		{41, 0, 0, 6}, // not in the log: nothing is known of it
+	} {
+		tl := newTail(t, headerOf(1, 5, 1))
+		tl.append(entriesOf(1, 6, 9)[:4])
+		tl.append(entriesOf(1, 10, 40))
+		if c.index > tl.last() {
+			tl.compact(c.index)
+		} else {
+			tl.compactBehind(c.index, c.trailing, c.trailingBytes)
+		}
+		if tl.first() != c.first {
+			t.Errorf("behind %d, %d entries of %d bytes: the log begins at %d, want %d", c.index, c.trailing, c.trailingBytes, tl.first(), c.first)
+		}
+	}
+}
+
+func TestTailSnapshotIsOfTheConfigurationInForce(t *testing.T) {
+	tl := newTail(t, headerOf(1, 5, 1))
+	if s, err := tl.snapshot(); err != nil || s.Metadata.Index != 5 || tl.wanted {
+		t.Errorf("at the start: %v, %v, wanted %v; want the snapshot at 5", s.Metadata, err, tl.wanted)
+	}
+	tl.handed = raftpb.SnapshotMetadata{Index: 8, Term: 1, ConfState: raftpb.ConfState{Voters: []uint64{1}, Learners: []uint64{2}}}
+	if _, err := tl.snapshot(); err != raft.ErrSnapshotTemporarilyUnavailable || !tl.wanted {
+		t.Errorf("after a change of membership: %v, wanted %v; want it temporarily unavailable, and wanted", err, tl.wanted)
+	}
+	tl.snap = tl.handed
+	if s, err := tl.snapshot(); err != nil || s.Metadata.Index != 8 {
+		t.Errorf("with a new snapshot: %v, %v; want the one at 8", s.Metadata, err)
+	}
+}
+
+// A log that ends before what was committed has lost something.
+func TestTailRefusesALogThatLostItsEnd(t *testing.T) {
+	var tl tail
+	err := tl.load(headerOf(1, 5, 1), wal.State{HardState: raftpb.HardState{Term: 1, Commit: 9}, Entries: entriesOf(1, 6, 8)}, false)
+	wantCorrupt(t, err, "ends at index 8, but 9 was committed")
+	var whole tail
+	noError(t, whole.load(headerOf(1, 5, 1), wal.State{HardState: raftpb.HardState{Term: 1, Commit: 3}, Entries: entriesOf(1, 6, 8)}, false))
+	if whole.hardState.Commit != 5 {
+		t.Errorf("a snapshot at 5 with commit 3 gives commit %d, want 5: it is committed", whole.hardState.Commit)
+	}
+}
