@@ -95,6 +95,10 @@ func (a *applier) do(j *applyJob) error {
 	case j.durable != nil:
 		index, _ := a.sm.Durable()
 		j.durable(index)
+	case a.label.Index < a.durable:
+		// It has effects of entries that were not handed to it again yet, and so
+		// its state has no label.
+		j.capture(a.label, nil, fmt.Errorf("it is at index %d, and the log has been read back up to %d", a.durable, a.label.Index))
 	default:
 		snapshot, err := a.sm.Snapshot()
 		j.capture(a.label, snapshot, err)

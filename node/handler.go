@@ -48,9 +48,13 @@ func (h handler) Accept(peer transport.Hello) error {
 		return err
 	}
 	ms := h.members.Load()
-	if ms == nil || !slices.ContainsFunc(ms.Members, func(m octopiipb.Member) bool { return m.ID == peer.Node }) {
+	known := ms != nil && slices.ContainsFunc(ms.Members, func(m octopiipb.Member) bool { return m.ID == peer.Node })
+	if !known && peer.Cluster != 0 {
 		// A leader that this member does not know of yet must get its answers.
 		h.transport.SetPeer(peer.Node, peer.Address)
+	}
+	if !known && peer.Cluster == 0 {
+		return nil // somebody who asks to join
 	}
 	h.inbox.add(func(in *core.Input) {
 		in.PeersUp = append(in.PeersUp, core.PeerUp{ID: peer.Node, Incarnation: peer.Incarnation})
@@ -60,6 +64,9 @@ func (h handler) Accept(peer transport.Hello) error {
 
 // refuse says why a peer is not spoken to.
 func (h handler) refuse(peer transport.Hello) error {
+	if peer.Node == 0 || peer.Node > idMax {
+		return fmt.Errorf("node: no member can have the ID %x", peer.Node)
+	}
 	if peer.Node == h.id {
 		return fmt.Errorf("node: member %x is this one; two members were started with the same ID", peer.Node)
 	}
@@ -75,8 +82,8 @@ func (h handler) refuse(peer transport.Hello) error {
 	}
 	for i := range ms.Members {
 		m := &ms.Members[i]
-		if m.ID == peer.Node && !m.Learner && m.Incarnation != 0 && m.Incarnation != peer.Incarnation {
-			return fmt.Errorf("%w: member %x was promoted as incarnation %x and comes back as %x; remove it and join again under a new ID",
+		if m.ID == peer.Node && m.Incarnation != 0 && m.Incarnation != peer.Incarnation {
+			return fmt.Errorf("%w: member %x is known as incarnation %x and comes back as %x; remove it and join again under a new ID",
 				ErrAmnesia, peer.Node, m.Incarnation, peer.Incarnation)
 		}
 	}
@@ -186,8 +193,13 @@ func (h handler) HandleSnapshot(from uint64, header []byte, body io.Reader) erro
 		return fmt.Errorf("snapshot header cannot be read: %w", err)
 	}
 	meta := s.Header.Metadata
-	if meta.Index == 0 || meta.Term == 0 || s.Header.Membership.Cluster == 0 {
-		return errors.New("snapshot header without index, term or cluster")
+	m := raftpb.Message{Type: raftpb.MsgSnap, From: from, To: h.id, Term: s.Term,
+		Snapshot: &raftpb.Snapshot{Metadata: meta}}
+	if !core.Bootstraps(&m, h.id) {
+		return fmt.Errorf("the snapshot at %d is not one for member %x", meta.Index, h.id)
+	}
+	if mine := h.cluster.Load(); s.Header.Membership.Cluster == 0 || mine != 0 && mine != s.Header.Membership.Cluster {
+		return fmt.Errorf("the snapshot at %d belongs to cluster %x, and this is cluster %x", meta.Index, s.Header.Membership.Cluster, mine)
 	}
 	if !h.receiving.TryLock() {
 		return errors.New("another snapshot is being received; try again")
@@ -199,8 +211,6 @@ func (h handler) HandleSnapshot(from uint64, header []byte, body io.Reader) erro
 			return err
 		}
 	}
-	m := raftpb.Message{Type: raftpb.MsgSnap, From: from, To: h.id, Term: s.Term,
-		Snapshot: &raftpb.Snapshot{Metadata: meta}}
 	if !h.inbox.peer(1, 0, func(in *core.Input) { in.Messages = append(in.Messages, m) }) {
 		return errors.New("too much is queued; try again")
 	}

@@ -99,6 +99,13 @@ func (n *Node) handleJoin(ctx context.Context, from transport.Hello, payload []b
 	if err := n.ready(ctx); err != nil {
 		return nil, err
 	}
+	if ms := n.members.Load(); ms != nil {
+		for _, old := range ms.Members {
+			if old.ID == m.ID { // who added it knows better what it is called
+				m.Name, m.Priority = old.Name, old.Priority
+			}
+		}
+	}
 	m.Learner, m.Promote = true, true
 	_, err := n.change(ctx, core.Change{Op: core.AddLearner, Member: m})
 	switch {
@@ -117,7 +124,7 @@ func (n *Node) handleJoin(ctx context.Context, from transport.Hello, payload []b
 // so learns of it (see handler.Refused); a learner would not find out otherwise,
 // since it never campaigns.
 func (l *loop) knock(ticks int) {
-	if l.core.Status().Leader != 0 {
+	if !l.core.Lonely() {
 		l.lonely = 0
 		return
 	}

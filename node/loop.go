@@ -63,6 +63,8 @@ func (l *loop) startCore(start octopiipb.SnapshotHeader, applied uint64) error {
 		InflightMessagesMax: l.cfg.InflightMessagesMax,
 		PromoteLagMax:       l.cfg.PromoteLagMax,
 		PromoteStableTicks:  l.cfg.PromoteStableTicks,
+		ProposalBytesMax:    l.cfg.ProposalBytesMax,
+		WaitingBytesMax:     4 * l.cfg.PendingBytesMax,
 		ReadSeed:            randomID(),
 		Logger:              raftLogger{l.log.Named("raft").Sugar()},
 	})
@@ -160,8 +162,11 @@ func (l *loop) carryOut(eff *core.Effects) {
 		m := &eff.Messages[i]
 		l.transport.Send(m.To, kindRaft, m)
 	}
-	if f := eff.Forward; f != nil && !l.transport.Send(f.To, kindRequests, &octopiipb.Requests{Requests: f.Requests}) {
-		l.core.Undelivered(f)
+	for i := range eff.Forwards {
+		f := &eff.Forwards[i]
+		if !l.transport.Send(f.To, kindRequests, &octopiipb.Requests{Requests: f.Requests}) {
+			l.core.Undelivered(f)
+		}
 	}
 	if eff.Apply != nil {
 		l.applier.jobs.put(applyJob{apply: eff.Apply})

@@ -24,7 +24,11 @@ func (n *Node) AddLearner(ctx context.Context, m Member) (Membership, error) {
 	if err != nil {
 		return Membership{}, err
 	}
-	return n.change(ctx, core.Change{Op: core.AddLearner, Member: record})
+	ms, err := n.change(ctx, core.Change{Op: core.AddLearner, Member: record})
+	if err != nil {
+		return ms, err
+	}
+	return ms, n.spread(ctx)
 }
 
 // AddVoter adds a member as a learner, brings it up to date and then makes it a
@@ -40,10 +44,14 @@ func (n *Node) AddVoter(ctx context.Context, m Member) (Membership, error) {
 		return Membership{}, err
 	}
 	record.Promote = true
-	if _, err := n.change(ctx, core.Change{Op: core.AddLearner, Member: record}); err != nil {
+	added, err := n.change(ctx, core.Change{Op: core.AddLearner, Member: record})
+	if err != nil {
 		return Membership{}, err
 	}
 	st, err := n.until(ctx, func(st Status) bool {
+		if st.Membership.Index < added.Index {
+			return false
+		}
 		now, ok := st.Membership.Member(record.ID)
 		return !ok || !now.Learner
 	})
@@ -53,7 +61,7 @@ func (n *Node) AddVoter(ctx context.Context, m Member) (Membership, error) {
 	if _, ok := st.Membership.Member(record.ID); !ok {
 		return st.Membership, fmt.Errorf("node: member %x was removed before it was promoted: %w", record.ID, ErrRemoved)
 	}
-	return st.Membership, nil
+	return st.Membership, n.spread(ctx)
 }
 
 // Remove takes a member out of the cluster, for ever: its ID is never used
@@ -64,11 +72,33 @@ func (n *Node) Remove(ctx context.Context, id uint64) (Membership, error) {
 	if err := n.ready(ctx); err != nil {
 		return Membership{}, err
 	}
+	if st := n.Status(); st.Role == Leader && id == n.id && len(st.Membership.Voters()) > 1 {
+		// Another one must lead, and know, before this one is gone.
+		if _, err := n.transfer(ctx, 0); err != nil {
+			return Membership{}, err
+		}
+	}
 	ms, err := n.change(ctx, core.Change{Op: core.Remove, Member: octopiipb.Member{ID: id}})
+	if err == nil {
+		err = n.spread(ctx)
+	}
 	if errors.Is(err, ErrRemoved) && id == n.id {
 		return n.Status().Membership, nil
 	}
 	return ms, err
+}
+
+// spread returns when a majority of the membership knows of it. raft puts a
+// membership in force where it is applied: if the leader that applied it died
+// first, the others would still count by the old one, and might need the vote of
+// a member that is gone.
+func (n *Node) spread(ctx context.Context) error {
+	w := newWaiter()
+	n.inbox.request(core.Request{Kind: core.Propose, Data: core.Barrier(), Waiter: w})
+	if _, err := n.wait(ctx, w); err != nil {
+		return fmt.Errorf("node: the change is applied, but may not be known to a majority yet: %w", err)
+	}
+	return nil
 }
 
 // TransferLeadership lets the member to lead; 0 stands for the best candidate.
@@ -93,19 +123,18 @@ var errGivenUp = errors.New("it did not take over in time")
 
 // transfer tries once, and returns the member that it tried.
 func (n *Node) transfer(ctx context.Context, to uint64) (uint64, error) {
-	before := n.Status()
 	w := newWaiter()
 	n.inbox.request(core.Request{Kind: core.Transfer, To: to, Waiter: w})
 	a, err := n.wait(ctx, w)
 	if err != nil {
 		return to, fmt.Errorf("node: transfer leadership: %w", err)
 	}
-	target := a.Index
+	target, before := a.Index, n.Status().Leader
 	// raft gives a transfer up after an election timeout.
 	try, cancel := context.WithTimeout(ctx, n.electionTimeout()*3/2)
 	defer cancel()
 	st, err := n.until(try, func(st Status) bool {
-		return st.Leader == target || st.Leader != 0 && st.Leader != before.Leader
+		return st.Leader == target || st.Leader != 0 && before != 0 && st.Leader != before
 	})
 	switch {
 	case err == nil && st.Leader == target:
@@ -176,6 +205,9 @@ func (n *Node) resolve(ctx context.Context, m Member) (octopiipb.Member, error) 
 		return octopiipb.Member{}, errors.New("node: Member.Address is empty; name where the member listens for its peers")
 	}
 	record := octopiipb.Member{ID: m.ID, Name: m.Name, Address: m.Address, Learner: true, Priority: int32(m.Priority)}
+	if m.ID > idMax {
+		return record, fmt.Errorf("%w: no member can have the ID %x", ErrUnsafeMembership, m.ID)
+	}
 	if m.ID == n.id {
 		return record, nil
 	}

@@ -176,11 +176,12 @@ func (n *Node) run() error {
 	if err != nil {
 		return err
 	}
+	join := !n.store.Initialized() && len(n.cfg.Join) > 0
 	if err := n.transport.Start(handler{n}); err != nil {
 		return fmt.Errorf("node: start the transport: %w", err)
 	}
-	n.loop.Go(l.run)
-	if !n.store.Initialized() && len(n.cfg.Join) > 0 {
+	n.loop.Go(l.run) // from here on the store is the loop's
+	if join {
 		n.helpers.Go(n.join)
 	}
 	return nil

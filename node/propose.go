@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/octopii/octopii/node/internal/core"
@@ -95,8 +96,13 @@ func (n *Node) ReadBarrier(ctx context.Context, level ReadLevel) (uint64, error)
 
 // readError leaves out what only makes sense for a proposal.
 func readError(err error, ctx context.Context) error {
-	if cause := ctx.Err(); cause != nil {
+	switch cause := ctx.Err(); {
+	case cause != nil:
 		return fmt.Errorf("node: read barrier: %w", cause)
+	case errors.Is(err, ErrClosed):
+		return ErrClosed
+	case errors.Is(err, ErrRemoved):
+		return ErrRemoved
 	}
 	return err
 }

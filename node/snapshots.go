@@ -73,8 +73,11 @@ func (s *snapshots) take(done func(SnapshotInfo, error)) {
 // where the log may begin.
 func (s *snapshots) markDurable(index uint64) {
 	l := s.loop
-	if index <= l.store.SnapshotIndex() {
-		s.finish(l.store.Start(), 0, nil) // nothing new is durable yet
+	// After a restart the state machine may be ahead of what was handed to it,
+	// and what membership is in force there is not known yet.
+	index = min(index, l.core.Status().Applied)
+	if newest := l.store.Newest(); index <= newest.Index { // nothing new is durable
+		s.finish(octopiipb.SnapshotHeader{Metadata: newest}, 0, nil)
 		return
 	}
 	label, err := l.core.LabelAt(index)

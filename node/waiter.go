@@ -42,6 +42,9 @@ func newWaiter() *waiter {
 // Take implements core.Waiter.
 func (w *waiter) Take() bool { return w.state.CompareAndSwap(queued, taken) }
 
+// Untake implements core.Waiter. A caller that gave up in between stays gone.
+func (w *waiter) Untake() { w.state.CompareAndSwap(taken, queued) }
+
 // Gone implements core.Waiter.
 func (w *waiter) Gone() bool { return w.state.Load() == gone }
 
@@ -70,7 +73,7 @@ func (n *Node) wait(ctx context.Context, w *waiter) (answer, error) {
 // giveUp is what a call returns that stopped waiting because of cause. The
 // waiter is not used again: somebody may still answer it.
 func (n *Node) giveUp(w *waiter, cause error) (answer, error) {
-	if w.state.CompareAndSwap(queued, gone) {
+	if w.state.Swap(gone) == queued {
 		return answer{}, fmt.Errorf("%w: %w", ErrNotCommitted, cause)
 	}
 	select {

@@ -201,8 +201,13 @@ func (w *SnapshotWriter) fail(err error) error {
 
 // Commit ends the snapshot and gives it its name, in place of one of the same
 // index and term. When it returns nil, all of it is durable; size is that of the
-// file in bytes. After an error there is no telling, and Abort cleans up.
+// file in bytes. After an error there is no telling, and what it can it removes.
 func (w *SnapshotWriter) Commit() (size int64, err error) {
+	defer func() {
+		if err != nil {
+			w.Abort()
+		}
+	}()
 	if !w.external {
 		w.flush()
 	}

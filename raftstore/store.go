@@ -290,6 +290,9 @@ func (s *Store) Marked(h octopiipb.SnapshotHeader, trailing, trailingBytes uint6
 	s.tail.compactBehind(h.Metadata.Index, trailing, trailingBytes)
 }
 
+// Newest describes the newest durable snapshot or mark.
+func (s *Store) Newest() raftpb.SnapshotMetadata { return s.tail.snap }
+
 // SnapshotIndex is that of the newest snapshot or mark.
 func (s *Store) SnapshotIndex() uint64 { return s.tail.snap.Index }
 

@@ -586,3 +586,19 @@ func TestCloseTwice(t *testing.T) {
 	noError(t, s.Close())
 	noError(t, s.Close())
 }
+
+// Raft may hand over a snapshot and entries behind it, of which some are already
+// committed: MsgSnap at 10 and MsgApp with 11 to 13 and commit 11 in one Step.
+// Install makes the new log with commit 11 before it holds entry 11; the backend
+// refuses that as corrupt, and the member stops for good.
+func TestInstallWithCommittedEntries(t *testing.T) {
+	s := founded(t)
+	appendDurably(t, s, raftpb.HardState{Term: 2, Commit: 2}, entriesOf(2, 2, 5))
+	h := headerOf(3, 10, 1, 2)
+	putSnapshot(t, s, h)
+	hs := raftpb.HardState{Term: 4, Vote: 2, Commit: 11}
+	noError(t, s.Install(h, hs, entriesOf(4, 11, 13)))
+	s.Installed(h)
+	s.Appended(entriesOf(4, 11, 13))
+	wantLog(t, reopen(t, s), 10, hs, entriesOf(4, 11, 13))
+}

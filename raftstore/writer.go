@@ -46,7 +46,10 @@ func (s *Store) Install(h octopiipb.SnapshotHeader, hs raftpb.HardState, entries
 	}
 	hs.Commit = max(hs.Commit, h.Metadata.Index)
 	seq := s.writer.seq + 1
-	log, err := s.opts.Backend.Create(s.logPath(seq), markOf(h), hs)
+	// The entries that hs may count as committed come after it.
+	first := hs
+	first.Commit = h.Metadata.Index
+	log, err := s.opts.Backend.Create(s.logPath(seq), markOf(h), first)
 	if err != nil {
 		return fmt.Errorf("raftstore: make the log behind snapshot %d: %w", h.Metadata.Index, err)
 	}
@@ -55,8 +58,8 @@ func (s *Store) Install(h octopiipb.SnapshotHeader, hs raftpb.HardState, entries
 		_ = old.Close()
 	}
 	s.writer = writer{log: log, seq: seq, hardState: hs, mark: h.Metadata.Index}
-	if len(entries) > 0 {
-		if err := s.Append([]wal.Batch{{Entries: entries}}); err != nil {
+	if len(entries) > 0 || hs.Commit > first.Commit {
+		if err := s.Append([]wal.Batch{{Entries: entries, HardState: hs}}); err != nil {
 			return err
 		}
 	}

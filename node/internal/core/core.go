@@ -39,6 +39,9 @@ type Config struct {
 	// PromoteLagMax and PromoteStableTicks say when a learner has caught up.
 	PromoteLagMax      uint64
 	PromoteStableTicks int
+	// ProposalBytesMax bounds a proposal; WaitingBytesMax all that wait here.
+	ProposalBytesMax int
+	WaitingBytesMax  int64
 	// ReadSeed must differ at every start of every member.
 	ReadSeed uint64
 	Logger   raft.Logger
@@ -54,7 +57,8 @@ type Core struct {
 	// status is raft's, as of the end of the last Step.
 	status raft.BasicStatus
 	// last is the last index of raft's log; its end may not be durable yet.
-	last uint64
+	// bound is at most that: what the messages of this Step have left of it.
+	last, bound uint64
 	// handed is the label behind the last Apply handed out; applied the index
 	// that came back. Invariant: applied <= handed.Index.
 	handed  Label
@@ -62,9 +66,15 @@ type Core struct {
 	// labels are those of all memberships since the log began, oldest first.
 	labels []Label
 
-	// waiting are requests that nobody could be given yet; placing are those
-	// that raft has taken, whose place the next Ready shows.
-	waiting, placing []request
+	// waiting are requests that nobody could be given yet, of waitingBytes in
+	// all; placing are those that raft has taken, whose place the next Ready
+	// shows; returned are those that another member sent back, to be tried again
+	// at the next tick or under the next leader.
+	waiting, placing, returned []request
+	waitingBytes               int64
+	// unchanged wait until this member has applied a membership that a leader
+	// found to be as it was asked to be.
+	unchanged []unchanged
 	// appending counts the appends with entries that are not durable yet.
 	appending int
 	// confIndex is where this leader appended its last change of membership.
@@ -123,9 +133,12 @@ func New(cfg Config) (*Core, error) {
 		MaxInflightMsgs: cfg.InflightMessagesMax,
 		// What is on its way to the state machine; the rest stays in the log.
 		MaxCommittedSizePerReady: 16 << 20,
-		AsyncStorageWrites:       true,
-		CheckQuorum:              true,
-		PreVote:                  true,
+		// What is in the log and not applied: callers that give up must not make
+		// it grow for ever.
+		MaxUncommittedEntriesSize: 4 * uint64(cfg.WaitingBytesMax),
+		AsyncStorageWrites:        true,
+		CheckQuorum:               true,
+		PreVote:                   true,
 		// The leader knows the place of what it appends itself: see pending.
 		DisableProposalForwarding: true,
 		StepDownOnRemoval:         true,
@@ -170,6 +183,7 @@ func readable(s Storage, last uint64) error {
 // thereby known by index and term.
 func (c *Core) Step(in *Input) *Effects {
 	c.effects = Effects{}
+	c.bound = c.last
 	for _, p := range in.PeersUp {
 		c.peers.up(p)
 	}
@@ -229,7 +243,7 @@ func (c *Core) stepApplied(a *Apply) {
 }
 
 func (c *Core) stepMessage(m *raftpb.Message) {
-	if err := admit(m, c.cfg.ID, c.last, c.handed.Index); err != nil {
+	if err := admit(m, c.cfg.ID, c.bound, c.handed.Index); err != nil {
 		c.effects.Suspects = append(c.effects.Suspects, Suspect{ID: m.From, Reason: err.Error()})
 		return
 	}
@@ -237,6 +251,13 @@ func (c *Core) stepMessage(m *raftpb.Message) {
 	if m.Type == raftpb.MsgReadIndex {
 		c.reads.ask(m)
 		return
+	}
+	// What this message cuts off the log is gone for the next one.
+	switch {
+	case m.Type == raftpb.MsgApp && len(m.Entries) > 0:
+		c.bound = min(c.bound, m.Index+uint64(len(m.Entries)))
+	case m.Type == raftpb.MsgSnap:
+		c.bound = min(c.bound, m.Snapshot.Metadata.Index)
 	}
 	// Errors say that the sender is unknown or that a proposal was dropped;
 	// both are for the sender to notice.
@@ -256,6 +277,8 @@ func (c *Core) tick() {
 	c.peers.tick()
 	c.reads.tick(max(2*c.cfg.HeartbeatTicks, c.cfg.ElectionTicks/2))
 	c.forwarded.tick(2*c.cfg.ElectionTicks, c.refuse)
+	c.pruneWaiting()
+	c.tryReturned()
 	c.promoteLearners()
 }
 
@@ -277,16 +300,14 @@ func (c *Core) ready() {
 
 // emit sorts one message of a Ready by what it wants.
 func (c *Core) emit(m *raftpb.Message) {
-	switch m.To {
-	case raft.LocalAppendThread:
+	switch m.Type {
+	case raftpb.MsgStorageAppend:
 		c.effects.Append = c.newAppend(m)
-	case raft.LocalApplyThread:
+	case raftpb.MsgStorageApply:
 		c.effects.Apply = c.newApply(m)
+	case raftpb.MsgSnap:
+		c.effects.Snapshots = append(c.effects.Snapshots, *m)
 	default:
-		if m.Type == raftpb.MsgSnap {
-			c.effects.Snapshots = append(c.effects.Snapshots, *m)
-			return
-		}
 		c.effects.Messages = append(c.effects.Messages, *m)
 	}
 }
@@ -325,12 +346,17 @@ func (c *Core) newApply(m *raftpb.Message) *Apply {
 			if w != nil {
 				c.refuse(w, ErrMembershipBusy)
 			}
+		case e.Data[0] == frameBarrier:
+			if w != nil {
+				c.effects.Outcomes = append(c.effects.Outcomes, Outcome{Waiter: w, Index: e.Index})
+			}
 		default:
 			a.Entries = append(a.Entries, Committed{Index: e.Index, Term: e.Term, Data: e.Data[1:], Waiter: w})
 		}
 		c.handed.Index, c.handed.Term = e.Index, e.Term
 	}
 	a.Label = c.handed
+	c.settleUnchanged()
 	c.storage.Handed(a.Label.Index, a.Label.Term, a.Label.ConfState)
 	return a
 }
@@ -379,6 +405,9 @@ func (c *Core) note() {
 		c.effects.LeaderChanged = true
 		// A round that the old leader had may never be answered.
 		c.reads.retry()
+		c.tryReturned()
+		// What another leader appended, or cut off, raft itself looks after.
+		c.confIndex = 0
 	}
 	c.status = now
 }
@@ -395,12 +424,16 @@ func (c *Core) installed(label Label) {
 	c.handed = label
 	c.labels = []Label{label}
 	c.storage.Handed(label.Index, label.Term, label.ConfState)
+	c.settleUnchanged()
 	c.effects.Membership = label.Membership
 }
 
 // LabelAt returns the label of the state at an index that was handed out and
 // is still in the log.
 func (c *Core) LabelAt(index uint64) (Label, error) {
+	if index > c.handed.Index {
+		return Label{}, fmt.Errorf("core: the membership at index %d is not known at %d", index, c.handed.Index)
+	}
 	term, err := c.storage.Term(index)
 	if err != nil {
 		return Label{}, fmt.Errorf("core: label of index %d: %w", index, err)
@@ -440,6 +473,12 @@ func (c *Core) Status() Status {
 		Last:       c.last,
 		Membership: c.handed.Membership,
 	}
+}
+
+// Lonely says that nothing was heard of a leader for an election timeout. A
+// learner goes on naming the last one for ever, as it never campaigns.
+func (c *Core) Lonely() bool {
+	return c.status.Lead == raft.None || !c.alive(c.status.Lead)
 }
 
 // VisitProgress calls f for every other member, ordered by ID. Only a leader

@@ -1,8 +1,12 @@
 package core
 
 import (
+	"errors"
 	"fmt"
+	"math"
+	"slices"
 
+	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/confchange"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.etcd.io/raft/v3/tracker"
@@ -18,8 +22,8 @@ func admit(m *raftpb.Message, self, lastIndex, commit uint64) error {
 	if m.To != self {
 		return fmt.Errorf("%s for member %x arrived at %x", m.Type, m.To, self)
 	}
-	if m.Term == 0 && m.Type != raftpb.MsgReadIndex {
-		return fmt.Errorf("%s without a term", m.Type)
+	if err := admitSender(m); err != nil {
+		return err
 	}
 	switch m.Type {
 	case raftpb.MsgApp:
@@ -47,6 +51,28 @@ func admit(m *raftpb.Message, self, lastIndex, commit uint64) error {
 	return nil
 }
 
+// numberMax bounds terms and indexes: raft counts on from them.
+const numberMax = math.MaxUint64 >> 1
+
+// validID says whether a member can have that ID: raft keeps 0, and the highest
+// two for its local threads.
+func validID(id uint64) bool { return id != raft.None && !raft.IsLocalMsgTarget(id) }
+
+// admitSender checks who speaks, and in which term.
+func admitSender(m *raftpb.Message) error {
+	switch {
+	case !validID(m.From) || m.From == m.To:
+		return fmt.Errorf("%s from %x, which cannot be another member", m.Type, m.From)
+	case m.Type == raftpb.MsgReadIndex && m.Term != 0:
+		return fmt.Errorf("%s with term %d; it has none", m.Type, m.Term)
+	case m.Type != raftpb.MsgReadIndex && m.Term == 0:
+		return fmt.Errorf("%s without a term", m.Type)
+	case m.Term > numberMax || m.Index > numberMax:
+		return fmt.Errorf("%s of term %d and index %d, which no cluster reaches", m.Type, m.Term, m.Index)
+	}
+	return nil
+}
+
 // admitAppend checks that the entries continue (Index, LogTerm) in one log.
 func admitAppend(m *raftpb.Message) error {
 	term := m.LogTerm
@@ -66,12 +92,17 @@ func admitAppend(m *raftpb.Message) error {
 	return nil
 }
 
+// knownFrame says whether this version knows what the data of an entry is.
+func knownFrame(data []byte) bool {
+	return data[0] == frameCommand || data[0] == frameBarrier && len(data) == 1
+}
+
 // admitEntry refuses an entry that this version could not apply. raft's own
 // leaders never append one; once in the log it would stop every member.
 func admitEntry(e *raftpb.Entry) error {
 	switch e.Type {
 	case raftpb.EntryNormal:
-		if len(e.Data) > 0 && e.Data[0] != frameCommand {
+		if len(e.Data) > 0 && !knownFrame(e.Data) {
 			return fmt.Errorf("entry %d has the unknown kind %d: was it written by a newer version?", e.Index, e.Data[0])
 		}
 		return nil
@@ -87,27 +118,38 @@ func admitEntry(e *raftpb.Entry) error {
 }
 
 func admitSnapshot(m *raftpb.Message, commit uint64) error {
-	if m.Snapshot == nil || m.Snapshot.Metadata.Index == 0 {
-		return fmt.Errorf("empty snapshot")
+	if m.Snapshot == nil {
+		return errors.New("a snapshot message without a snapshot")
 	}
 	meta := &m.Snapshot.Metadata
-	if meta.Index <= commit {
+	switch {
+	case meta.Index == 0 || meta.Index > numberMax || meta.Term == 0 || meta.Term > m.Term:
+		return fmt.Errorf("snapshot at index %d of term %d in a message of term %d", meta.Index, meta.Term, m.Term)
+	case meta.Index <= commit:
 		return nil // raft answers it with its commit index
 	}
-	if len(meta.ConfState.Voters) == 0 {
-		return fmt.Errorf("snapshot at %d without voters", meta.Index)
-	}
-	_, _, err := restoreConf(meta.ConfState, meta.Index)
-	if err != nil {
+	if _, _, err := restoreConf(meta.ConfState, meta.Index); err != nil {
 		return fmt.Errorf("snapshot at %d: %w", meta.Index, err)
 	}
 	return nil
 }
 
-// restoreConf is raft's own check of a ConfState, as a function.
+// restoreConf turns a ConfState into a configuration, as raft does, and refuses
+// one that does not come out as it went in: raft panics on that.
 func restoreConf(cs raftpb.ConfState, lastIndex uint64) (tracker.Config, tracker.ProgressMap, error) {
-	return confchange.Restore(confchange.Changer{
-		Tracker:   tracker.MakeProgressTracker(1, 0),
-		LastIndex: lastIndex,
-	}, cs)
+	t := tracker.MakeProgressTracker(1, 0)
+	if len(cs.Voters) == 0 {
+		return t.Config, nil, errors.New("a configuration without voters")
+	}
+	for _, ids := range [][]uint64{cs.Voters, cs.Learners, cs.VotersOutgoing, cs.LearnersNext} {
+		if i := slices.IndexFunc(ids, func(id uint64) bool { return !validID(id) }); i >= 0 {
+			return t.Config, nil, fmt.Errorf("a configuration with member %x", ids[i])
+		}
+	}
+	cfg, progress, err := confchange.Restore(confchange.Changer{Tracker: t, LastIndex: lastIndex}, cs)
+	if err != nil {
+		return cfg, progress, err
+	}
+	t.Config, t.Progress = cfg, progress
+	return cfg, progress, cs.Equivalent(t.ConfState())
 }

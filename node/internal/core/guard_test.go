@@ -206,10 +206,10 @@ var raftPanics = []struct {
 		raftpb.Message{Type: raftpb.MsgSnap, Term: 3, Snapshot: &raftpb.Snapshot{Metadata: raftpb.SnapshotMetadata{Index: 20, Term: 3,
 			ConfState: raftpb.ConfState{Voters: []uint64{1}, Learners: []uint64{1}}}}}, "removed all voters"},
 	{"raftLog.appliedTo, an apply that never was", "follower",
-		raftpb.Message{Type: raftpb.MsgStorageApplyResp, From: raft.LocalApplyThread, Term: 2, Entries: entriesOf(2, 30, 30)}, "not a message that members send"},
+		raftpb.Message{Type: raftpb.MsgStorageApplyResp, From: raft.LocalApplyThread, Term: 2, Entries: entriesOf(2, 30, 30)}, "cannot be another member"},
 	{"raftLog.appliedTo, a snapshot that never was", "follower",
 		raftpb.Message{Type: raftpb.MsgStorageAppendResp, From: raft.LocalAppendThread, Term: 2,
-			Snapshot: &raftpb.Snapshot{Metadata: raftpb.SnapshotMetadata{Index: 30, Term: 2}}}, "not a message that members send"},
+			Snapshot: &raftpb.Snapshot{Metadata: raftpb.SnapshotMetadata{Index: 30, Term: 2}}}, "cannot be another member"},
 }
 
 // The guard stands exactly where raft would panic: the message alone does it,
@@ -292,7 +292,7 @@ func TestAdmit(t *testing.T) {
 		{raftpb.Message{Type: raftpb.MsgApp, Index: 7, LogTerm: 2, Entries: append(entriesOf(3, 8, 8), entriesOf(2, 9, 9)...)}, "behind term 3"},
 		{raftpb.Message{Type: raftpb.MsgApp, Index: 7, LogTerm: 2, Entries: entriesOf(4, 8, 8)}, "append of term 3"},
 		{raftpb.Message{Type: raftpb.MsgApp, Index: 7, LogTerm: 2, Entries: entry(raftpb.EntryNormal, nil)}, ""},
-		{raftpb.Message{Type: raftpb.MsgApp, Index: 7, LogTerm: 2, Entries: entry(raftpb.EntryNormal, []byte{2})}, "unknown kind 2"},
+		{raftpb.Message{Type: raftpb.MsgApp, Index: 7, LogTerm: 2, Entries: entry(raftpb.EntryNormal, []byte{3})}, "unknown kind 3"},
 		{raftpb.Message{Type: raftpb.MsgApp, Index: 7, LogTerm: 2, Entries: entry(raftpb.EntryConfChangeV2, change)}, ""},
 		{raftpb.Message{Type: raftpb.MsgApp, Index: 7, LogTerm: 2, Entries: entry(raftpb.EntryConfChangeV2, []byte{0xff})}, "cannot be read"},
 		{raftpb.Message{Type: raftpb.MsgApp, Index: 7, LogTerm: 2, Entries: entry(raftpb.EntryConfChange, change)}, "unexpected type"},
@@ -300,10 +300,10 @@ func TestAdmit(t *testing.T) {
 
 		{raftpb.Message{Type: raftpb.MsgSnap, Snapshot: snapshotNaming(1, 2)}, ""},
 		{raftpb.Message{Type: raftpb.MsgSnap, Snapshot: snapshotNaming(2, 3)}, ""}, // raft ignores one that does not name it
-		{raftpb.Message{Type: raftpb.MsgSnap}, "empty snapshot"},
-		{raftpb.Message{Type: raftpb.MsgSnap, Snapshot: &raftpb.Snapshot{}}, "empty snapshot"},
+		{raftpb.Message{Type: raftpb.MsgSnap}, "without a snapshot"},
+		{raftpb.Message{Type: raftpb.MsgSnap, Snapshot: &raftpb.Snapshot{}}, "index 0 of term 0"},
 		{raftpb.Message{Type: raftpb.MsgSnap, Snapshot: snapshotNaming()}, "without voters"},
-		{raftpb.Message{Type: raftpb.MsgSnap, Snapshot: &raftpb.Snapshot{Metadata: raftpb.SnapshotMetadata{Index: 4}}}, ""}, // no news
+		{raftpb.Message{Type: raftpb.MsgSnap, Snapshot: &raftpb.Snapshot{Metadata: raftpb.SnapshotMetadata{Index: 4, Term: 1}}}, ""}, // no news
 	}
 	seen := map[raftpb.MessageType]bool{}
 	for _, c := range cases {

@@ -13,6 +13,8 @@ type Waiter interface {
 	// returns false when the caller has given up: the request is then dropped,
 	// and certainly not committed.
 	Take() bool
+	// Untake takes back the last Take: nothing became of the request yet.
+	Untake()
 	// Gone says that the caller has given up before Take.
 	Gone() bool
 }
@@ -161,7 +163,7 @@ type Effects struct {
 	Snapshots []raftpb.Message
 	Append    *Append
 	Apply     *Apply
-	Forward   *Forward
+	Forwards  []Forward
 	Replies   []Reply
 	Outcomes  []Outcome
 	// LeaderChanged: Core.Leader or Core.Term is another than before.

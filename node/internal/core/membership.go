@@ -61,11 +61,14 @@ func decodeChange(data []byte) (Change, error) {
 	if len(cc.Changes) != 1 {
 		return Change{}, fmt.Errorf("conf change with %d members instead of 1", len(cc.Changes))
 	}
+	if cc.Transition != raftpb.ConfChangeTransitionAuto {
+		return Change{}, fmt.Errorf("conf change with the transition %s", cc.Transition)
+	}
 	var mc octopiipb.MemberChange
 	if err := mc.Unmarshal(cc.Context); err != nil {
 		return Change{}, fmt.Errorf("conf change's context cannot be read: %w", err)
 	}
-	if mc.Member.ID == 0 || mc.Member.ID != cc.Changes[0].NodeID {
+	if !validID(mc.Member.ID) || mc.Member.ID != cc.Changes[0].NodeID {
 		return Change{}, fmt.Errorf("conf change for member %x describes %x", cc.Changes[0].NodeID, mc.Member.ID)
 	}
 	for op := AddLearner; op <= Remove; op++ {
@@ -93,6 +96,9 @@ var errNoChange = errors.New("nothing to change")
 // time is refused by all.
 func checkChange(ms *octopiipb.Membership, cs raftpb.ConfState, c Change) error {
 	id := c.Member.ID
+	if !validID(id) {
+		return fmt.Errorf("%w: no member can have the ID %x", ErrUnsafeMembership, id)
+	}
 	if c.Op != Remove && slices.Contains(ms.Removed, id) {
 		return fmt.Errorf("%w: %x", ErrIDReused, id)
 	}
@@ -105,7 +111,7 @@ func checkChange(ms *octopiipb.Membership, cs raftpb.ConfState, c Change) error 
 			}
 			return fmt.Errorf("%w: member %x is a voter already", ErrUnsafeMembership, id)
 		}
-		if old != nil && *old == c.Member {
+		if old != nil && *old == merged(*old, c.record()) {
 			return errNoChange
 		}
 	case Promote:
@@ -143,6 +149,34 @@ func tryChange(cs raftpb.ConfState, c Change) error {
 	return nil
 }
 
+// record is a member's record as the change wants it.
+func (c Change) record() octopiipb.Member {
+	m := c.Member
+	m.Learner = c.Op == AddLearner
+	m.Promote = m.Promote && m.Learner
+	return m
+}
+
+// merged is a member's record after another one for it: what the new one leaves
+// open stays as it was, so that joining again, or adding a member that joined
+// by itself, takes nothing away.
+func merged(old, m octopiipb.Member) octopiipb.Member {
+	if m.Name == "" {
+		m.Name = old.Name
+	}
+	if m.Address == "" {
+		m.Address = old.Address
+	}
+	if m.Priority == 0 {
+		m.Priority = old.Priority
+	}
+	if m.Incarnation == 0 {
+		m.Incarnation = old.Incarnation
+	}
+	m.Promote = m.Learner && (m.Promote || old.Promote)
+	return m
+}
+
 // withChange returns the membership after a change that checkChange allowed.
 func withChange(ms *octopiipb.Membership, index uint64, c Change) *octopiipb.Membership {
 	next := &octopiipb.Membership{
@@ -157,13 +191,9 @@ func withChange(ms *octopiipb.Membership, index uint64, c Change) *octopiipb.Mem
 		next.Removed = append(next.Removed, id)
 		return next
 	}
-	m := c.Member
-	m.Learner = c.Op == AddLearner
-	if !m.Learner {
-		m.Promote = false
-	}
+	m := c.record()
 	if old := find(next, id); old != nil {
-		*old = m
+		*old = merged(*old, m)
 		return next
 	}
 	next.Members = append(next.Members, m)

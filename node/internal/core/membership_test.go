@@ -148,7 +148,7 @@ func wantRefused(t *rapid.T, c *cluster, removed []uint64, change Change, err er
 	case errors.Is(err, errNoChange):
 		fits := change.Op == Remove && old == nil ||
 			change.Op == Promote && old != nil && !old.Learner ||
-			change.Op == AddLearner && old != nil && (*old == change.Member || !old.Learner && change.Member.Promote)
+			change.Op == AddLearner && old != nil && (*old == merged(*old, change.record()) || !old.Learner && change.Member.Promote)
 		if !fits {
 			t.Fatalf("%+v on %s: there is something to change", change, describe(c.ms))
 		}

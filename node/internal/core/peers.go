@@ -110,7 +110,10 @@ func (c *Core) promoteLearners() {
 		}
 		notes.caughtUp = 0
 		voter := *m
-		voter.Incarnation = notes.incarnation
-		c.waiting = append(c.waiting, request{Request: Request{Kind: ChangeMembership, Change: Change{Op: Promote, Member: voter}}})
+		voter.Learner, voter.Promote = false, false
+		if notes.incarnation != 0 {
+			voter.Incarnation = notes.incarnation
+		}
+		c.wait(request{Request: Request{Kind: ChangeMembership, Change: Change{Op: Promote, Member: voter}}})
 	})
 }

@@ -10,10 +10,19 @@ import (
 	octopiipb "github.com/octopii/octopii/proto"
 )
 
-// frameCommand is the first byte of every entry that is for the state machine.
-// raft's own entries are empty, so an empty proposal is told from them; other
-// values are for later kinds of entries.
-const frameCommand = 1
+// The first byte of an entry says what it is. raft's own entries are empty, so
+// an empty proposal is told from them.
+const (
+	// frameCommand: the rest is for the state machine.
+	frameCommand = 1
+	// frameBarrier: nothing else. When it is applied, a majority has on disk that
+	// everything before it is committed, as its append said so.
+	frameBarrier = 2
+)
+
+// Barrier returns the data of a Propose that tells when a majority knows that
+// everything before it is committed.
+func Barrier() []byte { return []byte{frameBarrier} }
 
 // FrameProposal returns the entry's data for a proposal. It copies, so that
 // the proposer's buffer is free again.
@@ -32,10 +41,10 @@ func (c *Core) stepRequests(in *Input) {
 			c.reads.waiting = append(c.reads.waiting, r.Waiter)
 			continue
 		}
-		c.waiting = append(c.waiting, request{Request: r})
+		c.wait(request{Request: r})
 	}
-	for _, r := range in.Remote {
-		c.takeRemote(r)
+	for i := range in.Remote {
+		c.takeRemote(&in.Remote[i])
 	}
 	st := c.rn.BasicStatus()
 	c.stepReads(&st)
@@ -54,7 +63,58 @@ func (c *Core) stepRequests(in *Input) {
 	case st.Lead != raft.None:
 		c.forward(st.Lead)
 	default:
-		c.waitForLeader(in.Ticks)
+		c.waitForLeader()
+	}
+}
+
+// wait queues a request until somebody can serve it.
+func (c *Core) wait(it request) {
+	c.waiting = append(c.waiting, it)
+	c.waitingBytes += int64(len(it.Data))
+}
+
+// tookWaiting empties the queue after everything in it was served.
+func (c *Core) tookWaiting() {
+	clear(c.waiting)
+	c.waiting, c.waitingBytes = c.waiting[:0], 0
+}
+
+// keepWaiting keeps those for which keep is true.
+func (c *Core) keepWaiting(keep func(*request) bool) {
+	all := c.waiting
+	c.waiting, c.waitingBytes = all[:0], 0
+	for i := range all {
+		if it := all[i]; keep(&it) {
+			c.wait(it)
+		}
+	}
+	clear(all[len(c.waiting):])
+}
+
+// pruneWaiting forgets requests whose callers gave up: while a disk or an
+// election takes long, they must not pile up.
+func (c *Core) pruneWaiting() {
+	if len(c.waiting) > 0 {
+		c.keepWaiting(func(it *request) bool {
+			return it.from != 0 || it.Waiter == nil || it.taken || !it.Waiter.Gone()
+		})
+	}
+}
+
+// tryReturned queues again what another member sent back.
+func (c *Core) tryReturned() {
+	for _, it := range c.returned {
+		c.wait(it)
+	}
+	clear(c.returned)
+	c.returned = c.returned[:0]
+}
+
+// giveBack keeps a request that the leader certainly did not get.
+func (it *request) giveBack() {
+	if it.taken {
+		it.taken = false
+		it.Waiter.Untake()
 	}
 }
 
@@ -79,28 +139,40 @@ func (c *Core) stepReads(st *raft.BasicStatus) {
 	c.reads.early = nil
 }
 
-// takeRemote queues what a follower wants.
-func (c *Core) takeRemote(r RemoteRequests) {
-	for _, q := range r.Requests {
-		it := request{from: r.From, id: q.ID}
-		switch {
-		case len(q.Proposal) > 0 && q.Proposal[0] == frameCommand:
-			it.Kind, it.Data = Propose, q.Proposal
-		case len(q.ConfChange) > 0:
-			change, err := decodeChange(q.ConfChange)
-			if err != nil {
-				c.settle(it, Outcome{Err: fmt.Errorf("%w: %w", ErrUnsafeMembership, err)})
-				continue
-			}
-			it.Kind, it.Change = ChangeMembership, change
-		case q.Transfer:
-			it.Kind, it.To = Transfer, q.TransferTo
-		default:
-			c.settle(it, Outcome{Err: fmt.Errorf("%w: a request of an unknown kind; is member %x newer than the leader?", ErrNotCommitted, r.From)})
+// takeRemote queues what a follower wants, as far as there is room.
+func (c *Core) takeRemote(r *RemoteRequests) {
+	for i := range r.Requests {
+		it, err := c.decodeRequest(r.From, &r.Requests[i])
+		if err == nil && c.waitingBytes+int64(len(it.Data)) > c.cfg.WaitingBytesMax {
+			err = fmt.Errorf("%w: %d bytes wait on the leader", ErrOverloaded, c.waitingBytes)
+		}
+		if err != nil {
+			c.settle(it, Outcome{Err: err})
 			continue
 		}
-		c.waiting = append(c.waiting, it)
+		c.wait(it)
 	}
+}
+
+func (c *Core) decodeRequest(from uint64, q *octopiipb.Request) (request, error) {
+	it := request{from: from, id: q.ID}
+	switch {
+	case len(q.Proposal) > c.cfg.ProposalBytesMax+1:
+		return it, fmt.Errorf("%w: the leader takes proposals of at most %d bytes", ErrNotCommitted, c.cfg.ProposalBytesMax)
+	case len(q.Proposal) > 0 && knownFrame(q.Proposal):
+		it.Kind, it.Data = Propose, q.Proposal
+	case len(q.ConfChange) > 0:
+		change, err := decodeChange(q.ConfChange)
+		if err != nil {
+			return it, fmt.Errorf("%w: %w", ErrUnsafeMembership, err)
+		}
+		it.Kind, it.Change = ChangeMembership, change
+	case q.Transfer:
+		it.Kind, it.To = Transfer, q.TransferTo
+	default:
+		return it, fmt.Errorf("%w: a request of an unknown kind; is member %x newer than the leader?", ErrNotCommitted, from)
+	}
+	return it, nil
 }
 
 // settle answers a request, wherever its caller is.
@@ -138,13 +210,20 @@ func (it *request) take() bool {
 	return true
 }
 
-// serve gives all waiting requests to raft: as the leader, all of them that
-// are for the log become one MsgProp.
+// serve gives all waiting requests to raft: what is for the log becomes one
+// MsgProp, and transfers of leadership come after it, as raft takes no proposals
+// while one is under way.
 func (c *Core) serve() {
 	entries := make([]raftpb.Entry, 0, len(c.waiting))
+	transfers := 0
 	for i := range c.waiting {
 		it := &c.waiting[i]
 		if !it.take() {
+			continue
+		}
+		if it.Kind == Transfer {
+			c.waiting[transfers] = *it
+			transfers++
 			continue
 		}
 		e, ok := c.entryFor(it, len(entries))
@@ -154,17 +233,27 @@ func (c *Core) serve() {
 		entries = append(entries, e)
 		c.placing = append(c.placing, *it)
 	}
-	clear(c.waiting)
-	c.waiting = c.waiting[:0]
-	if len(entries) == 0 {
+	if len(entries) > 0 {
+		c.append(entries)
+	}
+	for _, it := range c.waiting[:transfers] {
+		c.transfer(it)
+	}
+	c.tookWaiting()
+}
+
+// append proposes what is in placing.
+func (c *Core) append(entries []raftpb.Entry) {
+	err := c.rn.Step(raftpb.Message{Type: raftpb.MsgProp, From: c.cfg.ID, Entries: entries})
+	if err == nil {
 		return
 	}
-	if err := c.rn.Step(raftpb.Message{Type: raftpb.MsgProp, From: c.cfg.ID, Entries: entries}); err != nil {
-		for _, it := range c.placing {
-			c.settle(it, Outcome{Err: fmt.Errorf("%w: %w", ErrNotCommitted, err)})
-		}
-		c.dropPlacing()
+	// raft drops a batch as a whole when too much is not applied yet.
+	for _, it := range c.placing {
+		c.settle(it, Outcome{Err: fmt.Errorf("%w: %w", ErrOverloaded, err)})
 	}
+	c.confIndex = 0
+	c.dropPlacing()
 }
 
 func (c *Core) dropPlacing() {
@@ -176,12 +265,8 @@ func (c *Core) dropPlacing() {
 // and may have it; otherwise the request is settled. before is how many
 // entries stand before it in the same batch.
 func (c *Core) entryFor(it *request, before int) (raftpb.Entry, bool) {
-	switch it.Kind {
-	case Propose:
+	if it.Kind == Propose {
 		return raftpb.Entry{Data: it.Data}, true
-	case Transfer:
-		c.transfer(*it)
-		return raftpb.Entry{}, false
 	}
 	err := c.allowChange(it.Change)
 	var data []byte
@@ -275,10 +360,14 @@ func (c *Core) bestCandidate() uint64 {
 	return best
 }
 
+// forwardBytesMax is the size at which a message with requests is full.
+const forwardBytesMax = 1 << 20
+
 // forward sends what waits to the leader. Requests of other followers go back
 // to them: they know best whom to ask.
 func (c *Core) forward(leader uint64) {
-	f := &Forward{To: leader}
+	f := Forward{To: leader}
+	size := 0
 	for i := range c.waiting {
 		it := c.waiting[i]
 		if it.from != 0 {
@@ -293,13 +382,16 @@ func (c *Core) forward(leader uint64) {
 			c.settle(it, Outcome{Err: fmt.Errorf("%w: %w", ErrNotCommitted, err)})
 			continue
 		}
+		if size += q.Size(); size > forwardBytesMax && len(f.Requests) > 0 {
+			c.effects.Forwards = append(c.effects.Forwards, f)
+			f, size = Forward{To: leader}, q.Size()
+		}
 		q.ID = c.forwarded.add(leader, it)
 		f.Requests = append(f.Requests, q)
 	}
-	clear(c.waiting)
-	c.waiting = c.waiting[:0]
+	c.tookWaiting()
 	if len(f.Requests) > 0 {
-		c.effects.Forward = f
+		c.effects.Forwards = append(c.effects.Forwards, f)
 	}
 }
 
@@ -317,27 +409,22 @@ func encodeRequest(it request) (octopiipb.Request, error) {
 
 // waitForLeader keeps what local callers want until there is a leader, or they
 // give up.
-func (c *Core) waitForLeader(ticks int) {
-	keep := c.waiting[:0]
-	for _, it := range c.waiting {
-		switch {
-		case it.from != 0:
-			c.settle(it, Outcome{Err: errNotLeader})
-		case it.Waiter == nil:
-		case ticks > 0 && !it.taken && it.Waiter.Gone():
-		default:
-			keep = append(keep, it)
+func (c *Core) waitForLeader() {
+	c.keepWaiting(func(it *request) bool {
+		if it.from != 0 {
+			c.settle(*it, Outcome{Err: errNotLeader})
 		}
-	}
-	clear(c.waiting[len(keep):])
-	c.waiting = keep
+		return it.from == 0 && it.Waiter != nil
+	})
 }
 
 // Undelivered takes back requests that the transport certainly did not send.
+// They are tried again at the next tick.
 func (c *Core) Undelivered(f *Forward) {
 	for _, q := range f.Requests {
 		if it, ok := c.forwarded.remove(f.To, q.ID); ok {
-			c.waiting = append(c.waiting, it)
+			it.giveBack()
+			c.returned = append(c.returned, it)
 		}
 	}
 }
@@ -352,7 +439,8 @@ func (c *Core) stepReplies(r RemoteReplies) {
 		err := FromCode(p.Code, p.Reason)
 		switch {
 		case errors.Is(err, errNotLeader):
-			c.waiting = append(c.waiting, it)
+			it.giveBack()
+			c.returned = append(c.returned, it)
 		case err != nil || it.Kind == Transfer:
 			c.settle(it, Outcome{Err: err, Index: p.Index})
 		default:
@@ -365,8 +453,8 @@ func (c *Core) stepReplies(r RemoteReplies) {
 // will apply it, unless it has done so already: the reply and the commit came
 // in another order than they were sent.
 func (c *Core) placeForwarded(it request, index, term uint64) {
-	if term == 0 { // a change of membership that changed nothing
-		c.settle(it, Outcome{Index: index, Membership: c.handed.Membership})
+	if term == 0 {
+		c.placeUnchanged(it, index)
 		return
 	}
 	h := place{index: c.handed.Index, term: c.handed.Term}
@@ -377,20 +465,45 @@ func (c *Core) placeForwarded(it request, index, term uint64) {
 	case index > h.index:
 		c.settle(it, Outcome{Err: ErrNotCommitted})
 	default:
-		c.settle(it, c.lateOutcome(it, index, term))
+		c.settle(it, Outcome{Err: c.lateOutcome(index, term)})
 	}
 }
 
 // lateOutcome tells what is known of an index that was applied without anybody
 // waiting for it.
-func (c *Core) lateOutcome(it request, index, term uint64) Outcome {
-	t, err := c.storage.Term(index)
-	switch {
-	case err == nil && t != term:
-		return Outcome{Err: ErrNotCommitted}
-	case err == nil && it.Kind == ChangeMembership:
-		return Outcome{Index: index, Membership: c.handed.Membership}
-	default:
-		return Outcome{Err: fmt.Errorf("%w: index %d was applied before the leader's reply came, and its result is not kept", ErrUnknownOutcome, index)}
+func (c *Core) lateOutcome(index, term uint64) error {
+	if t, err := c.storage.Term(index); err == nil && t != term {
+		return ErrNotCommitted
 	}
+	return fmt.Errorf("%w: index %d was applied before the leader's reply came, and its result is not kept", ErrUnknownOutcome, index)
+}
+
+// unchanged is a change of membership that changed nothing, on the leader.
+type unchanged struct {
+	request
+	index uint64
+}
+
+// placeUnchanged answers a change that changed nothing once this member knows
+// the membership that the leader looked at.
+func (c *Core) placeUnchanged(it request, index uint64) {
+	if it.Kind != ChangeMembership {
+		c.settle(it, Outcome{Err: fmt.Errorf("%w: the leader's reply names no place", ErrUnknownOutcome)})
+		return
+	}
+	c.unchanged = append(c.unchanged, unchanged{it, index})
+	c.settleUnchanged()
+}
+
+func (c *Core) settleUnchanged() {
+	keep := c.unchanged[:0]
+	for _, u := range c.unchanged {
+		if u.index > c.handed.Index {
+			keep = append(keep, u)
+			continue
+		}
+		c.settle(u.request, Outcome{Index: u.index, Membership: c.handed.Membership})
+	}
+	clear(c.unchanged[len(keep):])
+	c.unchanged = keep
 }

@@ -58,6 +58,7 @@ type call struct {
 }
 
 func (c *call) Take() bool { c.taken = !c.gone; return c.taken }
+func (c *call) Untake()    { c.taken = false }
 func (c *call) Gone() bool { return c.gone }
 
 // memoryDisk is a Storage that forgets nothing.
@@ -110,6 +111,8 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 			name = data
 		}
 		s.step(m, &Input{Requests: []Request{{Kind: Propose, Data: FrameProposal([]byte(data)), Waiter: &call{name: name}}}})
+	case "barrier":
+		s.step(m, &Input{Requests: []Request{{Kind: Propose, Data: Barrier(), Waiter: &call{name: "barrier"}}}})
 	case "read":
 		var name string
 		d.ScanArgs(t, "as", &name)
@@ -166,7 +169,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 func (s *script) start(t *testing.T, m *scripted, start Label, applied uint64) {
 	c, err := New(Config{ID: m.id, Start: start, Applied: applied, Storage: m.disk, ElectionTicks: 10, HeartbeatTicks: 1,
 		MessageBytesMax: 1 << 20, InflightMessagesMax: 16, PromoteLagMax: 2, PromoteStableTicks: 2,
-		ReadSeed: m.id, Logger: quiet{}})
+		ProposalBytesMax: 1 << 20, WaitingBytesMax: 1 << 26, ReadSeed: m.id, Logger: quiet{}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,7 +213,7 @@ func (s *script) effects(m *scripted, e *Effects) {
 			to.inbox = append(to.inbox, msg)
 		}
 	}
-	if f := e.Forward; f != nil {
+	for _, f := range e.Forwards {
 		s.printf("%d: forward %d requests to %d", m.id, len(f.Requests), f.To)
 		to := s.members[f.To]
 		to.remote = append(to.remote, RemoteRequests{From: m.id, Requests: f.Requests})

@@ -15,17 +15,7 @@ import (
 // an append from the start create the peer. The peer would then hold an empty
 // log and grant votes with it, which is how a wiped disk votes twice.
 func Bootstraps(m *raftpb.Message, self uint64) bool {
-	if m.Type != raftpb.MsgSnap || m.To != self || m.Term == 0 || m.Snapshot == nil {
-		return false
-	}
-	meta := &m.Snapshot.Metadata
-	if meta.Index == 0 || meta.Term == 0 || meta.Term > m.Term {
-		return false
-	}
-	if _, _, err := restoreConf(meta.ConfState, meta.Index); err != nil {
-		return false
-	}
-	return names(meta.ConfState, self)
+	return m.Type == raftpb.MsgSnap && admit(m, self, 0, 0) == nil && names(m.Snapshot.Metadata.ConfState, self)
 }
 
 // names says whether a configuration has a place for id.
@@ -46,7 +36,7 @@ func names(cs raftpb.ConfState, id uint64) bool {
 //     leader fall back to a snapshot.
 //   - Votes are never given.
 func AnswerUninitialized(m *raftpb.Message, self uint64) (raftpb.Message, bool) {
-	if m.To != self || m.Term == 0 {
+	if m.To != self || admitSender(m) != nil {
 		return raftpb.Message{}, false
 	}
 	switch {
