@@ -1,0 +1,122 @@
+package core
+
+import (
+	"errors"
+	"fmt"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	octopiipb "github.com/octopii/octopii/proto"
+)
+
+func (c *Core) stepApplied(a *Apply) {
+	if a.response.Type == raftpb.MsgStorageApplyResp { // not so for a restored snapshot
+		_ = c.rn.Step(a.response)
+	}
+	c.applied = a.Label.Index
+}
+
+// newApply turns committed entries into a batch for the state machine. Changes
+// of membership take effect here and now, so that the batch's label is right.
+func (c *Core) newApply(m *raftpb.Message) *Apply {
+	a := &Apply{response: m.Responses[0]}
+	a.Entries = make([]Committed, 0, len(m.Entries))
+	for i := range m.Entries {
+		e := &m.Entries[i]
+		w := c.pending.applied(e.Index, e.Term, c.refuse)
+		switch {
+		case e.Type != raftpb.EntryNormal:
+			c.applyChange(e, w)
+		case len(e.Data) == 0:
+			// A new leader's first entry, or what raft put in the place of a
+			// conf change that it refused (cockroach 105797).
+			if w != nil {
+				c.refuse(w, ErrMembershipBusy)
+			}
+		case e.Data[0] == frameBarrier:
+			if w != nil {
+				c.effects.Outcomes = append(c.effects.Outcomes, Outcome{Waiter: w, Index: e.Index})
+			}
+		default:
+			a.Entries = append(a.Entries, Committed{Index: e.Index, Term: e.Term, Data: e.Data[1:], Waiter: w})
+		}
+		c.handed.Index, c.handed.Term = e.Index, e.Term
+	}
+	a.Label = c.handed
+	c.settleUnchanged()
+	c.storage.Handed(a.Label.Index, a.Label.Term, a.Label.ConfState)
+	return a
+}
+
+// applyChange applies a committed change of membership, or refuses it in the
+// same way on every member.
+func (c *Core) applyChange(e *raftpb.Entry, w Waiter) {
+	var cc raftpb.ConfChangeV2
+	if err := cc.Unmarshal(e.Data); err != nil {
+		panic(fmt.Sprintf("core: committed conf change %d cannot be read: %v", e.Index, err))
+	}
+	if cc.LeaveJoint() {
+		c.setConf(e, *c.rn.ApplyConfChange(cc), c.handed.Membership)
+		return
+	}
+	change, err := decodeChange(e.Data)
+	if err == nil {
+		err = checkChange(c.handed.Membership, c.handed.ConfState, change)
+	}
+	switch {
+	case err == nil:
+		c.setConf(e, *c.rn.ApplyConfChange(cc), withChange(c.handed.Membership, e.Index, change))
+		c.effects.Membership = c.handed.Membership
+		if change.Op == Remove {
+			c.peers.forget(change.Member.ID)
+		}
+	case errors.Is(err, errNoChange):
+		err = nil
+	}
+	if w != nil {
+		c.effects.Outcomes = append(c.effects.Outcomes,
+			Outcome{Waiter: w, Err: err, Index: e.Index, Membership: c.handed.Membership})
+	}
+}
+
+// setConf puts a configuration in force from an entry on.
+func (c *Core) setConf(e *raftpb.Entry, cs raftpb.ConfState, ms *octopiipb.Membership) {
+	c.handed = Label{Index: e.Index, Term: e.Term, ConfState: cs, Membership: ms}
+	c.labels = append(c.labels, c.handed)
+}
+
+// installed says that a snapshot from the leader is durable and took the place
+// of the log. What it holds counts as applied when the state machine has it.
+func (c *Core) installed(label Label) {
+	c.pending.replaced(label.Index, label.Term, c.refuse)
+	c.handed = label
+	c.labels = []Label{label}
+	c.storage.Handed(label.Index, label.Term, label.ConfState)
+	c.settleUnchanged()
+	c.effects.Membership = label.Membership
+}
+
+// LabelAt returns the label of the state at an index that was handed out and
+// is still in the log.
+func (c *Core) LabelAt(index uint64) (Label, error) {
+	if index > c.handed.Index {
+		return Label{}, fmt.Errorf("core: the membership at index %d is not known at %d", index, c.handed.Index)
+	}
+	term, err := c.storage.Term(index)
+	if err != nil {
+		return Label{}, fmt.Errorf("core: label of index %d: %w", index, err)
+	}
+	for i := len(c.labels) - 1; i >= 0; i-- {
+		if l := c.labels[i]; l.Index <= index {
+			return Label{Index: index, Term: term, ConfState: l.ConfState, Membership: l.Membership}, nil
+		}
+	}
+	return Label{}, fmt.Errorf("core: index %d is before the oldest label, %d", index, c.labels[0].Index)
+}
+
+// Forget drops the labels that only states before index need.
+func (c *Core) Forget(index uint64) {
+	for len(c.labels) > 1 && c.labels[1].Index <= index {
+		c.labels = c.labels[1:]
+	}
+}

@@ -1,0 +1,161 @@
+package core
+
+import (
+	"errors"
+	"fmt"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+
+	octopiipb "github.com/octopii/octopii/proto"
+)
+
+// serve gives all waiting requests to raft: what is for the log becomes one
+// MsgProp, and transfers of leadership come after it, as raft takes no proposals
+// while one is under way.
+func (c *Core) serve() {
+	entries := make([]raftpb.Entry, 0, len(c.waiting))
+	transfers := 0
+	for i := range c.waiting {
+		it := &c.waiting[i]
+		if !it.take() {
+			continue
+		}
+		if it.Kind == Transfer {
+			c.waiting[transfers] = *it
+			transfers++
+			continue
+		}
+		e, ok := c.entryFor(it, len(entries))
+		if !ok {
+			continue
+		}
+		entries = append(entries, e)
+		c.placing = append(c.placing, *it)
+	}
+	if len(entries) > 0 {
+		c.append(entries)
+	}
+	for _, it := range c.waiting[:transfers] {
+		c.transfer(it)
+	}
+	c.tookWaiting()
+}
+
+// append proposes what is in placing.
+func (c *Core) append(entries []raftpb.Entry) {
+	err := c.rn.Step(raftpb.Message{Type: raftpb.MsgProp, From: c.cfg.ID, Entries: entries})
+	if err == nil {
+		return
+	}
+	// raft drops a batch as a whole when too much is not applied yet.
+	for _, it := range c.placing {
+		c.settle(it, Outcome{Err: fmt.Errorf("%w: %w", ErrOverloaded, err)})
+	}
+	c.confIndex = 0
+	c.dropPlacing()
+}
+
+func (c *Core) dropPlacing() {
+	clear(c.placing)
+	c.placing = c.placing[:0]
+}
+
+// entryFor returns the entry that a request wants in the log, if it wants one
+// and may have it; otherwise the request is settled. before is how many
+// entries stand before it in the same batch.
+func (c *Core) entryFor(it *request, before int) (raftpb.Entry, bool) {
+	if it.Kind == Propose {
+		return raftpb.Entry{Data: it.Data}, true
+	}
+	err := c.allowChange(it.Change)
+	var data []byte
+	if err == nil {
+		data, err = encodeChange(it.Change)
+	}
+	if err == nil {
+		c.confIndex = c.last + uint64(before) + 1 // at least; placeProposals knows
+		return raftpb.Entry{Type: raftpb.EntryConfChangeV2, Data: data}, true
+	}
+	o := Outcome{Err: err, Index: c.handed.Membership.Index, Membership: c.handed.Membership}
+	if errors.Is(err, errNoChange) {
+		o.Err = nil
+	}
+	c.settleNoEntry(*it, o)
+	return raftpb.Entry{}, false
+}
+
+// settleNoEntry answers a change for which there was nothing to do. A follower
+// that forwarded it learns the index up to which it must have applied.
+func (c *Core) settleNoEntry(it request, o Outcome) {
+	if it.from != 0 && o.Err == nil {
+		c.reply(it.from, octopiipb.Reply{ID: it.id, Index: o.Index})
+		return
+	}
+	c.settle(it, o)
+}
+
+// placeProposals learns where the proposals of this Step stand: at the end of
+// what raft wants appended.
+func (c *Core) placeProposals(entries []raftpb.Entry) {
+	n := len(c.placing)
+	if n == 0 {
+		return
+	}
+	if len(entries) < n {
+		panic(fmt.Sprintf("core: raft took %d proposals and appends %d entries", n, len(entries)))
+	}
+	for i, e := range entries[len(entries)-n:] {
+		it := &c.placing[i]
+		if it.Kind == ChangeMembership {
+			c.confIndex = e.Index
+		}
+		switch {
+		case it.from != 0:
+			c.reply(it.from, octopiipb.Reply{ID: it.id, Index: e.Index, Term: e.Term})
+		case it.Waiter != nil:
+			c.pending.add(place{index: e.Index, term: e.Term, waiter: it.Waiter})
+		}
+	}
+	c.dropPlacing()
+}
+
+// transfer begins to hand leadership over. The outcome's Index is the member
+// that will lead if all goes well.
+func (c *Core) transfer(it request) {
+	to := it.To
+	if to == 0 {
+		to = c.bestCandidate()
+	}
+	m := find(c.handed.Membership, to)
+	switch {
+	case to == 0 || m == nil || m.Learner:
+		c.settle(it, Outcome{Err: fmt.Errorf("%w: %x", ErrNoTarget, it.To)})
+		return
+	case to != c.cfg.ID:
+		c.rn.TransferLeader(to)
+	}
+	if it.from != 0 {
+		c.reply(it.from, octopiipb.Reply{ID: it.id, Index: to})
+		return
+	}
+	c.settle(it, Outcome{Index: to})
+}
+
+// bestCandidate is the voter that is alive, of the highest priority, and of
+// those the one that has most of the log; 0 if there is none but this one.
+func (c *Core) bestCandidate() uint64 {
+	var best uint64
+	var bestMatch uint64
+	var bestPriority int32
+	c.rn.WithProgress(func(id uint64, typ raft.ProgressType, pr progress) {
+		m := find(c.handed.Membership, id)
+		if id == c.cfg.ID || typ == raft.ProgressTypeLearner || m == nil || !c.alive(id) {
+			return
+		}
+		if best == 0 || m.Priority > bestPriority || m.Priority == bestPriority && pr.Match > bestMatch {
+			best, bestMatch, bestPriority = id, pr.Match, m.Priority
+		}
+	})
+	return best
+}
