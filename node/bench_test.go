@@ -75,10 +75,17 @@ func BenchmarkFsync(b *testing.B) {
 }
 
 func benchDir(b *testing.B) string {
-	if dir := os.Getenv("OCTOPII_BENCH_DIR"); dir != "" {
-		return dir
+	b.Helper()
+	base := os.Getenv("OCTOPII_BENCH_DIR")
+	if base == "" {
+		return b.TempDir()
 	}
-	return b.TempDir()
+	dir, err := os.MkdirTemp(base, "octopii-bench-")
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 func benchCluster(b *testing.B) []*member {
@@ -87,6 +94,7 @@ func benchCluster(b *testing.B) []*member {
 	for i := range ms {
 		ms[i] = newMember(b, uint64(i+1))
 		ms[i].cfg.TickInterval = 100 * time.Millisecond
+		ms[i].cfg.Dir = benchDir(b)
 		ms[i].silent = true
 		ms[i].cfg.Bootstrap = i == 0
 		ms[i].start()

@@ -1,7 +1,7 @@
 package node_test
 
 import (
-	"os"
+	"flag"
 	"testing"
 
 	etcdwal "go.etcd.io/etcd/server/v3/storage/wal"
@@ -9,8 +9,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// Every segment is allocated whole: small ones keep the tests quick.
-	if os.Getenv("OCTOPII_BENCH") == "" {
+	flag.Parse()
+	// Every segment is allocated whole: small ones keep the tests quick. What is
+	// measured has the real ones.
+	if flag.Lookup("test.bench").Value.String() == "" {
 		etcdwal.SegmentSizeBytes = 1 << 20
 	}
 	goleak.VerifyTestMain(m)
