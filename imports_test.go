@@ -54,7 +54,7 @@ var arrows = []arrow{
 // fences are libraries that only some packages may import, so that replacing
 // one stays a change of those packages.
 var fences = []struct {
-	library string
+	module string
 	only    []string
 }{
 	// A transport moves opaque messages, and programs on node never see raft.
@@ -181,8 +181,8 @@ func TestLibrariesStayBehindTheirFences(t *testing.T) {
 	for _, p := range packages(t) {
 		for _, imported := range p.Imports {
 			for _, f := range fences {
-				if within(f.library, imported) && !matchesAny(f.only, p.path()) {
-					t.Errorf("%s -> %s: by the table fences in imports_test.go only %v may import %s", p.path(), imported, f.only, f.library)
+				if within(f.module, imported) && !matchesAny(f.only, p.path()) {
+					t.Errorf("%s -> %s: by the table fences in imports_test.go only %v may import %s", p.path(), imported, f.only, f.module)
 				}
 			}
 		}

@@ -193,13 +193,7 @@ func TestClusterSurvivesRestarts(t *testing.T) {
 	if v := get(t, client(t, nil, cl.endpoints[leader]), "a"); v != "meanwhile" {
 		t.Errorf("the restarted member reads %q; want meanwhile", v)
 	}
-	for _, p := range cl.processes {
-		p.kill()
-	}
-	for i := range cl.processes {
-		cl.start(i)
-	}
-	cl.waitReady()
+	cl.killAll()
 	for _, endpoint := range cl.endpoints {
 		if v := get(t, client(t, nil, endpoint), "a"); v != "meanwhile" {
 			t.Errorf("after a crash of all, member %s reads %q; want meanwhile", endpoint, v)

@@ -20,8 +20,9 @@ const (
 	acksPerPhase = 100
 )
 
-// Every member is killed in turn with SIGKILL while clients write. Afterwards
-// every acknowledged write is there on every member, and all members are equal.
+// Every member is killed in turn with SIGKILL while clients write, and now and
+// then all of them at once. Afterwards every acknowledged write is there on every
+// member, and all members are equal.
 // OCTOPII_KILL_ROUNDS sets another number of kills than 30.
 func TestDurability(t *testing.T) {
 	rounds := 30
@@ -33,6 +34,11 @@ func TestDurability(t *testing.T) {
 	cl := startCluster(t)
 	w := newWriters(t, cl.endpoints)
 	for round := range rounds {
+		if round%10 == 9 {
+			cl.killAll()
+			w.waitAcks(t, acksPerPhase, "after all members were killed, in round %d", round)
+			continue
+		}
 		victim := round % 3
 		cl.processes[victim].kill()
 		w.waitAcks(t, acksPerPhase, "while member %d is down, in round %d", victim, round)
@@ -41,7 +47,7 @@ func TestDurability(t *testing.T) {
 		w.waitAcks(t, acksPerPhase, "with member %d back, in round %d", victim, round)
 	}
 	acked := w.stop()
-	t.Logf("%d writes were acknowledged over %d kills", len(acked), rounds)
+	t.Logf("%d writes were acknowledged over %d rounds", len(acked), rounds)
 
 	c := client(t, nil, cl.endpoints...)
 	latest, err := c.Get(t.Context(), "end")
@@ -68,6 +74,18 @@ func TestDurability(t *testing.T) {
 	if len(hashes) != 1 {
 		t.Errorf("the members' states differ at revision %d: %v", latest.Header.Revision, hashes)
 	}
+}
+
+// killAll kills all members at once and starts them again.
+func (c *cluster) killAll() {
+	c.t.Helper()
+	for _, p := range c.processes {
+		p.kill()
+	}
+	for i := range c.processes {
+		c.start(i)
+	}
+	c.waitReady()
 }
 
 // writers are clients that write without a pause and remember what was
