@@ -56,8 +56,10 @@ type Core struct {
 	// status is raft's, as of the end of the last Step.
 	status raft.BasicStatus
 	// last is the last index of raft's log; its end may not be durable yet.
-	// bound is at most that: what the messages of this Step have left of it.
+	// bound is at most that: what the messages of this Step have certainly left
+	// of it. deferred are those that depend on what they have left.
 	last, bound uint64
+	deferred    []raftpb.Message
 	// handed is the label behind the last Apply handed out; applied the index
 	// that came back. Invariant: applied <= handed.Index.
 	handed  Label
@@ -198,6 +200,11 @@ func (c *Core) Step(in *Input) *Effects {
 	for _, a := range in.Applied {
 		c.stepApplied(a)
 	}
+	deferred := c.deferred
+	c.deferred = nil
+	for i := range deferred {
+		c.stepMessage(&deferred[i])
+	}
 	for i := range in.Messages {
 		c.stepMessage(&in.Messages[i])
 	}
@@ -220,7 +227,7 @@ func (c *Core) Step(in *Input) *Effects {
 }
 
 // More says that another Step with an empty Input has effects.
-func (c *Core) More() bool { return c.rn.HasReady() }
+func (c *Core) More() bool { return c.rn.HasReady() || len(c.deferred) > 0 }
 
 // deliver hands on what waited for an append to become durable.
 func (c *Core) deliver(responses []raftpb.Message) {
@@ -235,8 +242,14 @@ func (c *Core) deliver(responses []raftpb.Message) {
 }
 
 func (c *Core) stepMessage(m *raftpb.Message) {
-	if err := admit(m, c.cfg.ID, c.bound, c.handed.Index); err != nil {
+	if err := admit(m, c.cfg.ID, c.last, c.handed.Index); err != nil {
 		c.effects.Suspects = append(c.effects.Suspects, Suspect{ID: m.From, Reason: err.Error()})
+		return
+	}
+	if m.Type == raftpb.MsgHeartbeat && m.Commit > c.bound {
+		// An append before it may have cut the log, or be an old one that changes
+		// nothing: the next Ready tells.
+		c.deferred = append(c.deferred, *m)
 		return
 	}
 	c.peers.heard(m.From)
@@ -244,7 +257,7 @@ func (c *Core) stepMessage(m *raftpb.Message) {
 		c.reads.ask(m)
 		return
 	}
-	// What this message cuts off the log is gone for the next one.
+	// What this message may cut off the log is not there for the next one.
 	switch {
 	case m.Type == raftpb.MsgApp && len(m.Entries) > 0:
 		c.bound = min(c.bound, m.Index+uint64(len(m.Entries)))

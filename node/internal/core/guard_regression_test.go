@@ -163,3 +163,26 @@ var drawn = func() Change {
 	c.Member.ID = 6
 	return c
 }()
+
+// An old append and a heartbeat behind it in one batch: nothing was cut, and an
+// honest leader is no suspect.
+func TestGuardOldAppendBeforeHeartbeat(t *testing.T) {
+	s := inState("follower")
+	st := s.core.Status()
+	e := s.core.Step(&Input{Messages: []raftpb.Message{
+		{Type: raftpb.MsgApp, From: 2, To: 1, Term: st.Term, Index: 4, LogTerm: 2, Entries: entriesOf(2, 5, 5)},
+		{Type: raftpb.MsgHeartbeat, From: 2, To: 1, Term: st.Term, Commit: st.Last},
+	}})
+	for {
+		if len(e.Suspects) > 0 {
+			t.Fatalf("suspects: %v", e.Suspects)
+		}
+		if !s.core.More() {
+			break
+		}
+		e = s.core.Step(&Input{})
+	}
+	if got := s.core.Status().Commit; got != st.Last {
+		t.Errorf("commit %d, want the heartbeat's %d", got, st.Last)
+	}
+}
