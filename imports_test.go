@@ -55,7 +55,7 @@ var arrows = []arrow{
 // one stays a change of those packages.
 var fences = []struct {
 	module string
-	only    []string
+	only   []string
 }{
 	// A transport moves opaque messages, and programs on node never see raft.
 	{"go.etcd.io/raft/v3", []string{"node", "node/...", "raftstore", "wal", "wal/...", "proto"}},
