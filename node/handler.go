@@ -92,7 +92,7 @@ func (h handler) refuse(peer transport.Hello) error {
 
 // HandleMessages implements transport.Handler.
 func (h handler) HandleMessages(from uint64, batch []transport.Inbound) {
-	var messages []raftpb.Message
+	messages := make([]raftpb.Message, 0, len(batch))
 	size := 0
 	for _, in := range batch {
 		var err error
