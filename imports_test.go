@@ -39,6 +39,7 @@ var arrows = []arrow{
 	{".", nil},
 	{"cmd/...", []string{"internal/...", "node", "transport/tcp"}},
 	{"internal/vfs", nil},
+	{"internal/vfs/vfstest", []string{"internal/vfs"}},
 	{"internal/...", []string{"internal/...", "node", "transport/tcp"}},
 	{"node/nodetest", []string{"node", "node/internal/...", "raftstore", "wal", "wal/...", "transport", "transport/memnet", "proto", "internal/vfs"}},
 	{corePath, []string{"proto"}},
