@@ -37,18 +37,21 @@ type arrow struct {
 // more.
 var arrows = []arrow{
 	{".", nil},
+	{"cmd/octopiid", []string{"internal/...", "node", "transport/tcp", "wal", "wal/etcdwal"}},
 	{"cmd/...", []string{"internal/...", "node", "transport/tcp"}},
 	{"internal/vfs", nil},
 	{"internal/vfs/vfstest", []string{"internal/vfs"}},
+	{"internal/logtool", []string{"wal", "wal/etcdwal", "raftstore", "internal/vfs"}},
 	{"internal/...", []string{"internal/...", "node", "transport/tcp"}},
 	{"node/nodetest", []string{"node", "node/internal/...", "raftstore", "wal", "wal/...", "transport", "transport/memnet", "proto", "internal/vfs"}},
 	{corePath, []string{"proto"}},
-	{"node", []string{corePath, "raftstore", "transport", "proto", "wal", "wal/etcdwal", "internal/vfs"}},
+	{"node", []string{corePath, "raftstore", "transport", "proto", "wal", "internal/vfs"}},
 	{"raftstore", []string{"wal", "proto", "internal/vfs"}},
 	{"transport/...", []string{"transport", "proto"}},
 	{"transport", nil},
 	{"wal/etcdwal", []string{"wal"}},
-	{"wal", nil},
+	{"wal/waltest", nil},
+	{"wal", []string{"internal/vfs"}},
 	{"proto", nil},
 }
 
@@ -59,7 +62,7 @@ var fences = []struct {
 	only   []string
 }{
 	// A transport moves opaque messages, and programs on node never see raft.
-	{"go.etcd.io/raft/v3", []string{"node", "node/...", "raftstore", "wal", "wal/...", "proto"}},
+	{"go.etcd.io/raft/v3", []string{"node", "node/...", "raftstore", "wal", "wal/...", "proto", "internal/logtool"}},
 	// etcd's server packages do not compile beside every version of its client.
 	{"go.etcd.io/etcd", []string{"wal/etcdwal", "internal/...", "cmd/..."}},
 }

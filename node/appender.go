@@ -1,9 +1,14 @@
 package node
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"go.uber.org/zap"
 
 	"github.com/octopii/octopii/node/internal/core"
 	octopiipb "github.com/octopii/octopii/proto"
@@ -11,36 +16,107 @@ import (
 	"github.com/octopii/octopii/wal"
 )
 
+const (
+	// idleAfter is for how long nothing must have been appended before the log is
+	// told so. It is longer than the pause that a single caller makes between two
+	// proposals, which is a round to a follower and its fsync, so that steady load
+	// pays for no mark; and shorter than anybody needs to pull a plug.
+	idleAfter = 5 * time.Millisecond
+	// spaceRetry is how often a full disk is tried again.
+	spaceRetry = time.Second
+	// groupBytesMax is the size at which a group of appends is written. What waited
+	// for a full disk must not ask for all of its room at once.
+	groupBytesMax = 8 << 20
+)
+
 // appender makes appends durable. Its goroutine owns the writing side of the
 // store. While one fsync runs the next appends queue up, and all of them go
 // into the one after it: group commit.
+//
+// It also readies the log's next file before it is needed, which is how a full
+// disk is noticed while there is still room for what is under way. A full disk
+// is no error: what does not fit waits here, in its order, until there is space
+// again.
 type appender struct {
 	node  *Node
 	store *raftstore.Store
 	jobs  *mailbox[appendJob]
 	wg    sync.WaitGroup
 
+	// backlog is what is not done yet: while the disk is full, more than what came
+	// last. batches and done are only there to be used again.
+	backlog []appendJob
 	batches []wal.Batch
 	done    []*core.Append
+
+	// quiet fires when nothing came for a while after an append; unproven says
+	// that there was one since the log was last told that it is idle.
+	quiet    *time.Timer
+	unproven bool
+
+	// reserving: reserve counts a goroutine that makes the log's next file.
+	reserving bool
+	reserve   sync.WaitGroup
+	// retry fires when a full disk is to be tried again; retrying: it will.
+	retry    *time.Timer
+	retrying bool
+
+	// full: the disk is. Proposals are refused, while what the cluster needs for
+	// itself goes into what is left of the current file. stuck: nothing is left,
+	// and the backlog waits. Any goroutine may read them.
+	full, stuck atomic.Bool
 }
 
-// appendJob is an append, or the mark of a local snapshot.
+// appendJob is an append, the mark of a local snapshot, or a reason to look at
+// what there is to do.
 type appendJob struct {
 	append *core.Append
 	mark   *octopiipb.SnapshotHeader
 	marked func(error)
+	wake   wake
+	// err is what came of a wakeReserved.
+	err error
 }
+
+// wake is why the appender was woken, if not for work.
+type wake uint8
+
+const (
+	notWoken wake = iota
+	// wakeQuiet: nothing came for a while.
+	wakeQuiet
+	// wakeRetry: it is time to try a full disk again.
+	wakeRetry
+	// wakeReserved: an attempt to make the next file is over.
+	wakeReserved
+)
 
 func newAppender(n *Node) *appender {
 	a := &appender{node: n, store: n.store, jobs: newMailbox[appendJob]()}
+	a.quiet = a.timer(wakeQuiet)
+	a.retry = a.timer(wakeRetry)
+	if a.store.Initialized() { // else the loop makes the log, later
+		a.reserveAhead()
+	}
 	a.wg.Go(a.run)
 	return a
 }
 
-// close waits until everything that was queued is done or refused.
+// timer wakes the appender each time that it is set and not stopped.
+func (a *appender) timer(why wake) *time.Timer {
+	t := time.AfterFunc(time.Hour, func() { a.jobs.put(appendJob{wake: why}) })
+	t.Stop()
+	return t
+}
+
+// close waits until everything that was queued is done or refused. What a full
+// disk kept waiting is dropped: nobody was told that it is durable.
 func (a *appender) close() {
 	a.jobs.close()
 	a.wg.Wait()
+	a.quiet.Stop()
+	a.retry.Stop()
+	a.reserve.Wait()
 }
 
 func (a *appender) run() {
@@ -50,48 +126,137 @@ func (a *appender) run() {
 		if jobs, ok = a.jobs.take(jobs); !ok {
 			return
 		}
-		if err := a.do(jobs); err != nil {
+		if err := a.turn(jobs); err != nil {
 			// The store refuses everything from here on, and so nothing that is
 			// still queued is ever acknowledged.
+			a.backlog = nil
 			a.node.fatal(err)
 		}
 	}
 }
 
-// do performs the jobs in order, neighbouring appends together.
-func (a *appender) do(jobs []appendJob) error {
-	for i := range jobs {
-		j := &jobs[i]
-		if j.append != nil && j.append.Snapshot == nil {
-			a.batches = append(a.batches, wal.Batch{Entries: j.append.Entries, HardState: j.append.HardState})
-			a.done = append(a.done, j.append)
-			continue
-		}
-		if err := a.flush(); err != nil {
-			return err
-		}
-		if err := a.special(j); err != nil {
+// turn does what there is to do and prepares what may come next.
+func (a *appender) turn(jobs []appendJob) error {
+	if len(jobs) == 1 && jobs[0].wake == wakeQuiet {
+		return a.idle()
+	}
+	a.quiet.Stop()
+	again, err := a.sort(jobs)
+	if err != nil {
+		return err
+	}
+	if again || !a.stuck.Load() {
+		if err := a.work(); err != nil {
 			return err
 		}
 	}
-	return a.flush()
+	switch {
+	case !a.store.Reserved():
+		a.reserveAhead()
+	case a.full.Load() && !a.stuck.Load():
+		a.spaceIsBack()
+	}
+	return nil
 }
 
-// flush makes the collected appends durable and tells the loop.
-func (a *appender) flush() error {
-	if len(a.batches) == 0 {
+// sort puts work behind the backlog and takes notice of the rest. again says
+// that a backlog that did not fit is worth another try.
+func (a *appender) sort(jobs []appendJob) (again bool, err error) {
+	for i := range jobs {
+		switch j := &jobs[i]; j.wake {
+		case notWoken:
+			a.backlog = append(a.backlog, *j)
+		case wakeRetry:
+			a.retrying = false
+			again = again || a.store.Reserved()
+		case wakeReserved:
+			a.reserving = false
+			switch {
+			case j.err == nil:
+				again = true
+			case errors.Is(j.err, wal.ErrNoSpace):
+				a.noSpace(j.err)
+			default:
+				return false, j.err
+			}
+		}
+	}
+	return again, nil
+}
+
+// work does the backlog, as far as the disk has room.
+func (a *appender) work() error {
+	if len(a.backlog) == 0 {
 		return nil
 	}
 	start := time.Now()
+	n, err := a.do(a.backlog)
+	a.backlog = slices.Delete(a.backlog, 0, n)
+	if errors.Is(err, wal.ErrNoSpace) {
+		a.noSpace(err)
+		err = nil
+	}
+	a.stuck.Store(len(a.backlog) > 0)
+	if n > 0 {
+		a.unproven = true
+		// On a slow disk a caller's pauses are longer.
+		a.quiet.Reset(max(idleAfter, 2*time.Since(start)))
+	}
+	return err
+}
+
+// do performs jobs in order, neighbouring appends together. It returns how many
+// are done. With wal.ErrNoSpace nothing of the others is.
+func (a *appender) do(jobs []appendJob) (done int, err error) {
+	for done < len(jobs) {
+		n := group(jobs[done:])
+		if n > 0 {
+			err = a.write(jobs[done : done+n])
+		} else {
+			n = 1
+			err = a.special(&jobs[done])
+		}
+		if err != nil {
+			return done, err
+		}
+		done += n
+	}
+	return done, nil
+}
+
+// group returns how many appends at the front are written together; 0 if what
+// comes first stands for itself.
+func group(jobs []appendJob) int {
+	size := 0
+	for i := range jobs {
+		if jobs[i].append == nil || jobs[i].append.Snapshot != nil {
+			return i
+		}
+		for j := range jobs[i].append.Entries {
+			size += len(jobs[i].append.Entries[j].Data)
+		}
+		if size >= groupBytesMax {
+			return i + 1
+		}
+	}
+	return len(jobs)
+}
+
+// write makes appends durable together and tells the loop.
+func (a *appender) write(jobs []appendJob) error {
+	for i := range jobs {
+		b := jobs[i].append
+		a.batches = append(a.batches, wal.Batch{Entries: b.Entries, HardState: b.HardState})
+		a.done = append(a.done, b)
+	}
+	start := time.Now()
 	err := a.store.Append(a.batches)
-	a.node.metrics.appends.Observe(time.Since(start).Seconds())
-	clear(a.batches)
-	a.batches = a.batches[:0]
 	if err == nil {
+		a.node.metrics.appends.Observe(time.Since(start).Seconds())
 		a.tell(a.done...)
 	}
-	clear(a.done)
-	a.done = a.done[:0]
+	empty(&a.batches)
+	empty(&a.done)
 	return err
 }
 
@@ -104,6 +269,11 @@ func (a *appender) special(j *appendJob) error {
 	if j.mark != nil {
 		err := a.store.Mark(*j.mark)
 		j.marked(err)
+		if errors.Is(err, wal.ErrNoSpace) {
+			// It was told as a snapshot that failed; the next one is due soon.
+			a.noSpace(err)
+			return nil
+		}
 		return err
 	}
 	meta := j.append.Snapshot.Metadata
@@ -121,4 +291,50 @@ func (a *appender) special(j *appendJob) error {
 	j.append.Installed = labelOf(header)
 	a.tell(j.append)
 	return nil
+}
+
+// idle tells the log, once after the last append, that it rests. Nobody waits
+// for what it writes then.
+func (a *appender) idle() error {
+	if !a.unproven || a.stuck.Load() {
+		return nil
+	}
+	a.unproven = false
+	err := a.store.Idle()
+	if errors.Is(err, wal.ErrNoSpace) {
+		a.noSpace(err)
+		return nil
+	}
+	return err
+}
+
+// reserveAhead begins to make the log's next file, which takes as long as
+// writing one, unless that is under way or the disk was full a moment ago.
+func (a *appender) reserveAhead() {
+	if a.reserving || a.retrying {
+		return
+	}
+	a.reserving = true
+	a.reserve.Go(func() {
+		a.jobs.put(appendJob{wake: wakeReserved, err: a.store.Reserve()})
+	})
+}
+
+// noSpace begins to wait for space, or goes on to.
+func (a *appender) noSpace(err error) {
+	if !a.full.Swap(true) {
+		a.node.log.Warn("the disk is full: proposals are refused until there is space again; reads go on", zap.Error(err))
+	}
+	a.retrying = true
+	a.retry.Reset(spaceRetry)
+}
+
+func (a *appender) spaceIsBack() {
+	a.retry.Stop()
+	a.retrying = false
+	a.full.Store(false)
+	a.node.log.Info("there is space again: proposals are taken")
+	// An attempt to tell that the log rests may have failed.
+	a.unproven = true
+	a.quiet.Reset(idleAfter)
 }

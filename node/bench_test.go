@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/octopii/octopii/node"
+	"github.com/octopii/octopii/wal"
+	"github.com/octopii/octopii/wal/etcdwal"
 )
 
 // The benchmarks start three members in this process, over TCP on the loopback
@@ -88,6 +90,19 @@ func benchDir(b *testing.B) string {
 	return dir
 }
 
+// benchLog is the backend that OCTOPII_BENCH_WAL names: native, or etcd.
+func benchLog(b *testing.B) wal.Backend {
+	switch format := os.Getenv("OCTOPII_BENCH_WAL"); format {
+	case "", "native":
+		return nil
+	case "etcd":
+		return etcdwal.New(nil)
+	default:
+		b.Fatalf("OCTOPII_BENCH_WAL=%s: use native or etcd", format)
+		return nil
+	}
+}
+
 func benchCluster(b *testing.B) []*member {
 	b.Helper()
 	ms := make([]*member, 3)
@@ -95,6 +110,7 @@ func benchCluster(b *testing.B) []*member {
 		ms[i] = newMember(b, uint64(i+1))
 		ms[i].cfg.TickInterval = 100 * time.Millisecond
 		ms[i].cfg.Dir = benchDir(b)
+		ms[i].cfg.WAL = benchLog(b)
 		ms[i].silent = true
 		ms[i].cfg.Bootstrap = i == 0
 		ms[i].start()

@@ -13,6 +13,8 @@ import (
 
 	"github.com/octopii/octopii/node"
 	"github.com/octopii/octopii/transport/tcp"
+	"github.com/octopii/octopii/wal"
+	"github.com/octopii/octopii/wal/etcdwal"
 )
 
 // history is a state machine that remembers every command that it saw.
@@ -111,11 +113,17 @@ type member struct {
 	disk *keeper
 }
 
+// smallLog is the native log in segments that are quickly made.
+var smallLog = wal.New(wal.Options{SegmentBytes: 1 << 20})
+
+// bothLogs are the formats of the write-ahead log.
+var bothLogs = map[string]wal.Backend{"native": smallLog, "etcd": etcdwal.New(nil)}
+
 // newMember describes a member on a free port of its own; start starts it.
 func newMember(t testing.TB, id uint64) *member {
 	t.Helper()
 	m := &member{t: t, addr: "127.0.0.1:0"}
-	m.cfg = node.Config{ID: id, Name: fmt.Sprintf("n%d", id), Dir: t.TempDir(), TickInterval: 20 * time.Millisecond}
+	m.cfg = node.Config{WAL: smallLog, ID: id, Name: fmt.Sprintf("n%d", id), Dir: t.TempDir(), TickInterval: 20 * time.Millisecond}
 	t.Cleanup(func() { m.close() })
 	return m
 }

@@ -8,7 +8,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/octopii/octopii/internal/vfs"
 	"github.com/octopii/octopii/transport"
+	"github.com/octopii/octopii/wal"
 )
 
 // Config is what Start needs to know. The zero value of every field that is
@@ -35,6 +37,11 @@ type Config struct {
 	// Without Bootstrap and Join a member with an empty Dir waits to be added.
 	Join []string
 
+	// WAL is the format of the write-ahead log. nil: the native one,
+	// wal.New(wal.Options{}); package wal/etcdwal has etcd's. A directory keeps the
+	// format in which it was made: octopiictl log convert changes it.
+	WAL wal.Backend
+
 	// TickInterval is raft's unit of time. 0: 100 ms.
 	TickInterval time.Duration
 	// HeartbeatTicks between two heartbeats of a leader. 0: 1.
@@ -46,7 +53,7 @@ type Config struct {
 	// SnapshotEntries is how many entries are applied before the next snapshot.
 	// 0: 100,000.
 	SnapshotEntries uint64
-	// SnapshotLogBytes of entries held in memory also bring the next snapshot.
+	// SnapshotLogBytes of entries in the log also bring the next snapshot.
 	// 0: 64 MiB.
 	SnapshotLogBytes uint64
 	// TrailingEntries stay in the log behind a snapshot for followers that are a
@@ -79,6 +86,9 @@ type Config struct {
 	// Metrics is where this node registers its metrics. nil: nowhere. The global
 	// registry is never used.
 	Metrics prometheus.Registerer
+
+	// fs is where Dir is. nil: the machine's file system. Tests have others.
+	fs vfs.FS
 }
 
 // Events are optional functions that tell what happened to a Node. They are
@@ -130,6 +140,12 @@ func (cfg Config) withDefaults() (Config, error) {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()
+	}
+	if cfg.fs == nil {
+		cfg.fs = vfs.OS
+	}
+	if cfg.WAL == nil {
+		cfg.WAL = wal.New(wal.Options{FS: cfg.fs})
 	}
 	return cfg, nil
 }

@@ -23,8 +23,10 @@ var (
 	ErrOverloaded = errors.New("node: overloaded; nothing was proposed, retry later")
 	// ErrTooLarge: the proposal is above Config.ProposalBytesMax.
 	ErrTooLarge = errors.New("node: proposal too large")
-	// ErrNoSpace: the disk is full. Reads go on; writes resume when space is back.
-	ErrNoSpace = errors.New("node: no space left for the log")
+	// ErrNoSpace: the disk of this member, or that of the leader, is full. Nothing
+	// was proposed. Reads go on, and proposals are taken again by themselves when
+	// there is space.
+	ErrNoSpace = errors.New("node: no space left for the log; nothing was proposed, free some and retry")
 	// ErrNotCommitted: the proposal is certainly not committed and never will
 	// be. It is safe to retry.
 	ErrNotCommitted = errors.New("node: not committed; safe to retry")

@@ -1,7 +1,21 @@
 package node
 
+import (
+	"github.com/octopii/octopii/internal/vfs"
+	"github.com/octopii/octopii/wal"
+)
+
 // Kill stops a member without handing leadership over.
 func (n *Node) Kill() {
 	n.stop(ErrClosed)
 	n.closeOnce.Do(func() { n.closeErr = n.shutdown() })
 }
+
+// OnFS puts cfg.Dir, and a log in segments of so many bytes, on another disk.
+func OnFS(cfg *Config, fs vfs.FS, segmentBytes int64) {
+	cfg.fs = fs
+	cfg.WAL = wal.New(wal.Options{FS: fs, SegmentBytes: segmentBytes})
+}
+
+// Stuck says that what this member must append waits for space.
+func (n *Node) Stuck() bool { return n.appender.stuck.Load() }

@@ -105,6 +105,9 @@ func (h handler) HandleMessages(from uint64, batch []transport.Inbound) {
 			if err == nil && m.Type == raftpb.MsgSnap {
 				err = errors.New("a snapshot must come as a stream")
 			}
+			if err == nil && !h.hasRoomFor(&m) {
+				continue
+			}
 			if err == nil {
 				messages = append(messages, m)
 				size += len(in.Payload)
@@ -124,6 +127,20 @@ func (h handler) HandleMessages(from uint64, batch []transport.Inbound) {
 		// raft makes good what is dropped for want of room.
 		h.inbox.peer(len(messages), size, func(in *core.Input) { in.Messages = append(in.Messages, messages...) })
 	}
+}
+
+// hasRoomFor is false for a message whose answer must wait for the disk, while
+// the disk has no room at all: what would pile up here the sender has, and sends
+// again.
+func (h handler) hasRoomFor(m *raftpb.Message) bool {
+	if !h.appender.stuck.Load() {
+		return true
+	}
+	switch m.Type {
+	case raftpb.MsgApp, raftpb.MsgVote, raftpb.MsgPreVote:
+		return false
+	}
+	return true
 }
 
 func (h handler) handleRequests(from uint64, payload []byte) error {
@@ -200,6 +217,9 @@ func (h handler) HandleSnapshot(from uint64, header []byte, body io.Reader) erro
 	}
 	if mine := h.cluster.Load(); s.Header.Membership.Cluster == 0 || mine != 0 && mine != s.Header.Membership.Cluster {
 		return fmt.Errorf("the snapshot at %d belongs to cluster %x, and this is cluster %x", meta.Index, s.Header.Membership.Cluster, mine)
+	}
+	if h.appender.stuck.Load() {
+		return fmt.Errorf("%w; try again", ErrNoSpace)
 	}
 	if !h.receiving.TryLock() {
 		return errors.New("another snapshot is being received; try again")

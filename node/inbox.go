@@ -88,7 +88,7 @@ func (b *inbox) take(in *core.Input, calls []func()) []func() {
 
 // reset empties an input and keeps its room.
 func reset(in *core.Input) {
-	in.Ticks = 0
+	in.Ticks, in.NoSpace = 0, false
 	empty(&in.Messages)
 	empty(&in.Appended)
 	empty(&in.Applied)

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/octopii/octopii/node/internal/core"
 	octopiipb "github.com/octopii/octopii/proto"
+	"github.com/octopii/octopii/wal"
 )
 
 // loop owns the core: its goroutine takes what happened from the inbox, lets
@@ -52,7 +54,7 @@ func newLoop(n *Node) (*loop, error) {
 // startCore makes this member part of a cluster. applied is what the state
 // machine has already.
 func (l *loop) startCore(start octopiipb.SnapshotHeader, applied uint64) error {
-	c, err := core.New(core.Config{
+	cfg := core.Config{
 		ID:                  l.id,
 		Start:               labelOf(start),
 		Applied:             applied,
@@ -67,11 +69,11 @@ func (l *loop) startCore(start octopiipb.SnapshotHeader, applied uint64) error {
 		WaitingBytesMax:     4 * l.cfg.PendingBytesMax,
 		ReadSeed:            randomID(),
 		Logger:              raftLogger{l.log.Named("raft").Sugar()},
-	})
-	if err != nil {
+	}
+	if err := l.readLog(func() (err error) { l.core, err = core.New(cfg); return err }); err != nil {
+		l.core = nil
 		return err
 	}
-	l.core = c
 	l.setMembership(labelOf(start).Membership)
 	l.publish()
 	l.setInitialized(start.Membership.Cluster)
@@ -102,6 +104,7 @@ func (l *loop) run() {
 			call()
 		}
 		l.input.Ticks = ticks
+		l.input.NoSpace = l.appender.full.Load()
 		l.step()
 	}
 }
@@ -116,7 +119,11 @@ func (l *loop) step() {
 	for _, a := range l.input.Appended {
 		l.appended(a)
 	}
-	eff := l.core.Step(&l.input)
+	var eff *core.Effects
+	if err := l.readLog(func() error { eff = l.core.Step(&l.input); return nil }); err != nil {
+		l.fatal(err)
+		return
+	}
 	if eff.Membership != nil {
 		l.setMembership(eff.Membership)
 	}
@@ -227,7 +234,13 @@ func (l *loop) stepUninitialized() {
 	for i := range l.input.Messages {
 		m := &l.input.Messages[i]
 		if core.Bootstraps(m, l.id) {
-			if err := l.bringToLife(m); err != nil {
+			err := l.bringToLife(m)
+			if errors.Is(err, wal.ErrNoSpace) {
+				// Nothing was written, and the leader sends it again.
+				l.log.Warn("no space for the log that a leader's snapshot begins", zap.Error(err))
+				continue
+			}
+			if err != nil {
 				l.fatal(err)
 				return
 			}

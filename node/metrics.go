@@ -41,6 +41,7 @@ func newMetrics(n *Node) (*metrics, error) {
 	add("snapshot_index", "Log index of the newest snapshot or mark.", func(s Status) float64 { return float64(s.SnapshotIndex) })
 	add("members", "Members of the cluster.", func(s Status) float64 { return float64(len(s.Membership.Members)) })
 	add("pending_proposals", "Calls that wait for their outcome on this member.", func(Status) float64 { return float64(n.pending.Load()) })
+	add("no_space", "1 if the disk is full and proposals are refused.", func(s Status) float64 { return oneIf(s.NoSpace) })
 	if n.cfg.Metrics == nil {
 		return m, nil
 	}

@@ -11,12 +11,10 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/octopii/octopii/internal/vfs"
 	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/raftstore"
 	"github.com/octopii/octopii/transport"
 	"github.com/octopii/octopii/wal"
-	"github.com/octopii/octopii/wal/etcdwal"
 )
 
 // Node is one member of a cluster. Its methods may be called from any
@@ -87,9 +85,9 @@ func Start(cfg Config) (*Node, error) {
 func start(cfg Config) (*Node, error) {
 	_, durable := cfg.StateMachine.Durable()
 	store, err := raftstore.Open(raftstore.Options{
-		FS:       vfs.OS,
+		FS:       cfg.fs,
 		Dir:      cfg.Dir,
-		Backend:  etcdwal.New(cfg.Logger.Named("wal")),
+		Backend:  cfg.WAL,
 		External: durable,
 	})
 	if err != nil {
@@ -189,10 +187,25 @@ func (n *Node) run() error {
 
 // storeError gives an error of the files the name that callers know it by.
 func storeError(err error) error {
-	if errors.Is(err, wal.ErrCorrupt) {
+	switch {
+	case errors.Is(err, wal.ErrCorrupt):
 		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	case errors.Is(err, wal.ErrFormat):
+		return fmt.Errorf("node: Config.WAL is not what wrote this log: %w", err)
 	}
 	return err
+}
+
+// readLog runs what reads the log. raft panics where an entry that must be there
+// cannot be read; the store remembers why, and that is what is returned.
+func (n *Node) readLog(f func() error) (err error) {
+	defer func() {
+		if readErr := n.store.ReadErr(); readErr != nil { // else a panic stays one
+			_ = recover()
+			err = readErr
+		}
+	}()
+	return f()
 }
 
 // Initialized is closed once this member is part of a cluster: at once if Dir

@@ -13,8 +13,8 @@ import (
 // may be called on any member; a follower forwards to the leader, and while
 // there is none the call waits. data is free again when Propose returns.
 //
-// Errors: ErrTooLarge, ErrOverloaded and ErrNotCommitted say that the proposal
-// is certainly not committed. ErrUnknownOutcome says that it may be, now or
+// Errors: ErrTooLarge, ErrOverloaded, ErrNoSpace and ErrNotCommitted say that the
+// proposal is certainly not committed. ErrUnknownOutcome says that it may be, now or
 // later; it wraps ctx.Err() if ctx ended.
 func (n *Node) Propose(ctx context.Context, data []byte) (Result, error) {
 	if err := n.ready(ctx); err != nil {

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/octopii/octopii/node"
+	"github.com/octopii/octopii/wal"
 )
 
 // TestSeedReport is the report that this project began with: a founder alone
@@ -13,7 +14,18 @@ import (
 // by the leader's first snapshot. Each of the report's seven criteria is named
 // as it is met.
 func TestSeedReport(t *testing.T) {
-	n1 := founder(t)
+	for name, log := range bothLogs {
+		t.Run(name, func(t *testing.T) { seedReport(t, log) })
+	}
+}
+
+func seedReport(t *testing.T, log wal.Backend) {
+	newMember := func(t *testing.T, id uint64) *member {
+		m := newMember(t, id)
+		m.cfg.WAL, m.cfg.Bootstrap = log, id == 1
+		return m
+	}
+	n1 := newMember(t, 1).start()
 	for i := range 20 {
 		propose(t, n1, fmt.Sprintf("command %d", i))
 	}

@@ -28,12 +28,14 @@ type Status struct {
 	Leader uint64
 	// Commit and Applied are log indexes; Applied <= Commit.
 	Commit, Applied uint64
-	// FirstIndex and LastIndex bound the entries that this member holds in
-	// memory; both are durable up to LastIndex.
+	// FirstIndex and LastIndex bound the entries that this member has in its log;
+	// both are durable up to LastIndex.
 	FirstIndex, LastIndex uint64
 	// SnapshotIndex is that of the newest durable snapshot or mark.
 	SnapshotIndex uint64
-	Membership    Membership
+	// NoSpace: the disk is full, and proposals are refused until there is space.
+	NoSpace    bool
+	Membership Membership
 	// Progress is what the leader knows of its followers, ordered by ID; nil on
 	// others.
 	Progress []Progress

@@ -92,6 +92,7 @@ var publicErrors = []struct{ core, node error }{
 	{core.ErrMembershipBusy, ErrMembershipBusy},
 	{core.ErrUnsafeMembership, ErrUnsafeMembership},
 	{core.ErrIDReused, ErrIDReused},
+	{core.ErrNoSpace, ErrNoSpace},
 }
 
 // publicError turns an error of the core into one that callers know, and keeps

@@ -52,6 +52,7 @@ func (n *Node) Status() Status {
 	// The applier answers callers before the loop hears of it.
 	st.Applied = max(st.Applied, n.applied.Load())
 	st.Commit = max(st.Commit, st.Applied)
+	st.NoSpace = n.appender.full.Load()
 	return st
 }
 

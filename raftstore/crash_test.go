@@ -52,8 +52,14 @@ func head(index uint64) octopiipb.SnapshotHeader {
 // One Append holds a snapshot at 100, entries 101 and 102, and a HardState that
 // commits 102. A crash between the new log and its entries.
 func TestCrashWithinInstall(t *testing.T) {
+	for name, b := range map[string]wal.Backend{"etcd": etcdwal.New(nil), "native": wal.New(wal.Options{SegmentBytes: 64 << 10})} {
+		t.Run(name, func(t *testing.T) { testCrashWithinInstall(t, b) })
+	}
+}
+
+func testCrashWithinInstall(t *testing.T, backend wal.Backend) {
 	dir := t.TempDir()
-	b := &crashing{Backend: etcdwal.New(nil)}
+	b := &crashing{Backend: backend}
 	opts := raftstore.Options{FS: vfs.OS, Dir: dir, Backend: b}
 	s, err := raftstore.Open(opts)
 	if err != nil {

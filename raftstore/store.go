@@ -1,11 +1,12 @@
 // Package raftstore keeps what a member must not lose: its identity, its log
 // and its snapshots. It is raft's Storage, in front of a write-ahead log.
 //
-// A Store has two sides. What raft reads (the tail of the log in memory) belongs
-// to the goroutine that drives raft; what is written belongs to the one that
-// appends. An append becomes visible to the first only when the second has made
-// it durable and Appended is called. Snapshot files may be written and read from
-// any goroutine.
+// A Store has two sides. What raft reads (the terms of the log, and its newest
+// entries in memory) belongs to the goroutine that drives raft; what is written
+// belongs to the one that appends. An append becomes visible to the first only
+// when the second has made it durable and Appended is called. Older entries are
+// read back from the log when raft asks for them. Snapshot files may be written
+// and read from any goroutine.
 package raftstore
 
 import (
@@ -25,7 +26,8 @@ import (
 	"github.com/octopii/octopii/wal"
 )
 
-// Options say where a Store is and what it is made of. All are required.
+// Options say where a Store is and what it is made of. FS, Dir and Backend are
+// required.
 type Options struct {
 	FS      vfs.FS
 	Dir     string
@@ -33,6 +35,8 @@ type Options struct {
 	// External: the state machine keeps its own data, so that snapshots of this
 	// member are marks without data.
 	External bool
+	// CacheBytes of the newest entries, about, are held in memory. 0: 32 MiB.
+	CacheBytes uint64
 }
 
 // Store is one member's durable state.
@@ -45,15 +49,24 @@ type Store struct {
 	identity    Identity
 	hasIdentity bool
 
-	tail   tail
-	writer writer
+	tail tail
+	// seq is the number of the log that tail is of, and readErr why it could not be
+	// read; they belong to tail's side.
+	seq     uint64
+	readErr error
+	reader  reader
+	writer  writer
 }
 
 // Open takes the directory's lock and recovers what is in it. A directory that
 // is empty, or holds nothing but an identity, gives a Store that is not
 // Initialized.
 func Open(opts Options) (*Store, error) {
+	if opts.CacheBytes == 0 {
+		opts.CacheBytes = cacheBytes
+	}
 	s := &Store{fs: opts.FS, dir: opts.Dir, opts: opts}
+	s.tail.limit = opts.CacheBytes
 	if err := s.makeDirs(); err != nil {
 		return nil, err
 	}
@@ -144,7 +157,7 @@ func (s *Store) openLog(seq uint64) error {
 	path := s.logPath(seq)
 	marks, err := s.opts.Backend.Marks(path)
 	if err != nil {
-		return fmt.Errorf("raftstore: read the marks of %s: %w", path, err)
+		return fmt.Errorf("raftstore: read the marks of the log %s: %w", path, advise(err))
 	}
 	if len(marks) == 0 {
 		return fmt.Errorf("raftstore: %s has no mark: %w; rebuild this member from its peers", path, wal.ErrCorrupt)
@@ -167,10 +180,33 @@ func (s *Store) openLog(seq uint64) error {
 	}
 	log, state, err := s.opts.Backend.Open(path, mark)
 	if err != nil {
-		return fmt.Errorf("raftstore: open the log %s: %w", path, err)
+		return fmt.Errorf("raftstore: open the log %s: %w", path, advise(err))
 	}
 	s.writer = writer{log: log, seq: seq, hardState: state.HardState, mark: mark.Index}
-	return s.tail.load(header, state, s.opts.External)
+	_ = s.reader.replace(log, seq, mark.Index) // there was none
+	return s.load(header, state)
+}
+
+// advise says what to do about an error of a log that does not say it itself.
+func advise(err error) error {
+	var told *wal.CorruptError
+	switch {
+	case errors.As(err, &told), errors.Is(err, wal.ErrFormat):
+		return err
+	case errors.Is(err, wal.ErrNotFound): // its directory appears with all that it holds
+		return fmt.Errorf("%w: its files are gone (%w); rebuild this member from its peers", wal.ErrCorrupt, err)
+	case errors.Is(err, wal.ErrCorrupt):
+		return fmt.Errorf("%w; rebuild this member from its peers", err)
+	case errors.Is(err, wal.ErrLocked):
+		return fmt.Errorf("%w: stop the process that uses it", err)
+	}
+	return err
+}
+
+// load lets raft see the log that was just opened.
+func (s *Store) load(h octopiipb.SnapshotHeader, state wal.State) error {
+	s.seq = s.writer.seq
+	return s.tail.load(h, state, s.opts.External)
 }
 
 func (s *Store) snapPath(term, index uint64) string {
@@ -181,7 +217,7 @@ func (s *Store) snapPath(term, index uint64) string {
 func (s *Store) Close() error {
 	var errs []error
 	if s.writer.log != nil {
-		errs = append(errs, s.writer.log.Close())
+		errs = append(errs, s.reader.replace(nil, 0, 0))
 		s.writer.log = nil
 	}
 	if s.lock != nil {
@@ -220,7 +256,7 @@ func (s *Store) Found(h octopiipb.SnapshotHeader, hs raftpb.HardState) error {
 	if err := s.Install(h, hs, nil); err != nil {
 		return err
 	}
-	return s.tail.load(h, wal.State{HardState: s.writer.hardState}, s.opts.External)
+	return s.load(h, wal.State{HardState: s.writer.hardState, Last: h.Metadata.Index})
 }
 
 // CreateSnapshot begins a snapshot file. It may be called from any goroutine.
@@ -241,10 +277,23 @@ func (s *Store) InitialState() (raftpb.HardState, raftpb.ConfState, error) {
 	return s.tail.hardState, s.tail.start.Metadata.ConfState, nil
 }
 
-// Entries implements raft.Storage.
+// Entries implements raft.Storage. It may return fewer entries than fit, where
+// some are in memory and some only on disk, and none at all once ReadErr is set.
 func (s *Store) Entries(lo, hi, maxSize uint64) ([]raftpb.Entry, error) {
-	return s.tail.entries(lo, hi, maxSize)
+	entries, cold, err := s.tail.entries(lo, hi, maxSize)
+	if err != nil || cold == 0 {
+		return entries, err
+	}
+	return s.readCold(lo, cold, maxSize)
 }
+
+// ReadErr is why entries could not be read back from disk; nil while all is
+// well. It must be looked at after every step of raft, before anything is carried
+// out: with an error the member stops, and nothing that raft decided in that step
+// counts, for it was told that there is nothing where there is something. In one
+// place raft panics at that, in a campaign with entries that are committed and not
+// applied; whoever calls raft may take any panic for this error when it is set.
+func (s *Store) ReadErr() error { return s.readErr }
 
 // Term implements raft.Storage.
 func (s *Store) Term(i uint64) (uint64, error) { return s.tail.term(i) }
@@ -274,20 +323,26 @@ func (s *Store) SnapshotWanted() bool {
 	return wanted
 }
 
-// LogBytes is about how much memory the tail of the log takes.
+// LogBytes is about how much the entries take that raft sees, in memory or on
+// disk. Those that were there when the log was opened count once raft has read
+// them, which it does to apply them.
 func (s *Store) LogBytes() uint64 { return s.tail.bytes }
 
 // Appended makes a durable batch visible to raft.
 func (s *Store) Appended(entries []raftpb.Entry) { s.tail.append(entries) }
 
-// Installed makes an installed snapshot the beginning of what raft sees.
-func (s *Store) Installed(h octopiipb.SnapshotHeader) { s.tail.reset(h) }
+// Installed makes an installed snapshot the beginning of what raft sees. It is
+// called once for every Install that succeeded, in their order.
+func (s *Store) Installed(h octopiipb.SnapshotHeader) {
+	s.seq++
+	s.tail.reset(h)
+}
 
 // Marked makes a durable mark the snapshot that raft offers to others. Behind
-// it, at most so many entries and bytes stay in memory for slow followers.
+// it, at most so many entries and bytes stay in the log for slow followers, and
+// none that Mark released and memory does not hold.
 func (s *Store) Marked(h octopiipb.SnapshotHeader, trailing, trailingBytes uint64) {
-	s.tail.snap = h.Metadata
-	s.tail.compactBehind(h.Metadata.Index, trailing, trailingBytes)
+	s.tail.marked(h.Metadata, s.reader.releasedIndex(), trailing, trailingBytes)
 }
 
 // Newest describes the newest durable snapshot or mark.

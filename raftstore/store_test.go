@@ -18,14 +18,29 @@ import (
 	"github.com/octopii/octopii/wal/etcdwal"
 )
 
-func tryOpen(dir string, external bool) (*Store, error) {
-	return Open(Options{FS: vfs.OS, Dir: dir, Backend: etcdwal.New(nil), External: external})
+// backends are those that every store test runs over.
+var backends = []struct {
+	name string
+	new  func() wal.Backend
+}{
+	{"etcd", func() wal.Backend { return etcdwal.New(nil) }},
+	{"native", func() wal.Backend { return wal.New(wal.Options{SegmentBytes: 64 << 10}) }},
+}
+
+func eachBackend(t *testing.T, test func(*testing.T, wal.Backend)) {
+	for _, b := range backends {
+		t.Run(b.name, func(t *testing.T) { test(t, b.new()) })
+	}
+}
+
+func tryOpen(b wal.Backend, dir string, external bool) (*Store, error) {
+	return Open(Options{FS: vfs.OS, Dir: dir, Backend: b, External: external})
 }
 
 // openStore opens a store that is closed when the test ends, if not before.
-func openStore(t *testing.T, dir string) *Store {
+func openStore(t *testing.T, b wal.Backend, dir string) *Store {
 	t.Helper()
-	s, err := tryOpen(dir, false)
+	s, err := tryOpen(b, dir, false)
 	noError(t, err)
 	t.Cleanup(func() { _ = s.Close() })
 	return s
@@ -35,7 +50,7 @@ func openStore(t *testing.T, dir string) *Store {
 func reopen(t *testing.T, s *Store) *Store {
 	t.Helper()
 	noError(t, s.Close())
-	return openStore(t, s.dir)
+	return openStore(t, s.opts.Backend, s.dir)
 }
 
 // putSnapshot puts a snapshot file in place.
@@ -53,9 +68,9 @@ func putSnapshot(t *testing.T, s *Store, h octopiipb.SnapshotHeader) {
 }
 
 // founded is a member in a new directory, whose log begins behind index 1.
-func founded(t *testing.T) *Store {
+func founded(t *testing.T, b wal.Backend) *Store {
 	t.Helper()
-	s := openStore(t, filepath.Join(t.TempDir(), "member"))
+	s := openStore(t, b, filepath.Join(t.TempDir(), "member"))
 	noError(t, s.SetIdentity(someIdentity))
 	putSnapshot(t, s, headerOf(1, 1, 1))
 	noError(t, s.Found(headerOf(1, 1, 1), raftpb.HardState{Term: 1, Commit: 1}))
@@ -146,8 +161,10 @@ func copyOf(t *testing.T, s *Store) string {
 	return dir
 }
 
-func TestNewDirectory(t *testing.T) {
-	s := openStore(t, filepath.Join(t.TempDir(), "not", "there", "yet"))
+func TestNewDirectory(t *testing.T) { eachBackend(t, testNewDirectory) }
+
+func testNewDirectory(t *testing.T, b wal.Backend) {
+	s := openStore(t, b, filepath.Join(t.TempDir(), "not", "there", "yet"))
 	if _, ok := s.Identity(); ok || s.Initialized() {
 		t.Error("a new directory has an identity or a log")
 	}
@@ -167,8 +184,10 @@ func TestNewDirectory(t *testing.T) {
 	_ = s.SetIdentity(someIdentity)
 }
 
-func TestFoundAndRestart(t *testing.T) {
-	s := founded(t)
+func TestFoundAndRestart(t *testing.T) { eachBackend(t, testFoundAndRestart) }
+
+func testFoundAndRestart(t *testing.T, b wal.Backend) {
+	s := founded(t, b)
 	for range 3 {
 		if !s.Initialized() {
 			t.Fatal("a founded member is not initialized")
@@ -181,8 +200,10 @@ func TestFoundAndRestart(t *testing.T) {
 	}
 }
 
-func TestAppendAndRestart(t *testing.T) {
-	s := founded(t)
+func TestAppendAndRestart(t *testing.T) { eachBackend(t, testAppendAndRestart) }
+
+func testAppendAndRestart(t *testing.T, b wal.Backend) {
+	s := founded(t, b)
 	hs := raftpb.HardState{Term: 2, Vote: 7, Commit: 3}
 	noError(t, s.Append([]wal.Batch{{Entries: entriesOf(2, 2, 4), HardState: hs}}))
 	if last, _ := s.LastIndex(); last != 1 {
@@ -199,8 +220,10 @@ func TestAppendAndRestart(t *testing.T) {
 	wantLog(t, reopen(t, s), 1, hs, entriesOf(2, 2, 6))
 }
 
-func TestOverwrittenSuffixAndRestart(t *testing.T) {
-	s := founded(t)
+func TestOverwrittenSuffixAndRestart(t *testing.T) { eachBackend(t, testOverwrittenSuffixAndRestart) }
+
+func testOverwrittenSuffixAndRestart(t *testing.T, b wal.Backend) {
+	s := founded(t, b)
 	appendDurably(t, s, raftpb.HardState{Term: 2, Commit: 3}, entriesOf(2, 2, 9))
 	appendDurably(t, s, raftpb.HardState{Term: 3, Vote: 5, Commit: 3}, entriesOf(3, 5, 6))
 	want := append(entriesOf(2, 2, 4), entriesOf(3, 5, 6)...)
@@ -220,8 +243,10 @@ func mustEntries(t *testing.T, s *Store) []raftpb.Entry {
 }
 
 // Batches that become durable together replace each other in order.
-func TestBatchesOverwriteInOrder(t *testing.T) {
-	s := founded(t)
+func TestBatchesOverwriteInOrder(t *testing.T) { eachBackend(t, testBatchesOverwriteInOrder) }
+
+func testBatchesOverwriteInOrder(t *testing.T, b wal.Backend) {
+	s := founded(t, b)
 	noError(t, s.Append([]wal.Batch{
 		{Entries: entriesOf(2, 2, 6), HardState: raftpb.HardState{Term: 2, Commit: 1}},
 		{Entries: entriesOf(3, 4, 4), HardState: raftpb.HardState{Term: 3, Commit: 2}},
@@ -232,10 +257,12 @@ func TestBatchesOverwriteInOrder(t *testing.T) {
 
 // A snapshot from the leader replaces a log that conflicts with it: nothing of
 // the old log is seen again, and the vote is not forgotten.
-func TestInstallRevivesNothing(t *testing.T) {
+func TestInstallRevivesNothing(t *testing.T) { eachBackend(t, testInstallRevivesNothing) }
+
+func testInstallRevivesNothing(t *testing.T, b wal.Backend) {
 	for _, restart := range []string{"at once", "after an append", "after a restart"} {
 		t.Run(restart, func(t *testing.T) {
-			s := founded(t)
+			s := founded(t, b)
 			vote := raftpb.HardState{Term: 5, Vote: 3, Commit: 2}
 			appendDurably(t, s, vote, entriesOf(2, 2, 30))
 			if restart == "after a restart" {
@@ -265,8 +292,10 @@ func TestInstallRevivesNothing(t *testing.T) {
 }
 
 // Raft may hand over a snapshot, the entries behind it and a new state at once.
-func TestInstallWithEntries(t *testing.T) {
-	s := founded(t)
+func TestInstallWithEntries(t *testing.T) { eachBackend(t, testInstallWithEntries) }
+
+func testInstallWithEntries(t *testing.T, b wal.Backend) {
+	s := founded(t, b)
 	appendDurably(t, s, raftpb.HardState{Term: 2, Commit: 2}, entriesOf(2, 2, 5))
 	h := headerOf(3, 10, 1, 2)
 	putSnapshot(t, s, h)
@@ -277,8 +306,10 @@ func TestInstallWithEntries(t *testing.T) {
 	wantLog(t, reopen(t, s), 10, hs, entriesOf(4, 11, 13))
 }
 
-func TestMarksKeepTwoSnapshots(t *testing.T) {
-	s := founded(t)
+func TestMarksKeepTwoSnapshots(t *testing.T) { eachBackend(t, testMarksKeepTwoSnapshots) }
+
+func testMarksKeepTwoSnapshots(t *testing.T, b wal.Backend) {
+	s := founded(t, b)
 	appendDurably(t, s, raftpb.HardState{Term: 2, Commit: 30}, entriesOf(2, 2, 30))
 	mark(t, s, headerOf(2, 10, 1))
 	wantFiles(t, s, "snap", snap(1, 1), snap(2, 10))
@@ -296,8 +327,10 @@ func TestMarksKeepTwoSnapshots(t *testing.T) {
 }
 
 // Marked keeps so much of the log for slow followers, and only in memory.
-func TestMarkedCompacts(t *testing.T) {
-	s := founded(t)
+func TestMarkedCompacts(t *testing.T) { eachBackend(t, testMarkedCompacts) }
+
+func testMarkedCompacts(t *testing.T, b wal.Backend) {
+	s := founded(t, b)
 	appendDurably(t, s, raftpb.HardState{Term: 2, Commit: 30}, entriesOf(2, 2, 30))
 	all := s.LogBytes()
 	h := headerOf(2, 20, 1)
@@ -324,8 +357,10 @@ func TestMarkedCompacts(t *testing.T) {
 }
 
 // A file without a mark is harmless, newer or not.
-func TestOrphanSnapshotIsIgnored(t *testing.T) {
-	s := founded(t)
+func TestOrphanSnapshotIsIgnored(t *testing.T) { eachBackend(t, testOrphanSnapshotIsIgnored) }
+
+func testOrphanSnapshotIsIgnored(t *testing.T, b wal.Backend) {
+	s := founded(t, b)
 	appendDurably(t, s, raftpb.HardState{Term: 2, Commit: 9}, entriesOf(2, 2, 9))
 	putSnapshot(t, s, headerOf(2, 8, 1, 2, 3))
 	putSnapshot(t, s, headerOf(9, 500, 1, 2, 3))
@@ -349,7 +384,9 @@ func TestOrphanSnapshotIsIgnored(t *testing.T) {
 
 // Without the snapshot at which the log begins nothing is true: the error names
 // the file, and the disk stays as it is.
-func TestBadSnapshotIsNamed(t *testing.T) {
+func TestBadSnapshotIsNamed(t *testing.T) { eachBackend(t, testBadSnapshotIsNamed) }
+
+func testBadSnapshotIsNamed(t *testing.T, b wal.Backend) {
 	damage := map[string]func(path string) error{
 		"missing": os.Remove,
 		"cut off": func(path string) error { return os.Truncate(path, 40) },
@@ -364,7 +401,7 @@ func TestBadSnapshotIsNamed(t *testing.T) {
 	}
 	for what, harm := range damage {
 		t.Run(what, func(t *testing.T) {
-			s := founded(t)
+			s := founded(t, b)
 			appendDurably(t, s, raftpb.HardState{Term: 2, Commit: 9}, entriesOf(2, 2, 9))
 			mark(t, s, headerOf(2, 5, 1))
 			noError(t, s.Close())
@@ -373,56 +410,64 @@ func TestBadSnapshotIsNamed(t *testing.T) {
 			noError(t, err)
 			noError(t, harm(path))
 			for range 2 { // a second attempt finds the same
-				_, err = tryOpen(s.dir, false)
+				_, err = tryOpen(b, s.dir, false)
 				wantCorrupt(t, err, path, "behind index 5", "rebuild this member")
 			}
 			noError(t, os.WriteFile(path, whole, 0o600))
-			wantLog(t, openStore(t, s.dir), 5, raftpb.HardState{Term: 2, Commit: 9}, entriesOf(2, 6, 9))
+			wantLog(t, openStore(t, b, s.dir), 5, raftpb.HardState{Term: 2, Commit: 9}, entriesOf(2, 6, 9))
 		})
 	}
 }
 
-func TestLogWithoutIdentity(t *testing.T) {
-	s := founded(t)
+func TestLogWithoutIdentity(t *testing.T) { eachBackend(t, testLogWithoutIdentity) }
+
+func testLogWithoutIdentity(t *testing.T, b wal.Backend) {
+	s := founded(t, b)
 	noError(t, s.Close())
 	noError(t, os.Remove(filepath.Join(s.dir, identityFile)))
-	_, err := tryOpen(s.dir, false)
+	_, err := tryOpen(b, s.dir, false)
 	wantCorrupt(t, err, s.dir, "no identity file")
 }
 
-func TestDirectoryIsLocked(t *testing.T) {
-	s := founded(t)
-	_, err := tryOpen(s.dir, false)
+func TestDirectoryIsLocked(t *testing.T) { eachBackend(t, testDirectoryIsLocked) }
+
+func testDirectoryIsLocked(t *testing.T, b wal.Backend) {
+	s := founded(t, b)
+	_, err := tryOpen(b, s.dir, false)
 	if !errors.Is(err, wal.ErrLocked) || !strings.Contains(err.Error(), s.dir) {
 		t.Errorf("opened twice: %v, want wal.ErrLocked with the directory", err)
 	}
 	// Who was refused must not have freed the lock.
-	if _, err := tryOpen(s.dir, false); !errors.Is(err, wal.ErrLocked) {
+	if _, err := tryOpen(b, s.dir, false); !errors.Is(err, wal.ErrLocked) {
 		t.Errorf("opened a third time: %v, want wal.ErrLocked", err)
 	}
 	reopen(t, s)
 }
 
 // A failed Open gives the lock back.
-func TestFailedOpenFreesTheLock(t *testing.T) {
-	s := openStore(t, t.TempDir())
+func TestFailedOpenFreesTheLock(t *testing.T) { eachBackend(t, testFailedOpenFreesTheLock) }
+
+func testFailedOpenFreesTheLock(t *testing.T, b wal.Backend) {
+	s := openStore(t, b, t.TempDir())
 	noError(t, s.SetIdentity(someIdentity))
 	noError(t, s.Close())
 	path := filepath.Join(s.dir, identityFile)
 	whole, err := os.ReadFile(path)
 	noError(t, err)
 	noError(t, os.WriteFile(path, []byte("damaged"), 0o600))
-	_, err = tryOpen(s.dir, false)
+	_, err = tryOpen(b, s.dir, false)
 	wantCorrupt(t, err, path)
 	noError(t, os.WriteFile(path, whole, 0o600))
-	openStore(t, s.dir)
+	openStore(t, b, s.dir)
 }
 
 // TestCrashPoints opens the directory as it is after every step of taking a
 // local snapshot, and of installing one.
-func TestCrashPoints(t *testing.T) {
+func TestCrashPoints(t *testing.T) { eachBackend(t, testCrashPoints) }
+
+func testCrashPoints(t *testing.T, b wal.Backend) {
 	hs := raftpb.HardState{Term: 3, Vote: 1, Commit: 9}
-	s := founded(t)
+	s := founded(t, b)
 	appendDurably(t, s, hs, entriesOf(3, 2, 9))
 	local, received := headerOf(3, 5, 1), headerOf(4, 20, 1, 2)
 	crash := func(what string, start uint64, hs raftpb.HardState, entries []raftpb.Entry, then ...func(dir string)) {
@@ -432,7 +477,7 @@ func TestCrashPoints(t *testing.T) {
 			for _, f := range then {
 				f(dir)
 			}
-			c := openStore(t, dir)
+			c := openStore(t, b, dir)
 			wantLog(t, c, start, hs, entries)
 			for _, where := range []string{"snap", "wal"} {
 				for _, name := range files(t, c, where) {
@@ -483,22 +528,26 @@ func TestCrashPoints(t *testing.T) {
 }
 
 // What is left of removing an old log may be any part of it.
-func TestRestOfAnOldLog(t *testing.T) {
-	s := founded(t)
+func TestRestOfAnOldLog(t *testing.T) { eachBackend(t, testRestOfAnOldLog) }
+
+func testRestOfAnOldLog(t *testing.T, b wal.Backend) {
+	s := founded(t, b)
 	h := headerOf(4, 20, 1, 2)
 	putSnapshot(t, s, h)
 	noError(t, s.Install(h, raftpb.HardState{Term: 4, Commit: 20}, nil))
 	noError(t, s.Close())
 	noError(t, os.MkdirAll(s.logPath(1), 0o700))
-	c := openStore(t, s.dir)
+	c := openStore(t, b, s.dir)
 	wantLog(t, c, 20, raftpb.HardState{Term: 4, Commit: 20}, nil)
 	wantFiles(t, c, "wal", "0000000000000002")
 }
 
 // A founder, or a newcomer, that crashed between file and log is new still, and
 // can begin again.
-func TestCrashBeforeTheFirstLog(t *testing.T) {
-	s := openStore(t, filepath.Join(t.TempDir(), "member"))
+func TestCrashBeforeTheFirstLog(t *testing.T) { eachBackend(t, testCrashBeforeTheFirstLog) }
+
+func testCrashBeforeTheFirstLog(t *testing.T, b wal.Backend) {
+	s := openStore(t, b, filepath.Join(t.TempDir(), "member"))
 	noError(t, s.SetIdentity(someIdentity))
 	putSnapshot(t, s, headerOf(1, 1, 1))
 	s = reopen(t, s)
@@ -513,7 +562,11 @@ func TestCrashBeforeTheFirstLog(t *testing.T) {
 // Raft is never handed a snapshot of another configuration than the one in
 // force; and the wish for a new one is told once.
 func TestSnapshotOfTheConfigurationInForce(t *testing.T) {
-	s := founded(t)
+	eachBackend(t, testSnapshotOfTheConfigurationInForce)
+}
+
+func testSnapshotOfTheConfigurationInForce(t *testing.T, b wal.Backend) {
+	s := founded(t, b)
 	appendDurably(t, s, raftpb.HardState{Term: 2, Commit: 9}, entriesOf(2, 2, 9))
 	s.Handed(5, 2, raftpb.ConfState{Voters: []uint64{1}})
 	if got, err := s.Snapshot(); err != nil || got.Metadata.Index != 1 {
@@ -552,9 +605,11 @@ func TestSnapshotOfTheConfigurationInForce(t *testing.T) {
 
 // A state machine that keeps its own data is streamed as it is when asked: what
 // is offered is what it was handed.
-func TestExternalOffersWhatWasHanded(t *testing.T) {
+func TestExternalOffersWhatWasHanded(t *testing.T) { eachBackend(t, testExternalOffersWhatWasHanded) }
+
+func testExternalOffersWhatWasHanded(t *testing.T, b wal.Backend) {
 	dir := filepath.Join(t.TempDir(), "member")
-	s, err := tryOpen(dir, true)
+	s, err := tryOpen(b, dir, true)
 	noError(t, err)
 	noError(t, s.SetIdentity(someIdentity))
 	h := headerOf(1, 1, 1)
@@ -574,15 +629,17 @@ func TestExternalOffersWhatWasHanded(t *testing.T) {
 			t.Errorf("restart %d: wanted, or offered (-want +got):\n%s", restart, diff)
 		}
 		noError(t, s.Close())
-		s, err = tryOpen(dir, true)
+		s, err = tryOpen(b, dir, true)
 		noError(t, err)
 	}
 	noError(t, s.Close())
 }
 
 // Close may be called again, and nothing is written after it.
-func TestCloseTwice(t *testing.T) {
-	s := founded(t)
+func TestCloseTwice(t *testing.T) { eachBackend(t, testCloseTwice) }
+
+func testCloseTwice(t *testing.T, b wal.Backend) {
+	s := founded(t, b)
 	noError(t, s.Close())
 	noError(t, s.Close())
 }
@@ -591,8 +648,10 @@ func TestCloseTwice(t *testing.T) {
 // committed: MsgSnap at 10 and MsgApp with 11 to 13 and commit 11 in one Step.
 // Install makes the new log with commit 11 before it holds entry 11; the backend
 // refuses that as corrupt, and the member stops for good.
-func TestInstallWithCommittedEntries(t *testing.T) {
-	s := founded(t)
+func TestInstallWithCommittedEntries(t *testing.T) { eachBackend(t, testInstallWithCommittedEntries) }
+
+func testInstallWithCommittedEntries(t *testing.T, b wal.Backend) {
+	s := founded(t, b)
 	appendDurably(t, s, raftpb.HardState{Term: 2, Commit: 2}, entriesOf(2, 2, 5))
 	h := headerOf(3, 10, 1, 2)
 	putSnapshot(t, s, h)

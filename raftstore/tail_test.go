@@ -30,10 +30,43 @@ func entriesOf(term, lo, hi uint64) []raftpb.Entry {
 	return entries
 }
 
+// disk is a log of which only the reading side counts: it holds what a model
+// does, except what was released.
+type disk struct {
+	wal.Log
+	model    *raft.MemoryStorage
+	released uint64
+	err      error
+}
+
+func (d *disk) Entries(lo, hi, maxBytes uint64) ([]raftpb.Entry, error) {
+	if d.err != nil {
+		return nil, d.err
+	}
+	if lo <= d.released {
+		return nil, raft.ErrCompacted
+	}
+	return d.model.Entries(lo, hi, maxBytes)
+}
+
+// newReading is the side of a store that raft reads, with so much memory.
+func newReading(t rapid.TB, h octopiipb.SnapshotHeader, d *disk, limit uint64) *Store {
+	t.Helper()
+	var s Store
+	s.tail.limit = limit
+	if err := s.reader.replace(d, 0, h.Metadata.Index); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.load(h, wal.State{Last: h.Metadata.Index}); err != nil {
+		t.Fatal(err)
+	}
+	return &s
+}
+
 func newTail(t rapid.TB, h octopiipb.SnapshotHeader) *tail {
 	t.Helper()
-	var tl tail
-	if err := tl.load(h, wal.State{}, false); err != nil {
+	tl := tail{limit: 1 << 40}
+	if err := tl.load(h, wal.State{Last: h.Metadata.Index}, false); err != nil {
 		t.Fatal(err)
 	}
 	return &tl
@@ -42,22 +75,26 @@ func newTail(t rapid.TB, h octopiipb.SnapshotHeader) *tail {
 // handedOut is a slice that raft may hold, and what it showed at the time.
 type handedOut struct{ slice, copy []raftpb.Entry }
 
-// TestTailIsMemoryStorage drives a tail and raft's own MemoryStorage through the
-// same appends and compactions, and compares all that raft can ask of them. What
-// was handed out earlier must not change under raft's hands.
+// TestTailIsMemoryStorage drives a store and raft's own MemoryStorage through
+// the same appends and compactions, with memory for all of the log or for next to
+// nothing, and compares all that raft can ask of them. What was handed out earlier
+// must not change under raft's hands.
 func TestTailIsMemoryStorage(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		start := headerOf(1, rapid.Uint64Range(1, 5).Draw(t, "start"), 1)
-		tl := newTail(t, start)
 		ms := raft.NewMemoryStorage()
 		if err := ms.ApplySnapshot(raftpb.Snapshot{Metadata: start.Metadata}); err != nil {
 			t.Fatal(err)
 		}
+		d := &disk{model: ms, released: start.Metadata.Index}
+		memory := rapid.SampledFrom([]uint64{1, 200, 1200, 3000, 1 << 40}).Draw(t, "memory")
+		s := newReading(t, start, d, memory)
+		tl := &s.tail
 		var out []handedOut
 		term := uint64(1)
 		for range rapid.IntRange(1, 40).Draw(t, "steps") {
 			first, last := tl.first(), tl.last()
-			switch rapid.SampledFrom([]string{"append", "append", "overwrite", "compact", "compact behind", "reset"}).Draw(t, "op") {
+			switch rapid.SampledFrom([]string{"append", "append", "overwrite", "compact", "mark", "reset"}).Draw(t, "op") {
 			case "append":
 				add := entriesOf(term, last+1, last+rapid.Uint64Range(0, 6).Draw(t, "count"))
 				tl.append(slices.Clone(add))
@@ -74,20 +111,29 @@ func TestTailIsMemoryStorage(t *testing.T) {
 				if index >= first && index <= last {
 					_ = ms.Compact(index)
 				}
-			case "compact behind":
-				index := rapid.Uint64Range(first-1, last).Draw(t, "index")
+			case "mark": // what the one before it released is gone from the disk
+				index := rapid.Uint64Range(max(first-1, tl.snap.Index), max(last, tl.snap.Index)).Draw(t, "index")
 				trailing := rapid.Uint64Range(0, 8).Draw(t, "trailing")
-				tl.compactBehind(index, trailing, 1<<30)
-				if keep := index - min(trailing, index); keep >= first {
+				d.released = tl.snap.Index
+				tl.marked(raftpb.SnapshotMetadata{Index: index, Term: term}, d.released, trailing, 1<<30)
+				if keep := index - min(trailing, index); keep >= first && index <= last {
 					_ = ms.Compact(keep)
 				}
 			case "reset":
 				h := headerOf(term, last+rapid.Uint64Range(1, 3).Draw(t, "ahead"), 1)
 				tl.reset(h)
 				_ = ms.ApplySnapshot(raftpb.Snapshot{Metadata: h.Metadata})
+				d.released = h.Metadata.Index
 			}
+			// What is neither on disk nor in memory must not be seen.
+			if gone := min(d.released, tl.firstCached()-1); gone >= tl.first() {
+				t.Fatalf("raft sees the log from %d on, and everything up to %d is gone", tl.first(), gone)
+			} else if first, _ := ms.FirstIndex(); gone >= first {
+				_ = ms.Compact(gone)
+			}
+			checkInvariants(t, tl)
 			compareStorages(t, tl, ms)
-			out = append(out, drawEntries(t, tl, ms))
+			out = append(out, drawEntries(t, s, ms))
 			for _, o := range out {
 				if diff := cmp.Diff(o.copy, o.slice); diff != "" {
 					t.Fatalf("entries that raft was given changed afterwards (-then +now):\n%s", diff)
@@ -97,13 +143,39 @@ func TestTailIsMemoryStorage(t *testing.T) {
 	})
 }
 
+// checkInvariants checks what a tail says of its own fields.
+func checkInvariants(t *rapid.T, tl *tail) {
+	next := tl.first()
+	var bytes, cached uint64
+	for n := range tl.blocks {
+		b := &tl.blocks[n]
+		if b.first != next || b.count == 0 || (b.entries == nil) != (n < tl.cold) || b.entries != nil && uint64(len(b.entries)) != b.count {
+			t.Fatalf("block %d of %d, %d of them cold, has %d of %d entries from %d on; want them from %d on",
+				n, len(tl.blocks), tl.cold, len(b.entries), b.count, b.first, next)
+		}
+		var held uint64
+		for i := range b.entries {
+			held += entryBytes(&b.entries[i])
+		}
+		if b.entries != nil && held != b.bytes {
+			t.Fatalf("block %d says that it takes %d bytes, and its entries take %d", n, b.bytes, held)
+		}
+		next, bytes, cached = b.next(), bytes+b.bytes, cached+held
+	}
+	if next != tl.last()+1 || bytes != tl.bytes || cached != tl.cached {
+		t.Fatalf("blocks up to %d of %d bytes, %d in memory; want them up to %d, %d and %d", next-1, bytes, cached, tl.last(), tl.bytes, tl.cached)
+	}
+	if hot := len(tl.blocks) - tl.cold; tl.cached > tl.limit && hot > 1 {
+		t.Fatalf("%d bytes in memory in %d blocks; want at most %d, or one block", tl.cached, hot, tl.limit)
+	}
+}
+
 func compareStorages(t *rapid.T, tl *tail, ms *raft.MemoryStorage) {
 	first, _ := ms.FirstIndex()
 	last, _ := ms.LastIndex()
 	if tl.first() != first || tl.last() != last {
 		t.Fatalf("log from %d to %d, want %d to %d", tl.first(), tl.last(), first, last)
 	}
-	var bytes uint64
 	for i := max(first, 3) - 3; i <= last+2; i++ {
 		got, gotErr := tl.term(i)
 		want, wantErr := ms.Term(i)
@@ -111,33 +183,43 @@ func compareStorages(t *rapid.T, tl *tail, ms *raft.MemoryStorage) {
 			t.Fatalf("term of %d is %d, %v; want %d, %v", i, got, gotErr, want, wantErr)
 		}
 	}
-	if first <= last {
-		all, err := ms.Entries(first, last+1, 1<<62)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for i := range all {
-			bytes += entryBytes(&all[i])
-		}
+	if first > last {
+		return
 	}
-	if tl.bytes != bytes {
-		t.Fatalf("the tail says that it takes %d bytes, and its entries take %d", tl.bytes, bytes)
+	all, err := ms.Entries(first, last+1, 1<<62)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var bytes uint64
+	for i := range all {
+		bytes += entryBytes(&all[i])
+	}
+	// Of what is only on disk the size is known in blocks; all entries here are of
+	// nearly the same size.
+	if tl.cold == 0 && tl.bytes != bytes || max(tl.bytes, bytes)-min(tl.bytes, bytes) > bytes/10 {
+		t.Fatalf("the tail says that its entries take %d bytes, and they take %d", tl.bytes, bytes)
 	}
 }
 
 // drawEntries compares one range of entries, and returns it as handed out.
-func drawEntries(t *rapid.T, tl *tail, ms *raft.MemoryStorage) handedOut {
-	first, last := tl.first(), tl.last()
+func drawEntries(t *rapid.T, s *Store, ms *raft.MemoryStorage) handedOut {
+	first, last := s.tail.first(), s.tail.last()
 	lo := rapid.Uint64Range(max(first, 2)-2, last).Draw(t, "lo")
 	hi := rapid.Uint64Range(lo+1, last+1).Draw(t, "hi")
 	size := rapid.SampledFrom([]uint64{0, 1, 30, 60, 100, 1 << 62}).Draw(t, "max size")
 	if first > last { // MemoryStorage says unavailable where it holds nothing
-		if _, err := tl.entries(lo, hi, size); err != raft.ErrCompacted {
+		if _, err := s.Entries(lo, hi, size); err != raft.ErrCompacted {
 			t.Fatalf("entries [%d, %d) of an empty log that begins behind %d: %v, want ErrCompacted", lo, hi, last, err)
 		}
 		return handedOut{}
 	}
-	got, gotErr := tl.entries(lo, hi, size)
+	got, gotErr := s.Entries(lo, hi, size)
+	if lo < s.tail.firstCached() && lo >= first {
+		hi = min(hi, s.tail.firstCached()) // those in memory are for the next call
+		if err := s.ReadErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
 	want, wantErr := ms.Entries(lo, hi, size)
 	if gotErr != wantErr {
 		t.Fatalf("entries [%d, %d): %v, want %v", lo, hi, gotErr, wantErr)
@@ -145,7 +227,7 @@ func drawEntries(t *rapid.T, tl *tail, ms *raft.MemoryStorage) handedOut {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Fatalf("entries [%d, %d) of at most %d bytes (-want +got):\n%s", lo, hi, size, diff)
 	}
-	if cap(got) != len(got) {
+	if cap(got) != len(got) && lo >= s.tail.firstCached() {
 		t.Fatalf("entries [%d, %d) have room for %d more: who appends to them writes into the log", lo, hi, cap(got)-len(got))
 	}
 	return handedOut{slice: got, copy: slices.Clone(got)}
@@ -154,10 +236,10 @@ func drawEntries(t *rapid.T, tl *tail, ms *raft.MemoryStorage) handedOut {
 func TestTailBeyondItsEnds(t *testing.T) {
 	tl := newTail(t, headerOf(1, 5, 1))
 	tl.append(entriesOf(1, 6, 9))
-	if _, err := tl.entries(6, 11, 1000); err != raft.ErrUnavailable {
+	if _, _, err := tl.entries(6, 11, 1000); err != raft.ErrUnavailable {
 		t.Errorf("entries beyond the end: %v, want ErrUnavailable", err)
 	}
-	if _, err := tl.entries(5, 7, 1000); err != raft.ErrCompacted {
+	if _, _, err := tl.entries(5, 7, 1000); err != raft.ErrCompacted {
 		t.Errorf("entries before the beginning: %v, want ErrCompacted", err)
 	}
 	tl.append(nil)
@@ -220,14 +302,24 @@ func TestTailSnapshotIsOfTheConfigurationInForce(t *testing.T) {
 	}
 }
 
-// A log that ends before what was committed has lost something.
+// A log that ends before what was committed has lost something, and one whose
+// terms do not fit its entries is none.
 func TestTailRefusesALogThatLostItsEnd(t *testing.T) {
-	var tl tail
-	err := tl.load(headerOf(1, 5, 1), wal.State{HardState: raftpb.HardState{Term: 1, Commit: 9}, Entries: entriesOf(1, 6, 8)}, false)
+	load := func(commit, last uint64, terms ...wal.TermRun) (uint64, error) {
+		var tl tail
+		err := tl.load(headerOf(1, 5, 1), wal.State{HardState: raftpb.HardState{Term: 1, Commit: commit}, Last: last, Terms: terms}, false)
+		return tl.hardState.Commit, err
+	}
+	run := func(first, term uint64) wal.TermRun { return wal.TermRun{First: first, Term: term} }
+	_, err := load(9, 8, run(6, 1))
 	wantCorrupt(t, err, "ends at index 8, but 9 was committed")
-	var whole tail
-	noError(t, whole.load(headerOf(1, 5, 1), wal.State{HardState: raftpb.HardState{Term: 1, Commit: 3}, Entries: entriesOf(1, 6, 8)}, false))
-	if whole.hardState.Commit != 5 {
-		t.Errorf("a snapshot at 5 with commit 3 gives commit %d, want 5: it is committed", whole.hardState.Commit)
+	for _, terms := range [][]wal.TermRun{{}, {run(5, 1)}, {run(7, 1)}, {run(6, 1), run(6, 2)}, {run(6, 1), run(9, 2)}} {
+		_, err := load(5, 8, terms...)
+		wantCorrupt(t, err, "6 to 8")
+	}
+	commit, err := load(3, 8, run(6, 1), run(8, 2))
+	noError(t, err)
+	if commit != 5 {
+		t.Errorf("a snapshot at 5 with commit 3 gives commit %d, want 5: it is committed", commit)
 	}
 }

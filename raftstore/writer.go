@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -22,16 +23,41 @@ type writer struct {
 	mark, previous uint64
 }
 
-// Append makes batches durable together. After an error the Store takes no
-// further write.
+// Append makes batches durable together. With wal.ErrNoSpace nothing was
+// written, and the same batches may come again; after any other error the Store
+// takes no further write.
 func (s *Store) Append(batches []wal.Batch) error {
+	if err := s.writer.log.Append(batches); err != nil {
+		return fmt.Errorf("raftstore: append: %w", err)
+	}
 	for i := range batches {
 		if hs := batches[i].HardState; !raft.IsEmptyHardState(hs) {
 			s.writer.hardState = hs
 		}
 	}
-	if err := s.writer.log.Append(batches); err != nil {
-		return fmt.Errorf("raftstore: append: %w", err)
+	return nil
+}
+
+// Idle tells the log that nothing has been appended for a while.
+func (s *Store) Idle() error {
+	if s.writer.log == nil {
+		return nil
+	}
+	if err := s.writer.log.Idle(); err != nil {
+		return fmt.Errorf("raftstore: let the log fall idle: %w", err)
+	}
+	return nil
+}
+
+// Reserved says whether the file that the log needs next is ready.
+func (s *Store) Reserved() bool { return s.writer.log == nil || s.writer.log.Reserved() }
+
+// Reserve makes it ready, which takes as long as writing a whole file. It may run
+// on a goroutine of its own beside everything but itself. With wal.ErrNoSpace it
+// may be tried again later; any other error is final.
+func (s *Store) Reserve() error {
+	if err := s.reader.reserve(); err != nil {
+		return fmt.Errorf("raftstore: reserve the next file of the log: %w", err)
 	}
 	return nil
 }
@@ -39,39 +65,68 @@ func (s *Store) Append(batches []wal.Batch) error {
 // Install makes a snapshot that is in place the beginning of a new log, which
 // takes the place of the old one. An empty hs keeps the last one. The old log
 // is useful until the new one appears under its name with all that it must
-// hold, so a crash leaves one of the two.
+// hold, so a crash leaves one of the two. With wal.ErrNoSpace the old one stays
+// in force, and the same may come again.
 func (s *Store) Install(h octopiipb.SnapshotHeader, hs raftpb.HardState, entries []raftpb.Entry) error {
+	index := h.Metadata.Index
 	if raft.IsEmptyHardState(hs) {
 		hs = s.writer.hardState
 	}
-	hs.Commit = max(hs.Commit, h.Metadata.Index)
+	hs.Commit = max(hs.Commit, index)
 	seq := s.writer.seq + 1
 	// The entries that hs may count as committed come after it.
 	first := hs
-	first.Commit = h.Metadata.Index
+	first.Commit = index
 	log, err := s.opts.Backend.Create(s.logPath(seq), markOf(h), first)
 	if err != nil {
-		return fmt.Errorf("raftstore: make the log behind snapshot %d: %w", h.Metadata.Index, err)
+		return fmt.Errorf("raftstore: make the log behind snapshot %d: %w", index, err)
 	}
-	if old := s.writer.log; old != nil {
-		// Nothing in it counts any more.
-		_ = old.Close()
-	}
-	s.writer = writer{log: log, seq: seq, hardState: hs, mark: h.Metadata.Index}
 	if len(entries) > 0 || hs.Commit > first.Commit {
-		if err := s.Append([]wal.Batch{{Entries: entries, HardState: hs}}); err != nil {
-			return err
+		if err = log.Append([]wal.Batch{{Entries: entries, HardState: hs}}); errors.Is(err, wal.ErrNoSpace) {
+			discarded := s.discard(log, seq)
+			if discarded == nil {
+				return fmt.Errorf("raftstore: make the log behind snapshot %d: %w", index, err)
+			}
+			err = discarded
 		}
+	}
+	// Also after an error: the new log is what the next Open finds, and the old one
+	// must take nothing more.
+	s.writer = writer{log: log, seq: seq, hardState: hs, mark: index}
+	// Nothing in the old log counts any more, whether or not it can be closed.
+	_ = s.reader.replace(log, seq, index)
+	if err != nil {
+		return fmt.Errorf("raftstore: append behind snapshot %d: %w", index, err)
 	}
 	if err := s.removeLogs(seq); err != nil {
 		return err
 	}
-	return s.removeSnapshots(h.Metadata.Index)
+	return s.removeSnapshots(index)
+}
+
+// discard removes a log that is in place and not in force. It loses its name
+// first, so that a crash leaves the whole of it or nothing.
+func (s *Store) discard(log wal.Log, seq uint64) error {
+	// What it holds is not wanted.
+	_ = log.Close()
+	path := s.logPath(seq)
+	err := s.fs.Rename(path, path+".tmp")
+	if err == nil {
+		err = s.fs.SyncDir(s.walDir())
+	}
+	if err == nil {
+		err = s.fs.RemoveAll(path + ".tmp")
+	}
+	if err != nil {
+		return fmt.Errorf("raftstore: remove the log %s, for which there is no space: %w", path, err)
+	}
+	return nil
 }
 
 // Mark makes a local snapshot, which is in place, the index at which the log
 // can be opened. Two are kept, and the log from the older one on: should the
-// newer one rot, the older one is still the whole truth.
+// newer one rot, the older one is still the whole truth. With wal.ErrNoSpace there
+// is no mark, and it may be tried again.
 func (s *Store) Mark(h octopiipb.SnapshotHeader) error {
 	index := h.Metadata.Index
 	if index <= s.writer.mark {
@@ -81,6 +136,7 @@ func (s *Store) Mark(h octopiipb.SnapshotHeader) error {
 		return fmt.Errorf("raftstore: mark index %d: %w", index, err)
 	}
 	s.writer.previous, s.writer.mark = s.writer.mark, index
+	s.reader.release(s.writer.previous)
 	if err := s.writer.log.Release(s.writer.previous); err != nil {
 		return fmt.Errorf("raftstore: release the log up to %d: %w", s.writer.previous, err)
 	}

@@ -43,6 +43,7 @@ type config struct {
 	ClientCertFile      string   `koanf:"client-cert-file"`
 	ClientKeyFile       string   `koanf:"client-key-file"`
 	ClientCAFile        string   `koanf:"client-ca-file"`
+	WAL                 string   `koanf:"wal"`
 	LogLevel            string   `koanf:"log-level"`
 }
 
@@ -65,6 +66,7 @@ func addFlags(f *pflag.FlagSet) {
 	f.String("client-cert-file", "", "certificate for clients")
 	f.String("client-key-file", "", "key of the certificate for clients")
 	f.String("client-ca-file", "", "authorities that vouch for clients; without it every client is served")
+	addWALFlag(f)
 	f.String("log-level", "info", "debug, info, warn or error")
 	f.String(configFlag, "", "YAML file with any of these keys")
 }
@@ -151,6 +153,9 @@ func decode(k *koanf.Koanf) (config, error) {
 func (c config) check() error {
 	if c.DataDir == "" {
 		return errors.New("--data-dir is missing; name the directory that holds this member's state")
+	}
+	if err := checkWAL(c.WAL); err != nil {
+		return err
 	}
 	if _, err := zapcore.ParseLevel(c.LogLevel); err != nil {
 		return fmt.Errorf("--log-level %q: use debug, info, warn or error", c.LogLevel)

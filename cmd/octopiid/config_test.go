@@ -30,14 +30,14 @@ func load(t *testing.T, args, environ []string, file string) (config, error) {
 func TestConfigPrecedence(t *testing.T) {
 	got, err := load(t,
 		[]string{"--name", "flag", "--join", "a:1,b:2"},
-		[]string{"OCTOPII_NAME=env", "OCTOPII_DATA_DIR=/env", "OCTOPII_JOIN=c:3", "HOME=/root"},
+		[]string{"OCTOPII_NAME=env", "OCTOPII_DATA_DIR=/env", "OCTOPII_JOIN=c:3", "OCTOPII_WAL=etcd", "HOME=/root"},
 		"name: file\ndata-dir: /file\nclient-addr: 127.0.0.1:1\nbootstrap: true\n")
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := config{
 		Name: "flag", DataDir: "/env", ClientAddr: "127.0.0.1:1", PeerAddr: "127.0.0.1:2380",
-		Bootstrap: true, Join: []string{"a:1", "b:2"}, LogLevel: "info",
+		Bootstrap: true, Join: []string{"a:1", "b:2"}, WAL: "etcd", LogLevel: "info",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("flags before environment before file before defaults (-want +got):\n%s", diff)
@@ -91,6 +91,7 @@ func TestConfigErrors(t *testing.T) {
 		"bad port":            {[]string{"--peer-addr", "a:99999"}, nil, "", "--peer-addr"},
 		"any host":            {[]string{"--peer-addr", "0.0.0.0:1"}, nil, "", "--advertise-peer-addr"},
 		"join without a host": {[]string{"--join", ":1"}, nil, "", "--join"},
+		"log format":          {[]string{"--wal", "bolt"}, nil, "", "use native or etcd"},
 		"level":               {[]string{"--log-level", "loud"}, nil, "", "--log-level"},
 		"half of peer TLS":    {[]string{"--peer-cert-file", "x"}, nil, "", "--peer-key-file"},
 		"half of client TLS":  {[]string{"--client-ca-file", "x"}, nil, "", "--client-cert-file"},

@@ -10,7 +10,10 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/knadh/koanf/providers/posflag"
+	"github.com/knadh/koanf/v2"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"go.uber.org/zap"
 
 	"github.com/octopii/octopii/node"
@@ -24,6 +27,8 @@ type dev struct {
 	nodes int
 	// dir holds a directory for each member. Empty: a temporary one.
 	dir string
+	// wal is the format of every member's log.
+	wal string
 	// ports returns where member i listens, counted from 0.
 	ports func(i int) (client, peer int)
 	out   io.Writer
@@ -38,7 +43,7 @@ func devPorts(i int) (client, peer int) {
 	return 12379 + 10000*i, 12380 + 10000*i
 }
 
-func devCommand() *cobra.Command {
+func devCommand(environ []string) *cobra.Command {
 	d := dev{ports: devPorts}
 	cmd := &cobra.Command{
 		Use:   "dev",
@@ -53,6 +58,9 @@ each other one port higher. Ctrl-C stops the cluster and removes its data, unles
 			if d.nodes < 1 || d.nodes > devNodesMax {
 				return fmt.Errorf("--nodes %d: use 1 to %d", d.nodes, devNodesMax)
 			}
+			if err := d.loadWAL(cmd.Flags(), environ); err != nil {
+				return err
+			}
 			if err := d.checkKept(); err != nil {
 				return err
 			}
@@ -66,7 +74,22 @@ each other one port higher. Ctrl-C stops the cluster and removes its data, unles
 	}
 	cmd.Flags().IntVar(&d.nodes, "nodes", 3, "how many members")
 	cmd.Flags().StringVar(&d.dir, "data-dir", "", "`directory` to keep the data in (default: a temporary one)")
+	addWALFlag(cmd.Flags())
 	return cmd
+}
+
+// loadWAL takes the format of the logs from the flag, or else the environment:
+// the one setting that dev shares with start.
+func (d *dev) loadWAL(flags *pflag.FlagSet, environ []string) error {
+	k := koanf.New(".")
+	if err := k.Load(envProvider(environ), nil); err != nil {
+		return fmt.Errorf("read the environment: %w", err)
+	}
+	if err := k.Load(posflag.Provider(flags, ".", k), nil); err != nil {
+		return fmt.Errorf("read flags: %w", err)
+	}
+	d.wal = k.String("wal")
+	return checkWAL(d.wal)
 }
 
 // checkKept refuses to start fewer members than the kept data has: those left
@@ -165,6 +188,7 @@ func (d *dev) config(i int) config {
 		ClientAddr: fmt.Sprintf("127.0.0.1:%d", client),
 		PeerAddr:   fmt.Sprintf("127.0.0.1:%d", peer),
 		Bootstrap:  true,
+		WAL:        d.wal,
 	}
 }
 

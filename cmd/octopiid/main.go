@@ -47,7 +47,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(startCommand(environ), devCommand())
+	root.AddCommand(startCommand(environ), devCommand(environ))
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)

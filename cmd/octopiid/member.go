@@ -206,11 +206,12 @@ func (m *member) startNode() error {
 		Transport:    peers,
 		Bootstrap:    m.cfg.Bootstrap,
 		Join:         m.cfg.Join,
+		WAL:          walBackend(m.cfg.WAL, m.lg),
 		Logger:       m.lg.Named("node"),
 		Metrics:      m.registry,
 	})
 	if err != nil {
-		return err // it closed the transport
+		return walError(m.cfg, err) // it closed the transport
 	}
 	m.onClose(m.node.Close)
 	return nil

@@ -24,6 +24,8 @@ func TestUsageErrors(t *testing.T) {
 		"unknown variable":  {[]string{"OCTOPII_BOGUS=1"}, []string{"start", "--data-dir", dir, "--bootstrap"}, "OCTOPII_BOGUS"},
 		"missing file":      {nil, []string{"start", "--config", "/does/not/exist"}, "/does/not/exist"},
 		"too many members":  {nil, []string{"dev", "--nodes", "7"}, "--nodes 7"},
+		"log format":        {nil, []string{"start", "--data-dir", dir, "--bootstrap", "--wal", "x"}, "use native or etcd"},
+		"log format of dev": {[]string{"OCTOPII_WAL=x"}, []string{"dev"}, "use native or etcd"},
 		"no members at all": {nil, []string{"dev", "--nodes", "0"}, "--nodes 0"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -35,6 +35,8 @@ type FS interface {
 	// replaces a file that had it. Nobody ever sees the new name absent in between.
 	// After a crash the new name stands for the old file or the new one, never for
 	// a mixture; it is certainly the new one only after SyncDir of its directory.
+	// Until then the old name may also be there beside the new one, for the same
+	// file; a file is never under neither.
 	// Rename does not sync content: Sync the file first. When the directories
 	// differ, the old name is certainly gone only after SyncDir of the old one.
 	Rename(oldPath, newPath string) error

@@ -60,19 +60,20 @@ func (torn tornLog) open(t *testing.T, what string, tail []byte) {
 	if err != nil {
 		t.Fatalf("%s: %v", what, err)
 	}
-	n, acknowledged := len(state.Entries), len(torn.acknowledged)
+	got := allEntries(t, l, 1, state)
+	n, acknowledged := len(got), len(torn.acknowledged)
 	all := append(torn.acknowledged[:acknowledged:acknowledged], torn.last...)
 	if n < acknowledged || n > len(all) {
 		t.Fatalf("%s: %d entries, of which %d were acknowledged and %d written", what, n, acknowledged, len(all))
 	}
-	if !sameEntries(all[:n], state.Entries) {
-		t.Fatalf("%s: entries (-want +got):\n%s", what, cmp.Diff(all[:n], state.Entries))
+	if !sameEntries(all[:n], got) {
+		t.Fatalf("%s: entries (-want +got):\n%s", what, cmp.Diff(all[:n], got))
 	}
 	next := uint64(n) + 2
 	check(t, l.Append([]wal.Batch{batch(hard(3, next), entriesOf(3, next, next))}))
 	check(t, l.Close())
 	l, state = open(t, torn.dir, markAt(1, 1))
-	wantState(t, state, hard(3, next), append(all[:n:n], entriesOf(3, next, next)...))
+	wantState(t, l, markAt(1, 1), state, hard(3, next), append(all[:n:n], entriesOf(3, next, next)...))
 	check(t, l.Close())
 }
 
@@ -137,6 +138,12 @@ func TestDamageIsReported(t *testing.T) {
 	}
 	damage("data in the newest file", names[len(names)-1], flip(torn.usedBefore-200))
 	damage("data in an old file", names[0], flip(3000))
+	// Who reads the error must learn where it is, and what is whole before it.
+	var where *wal.CorruptError
+	_, _, err := New(nil).Open(torn.dir, markAt(1, 1))
+	if !errors.As(err, &where) || filepath.Base(where.Segment) != names[0] || where.Offset == 0 || where.Offset > 3000 || where.Intact < 2 || where.Intact > 20 {
+		t.Errorf("data in an old file: %v, want a wal.CorruptError that says where", err)
+	}
 	damage("old file cut", names[0], func(b []byte) []byte { return b[:len(b)-100] })
 	damage("old file zeroed at its end", names[0], func(b []byte) []byte { clear(b[len(b)-1024:]); return b })
 	damage("old file zeroed in the middle", names[0], func(b []byte) []byte { clear(b[4096:8192]); return b })
@@ -185,8 +192,9 @@ func TestAnyByteDamaged(t *testing.T) {
 				}
 				continue
 			}
-			n := len(state.Entries)
-			if n > len(truth) || !sameEntries(truth[:n], state.Entries) {
+			got := allEntries(t, l, 1, state)
+			n := len(got)
+			if n > len(truth) || !sameEntries(truth[:n], got) {
 				t.Errorf("%s file, byte %d: %d entries that were never written so", name, at, n)
 			}
 			check(t, l.Close())

@@ -10,7 +10,9 @@
 //   - A length that is damaged in the newest file looks like a torn write, and
 //     the repair cuts there. A copy stays behind with the suffix ".broken".
 //   - A full disk is found out when a file is already needed: it is final.
-//   - Everything behind the mark is read into memory.
+//   - There is no way to find an entry in the files: everything behind the mark
+//     at which a log was opened is read into memory and stays there until it is
+//     released.
 //   - Its metrics are in prometheus's global registry.
 package etcdwal
 
@@ -52,8 +54,9 @@ func New(lg *zap.Logger) *Backend {
 
 // Create makes a new log in dir that begins behind m and holds hs, whose commit
 // must cover m: a mark that it does not cover counts for nothing when the log is
-// opened. It returns fs.ErrExist when there is a dir. After a crash there is no
-// dir, or the whole of it; rests of an earlier attempt do not matter.
+// opened. It returns fs.ErrExist when there is a dir, and wal.ErrNoSpace when the
+// disk is full; there is no dir then. After a crash there is no dir, or the whole
+// of it; rests of an earlier attempt do not matter.
 func (b *Backend) Create(dir string, m wal.Mark, hs raftpb.HardState) (wal.Log, error) {
 	l, err := b.create(filepath.Clean(dir), m, hs)
 	if err != nil {
@@ -78,6 +81,9 @@ func (b *Backend) create(dir string, m wal.Mark, hs raftpb.HardState) (*Log, err
 	if err := guard(func() error { return b.build(tmp, m, hs) }); err != nil {
 		// Best effort: the next Create does it again.
 		_ = removeRests(tmp)
+		if errors.Is(err, syscall.ENOSPC) {
+			err = fmt.Errorf("%w: %w", wal.ErrNoSpace, err)
+		}
 		return nil, err
 	}
 	if err := os.Rename(tmp, dir); err != nil {
@@ -116,7 +122,7 @@ func (b *Backend) build(tmp string, m wal.Mark, hs raftpb.HardState) error {
 // Open recovers the log at m, which must be one of Marks. It cuts off a torn
 // tail and nothing else: before it returns wal.ErrCorrupt it has changed nothing,
 // unless a tail was torn as well. Other errors: wal.ErrNotFound, wal.ErrLocked,
-// and those of the operating system.
+// wal.ErrFormat, and those of the operating system.
 func (b *Backend) Open(dir string, m wal.Mark) (wal.Log, wal.State, error) {
 	l, state, err := b.open(filepath.Clean(dir), m)
 	if err != nil {
@@ -139,11 +145,13 @@ func (b *Backend) open(dir string, m wal.Mark) (*Log, wal.State, error) {
 		w, err = b.repair(w, dir, m)
 	}
 	var state wal.State
+	var entries []raftpb.Entry
 	if err == nil {
-		state, err = readAll(w, found)
+		state, entries, err = readAll(w, found)
 	}
-	l := &Log{w: w, dir: dir, marks: []wal.Mark{found.mark}, state: state.HardState, last: m.Index + uint64(len(state.Entries))}
-	if err == nil && len(state.Entries) == 0 {
+	l := &Log{w: w, dir: dir, marks: []wal.Mark{found.mark}, state: state.HardState, last: state.Last}
+	l.memory.entries, l.memory.base = entries, m.Index
+	if err == nil && len(entries) == 0 {
 		err = l.rememberMark()
 	}
 	if err != nil {
@@ -183,23 +191,34 @@ func (b *Backend) repair(w *etcd.WAL, dir string, m wal.Mark) (*etcd.WAL, error)
 }
 
 // readAll makes w ready to append and returns what is behind its mark.
-func readAll(w *etcd.WAL, found scanned) (wal.State, error) {
-	var state wal.State
+func readAll(w *etcd.WAL, found scanned) (wal.State, []raftpb.Entry, error) {
+	state := wal.State{Last: found.last(), Terms: termRuns(found)}
+	var entries []raftpb.Entry
 	err := guard(func() (err error) {
-		_, state.HardState, state.Entries, err = w.ReadAll()
+		_, state.HardState, entries, err = w.ReadAll()
 		return err
 	})
 	if err != nil {
-		return wal.State{}, classify(err)
+		return wal.State{}, nil, classify(err)
 	}
 	live := len(found.terms)
-	if live > len(state.Entries) {
-		return wal.State{}, fmt.Errorf("%w: %d entries behind the mark, and then only %d", wal.ErrCorrupt, live, len(state.Entries))
+	if live > len(entries) {
+		return wal.State{}, nil, fmt.Errorf("%w: %d entries behind the mark, and then only %d", wal.ErrCorrupt, live, len(entries))
 	}
 	// Entries beyond are older than a mark that replaced the log: see scanned.
-	clear(state.Entries[live:])
-	state.Entries = state.Entries[:live:live]
-	return state, nil
+	clear(entries[live:])
+	return state, entries[:live:live], nil
+}
+
+// termRuns tells the terms of the entries behind the mark.
+func termRuns(found scanned) []wal.TermRun {
+	var runs []wal.TermRun
+	for i, term := range found.terms {
+		if n := len(runs); n == 0 || runs[n-1].Term != term {
+			runs = append(runs, wal.TermRun{First: found.mark.Index + uint64(i) + 1, Term: term})
+		}
+	}
+	return runs
 }
 
 // Marks lists the durable marks that are covered by the log's committed part

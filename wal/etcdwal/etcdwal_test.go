@@ -8,12 +8,14 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	etcd "go.etcd.io/etcd/server/v3/storage/wal"
 	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
+	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/goleak"
 
@@ -79,14 +81,38 @@ func open(t testing.TB, dir string, m wal.Mark) (wal.Log, wal.State) {
 	return l, state
 }
 
-func wantState(t testing.TB, got wal.State, hs raftpb.HardState, entries []raftpb.Entry) {
+func wantState(t testing.TB, l wal.Log, m wal.Mark, got wal.State, hs raftpb.HardState, entries []raftpb.Entry) {
 	t.Helper()
 	if diff := cmp.Diff(hs, got.HardState); diff != "" {
 		t.Errorf("hard state (-want +got):\n%s", diff)
 	}
-	if !sameEntries(entries, got.Entries) {
-		t.Errorf("entries (-want +got):\n%s", cmp.Diff(entries, got.Entries))
+	if all := allEntries(t, l, m.Index, got); !sameEntries(entries, all) {
+		t.Errorf("entries (-want +got):\n%s", cmp.Diff(entries, all))
 	}
+}
+
+// allEntries reads what is behind the index of the mark at which a log was
+// opened, and compares its terms with those that the state tells.
+func allEntries(t tester, l wal.Log, index uint64, state wal.State) []raftpb.Entry {
+	t.Helper()
+	if state.Last == index {
+		if len(state.Terms) > 0 {
+			t.Fatal("terms of no entries:", state.Terms)
+		}
+		return nil
+	}
+	entries, err := l.Entries(index+1, state.Last+1, 1<<62)
+	check(t, err)
+	var terms []wal.TermRun
+	for i := range entries {
+		if n := len(terms); n == 0 || terms[n-1].Term != entries[i].Term {
+			terms = append(terms, wal.TermRun{First: entries[i].Index, Term: entries[i].Term})
+		}
+	}
+	if diff := cmp.Diff(terms, state.Terms); diff != "" {
+		t.Fatal("terms of the entries (-entries +state):", diff)
+	}
+	return entries
 }
 
 // sameEntries is much faster than cmp.
@@ -179,7 +205,7 @@ func TestRoundTrip(t *testing.T) {
 	check(t, l.Close())
 
 	l, state := open(t, dir, markAt(1, 1))
-	wantState(t, state, hard(3, 6), append(entriesOf(2, 2, 7), entriesOf(3, 8, 10)...))
+	wantState(t, l, markAt(1, 1), state, hard(3, 6), append(entriesOf(2, 2, 7), entriesOf(3, 8, 10)...))
 	check(t, l.Close())
 	if err := l.Append(nil); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("Append after Close returned %v, want os.ErrClosed", err)
@@ -226,6 +252,12 @@ func TestCommitAloneIsNotSynced(t *testing.T) {
 		return l.Append([]wal.Batch{batch(covering, nil)})
 	})
 	wantMarks(t, dir, markAt(1, 1), markAt(100, 3))
+	// What came without a sync gets it when the log falls idle, and once.
+	check(t, l.Append([]wal.Batch{batch(raftpb.HardState{Term: 3, Vote: 2, Commit: 101}, entriesOf(3, 101, 102))}))
+	count("idle behind a synced append", 0, l.Idle)
+	check(t, l.Append([]wal.Batch{batch(raftpb.HardState{Term: 3, Vote: 2, Commit: 102}, nil)}))
+	count("idle behind a commit index", 1, l.Idle)
+	count("idle for longer", 0, l.Idle)
 }
 
 func TestCreate(t *testing.T) {
@@ -252,7 +284,7 @@ func TestCreate(t *testing.T) {
 	}
 	writeDir(t, dir+".tmp", map[string][]byte{"0000000000000000-0000000000000000.wal": []byte("rest")})
 	l, state := open(t, dir, markAt(7, 2))
-	wantState(t, state, hard(2, 7), nil)
+	wantState(t, l, markAt(7, 2), state, hard(2, 7), nil)
 	check(t, l.Close())
 }
 
@@ -271,6 +303,98 @@ func TestNotFound(t *testing.T) {
 	}
 }
 
+// A log in the native format is named, and never taken for an empty directory.
+func TestNativeFormatIsNamed(t *testing.T) {
+	dir := t.TempDir()
+	writeDir(t, dir, map[string][]byte{"0000000000000001.seg": []byte("segment"), "1.spare": nil, "LOCK": nil})
+	_, err := New(nil).Marks(dir)
+	_, _, openErr := New(nil).Open(dir, markAt(1, 1))
+	for _, err := range []error{err, openErr} {
+		if !errors.Is(err, wal.ErrFormat) || !strings.Contains(err.Error(), "native format") || !strings.Contains(err.Error(), "octopiictl log convert") {
+			t.Errorf("%v, want wal.ErrFormat, the format and what to do", err)
+		}
+	}
+}
+
+func TestEntries(t *testing.T) {
+	l, _ := create(t)
+	defer l.Close()
+	check(t, l.Append([]wal.Batch{batch(hard(2, 1), entriesOf(2, 2, 20))}))
+	size := uint64(entriesOf(2, 10, 10)[0].Size())
+	for _, c := range []struct {
+		lo, hi, maxBytes uint64
+		want             []raftpb.Entry
+		err              error
+	}{
+		{lo: 1, hi: 5, err: raft.ErrCompacted},
+		{lo: 20, hi: 22, err: raft.ErrUnavailable},
+		{lo: 21, hi: 21, err: raft.ErrUnavailable},
+		{lo: 2, hi: 21, maxBytes: 1 << 62, want: entriesOf(2, 2, 20)},
+		{lo: 10, hi: 21, want: entriesOf(2, 10, 10)},
+		{lo: 10, hi: 21, maxBytes: 3 * size, want: entriesOf(2, 10, 12)},
+		{lo: 10, hi: 21, maxBytes: 3*size - 1, want: entriesOf(2, 10, 11)},
+		{lo: 10, hi: 11, maxBytes: 3 * size, want: entriesOf(2, 10, 10)},
+	} {
+		got, err := l.Entries(c.lo, c.hi, c.maxBytes)
+		if err != c.err || !sameEntries(c.want, got) {
+			t.Errorf("entries [%d, %d) of %d bytes: %v, %v; want %v, %v", c.lo, c.hi, c.maxBytes, got, err, c.want, c.err)
+		}
+	}
+	held, err := l.Entries(2, 21, 1<<62)
+	check(t, err)
+	check(t, l.Append([]wal.Batch{batch(hard(3, 8), entriesOf(3, 10, 12))}))
+	if _, err := l.Entries(10, 14, 1<<62); err != raft.ErrUnavailable {
+		t.Errorf("entries that were cut off: %v, want ErrUnavailable", err)
+	}
+	check(t, l.SetMark(markAt(8, 2)))
+	check(t, l.Release(8))
+	if _, err := l.Entries(8, 10, 1<<62); err != raft.ErrCompacted {
+		t.Errorf("entries that were released: %v, want ErrCompacted", err)
+	}
+	got, err := l.Entries(9, 13, 1<<62)
+	check(t, err)
+	if want := append(entriesOf(2, 9, 9), entriesOf(3, 10, 12)...); !sameEntries(want, got) {
+		t.Errorf("entries behind the mark (-want +got):\n%s", cmp.Diff(want, got))
+	}
+	if !sameEntries(entriesOf(2, 2, 20), held) {
+		t.Error("entries that were handed out changed afterwards")
+	}
+	check(t, l.SetMark(markAt(100, 3))) // replaces the log
+	if _, err := l.Entries(10, 11, 1<<62); err != raft.ErrCompacted {
+		t.Errorf("entries that a mark replaced: %v, want ErrCompacted", err)
+	}
+	if !l.Reserved() || l.Reserve() != nil {
+		t.Error("etcd's log reserves its own files, and says that it does not")
+	}
+}
+
+// The race detector looks at this one: a reader beside the one that writes.
+func TestEntriesBesideAppend(t *testing.T) {
+	l, _ := create(t)
+	check(t, l.Append([]wal.Batch{batch(hard(1, 1), entriesOf(1, 2, 10))}))
+	done := make(chan error)
+	go func() {
+		defer close(done)
+		for range 2000 {
+			entries, err := l.Entries(8, 11, 1<<62)
+			if err == raft.ErrCompacted {
+				return
+			}
+			if err != nil || len(entries) != 3 || entries[0].Index != 8 {
+				done <- fmt.Errorf("entries 8 to 10: %v, %w", entries, err)
+				return
+			}
+		}
+	}()
+	for i := uint64(11); i < 40; i++ {
+		check(t, l.Append([]wal.Batch{batch(hard(1, i), entriesOf(1, i, i))}))
+	}
+	check(t, l.SetMark(markAt(30, 1)))
+	check(t, l.Release(30))
+	check(t, <-done)
+	check(t, l.Close())
+}
+
 func TestLocked(t *testing.T) {
 	l, dir := create(t)
 	if _, _, err := New(nil).Open(dir, markAt(1, 1)); !errors.Is(err, wal.ErrLocked) {
@@ -280,7 +404,7 @@ func TestLocked(t *testing.T) {
 	check(t, l.Append([]wal.Batch{batch(hard(1, 1), entriesOf(1, 2, 3))}))
 	check(t, l.Close())
 	l, state := open(t, dir, markAt(1, 1))
-	wantState(t, state, hard(1, 1), entriesOf(1, 2, 3))
+	wantState(t, l, markAt(1, 1), state, hard(1, 1), entriesOf(1, 2, 3))
 	check(t, l.Close())
 }
 
@@ -300,7 +424,7 @@ func TestMarks(t *testing.T) {
 	}
 	for _, m := range []wal.Mark{markAt(1, 1), markAt(10, 2), markAt(20, 2), markAt(35, 2)} {
 		l, state := open(t, dir, m)
-		wantState(t, state, hard(2, 36), entriesOf(2, m.Index+1, 41))
+		wantState(t, l, m, state, hard(2, 36), entriesOf(2, m.Index+1, 41))
 		check(t, l.Close())
 	}
 	before = files(t, dir)
@@ -328,14 +452,14 @@ func TestMarkReplacesLog(t *testing.T) {
 	}
 	for range 3 {
 		l, state := open(t, dir, markAt(30, 3))
-		wantState(t, state, hard(6, 30), nil)
+		wantState(t, l, markAt(30, 3), state, hard(6, 30), nil)
 		check(t, l.Close())
 	}
 	l, _ = open(t, dir, markAt(30, 3))
 	check(t, l.Append([]wal.Batch{batch(raftpb.HardState{}, entriesOf(6, 31, 33))}))
 	check(t, l.Close())
 	l, state := open(t, dir, markAt(30, 3))
-	wantState(t, state, hard(6, 30), entriesOf(6, 31, 33))
+	wantState(t, l, markAt(30, 3), state, hard(6, 30), entriesOf(6, 31, 33))
 	check(t, l.Close())
 }
 
@@ -348,7 +472,7 @@ func TestMarkThatNeverCounted(t *testing.T) {
 	check(t, l.Close())
 	wantMarks(t, dir, markAt(1, 1))
 	l, state := open(t, dir, markAt(1, 1))
-	wantState(t, state, hard(2, 10), entriesOf(2, 2, 10))
+	wantState(t, l, markAt(1, 1), state, hard(2, 10), entriesOf(2, 2, 10))
 	for i := uint64(11); i <= 200; i++ {
 		check(t, l.Append([]wal.Batch{batch(hard(3, i), entriesOf(3, i, i))}))
 	}
@@ -362,8 +486,8 @@ func TestMarkThatNeverCounted(t *testing.T) {
 	check(t, err)
 	for _, m := range marks {
 		l, state := open(t, dir, m)
-		if want := int(200 - m.Index); len(state.Entries) != want {
-			t.Errorf("at mark %d: %d entries, want %d", m.Index, len(state.Entries), want)
+		if n, want := len(allEntries(t, l, m.Index, state)), int(200-m.Index); n != want {
+			t.Errorf("at mark %d: %d entries, want %d", m.Index, n, want)
 		}
 		check(t, l.Close())
 	}
@@ -384,7 +508,7 @@ func TestReleaseKeepsMark(t *testing.T) {
 	check(t, l.Close())
 	wantMarks(t, dir, markAt(150, 3))
 	l, state := open(t, dir, markAt(150, 3))
-	wantState(t, state, hard(3, 200), entriesOf(3, 151, 200))
+	wantState(t, l, markAt(150, 3), state, hard(3, 200), entriesOf(3, 151, 200))
 	check(t, l.Close())
 }
 
@@ -395,10 +519,10 @@ func TestOverwrittenBelowMark(t *testing.T) {
 	check(t, l.SetMark(markAt(10, 3)))
 	check(t, l.Close())
 	l, state := open(t, dir, markAt(10, 3))
-	wantState(t, state, hard(3, 10), nil)
+	wantState(t, l, markAt(10, 3), state, hard(3, 10), nil)
 	check(t, l.Close())
 	l, state = open(t, dir, markAt(1, 1))
-	wantState(t, state, hard(3, 10), append(entriesOf(2, 2, 7), entriesOf(3, 8, 10)...))
+	wantState(t, l, markAt(1, 1), state, hard(3, 10), append(entriesOf(2, 2, 7), entriesOf(3, 8, 10)...))
 	check(t, l.Close())
 }
 
@@ -434,7 +558,7 @@ func TestRelease(t *testing.T) {
 	check(t, l.Close())
 	wantMarks(t, dir, markAt(250, 2))
 	l, state := open(t, dir, markAt(250, 2))
-	wantState(t, state, hard(2, 300), entriesOf(2, 251, 302))
+	wantState(t, l, markAt(250, 2), state, hard(2, 300), entriesOf(2, 251, 302))
 	check(t, l.Close())
 }
 
@@ -466,7 +590,7 @@ func TestReleaseThenCrash(t *testing.T) {
 			t.Fatalf("with %s back the newest mark is %d, want 280", name, last.Index)
 		}
 		l, state := open(t, dir, last)
-		wantState(t, state, hard(2, 300), entriesOf(2, 281, 300))
+		wantState(t, l, last, state, hard(2, 300), entriesOf(2, 281, 300))
 		check(t, l.Close())
 	}
 }
@@ -489,7 +613,7 @@ func TestHardStateOutlivesFiles(t *testing.T) {
 	check(t, l.Release(next-1))
 	check(t, l.Close())
 	l, state := open(t, dir, markAt(next-1, 7))
-	wantState(t, state, hard(7, next-1), nil)
+	wantState(t, l, markAt(next-1, 7), state, hard(7, next-1), nil)
 	check(t, l.Close())
 }
 
@@ -505,7 +629,7 @@ func TestReopenOften(t *testing.T) {
 		check(t, l.Close())
 		var state wal.State
 		l, state = open(t, dir, m)
-		if n := len(state.Entries); uint64(n) != i-m.Index || state.HardState != hard(i, i) {
+		if n := len(allEntries(t, l, m.Index, state)); uint64(n) != i-m.Index || state.HardState != hard(i, i) {
 			t.Fatalf("after entry %d at mark %d: %d entries, %v", i, m.Index, n, state.HardState)
 		}
 	}
@@ -532,7 +656,7 @@ func TestAppendRefusesGap(t *testing.T) {
 			}
 		}
 		l, state := open(t, dir, markAt(1, 1))
-		wantState(t, state, hard(1, 1), entriesOf(1, 2, 3))
+		wantState(t, l, markAt(1, 1), state, hard(1, 1), entriesOf(1, 2, 3))
 		check(t, l.Close())
 	}
 }

@@ -13,8 +13,9 @@ import (
 	"github.com/octopii/octopii/wal"
 )
 
-// Log is an open log. One goroutine calls it. The first error is final: every
-// later call returns it and writes nothing.
+// Log is an open log. One goroutine calls it; any may call Entries, until Close.
+// The first error is final: every later call returns it and writes nothing. That
+// includes a full disk: wal.ErrNoSpace comes from Create only.
 type Log struct {
 	w   *etcd.WAL
 	dir string
@@ -30,9 +31,15 @@ type Log struct {
 	// uncovered is the highest index of a mark for which the commit index that
 	// covers it was not appended yet; 0: none.
 	uncovered uint64
+	// unsynced: a commit index that came alone may not be durable yet.
+	unsynced bool
 	// scratch joins the entries of several batches. It is empty between calls.
 	scratch []raftpb.Entry
+
+	memory memory
 }
+
+var _ wal.Log = (*Log)(nil)
 
 // Append writes the batches in order, all with one fsync, and returns when they
 // are durable. What changes the commit index and nothing else is not synced: it
@@ -44,8 +51,12 @@ func (l *Log) Append(batches []wal.Batch) error {
 	}
 	entries, state, last, err := l.join(batches)
 	if err == nil && (len(entries) > 0 || !raft.IsEmptyHardState(state)) {
-		err = l.save(state, entries)
-		l.last = last
+		if err = l.save(state, entries); err == nil {
+			for i := range batches {
+				l.memory.append(batches[i].Entries)
+			}
+			l.last = last
+		}
 	}
 	clear(l.scratch)
 	l.scratch = l.scratch[:0]
@@ -57,6 +68,7 @@ func (l *Log) save(state raftpb.HardState, entries []raftpb.Entry) error {
 		if err := l.w.Save(state, entries); err != nil {
 			return err
 		}
+		l.unsynced = !raft.MustSync(state, l.state, len(entries))
 		if !raft.IsEmptyHardState(state) {
 			l.state = state
 		}
@@ -64,8 +76,14 @@ func (l *Log) save(state raftpb.HardState, entries []raftpb.Entry) error {
 			return nil
 		}
 		l.uncovered = 0
-		return l.w.Sync()
+		return l.sync()
 	})
+}
+
+// sync makes durable what was written.
+func (l *Log) sync() error {
+	l.unsynced = false
+	return l.w.Sync()
 }
 
 // join returns the entries of all batches, the last state among them, and the
@@ -117,7 +135,10 @@ func (l *Log) SetMark(m wal.Mark) error {
 		return err
 	}
 	l.marks = append(l.marks, m)
-	l.last = max(l.last, m.Index)
+	if !l.memory.holds(m.Index, m.Term) {
+		l.memory.reset(m.Index)
+		l.last = m.Index
+	}
 	if m.Index > l.state.Commit {
 		l.uncovered = max(l.uncovered, m.Index)
 	}
@@ -126,6 +147,7 @@ func (l *Log) SetMark(m wal.Mark) error {
 
 func (l *Log) saveMark(m wal.Mark) error {
 	err := guard(func() error { return l.w.SaveSnapshot(snapshotOf(m)) })
+	l.unsynced = false
 	return l.fail("set a mark in", err)
 }
 
@@ -156,7 +178,31 @@ func (l *Log) Release(index uint64) error {
 	if err := guard(func() error { return l.w.ReleaseLockTo(index) }); err != nil {
 		return l.fail("release the files of", err)
 	}
+	l.memory.drop(index)
 	return l.fail("release the files of", removeBefore(l.dir, index))
+}
+
+// Entries returns [lo, hi): at least one entry, and then as many as maxBytes
+// hold. They come from memory. raft.ErrCompacted: lo is at or before the mark at
+// which the log was opened, or was released, or was replaced by a mark.
+func (l *Log) Entries(lo, hi, maxBytes uint64) ([]raftpb.Entry, error) {
+	return l.memory.get(lo, hi, maxBytes)
+}
+
+// Reserved is always true: etcd's log makes the file that it needs next on a
+// goroutine of its own, and where it could not says so only when it needs it.
+func (l *Log) Reserved() bool { return true }
+
+// Reserve does nothing: see Reserved.
+func (l *Log) Reserve() error { return nil }
+
+// Idle makes a commit index durable that came alone. The format has nothing that
+// would prove the last append durable.
+func (l *Log) Idle() error {
+	if l.err != nil || !l.unsynced {
+		return l.err
+	}
+	return l.fail("sync", guard(l.sync))
 }
 
 // committedMark is the position of the newest mark that the log would be opened

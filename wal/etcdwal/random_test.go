@@ -29,6 +29,8 @@ type model struct {
 	// to which files may be gone.
 	marks    []wal.Mark
 	released uint64
+	// readable is the index behind which the open log must hand out entries.
+	readable uint64
 	crashes  int
 }
 
@@ -109,14 +111,15 @@ func (m *model) install() {
 	m.check(m.log.SetMark(mark))
 	m.state.Commit = index
 	m.check(m.log.Append([]wal.Batch{{HardState: m.state}}))
-	m.durable = index
+	m.durable, m.readable = index, index
 	m.base, m.entries, m.marks = mark, nil, []wal.Mark{mark}
 }
 
 func (m *model) release() {
 	index := rapid.Uint64Range(0, m.last()).Draw(m.t, "release")
 	m.check(m.log.Release(index))
-	m.released = max(m.released, min(index, m.marks[len(m.marks)-1].Index))
+	index = min(index, m.marks[len(m.marks)-1].Index)
+	m.released, m.readable = max(m.released, index), max(m.readable, index)
 	m.durable = m.state.Commit
 }
 
@@ -164,8 +167,23 @@ func (m *model) recover() {
 		m.t.Fatalf("hard state (-want +got):\n%s", diff)
 	}
 	want := m.entries[mark.Index-m.base.Index:]
-	if !sameEntries(want, state.Entries) {
-		m.t.Fatalf("entries behind mark %d (-want +got):\n%s", mark.Index, cmp.Diff(want, state.Entries))
+	if got := allEntries(m.t, l, mark.Index, state); !sameEntries(want, got) {
+		m.t.Fatalf("entries behind mark %d (-want +got):\n%s", mark.Index, cmp.Diff(want, got))
+	}
+	m.readable = mark.Index
+}
+
+// read compares a range of entries of the open log.
+func (m *model) read() {
+	if m.readable == m.last() {
+		return
+	}
+	lo := rapid.Uint64Range(m.readable+1, m.last()).Draw(m.t, "lo")
+	hi := rapid.Uint64Range(lo+1, m.last()+1).Draw(m.t, "hi")
+	got, err := m.log.Entries(lo, hi, 1<<62)
+	m.check(err)
+	if want := m.entries[lo-m.base.Index-1 : hi-m.base.Index-1]; !sameEntries(want, got) {
+		m.t.Fatalf("entries [%d, %d) (-want +got):\n%s", lo, hi, cmp.Diff(want, got))
 	}
 }
 
@@ -192,6 +210,7 @@ func TestRandom(t *testing.T) {
 			t.Fatal(err)
 		}
 		m := &model{t: t, dir: filepath.Join(dir, "a"), base: markAt(1, 1), marks: []wal.Mark{markAt(1, 1)}, state: hard(1, 1), durable: 1}
+		m.readable = m.base.Index
 		m.log, err = New(nil).Create(m.dir, m.base, m.state)
 		m.check(err)
 		defer func() { m.log.Close() }()
@@ -204,6 +223,7 @@ func TestRandom(t *testing.T) {
 			"release": func(*rapid.T) { m.release() },
 			"reopen":  func(*rapid.T) { m.reopen() },
 			"crash":   func(*rapid.T) { m.crash() },
+			"read":    func(*rapid.T) { m.read() },
 		})
 		m.reopen()
 		// Before its directory goes, because the open log prepares its next file there.

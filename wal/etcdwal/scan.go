@@ -39,8 +39,12 @@ func listSegments(dir string) ([]segment, error) {
 		return nil, err
 	}
 	var segments []segment
+	native := ""
 	for _, e := range entries {
 		s := segment{name: e.Name()}
+		if strings.HasSuffix(s.name, ".seg") {
+			native = s.name
+		}
 		if !strings.HasSuffix(s.name, ".wal") {
 			continue
 		}
@@ -52,10 +56,14 @@ func listSegments(dir string) ([]segment, error) {
 		}
 		segments = append(segments, s)
 	}
-	if len(segments) == 0 {
-		return nil, wal.ErrNotFound
+	if len(segments) > 0 {
+		return segments, nil
 	}
-	return segments, nil
+	if native != "" {
+		return nil, fmt.Errorf("%w: %s belongs to a log in Octopii's native format, and etcd's was asked for: start with the native log, or rewrite this one with octopiictl log convert",
+			wal.ErrFormat, native)
+	}
+	return nil, wal.ErrNotFound
 }
 
 // home is the position of the file with which reading begins when the log is
@@ -104,11 +112,18 @@ func scan(dir string, m wal.Mark) (scanned, error) {
 		return s, fmt.Errorf("%w: the log begins behind the mark: open it at one of Marks", wal.ErrCorrupt)
 	}
 	s.torn, err = readSegments(dir, segments[from:], func(_ int, rec *walpb.Record) error { return s.record(rec) })
+	var damage *wal.CorruptError
+	if errors.As(err, &damage) {
+		damage.Intact, damage.Known = s.last(), s.state.Commit
+	}
 	if err != nil {
 		return s, err
 	}
 	return s, s.check()
 }
+
+// last is the index of the last entry, or that of the mark.
+func (s *scanned) last() uint64 { return s.mark.Index + uint64(len(s.terms)) }
 
 // record takes the next record of the log.
 func (s *scanned) record(rec *walpb.Record) error {
@@ -146,7 +161,7 @@ func (s *scanned) entry(index, term uint64) error {
 	}
 	offset := index - s.mark.Index - 1
 	if offset > uint64(len(s.terms)) {
-		return fmt.Errorf("entry %d follows entry %d", index, s.mark.Index+uint64(len(s.terms)))
+		return fmt.Errorf("entry %d follows entry %d", index, s.last())
 	}
 	s.terms = append(s.terms[:offset], term)
 	return nil
@@ -178,9 +193,8 @@ func (s *scanned) check() error {
 	if !s.found {
 		return fmt.Errorf("%w: there is no such mark: open it at one of Marks", wal.ErrCorrupt)
 	}
-	last := s.mark.Index + uint64(len(s.terms))
-	if s.state.Commit > last {
-		return fmt.Errorf("%w: entries up to %d are committed and the last one is %d", wal.ErrCorrupt, s.state.Commit, last)
+	if s.state.Commit > s.last() {
+		return fmt.Errorf("%w: entries up to %d are committed and the last one is %d", wal.ErrCorrupt, s.state.Commit, s.last())
 	}
 	for _, o := range s.others {
 		if o.Index <= s.state.Commit && s.terms[o.Index-s.mark.Index-1] != o.Term {
@@ -213,6 +227,11 @@ func scanMarks(dir string) ([]wal.Mark, error) {
 		}
 		return nil
 	})
+	var damage *wal.CorruptError
+	if errors.As(err, &damage) {
+		// The entries were not looked at: Open tells which of them are whole.
+		return nil, fmt.Errorf("%w: %s at offset %d: %s", wal.ErrCorrupt, damage.Segment, damage.Offset, damage.Reason)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -249,7 +268,7 @@ func readSegments(dir string, segments []segment, visit func(at int, rec *walpb.
 			return false, err
 		}
 		if err != nil {
-			return false, fmt.Errorf("%w: %s at offset %d: %w", wal.ErrCorrupt, path, offset, err)
+			return false, &wal.CorruptError{Segment: path, Offset: offset, Reason: err.Error()}
 		}
 	}
 	return false, nil

@@ -2,7 +2,6 @@ package core
 
 import (
 	"fmt"
-	"math"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -158,6 +157,10 @@ func New(cfg Config) (*Core, error) {
 	return c, nil
 }
 
+// readableBytes is how much of a log is read at a time: it may be larger than
+// memory.
+const readableBytes = 1 << 20
+
 // readable checks that this version knows every entry of a log, which a newer
 // one may have written.
 func readable(s Storage, last uint64) error {
@@ -165,14 +168,20 @@ func readable(s Storage, last uint64) error {
 	if err != nil || first > last {
 		return err
 	}
-	entries, err := s.Entries(first, last+1, math.MaxUint64)
-	if err != nil {
-		return fmt.Errorf("core: read the log: %w", err)
-	}
-	for i := range entries {
-		if err := admitEntry(&entries[i]); err != nil {
-			return fmt.Errorf("core: the log cannot be read: %w", err)
+	for next := first; next <= last; {
+		entries, err := s.Entries(next, last+1, readableBytes)
+		if err != nil {
+			return fmt.Errorf("core: read the log: %w", err)
 		}
+		if len(entries) == 0 {
+			return fmt.Errorf("core: entry %d of a log up to %d cannot be read", next, last)
+		}
+		for i := range entries {
+			if err := admitEntry(&entries[i]); err != nil {
+				return fmt.Errorf("core: the log cannot be read: %w", err)
+			}
+		}
+		next += uint64(len(entries))
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ var (
 	ErrUnsafeMembership = errors.New("unsafe membership change")
 	ErrIDReused         = errors.New("the ID of a removed member")
 	ErrNoTarget         = errors.New("no member that could lead")
+	ErrNoSpace          = errors.New("no space left for the log")
 )
 
 // codes are the errors' numbers on the wire. They are never reused.
@@ -23,6 +24,7 @@ var codes = []error{
 	6: ErrIDReused,
 	7: ErrNoTarget,
 	8: errNotLeader,
+	9: ErrNoSpace,
 }
 
 // Code returns the number under which err travels to another member.

@@ -21,6 +21,7 @@ var pinned = []struct {
 	{6, ErrIDReused},
 	{7, ErrNoTarget},
 	{8, errNotLeader},
+	{9, ErrNoSpace},
 }
 
 func TestCodesArePinned(t *testing.T) {

@@ -72,6 +72,8 @@ type PeerUp struct {
 type Input struct {
 	// Ticks of the logical clock that passed.
 	Ticks int
+	// NoSpace: the disk is full. Nothing is proposed for the state machine.
+	NoSpace bool
 	// Messages from peers. From was checked against the connection.
 	Messages []raftpb.Message
 	// Appended are appends that are durable now, in the order in which Effects

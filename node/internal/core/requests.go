@@ -44,6 +44,9 @@ func (c *Core) stepRequests(in *Input) {
 	for i := range in.Remote {
 		c.takeRemote(&in.Remote[i])
 	}
+	if in.NoSpace {
+		c.refuseProposals()
+	}
 	st := c.rn.BasicStatus()
 	c.stepReads(&st)
 	switch {
@@ -97,6 +100,19 @@ func (c *Core) pruneWaiting() {
 			return it.from != 0 || it.Waiter == nil || it.taken || !it.Waiter.Gone()
 		})
 	}
+}
+
+// refuseProposals answers what is for the state machine while the disk is full.
+// What the cluster needs for itself, such as a change of its members, may go into
+// what is left of the log.
+func (c *Core) refuseProposals() {
+	c.keepWaiting(func(it *request) bool {
+		if it.Kind != Propose || it.Data[0] != frameCommand {
+			return true
+		}
+		c.settle(*it, Outcome{Err: ErrNoSpace})
+		return false
+	})
 }
 
 // stepReads begins a round of ReadIndex when one is wanted, there is somebody

@@ -47,6 +47,8 @@ type scripted struct {
 	replies []RemoteReplies
 	appends []*Append
 	applies []*Apply
+	// full: its disk is.
+	full bool
 	// snapshots are the labels of what this member received as a stream.
 	snapshots map[uint64]Label
 }
@@ -142,6 +144,8 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 	case "drop":
 		s.printf("%d messages for %d are lost", len(m.inbox), id)
 		m.inbox = nil
+	case "disk-full", "disk-free":
+		m.full = d.Cmd == "disk-full"
 	case "durable":
 		s.durable(m)
 	case "apply":
@@ -184,6 +188,7 @@ func (s *script) change(m *scripted, c Change) {
 // step gives one input to a core, and whatever follows from it by itself.
 func (s *script) step(m *scripted, in *Input) {
 	for {
+		in.NoSpace = m.full
 		s.effects(m, m.core.Step(in))
 		if !m.core.More() {
 			break

@@ -1,0 +1,294 @@
+package wal
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+
+	"github.com/octopii/octopii/internal/vfs"
+)
+
+// sparesMax is how many released segments wait to be used again.
+const sparesMax = 2
+
+// spares are files that are ready to become segments: new ones that were filled
+// with zeros, and old ones, whose sectors carry another life. Writing into them
+// takes no space and changes nothing but data, so that an fsync costs least.
+type spares struct {
+	fs   vfs.FS
+	dir  string
+	size int64
+
+	// making is held while a file is made.
+	making sync.Mutex
+	// mu guards ready and next.
+	mu    sync.Mutex
+	ready []uint64
+	next  uint64
+}
+
+func (p *spares) path(n uint64) string {
+	return filepath.Join(p.dir, fmt.Sprintf("%016x%s", n, spareSuffix))
+}
+
+// adopt takes over what an earlier run left, and removes what is of no use.
+func (p *spares) adopt(files listing) error {
+	for _, name := range files.tmp {
+		if err := p.fs.Remove(filepath.Join(p.dir, name)); err != nil {
+			return err
+		}
+	}
+	for _, seq := range files.rests {
+		if err := p.fs.Remove(segmentPath(p.dir, seq)); err != nil {
+			return err
+		}
+	}
+	for _, n := range files.spares {
+		p.next = max(p.next, n+1)
+		useful, err := p.useful(p.path(n), files.segments[0])
+		if err != nil {
+			return err
+		}
+		if useful && len(p.ready) < sparesMax {
+			p.ready = append(p.ready, n)
+			continue
+		}
+		if err := p.fs.Remove(p.path(n)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// useful says whether a file has the right size, and is of no segment from the
+// oldest on. It may have been begun as the next segment and never got its name:
+// that one would take its sectors for its own. Or it has two names, where a crash
+// undid one half of a rename: what is written under the one is seen under the
+// other.
+func (p *spares) useful(path string, oldest uint64) (bool, error) {
+	f, err := p.fs.Open(path)
+	if err != nil {
+		return false, err
+	}
+	size, err := f.Size()
+	if err != nil || size != p.size {
+		return false, errors.Join(err, f.Close())
+	}
+	first := make(sector, sectorBytes)
+	_, readErr := f.ReadAt(first, 0)
+	if err := f.Close(); err != nil {
+		return false, err
+	}
+	return readErr == nil && uint64(first.life()) < oldest, nil
+}
+
+func (p *spares) any() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.ready) > 0
+}
+
+// number gives a new spare its name.
+func (p *spares) number() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.next++
+	return p.next - 1
+}
+
+func (p *spares) add(n uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ready = append(p.ready, n)
+}
+
+// take returns a file of at least so many bytes, which is its caller's.
+func (p *spares) take(size int64) (path string, f vfs.File, err error) {
+	if err := p.make(); err != nil {
+		return "", nil, err
+	}
+	p.mu.Lock()
+	n := p.ready[0]
+	p.ready = p.ready[1:]
+	p.mu.Unlock()
+	path = p.path(n)
+	if f, err = p.fs.OpenReadWrite(path); err != nil {
+		return "", nil, err
+	}
+	if size > p.size {
+		if err := p.extend(f, size); err != nil {
+			if errors.Is(err, ErrNoSpace) {
+				p.add(n)
+			}
+			return "", nil, errors.Join(err, f.Close())
+		}
+	}
+	return path, f, nil
+}
+
+// extend makes room for an append that is larger than a segment.
+func (p *spares) extend(f vfs.File, size int64) error {
+	err := writeZeros(f, p.size, size)
+	if full(err) {
+		return noSpace(errors.Join(err, f.Truncate(p.size)))
+	}
+	if err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// make makes a spare if there is none.
+func (p *spares) make() error {
+	p.making.Lock()
+	defer p.making.Unlock()
+	if p.any() {
+		return nil
+	}
+	n := p.number()
+	tmp := filepath.Join(p.dir, fmt.Sprintf("%016x%s", n, tmpSuffix))
+	if err := p.fill(tmp); err != nil {
+		if full(err) {
+			return noSpace(errors.Join(err, p.fs.Remove(tmp)))
+		}
+		return err
+	}
+	if err := p.fs.Rename(tmp, p.path(n)); err != nil {
+		return err
+	}
+	p.add(n)
+	return nil
+}
+
+// fill makes a file of zeros that has its blocks, and knows it after a crash.
+func (p *spares) fill(tmp string) error {
+	f, err := p.fs.Create(tmp)
+	if err != nil {
+		return err
+	}
+	if err = writeZeros(f, 0, p.size); err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+func noSpace(err error) error { return fmt.Errorf("%w: %w", ErrNoSpace, err) }
+
+// Reserved implements Log.
+func (l *segmentedLog) Reserved() bool { return l.spares.any() }
+
+// Reserve implements Log.
+func (l *segmentedLog) Reserve() error {
+	if err := l.spares.make(); err != nil {
+		return fmt.Errorf("wal: reserve the next segment in %s: %w", l.dir, err)
+	}
+	return nil
+}
+
+// cut begins the next segment, with room for a frame of so many bytes. It
+// appears under its name with all that makes it one, so that a segment without a
+// header is damage. The end of the old one then says that there is a next: a log
+// whose newest file was lost is found out.
+func (l *segmentedLog) cut(need int64) error {
+	old := l.newest()
+	begin := frame{seq: l.seq, previous: l.sum, kinds: kindBegin | kindMarks, last: l.last, lastTerm: l.lastTerm, hard: l.hard, marks: l.marks}
+	size := max(l.opts.SegmentBytes, begin.beginsSegmentOf(need))
+	spare, f, err := l.spares.take(size)
+	if errors.Is(err, ErrNoSpace) {
+		return fmt.Errorf("wal: begin a segment in %s: %w", l.dir, err)
+	}
+	if err != nil {
+		return l.fail("begin a segment in", err)
+	}
+	next := &segment{
+		header: header{salt: old.header.salt, seq: old.seq + 1, size: size, frame: l.seq, sum: l.sum, before: l.at},
+		path:   segmentPath(l.dir, old.seq+1),
+		file:   f,
+		begin:  l.last, beginTerm: l.lastTerm,
+	}
+	at, sum, err := beginSegment(f, &l.encoder, next.header, &begin)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err == nil {
+		err = l.fs.Rename(spare, next.path)
+	}
+	if err == nil {
+		err = l.fs.SyncDir(l.dir)
+	}
+	if err == nil {
+		err = l.end(old, l.at, kindSealed)
+	}
+	if err != nil {
+		return l.fail("begin a segment in", errors.Join(err, f.Close()))
+	}
+	l.mu.Lock()
+	l.segments = append(l.segments, next)
+	l.mu.Unlock()
+	l.seq, l.sum, l.at, l.ended = l.seq+1, sum, at, false
+	return nil
+}
+
+// Release implements Log. A segment is not needed when the next one begins at or
+// before index. Some are kept to be used again: under a name that says so, and
+// durably, before a byte of them changes.
+func (l *segmentedLog) Release(index uint64) error {
+	if l.err != nil {
+		return l.err
+	}
+	index = min(index, l.marks[len(l.marks)-1].Index)
+	for len(l.marks) > 1 && l.marks[0].Index < index {
+		l.marks = append(l.marks[:0], l.marks[1:]...)
+	}
+	l.mu.Lock()
+	l.first = max(l.first, index)
+	n := 0
+	for n+1 < len(l.segments) && l.segments[n+1].begin <= index {
+		l.index.drop(l.segments[n])
+		n++
+	}
+	released := l.segments[:n:n]
+	l.segments = append([]*segment(nil), l.segments[n:]...)
+	l.mu.Unlock()
+	if l.segments[0].begin <= index {
+		for len(l.older) > 0 {
+			if err := l.fs.Remove(segmentPath(l.dir, l.older[0])); err != nil {
+				return l.fail("release segments of", err)
+			}
+			l.older = l.older[1:]
+		}
+	}
+	return l.fail("release segments of", l.free(released))
+}
+
+func (l *segmentedLog) free(released []*segment) error {
+	if len(released) == 0 {
+		return nil
+	}
+	l.spares.mu.Lock()
+	room := sparesMax - len(l.spares.ready)
+	l.spares.mu.Unlock()
+	var recycled []uint64
+	for _, s := range released {
+		idle := l.closeUnread(s)
+		if !idle || s.size != l.opts.SegmentBytes || len(recycled) >= room {
+			if err := l.fs.Remove(s.path); err != nil {
+				return err
+			}
+			continue
+		}
+		n := l.spares.number()
+		if err := l.fs.Rename(s.path, l.spares.path(n)); err != nil {
+			return err
+		}
+		recycled = append(recycled, n)
+	}
+	if err := l.fs.SyncDir(l.dir); err != nil {
+		return err
+	}
+	for _, n := range recycled {
+		l.spares.add(n)
+	}
+	return nil
+}
