@@ -1,5 +1,5 @@
 // Command octopiictl is the operator's tool: it asks a cluster how it is and
-// who belongs to it.
+// who belongs to it, and reads, verifies and converts the log of a member on disk.
 package main
 
 import (
@@ -55,7 +55,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 
 func newRoot() *cobra.Command {
 	opts := &options{}
-	root := group("octopiictl", "Ask an Octopii cluster how it is and who belongs to it")
+	root := group("octopiictl", "Ask an Octopii cluster how it is and who belongs to it, and look after the logs of its members")
 	root.SilenceErrors = true
 	root.SilenceUsage = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
@@ -67,7 +67,7 @@ func newRoot() *cobra.Command {
 
 	member := group("member", "Who belongs to the cluster")
 	member.AddCommand(newMemberList(opts))
-	root.AddCommand(newStatus(opts), member)
+	root.AddCommand(newStatus(opts), member, newLog(opts))
 	return root
 }
 
