@@ -165,6 +165,14 @@ func (a *appender) sort(jobs []appendJob) (again bool, err error) {
 	for i := range jobs {
 		switch j := &jobs[i]; j.wake {
 		case notWoken:
+			if j.mark != nil && a.stuck.Load() {
+				// It needs nothing of what waits, and may free what that waits for.
+				if err := a.special(j); err != nil {
+					return false, err
+				}
+				again = again || a.store.Reserved()
+				continue
+			}
 			a.backlog = append(a.backlog, *j)
 		case wakeRetry:
 			a.retrying = false

@@ -26,7 +26,8 @@ type snapshots struct {
 
 const snapshotRetryTicks = 50
 
-// maybeTake takes a snapshot when the log behind the last one has grown enough.
+// maybeTake takes a snapshot when the log behind the last one has grown enough,
+// or has no room to grow: what is behind the snapshot is free then.
 func (s *snapshots) maybeTake() {
 	l := s.loop
 	st := l.core.Status()
@@ -35,7 +36,7 @@ func (s *snapshots) maybeTake() {
 		s.pause = max(0, s.pause-1)
 		return
 	}
-	if st.Applied-last >= l.cfg.SnapshotEntries || l.store.LogBytes() >= l.cfg.SnapshotLogBytes {
+	if st.Applied-last >= l.cfg.SnapshotEntries || l.store.LogBytes() >= l.cfg.SnapshotLogBytes || l.appender.full.Load() {
 		s.take(nil)
 	}
 }

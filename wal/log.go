@@ -225,7 +225,11 @@ func (l *segmentedLog) write(f *frame) error {
 	if body > frameBytesMax {
 		return l.fail("append to", fmt.Errorf("%w: %d bytes at once, and at most %d are possible", errInput, body, frameBytesMax))
 	}
-	if need := blocksFor(int(body)); l.at+need+blockBytes > l.newest().size {
+	room := l.newest().size - l.at - blockBytes
+	if len(l.spans) > 0 {
+		room -= slackBytes
+	}
+	if need := blocksFor(int(body)); need > room {
 		if err := l.cut(need); err != nil {
 			return err
 		}

@@ -134,10 +134,14 @@ func (b *Segmented) build(tmp string, m Mark, hs raftpb.HardState) (err error) {
 	return fsys.SyncDir(tmp)
 }
 
+// slackBytes at the end of a segment are for marks and not for entries, so that a
+// full disk does not keep a log from being released.
+const slackBytes = 2 * blockBytes
+
 // beginsSegmentOf is the size of a segment that this frame begins and that has
-// room for a body of so many bytes and an end mark.
-func (f *frame) beginsSegmentOf(body int64) int64 {
-	return blockBytes + blocksFor(len(encodeMarks(f.marks))) + body + blockBytes
+// room for one of so many bytes, the slack, and an end mark.
+func (f *frame) beginsSegmentOf(bytes int64) int64 {
+	return blockBytes + blocksFor(len(encodeMarks(f.marks))) + bytes + slackBytes + blockBytes
 }
 
 // beginSegment writes the header and the first frame. It returns where the

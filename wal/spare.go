@@ -10,7 +10,10 @@ import (
 )
 
 // sparesMax is how many released segments wait to be used again.
-const sparesMax = 2
+const sparesMax = 8
+
+// fillBytes is how much of a new file is written at once.
+const fillBytes = 1 << 20
 
 // spares are files that are ready to become segments: new ones that were filled
 // with zeros, and old ones, whose sectors carry another life. Writing into them
@@ -167,8 +170,12 @@ func (p *spares) fill(tmp string) error {
 	if err != nil {
 		return err
 	}
-	if err = writeZeros(f, 0, p.size); err == nil {
-		err = f.Sync()
+	// In pieces: the appends that go on meanwhile wait for what is on its way to the
+	// disk before them.
+	for from := int64(0); from < p.size && err == nil; from += fillBytes {
+		if err = writeZeros(f, from, min(from+fillBytes, p.size)); err == nil {
+			err = f.Sync()
+		}
 	}
 	return errors.Join(err, f.Close())
 }
