@@ -255,14 +255,15 @@ func (b *Segmented) marks(dir string) (_ []Mark, err error) {
 	if err := c.run(); err != nil {
 		return nil, err
 	}
-	// What was released since does not count.
+	// What was released since does not count. A later segment may begin at a lower
+	// index, where a new leader replaced the end of the log.
 	begin := s.begin
 	for i := len(files.segments) - 2; i >= 0; i-- {
 		s, err := openSegment(c.fs, dir, files.segments[i], false)
 		if err != nil {
 			break // what lies before damage cannot be opened either
 		}
-		begin = s.begin
+		begin = min(begin, s.begin)
 		if err := s.file.Close(); err != nil {
 			return nil, err
 		}

@@ -10,7 +10,7 @@ import (
 )
 
 // sparesMax is how many released segments wait to be used again.
-const sparesMax = 8
+const sparesMax = 16
 
 // fillBytes is how much of a new file is written at once.
 const fillBytes = 1 << 20

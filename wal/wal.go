@@ -90,7 +90,8 @@ func (e *CorruptError) Is(target error) bool { return target == ErrCorrupt }
 type Log interface {
 	// Append writes the batches in order with one write and, unless only commit
 	// indexes changed, one fsync. It returns when all of it is durable; a commit
-	// index that comes alone becomes durable with what is written next.
+	// index that comes alone is written with what comes next, and a crash may set it
+	// back: no promise hangs on it.
 	// With ErrNoSpace nothing was written, and the same batches may come again.
 	Append(batches []Batch) error
 	// SetMark makes a mark durable: the next Open may name it. ErrNoSpace is as
