@@ -1,0 +1,5 @@
+//go:build race
+
+package waltest
+
+const raceEnabled = true
