@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/octopii/octopii/node/internal/core"
+	"github.com/octopii/octopii/node/internal/stepped"
 	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/raftstore"
 	"github.com/octopii/octopii/wal"
@@ -51,14 +52,14 @@ type appender struct {
 
 	// quiet fires when nothing came for a while after an append; unproven says
 	// that there was one since the log was last told that it is idle.
-	quiet    *time.Timer
+	quiet    stepped.Timer
 	unproven bool
 
 	// reserving: reserve counts a goroutine that makes the log's next file.
 	reserving bool
 	reserve   sync.WaitGroup
 	// retry fires when a full disk is to be tried again; retrying: it will.
-	retry    *time.Timer
+	retry    stepped.Timer
 	retrying bool
 
 	// full: the disk is. Proposals are refused, while what the cluster needs for
@@ -98,15 +99,13 @@ func newAppender(n *Node) *appender {
 	if a.store.Initialized() { // else the loop makes the log, later
 		a.reserveAhead()
 	}
-	a.wg.Go(a.run)
+	n.host.unit(&a.wg, a.run)
 	return a
 }
 
 // timer wakes the appender each time that it is set and not stopped.
-func (a *appender) timer(why wake) *time.Timer {
-	t := time.AfterFunc(time.Hour, func() { a.jobs.put(appendJob{wake: why}) })
-	t.Stop()
-	return t
+func (a *appender) timer(why wake) stepped.Timer {
+	return a.node.host.timer(func() { a.jobs.put(appendJob{wake: why}) })
 }
 
 // close waits until everything that was queued is done or refused. What a full
@@ -126,17 +125,22 @@ func (a *appender) run() {
 		if jobs, ok = a.jobs.take(jobs); !ok {
 			return
 		}
-		if err := a.turn(jobs); err != nil {
-			// The store refuses everything from here on, and so nothing that is
-			// still queued is ever acknowledged.
-			a.backlog = nil
-			a.node.fatal(err)
-		}
+		a.turn(jobs)
 	}
 }
 
-// turn does what there is to do and prepares what may come next.
-func (a *appender) turn(jobs []appendJob) error {
+// turn takes jobs.
+func (a *appender) turn(jobs []appendJob) {
+	if err := a.take(jobs); err != nil {
+		// The store refuses everything from here on, and so nothing that is
+		// still queued is ever acknowledged.
+		a.backlog = nil
+		a.node.fatal(err)
+	}
+}
+
+// take does what there is to do and prepares what may come next.
+func (a *appender) take(jobs []appendJob) error {
 	if len(jobs) == 1 && jobs[0].wake == wakeQuiet {
 		return a.idle()
 	}
@@ -197,7 +201,7 @@ func (a *appender) work() error {
 	if len(a.backlog) == 0 {
 		return nil
 	}
-	start := time.Now()
+	start := a.node.host.now()
 	n, err := a.do(a.backlog)
 	a.backlog = slices.Delete(a.backlog, 0, n)
 	if errors.Is(err, wal.ErrNoSpace) {
@@ -208,7 +212,7 @@ func (a *appender) work() error {
 	if n > 0 {
 		a.unproven = true
 		// On a slow disk a caller's pauses are longer.
-		a.quiet.Reset(max(idleAfter, 2*time.Since(start)))
+		a.quiet.Reset(max(idleAfter, 2*a.node.host.now().Sub(start)))
 	}
 	return err
 }
@@ -323,7 +327,7 @@ func (a *appender) reserveAhead() {
 		return
 	}
 	a.reserving = true
-	a.reserve.Go(func() {
+	a.node.host.helper(&a.reserve, func() {
 		a.jobs.put(appendJob{wake: wakeReserved, err: a.store.Reserve()})
 	})
 }

@@ -153,7 +153,7 @@ func newAppenderBench(t *testing.T, disk fakeDisk) *appenderBench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &Node{id: 1, store: store, inbox: newInbox(), log: zap.NewNop(), done: make(chan struct{}), cancel: func() {}}
+	n := &Node{host: machine{}, id: 1, store: store, inbox: newInbox(), log: zap.NewNop(), done: make(chan struct{}), cancel: func() {}}
 	if n.metrics, err = newMetrics(n); err != nil {
 		t.Fatal(err)
 	}

@@ -44,7 +44,7 @@ func newApplier(n *Node) *applier {
 // state machine already.
 func (a *applier) start(label core.Label, durable uint64) {
 	a.label, a.durable = label, durable
-	a.wg.Go(a.run)
+	a.node.host.unit(&a.wg, a.run)
 }
 
 // close waits until what was queued is done, or was dropped because the node
@@ -61,17 +61,25 @@ func (a *applier) run() {
 		if jobs, ok = a.jobs.take(jobs); !ok {
 			return
 		}
-		for i := range jobs {
-			if err := a.do(&jobs[i]); err != nil {
-				a.node.fatal(err)
-				return
-			}
-		}
-		if err := a.flush(); err != nil {
-			a.node.fatal(err)
+		if !a.turn(jobs) {
 			return
 		}
 	}
+}
+
+// turn does jobs. It returns false when the state machine failed: it gets no more.
+func (a *applier) turn(jobs []applyJob) bool {
+	for i := range jobs {
+		if err := a.do(&jobs[i]); err != nil {
+			a.node.fatal(err)
+			return false
+		}
+	}
+	if err := a.flush(); err != nil {
+		a.node.fatal(err)
+		return false
+	}
+	return true
 }
 
 // applyEntriesMax bounds what is given to one call of Apply, so that it does not

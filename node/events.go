@@ -15,9 +15,9 @@ type events struct {
 	wg      sync.WaitGroup
 }
 
-func newEvents(e Events) *events {
+func newEvents(h host, e Events) *events {
 	ev := &events{Events: e, wake: make(chan struct{}, 1)}
-	ev.wg.Go(ev.run)
+	h.unit(&ev.wg, ev.run)
 	return ev
 }
 
@@ -36,17 +36,22 @@ func (e *events) add(f func()) {
 
 func (e *events) run() {
 	for range e.wake {
-		e.mu.Lock()
-		pending, closed := e.pending, e.closed
-		e.pending = nil
-		e.mu.Unlock()
-		for _, f := range pending {
-			f()
-		}
-		if closed {
+		if e.flush() {
 			return
 		}
 	}
+}
+
+// flush calls what waits. It returns true when nothing more will come.
+func (e *events) flush() (closed bool) {
+	e.mu.Lock()
+	pending, closed := e.pending, e.closed
+	e.pending = nil
+	e.mu.Unlock()
+	for _, f := range pending {
+		f()
+	}
+	return closed
 }
 
 // close waits until all pending events were seen.

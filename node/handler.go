@@ -192,13 +192,31 @@ func (h handler) PeerDown(id uint64) {
 
 // HandleCall implements transport.Handler.
 func (h handler) HandleCall(ctx context.Context, from transport.Hello, in transport.Inbound) (transport.Message, error) {
+	type answered struct {
+		m   transport.Message
+		err error
+	}
+	done := make(chan answered, 1)
+	h.Answer(from, in, func(m transport.Message, err error) { done <- answered{m, err} })
+	select {
+	case a := <-done:
+		return a.m, a.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-h.done:
+		return nil, h.stopped()
+	}
+}
+
+// Answer implements stepped.Answerer: HandleCall for those that do not wait.
+func (h handler) Answer(from transport.Hello, in transport.Inbound, done func(transport.Message, error)) {
 	switch in.Kind {
 	case kindJoin:
-		return h.handleJoin(ctx, from, in.Payload)
+		h.handleJoin(from, in.Payload, done)
 	case kindKnock:
-		return &octopiipb.JoinReply{}, nil // being let in was the question
+		done(&octopiipb.JoinReply{}, nil) // being let in was the question
 	default:
-		return nil, fmt.Errorf("calls of kind %d are not known here", in.Kind)
+		done(nil, fmt.Errorf("calls of kind %d are not known here", in.Kind))
 	}
 }
 

@@ -1,12 +1,9 @@
 package node
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"strings"
-	"time"
 
 	"go.uber.org/zap"
 
@@ -15,12 +12,9 @@ import (
 	"github.com/octopii/octopii/transport"
 )
 
-// How long a joiner waits for one answer, and between two rounds of asking.
-const (
-	joinTimeout    = 10 * time.Second
-	joinBackoff    = 100 * time.Millisecond
-	joinBackoffMax = 5 * time.Second
-)
+// joinBackoffMax bounds how long a joiner waits between two rounds of asking, in
+// ticks. It begins with one.
+const joinBackoffMax = 50
 
 // Join codes, on the wire.
 const (
@@ -29,42 +23,63 @@ const (
 	joinReused
 )
 
-// join asks the members that Config.Join names, one after the other, until this
-// one is part of the cluster. Asking twice changes nothing, so it asks again
-// after any failure.
-func (n *Node) join() {
-	backoff := joinBackoff
-	for {
-		for _, address := range n.cfg.Join {
-			err := n.askToJoin(address)
-			switch {
-			case err == nil:
-				n.log.Info("the cluster will bring this member in", zap.String("asked", address))
-			case errors.Is(err, ErrRemoved), errors.Is(err, ErrIDReused):
-				n.fatal(err)
-				return
-			default:
-				n.log.Warn("could not ask to join; trying again", zap.String("asked", address), zap.Error(err), zap.Duration("within", backoff))
-			}
-			if err == nil {
-				break
-			}
-		}
-		select {
-		case <-n.initialized:
-			return
-		case <-n.done:
-			return
-		case <-time.After(backoff/2 + rand.N(backoff/2)):
-		}
-		backoff = min(2*backoff, joinBackoffMax)
-	}
+// joiner asks the members that Config.Join names, one after the other, to let
+// this one in, until it is part of the cluster. Asking twice changes nothing, so it
+// asks again after any failure. It belongs to the loop.
+type joiner struct {
+	loop *loop
+	// asking: a call is under way. next is whom to ask then, wait for how many ticks
+	// not to, and backoff how many after the next round.
+	asking        bool
+	next          int
+	wait, backoff int
 }
 
-func (n *Node) askToJoin(address string) error {
-	ctx, cancel := context.WithTimeout(n.ctx, joinTimeout)
-	defer cancel()
-	payload, err := n.transport.Call(ctx, address, kindJoin, &octopiipb.JoinRequest{Member: n.self()})
+// begin asks for the first time.
+func (j *joiner) begin() {
+	j.backoff = 1
+	j.tick(0)
+}
+
+// tick asks if it is time to.
+func (j *joiner) tick(ticks int) {
+	l := j.loop
+	if j.wait = max(0, j.wait-ticks); j.wait > 0 || j.asking || l.core != nil || len(l.cfg.Join) == 0 {
+		return
+	}
+	j.asking = true
+	address := l.cfg.Join[j.next]
+	l.call(address, kindJoin, &octopiipb.JoinRequest{Member: l.self()}, func(payload []byte, err error) {
+		l.inbox.call(func() { j.asked(address, joinOutcome(address, payload, err)) })
+	})
+}
+
+// asked goes on after one answer: to the next member at once, or after a pause
+// when all were asked, or one agreed.
+func (j *joiner) asked(address string, err error) {
+	l := j.loop
+	j.asking = false
+	j.next = (j.next + 1) % len(l.cfg.Join)
+	switch {
+	case err == nil:
+		l.log.Info("the cluster will bring this member in", zap.String("asked", address))
+	case errors.Is(err, ErrRemoved), errors.Is(err, ErrIDReused):
+		l.fatal(err)
+		return
+	default:
+		l.log.Warn("could not ask to join; trying again", zap.String("asked", address), zap.Error(err))
+		if j.next != 0 {
+			j.tick(0)
+			return
+		}
+	}
+	// By chance, so that those who began together do not go on together.
+	j.wait = j.backoff + int(randomID()%uint64(j.backoff+1))
+	j.backoff = min(2*j.backoff, joinBackoffMax)
+}
+
+// joinOutcome reads what a member answered.
+func joinOutcome(address string, payload []byte, err error) error {
 	var refused *transport.RemoteError
 	if errors.As(err, &refused) && saysRemoved(refused.Reason) {
 		return ErrRemoved
@@ -87,17 +102,20 @@ func (n *Node) askToJoin(address string) error {
 }
 
 // handleJoin lets a new member in, on whichever member it asked.
-func (n *Node) handleJoin(ctx context.Context, from transport.Hello, payload []byte) (transport.Message, error) {
+func (n *Node) handleJoin(from transport.Hello, payload []byte, done func(transport.Message, error)) {
 	var req octopiipb.JoinRequest
 	if err := req.Unmarshal(payload); err != nil {
-		return nil, fmt.Errorf("join request cannot be read: %w", err)
+		done(nil, fmt.Errorf("join request cannot be read: %w", err))
+		return
 	}
 	m := req.Member
 	if m.ID == 0 || m.ID != from.Node || m.Address == "" {
-		return nil, fmt.Errorf("join request of member %x describes member %x at %q", from.Node, m.ID, m.Address)
+		done(nil, fmt.Errorf("join request of member %x describes member %x at %q", from.Node, m.ID, m.Address))
+		return
 	}
-	if err := n.ready(ctx); err != nil {
-		return nil, err
+	if err := n.open(); err != nil {
+		done(nil, err)
+		return
 	}
 	if ms := n.members.Load(); ms != nil {
 		for _, old := range ms.Members {
@@ -107,16 +125,34 @@ func (n *Node) handleJoin(ctx context.Context, from transport.Hello, payload []b
 		}
 	}
 	m.Learner, m.Promote = true, true
-	_, err := n.change(ctx, core.Change{Op: core.AddLearner, Member: m})
-	switch {
-	case err == nil:
-		n.log.Info("bringing a new member in", zap.String("id", hex(m.ID)), zap.String("name", m.Name), zap.String("address", m.Address))
-		return &octopiipb.JoinReply{}, nil
-	case errors.Is(err, ErrIDReused):
-		return &octopiipb.JoinReply{Code: joinReused, Reason: err.Error()}, nil
-	default:
-		return &octopiipb.JoinReply{Code: joinRetry, Reason: err.Error()}, nil
-	}
+	n.changeSoon(core.Change{Op: core.AddLearner, Member: m}, joinTries, func(err error) {
+		switch {
+		case err == nil:
+			n.log.Info("bringing a new member in", zap.String("id", hex(m.ID)), zap.String("name", m.Name), zap.String("address", m.Address))
+			done(&octopiipb.JoinReply{}, nil)
+		case errors.Is(err, ErrIDReused):
+			done(&octopiipb.JoinReply{Code: joinReused, Reason: err.Error()}, nil)
+		default:
+			done(&octopiipb.JoinReply{Code: joinRetry, Reason: err.Error()}, nil)
+		}
+	})
+}
+
+// joinTries is how often a join is tried while another change is under way.
+const joinTries = 100
+
+// changeSoon has a change of membership applied, and tries again so many times
+// while another one is under way. done is not called if this member stops first.
+func (n *Node) changeSoon(c core.Change, tries int, done func(error)) {
+	w := newWaiterFor(func(a answer) {
+		err := publicError(a.Err)
+		if tries == 0 || !errors.Is(err, ErrMembershipBusy) {
+			done(err)
+			return
+		}
+		n.host.timer(func() { n.changeSoon(c, tries-1, done) }).Reset(changeRetry)
+	})
+	n.inbox.request(core.Request{Kind: core.ChangeMembership, Change: c, Waiter: w})
 }
 
 // knock calls the members in turn while this one hears of no leader, one each
@@ -134,16 +170,12 @@ func (l *loop) knock(ticks int) {
 	if round := l.lonely / every; round > before && len(l.public.Members) > 0 {
 		m := l.public.Members[round%len(l.public.Members)]
 		if m.ID != l.id {
-			l.helpers.Go(func() { l.callMember(m) })
+			l.call(m.Address, kindKnock, &octopiipb.JoinReply{}, func(_ []byte, err error) {
+				if err != nil {
+					l.log.Debug("a member cannot be called", zap.String("member", hex(m.ID)), zap.Error(err))
+				}
+			})
 		}
-	}
-}
-
-func (n *Node) callMember(m Member) {
-	ctx, cancel := context.WithTimeout(n.ctx, joinTimeout)
-	defer cancel()
-	if _, err := n.transport.Call(ctx, m.Address, kindKnock, &octopiipb.JoinReply{}); err != nil {
-		n.log.Debug("a member cannot be called", zap.String("member", hex(m.ID)), zap.Error(err))
 	}
 }
 

@@ -27,6 +27,7 @@ type loop struct {
 
 	input core.Input
 	calls []func()
+	join  joiner
 	// lonely is for how many ticks no leader was known.
 	lonely int
 	// answers are given to callers when the status is published.
@@ -36,6 +37,7 @@ type loop struct {
 // newLoop prepares the loop; with a state it starts the core behind it.
 func newLoop(n *Node) (*loop, error) {
 	l := &loop{Node: n, peers: map[uint64]string{}}
+	l.join.loop = l
 	n.snapshots.loop = l
 	if !n.store.Initialized() {
 		n.applier.start(core.Label{}, 0)
@@ -94,19 +96,28 @@ func (l *loop) run() {
 				return
 			}
 		}
-		select {
-		case <-l.done: // before anything else: nothing leaves a node that stopped
+		if !l.turn(ticks) {
 			return
-		default:
 		}
-		l.calls = l.inbox.take(&l.input, l.calls)
-		for _, call := range l.calls {
-			call()
-		}
-		l.input.Ticks = ticks
-		l.input.NoSpace = l.appender.full.Load()
-		l.step()
 	}
+}
+
+// turn takes in what happened since the last one, and that so many ticks passed.
+// It returns false once the node has stopped.
+func (l *loop) turn(ticks int) bool {
+	select {
+	case <-l.done: // before anything else: nothing leaves a node that stopped
+		return false
+	default:
+	}
+	l.calls = l.inbox.take(&l.input, l.calls)
+	for _, call := range l.calls {
+		call()
+	}
+	l.input.Ticks = ticks
+	l.input.NoSpace = l.appender.full.Load()
+	l.step()
+	return true
 }
 
 // step is one turn: what happened goes into the core, what it decided is
@@ -124,6 +135,7 @@ func (l *loop) step() {
 		l.fatal(err)
 		return
 	}
+	l.host.decided(eff)
 	if eff.Membership != nil {
 		l.setMembership(eff.Membership)
 	}
@@ -255,6 +267,7 @@ func (l *loop) stepUninitialized() {
 	for _, r := range l.input.Requests {
 		r.Waiter.(*waiter).finish(answer{Outcome: core.Outcome{Waiter: r.Waiter, Err: ErrUninitialized}})
 	}
+	l.join.tick(l.input.Ticks)
 }
 
 // bringToLife founds this member's log on the snapshot that a leader sent. The

@@ -21,6 +21,7 @@ import (
 // goroutine.
 type Node struct {
 	cfg       Config
+	host      host
 	id        uint64
 	identity  raftstore.Identity
 	log       *zap.Logger
@@ -67,7 +68,9 @@ type Node struct {
 // returns when everything durable is read back; being part of a cluster may
 // come later: see Initialized. The Node owns cfg.Transport and
 // cfg.StateMachine from here on, also when Start fails.
-func Start(cfg Config) (*Node, error) {
+func Start(cfg Config) (*Node, error) { return startOn(cfg, machine{}) }
+
+func startOn(cfg Config, h host) (*Node, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		if cfg.Transport != nil {
@@ -75,14 +78,14 @@ func Start(cfg Config) (*Node, error) {
 		}
 		return nil, err
 	}
-	n, err := start(cfg)
+	n, err := start(cfg, h)
 	if err != nil {
 		return nil, errors.Join(err, cfg.Transport.Close())
 	}
 	return n, nil
 }
 
-func start(cfg Config) (*Node, error) {
+func start(cfg Config, h host) (*Node, error) {
 	_, durable := cfg.StateMachine.Durable()
 	store, err := raftstore.Open(raftstore.Options{
 		FS:       cfg.fs,
@@ -95,6 +98,7 @@ func start(cfg Config) (*Node, error) {
 	}
 	n := &Node{
 		cfg:         cfg,
+		host:        h,
 		store:       store,
 		transport:   cfg.Transport,
 		durable:     durable,
@@ -111,7 +115,7 @@ func start(cfg Config) (*Node, error) {
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.appender = newAppender(n)
 	n.applier = newApplier(n)
-	n.events = newEvents(cfg.Events)
+	n.events = newEvents(h, cfg.Events)
 	if err := n.run(); err != nil {
 		return nil, errors.Join(err, n.shutdown())
 	}
@@ -174,14 +178,11 @@ func (n *Node) run() error {
 	if err != nil {
 		return err
 	}
-	join := !n.store.Initialized() && len(n.cfg.Join) > 0
 	if err := n.transport.Start(handler{n}); err != nil {
 		return fmt.Errorf("node: start the transport: %w", err)
 	}
-	n.loop.Go(l.run) // from here on the store is the loop's
-	if join {
-		n.helpers.Go(n.join)
-	}
+	n.host.unit(&n.loop, l.run) // from here on the store is the loop's
+	n.inbox.call(l.join.begin)
 	return nil
 }
 

@@ -38,6 +38,17 @@ func (n *Node) Propose(ctx context.Context, data []byte) (Result, error) {
 
 // ready says whether a call can begin.
 func (n *Node) ready(ctx context.Context) error {
+	if err := n.open(); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("%w: %w", ErrNotCommitted, err)
+	}
+	return nil
+}
+
+// open says whether this member takes calls.
+func (n *Node) open() error {
 	select {
 	case <-n.done:
 		return n.stopped()
@@ -45,13 +56,10 @@ func (n *Node) ready(ctx context.Context) error {
 	}
 	select {
 	case <-n.initialized:
+		return nil
 	default:
 		return ErrUninitialized
 	}
-	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("%w: %w", ErrNotCommitted, err)
-	}
-	return nil
 }
 
 // admit counts a proposal against the bounds; leave takes it off again.

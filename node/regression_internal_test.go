@@ -177,7 +177,7 @@ func (nothing) Close() error { return nil }
 // After a restart the label lags behind what a durable state machine has: a
 // snapshot that is streamed then says index 2 and holds 5.
 func TestCaptureBehindDurable(t *testing.T) {
-	n := &Node{cfg: Config{StateMachine: ahead{5}}, inbox: newInbox(), done: make(chan struct{}), log: zap.NewNop()}
+	n := &Node{host: machine{}, cfg: Config{StateMachine: ahead{5}}, inbox: newInbox(), done: make(chan struct{}), log: zap.NewNop()}
 	a := newApplier(n)
 	ms := &octopiipb.Membership{}
 	a.start(core.Label{Index: 1, Term: 1, Membership: ms}, 5)

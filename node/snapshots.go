@@ -66,7 +66,7 @@ func (s *snapshots) take(done func(SnapshotInfo, error)) {
 			s.report(octopiipb.SnapshotHeader{}, 0, fmt.Errorf("node: the state machine failed to capture a snapshot: %w", err))
 			return
 		}
-		l.helpers.Go(func() { s.write(label, snapshot) })
+		l.host.helper(&l.helpers, func() { s.write(label, snapshot) })
 	}})
 }
 
@@ -86,7 +86,7 @@ func (s *snapshots) markDurable(index uint64) {
 		s.finish(octopiipb.SnapshotHeader{}, 0, err)
 		return
 	}
-	l.helpers.Go(func() { s.write(label, nil) })
+	l.host.helper(&l.helpers, func() { s.write(label, nil) })
 }
 
 // write writes the snapshot file; a nil snapshot is a mark without data.
@@ -135,7 +135,7 @@ func (s *snapshots) finish(h octopiipb.SnapshotHeader, size int64, err error) {
 func (s *snapshots) send(m raftpb.Message) {
 	l := s.loop
 	if !l.durable {
-		l.helpers.Go(func() { s.sent(m.To, s.sendFile(m)) })
+		l.host.helper(&l.helpers, func() { s.sent(m.To, s.sendFile(m)) })
 		return
 	}
 	// What the state machine has by now is at least what raft offered, since it
@@ -145,7 +145,7 @@ func (s *snapshots) send(m raftpb.Message) {
 			s.sent(m.To, fmt.Errorf("node: the state machine failed to capture a snapshot: %w", err))
 			return
 		}
-		l.helpers.Go(func() { s.sent(m.To, s.stream(m, headerOf(label), snapshot)) })
+		l.host.helper(&l.helpers, func() { s.sent(m.To, s.stream(m, headerOf(label), snapshot)) })
 	}})
 }
 

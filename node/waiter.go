@@ -15,6 +15,8 @@ type waiter struct {
 	state atomic.Uint32
 	// done gets exactly one answer, unless the node stops first.
 	done chan answer
+	// then, if set, is called with it instead, and must not wait.
+	then func(answer)
 }
 
 // The states of a waiter. A call whose context ends while it is queued takes
@@ -39,6 +41,10 @@ func newWaiter() *waiter {
 	return w
 }
 
+// newWaiterFor makes a waiter that nobody waits at: then is called by whoever has
+// the answer.
+func newWaiterFor(then func(answer)) *waiter { return &waiter{then: then} }
+
 // Take implements core.Waiter.
 func (w *waiter) Take() bool { return w.state.CompareAndSwap(queued, taken) }
 
@@ -50,6 +56,10 @@ func (w *waiter) Gone() bool { return w.state.Load() == gone }
 
 // finish answers the call. Whoever gave up left room for the answer.
 func (w *waiter) finish(a answer) {
+	if w.then != nil {
+		w.then(a)
+		return
+	}
 	select {
 	case w.done <- a:
 	default:
@@ -73,15 +83,21 @@ func (n *Node) wait(ctx context.Context, w *waiter) (answer, error) {
 // giveUp is what a call returns that stopped waiting because of cause. The
 // waiter is not used again: somebody may still answer it.
 func (n *Node) giveUp(w *waiter, cause error) (answer, error) {
-	if w.state.Swap(gone) == queued {
-		return answer{}, fmt.Errorf("%w: %w", ErrNotCommitted, cause)
-	}
+	err := w.quit()
 	select {
 	case a := <-w.done: // it came at the same moment
 		return a, publicError(a.Err)
 	default:
-		return answer{}, fmt.Errorf("%w: %w", ErrUnknownOutcome, cause)
+		return answer{}, fmt.Errorf("%w: %w", err, cause)
 	}
+}
+
+// quit gives the call up, and says what is known of it then.
+func (w *waiter) quit() error {
+	if w.state.Swap(gone) == queued {
+		return ErrNotCommitted
+	}
+	return ErrUnknownOutcome
 }
 
 // publicErrors are the core's errors and what callers know them as.

@@ -38,6 +38,10 @@ func (s *Store) Append(batches []wal.Batch) error {
 	return nil
 }
 
+// Durable is the last hard state that Append or Install made durable; its commit
+// index may be newer than what a crash would leave. It belongs to the writing side.
+func (s *Store) Durable() raftpb.HardState { return s.writer.hardState }
+
 // Idle tells the log that nothing has been appended for a while.
 func (s *Store) Idle() error {
 	if s.writer.log == nil {

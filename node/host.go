@@ -1,0 +1,54 @@
+package node
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/octopii/octopii/node/internal/core"
+	"github.com/octopii/octopii/node/internal/stepped"
+	"github.com/octopii/octopii/transport"
+)
+
+// host is what a Node runs on: goroutines and the machine's clock, or a simulator
+// that gives each part its turns.
+type host interface {
+	// unit runs one of the parts that a Node always has.
+	unit(wg *sync.WaitGroup, run func())
+	// helper runs f once, beside everything else.
+	helper(wg *sync.WaitGroup, f func())
+	// timer returns a timer that is stopped.
+	timer(f func()) stepped.Timer
+	now() time.Time
+	decided(*core.Effects)
+}
+
+// machine is the host of every Node but a simulated one.
+type machine struct{}
+
+func (machine) unit(wg *sync.WaitGroup, run func()) { wg.Go(run) }
+func (machine) helper(wg *sync.WaitGroup, f func()) { wg.Go(f) }
+func (machine) now() time.Time                      { return time.Now() }
+func (machine) decided(*core.Effects)               {}
+func (machine) timer(f func()) stepped.Timer {
+	t := time.AfterFunc(time.Hour, f)
+	t.Stop()
+	return t
+}
+
+// callTimeout is how long an answer to a call may take.
+const callTimeout = 10 * time.Second
+
+// call asks whoever listens at an address. done gets the answer, on a goroutine
+// that is not the caller's.
+func (n *Node) call(address string, kind transport.Kind, m transport.Message, done func([]byte, error)) {
+	if t, ok := n.transport.(stepped.Asker); ok {
+		t.Ask(address, kind, m, done)
+		return
+	}
+	n.host.helper(&n.helpers, func() {
+		ctx, cancel := context.WithTimeout(n.ctx, callTimeout)
+		defer cancel()
+		done(n.transport.Call(ctx, address, kind, m))
+	})
+}
