@@ -174,6 +174,9 @@ func (a *applier) restore(h octopiipb.SnapshotHeader) error {
 	if err := restoreFrom(a.node, a.sm, h); err != nil {
 		return err
 	}
+	if err := a.node.store.Restored(meta.Index); err != nil {
+		return err
+	}
 	a.durable = max(a.durable, meta.Index)
 	a.node.applied.Store(meta.Index)
 	a.label = labelOf(h)

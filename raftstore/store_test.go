@@ -272,6 +272,7 @@ func testInstallRevivesNothing(t *testing.T, b wal.Backend) {
 			putSnapshot(t, s, h)
 			noError(t, s.Install(h, raftpb.HardState{}, nil))
 			s.Installed(h)
+			noError(t, s.Restored(10))
 			if first, _ := s.FirstIndex(); first != 11 {
 				t.Errorf("raft sees a log that begins at %d, want 11", first)
 			}
@@ -518,12 +519,31 @@ func testCrashPoints(t *testing.T, b wal.Backend) {
 	noError(t, s.Install(received, raftpb.HardState{Term: 4, Vote: 2, Commit: 20}, nil))
 	after := raftpb.HardState{Term: 4, Vote: 2, Commit: 20}
 	crash("installed", 20, after, nil)
+	noError(t, s.Restored(20))
+	crash("installed and restored", 20, after, nil)
 	crash("new log made and the old one not removed", 20, after, nil, func(dir string) {
 		name := "0000000000000001"
 		noError(t, os.CopyFS(filepath.Join(dir, "wal", name), os.DirFS(filepath.Join(before, "wal", name))))
 		for _, name := range []string{snap(1, 1), snap(3, 5)} { // they go after the log
 			noError(t, os.Link(filepath.Join(before, "snap", name), filepath.Join(dir, "snap", name)))
 		}
+	})
+}
+
+// A second snapshot may come before the state machine has read the first.
+func TestInstallKeepsWhatIsNotRestored(t *testing.T) {
+	eachBackend(t, func(t *testing.T, b wal.Backend) {
+		s := founded(t, b)
+		for _, h := range []octopiipb.SnapshotHeader{headerOf(4, 10, 1), headerOf(4, 20, 1)} {
+			putSnapshot(t, s, h)
+			noError(t, s.Install(h, raftpb.HardState{Term: 4, Commit: h.Metadata.Index}, nil))
+			s.Installed(h)
+		}
+		wantFiles(t, s, "snap", snap(1, 1), snap(4, 10), snap(4, 20))
+		noError(t, s.Restored(10))
+		wantFiles(t, s, "snap", snap(4, 10), snap(4, 20))
+		noError(t, s.Restored(20))
+		wantFiles(t, s, "snap", snap(4, 20))
 	})
 }
 

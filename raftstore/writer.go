@@ -3,6 +3,7 @@ package raftstore
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 
 	"go.etcd.io/raft/v3"
@@ -102,11 +103,13 @@ func (s *Store) Install(h octopiipb.SnapshotHeader, hs raftpb.HardState, entries
 	if err != nil {
 		return fmt.Errorf("raftstore: append behind snapshot %d: %w", index, err)
 	}
-	if err := s.removeLogs(seq); err != nil {
-		return err
-	}
-	return s.removeSnapshots(index)
+	return s.removeLogs(seq)
 }
+
+// Restored tells that the state machine has the snapshot at index: those before it
+// can go. Install must not remove them, for another one may be installed before the
+// state machine has read the first. It may be called from any goroutine.
+func (s *Store) Restored(index uint64) error { return s.removeSnapshots(index) }
 
 // discard removes a log that is in place and not in force. It loses its name
 // first, so that a crash leaves the whole of it or nothing.
@@ -178,7 +181,8 @@ func (s *Store) removeSnapshots(index uint64) error {
 		if n.Index >= index {
 			continue
 		}
-		if err := s.fs.Remove(filepath.Join(s.snapDir(), n.String())); err != nil {
+		// A mark may remove them at the same time.
+		if err := s.fs.Remove(filepath.Join(s.snapDir(), n.String())); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("raftstore: remove an old snapshot: %w", err)
 		}
 	}
