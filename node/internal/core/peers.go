@@ -12,7 +12,7 @@ type progress = tracker.Progress
 
 // peers is what this member noticed of the others.
 type peers struct {
-	list []peer
+	list []*peer
 }
 
 type peer struct {
@@ -23,22 +23,24 @@ type peer struct {
 	silent int
 	// caughtUp is for how many ticks, as a learner, it was close behind.
 	caughtUp int
+	// seen are the requests that it forwarded to this member.
+	seen seen
 }
 
 // get returns the notes on a peer, new ones if there are none.
 func (p *peers) get(id uint64) *peer {
-	i := slices.IndexFunc(p.list, func(o peer) bool { return o.id == id })
+	i := slices.IndexFunc(p.list, func(o *peer) bool { return o.id == id })
 	if i < 0 {
-		p.list = append(p.list, peer{id: id, silent: 1 << 20})
+		p.list = append(p.list, &peer{id: id, silent: 1 << 20})
 		i = len(p.list) - 1
 	}
-	return &p.list[i]
+	return p.list[i]
 }
 
 func (p *peers) up(u PeerUp)     { p.get(u.ID).incarnation = u.Incarnation }
 func (p *peers) heard(id uint64) { p.get(id).silent = 0 }
 func (p *peers) forget(id uint64) {
-	p.list = slices.DeleteFunc(p.list, func(o peer) bool { return o.id == id })
+	p.list = slices.DeleteFunc(p.list, func(o *peer) bool { return o.id == id })
 }
 
 func (p *peers) tick() {

@@ -374,3 +374,27 @@ func TestMemberWithIDOfALocalThread(t *testing.T) {
 		})
 	}
 }
+
+// A network may deliver a forwarded proposal twice, also when the first copy was
+// sent back: it stands in the log once.
+func TestForwardedTwice(t *testing.T) {
+	b := newBench(t, 1, []uint64{1, 2, 3}, raftpb.HardState{Term: 1, Commit: 1})
+	request := func(id uint64) Input {
+		return Input{Remote: []RemoteRequests{{From: 2, Requests: []octopiipb.Request{{ID: id, Proposal: FrameProposal([]byte("once"))}}}}}
+	}
+	b.run(request(7))
+	if len(b.reps) != 1 || FromCode(b.reps[0].Replies[0].Code, "") == nil {
+		t.Fatalf("a member that does not lead answers %v", b.reps)
+	}
+	b.elect(2)
+	before := b.c.Status().Last
+	b.run(request(7)) // the late copy
+	if last := b.c.Status().Last; last != before {
+		t.Errorf("a request that was sent back is appended at %d", last)
+	}
+	b.run(request(8))
+	b.run(request(8))
+	if last := b.c.Status().Last; last != before+1 {
+		t.Errorf("the log went from %d to %d", before, last)
+	}
+}

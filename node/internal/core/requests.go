@@ -138,7 +138,11 @@ func (c *Core) stepReads(st *raft.BasicStatus) {
 
 // takeRemote queues what a follower wants, as far as there is room.
 func (c *Core) takeRemote(r *RemoteRequests) {
+	seen := &c.peers.get(r.From).seen
 	for i := range r.Requests {
+		if !seen.take(r.Requests[i].ID) {
+			continue // it was answered when it came first
+		}
 		it, err := c.decodeRequest(r.From, &r.Requests[i])
 		if err == nil && c.waitingBytes+int64(len(it.Data)) > c.cfg.WaitingBytesMax {
 			err = fmt.Errorf("%w: %d bytes wait on the leader", ErrOverloaded, c.waitingBytes)
