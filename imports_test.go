@@ -43,7 +43,7 @@ var arrows = []arrow{
 	{"internal/vfs/vfstest", []string{"internal/vfs"}},
 	{"internal/logtool", []string{"wal", "wal/etcdwal", "raftstore", "internal/vfs"}},
 	{"internal/...", []string{"internal/...", "node", "transport/tcp"}},
-	{"node/nodetest", []string{"node", "node/internal/...", "raftstore", "wal", "wal/...", "transport", "transport/memnet", "proto", "internal/vfs"}},
+	{"node/nodetest", []string{"node", "node/internal/...", "raftstore", "wal", "transport", "proto", "internal/vfs", "internal/vfs/vfstest"}},
 	{corePath, []string{"proto"}},
 	{"node/internal/stepped", []string{corePath, "raftstore", "transport", "proto", "internal/vfs"}},
 	{"node", []string{corePath, "node/internal/stepped", "raftstore", "transport", "proto", "wal", "internal/vfs"}},

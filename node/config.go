@@ -89,6 +89,8 @@ type Config struct {
 
 	// fs is where Dir is. nil: the machine's file system. Tests have others.
 	fs vfs.FS
+	// cacheBytes of the newest entries are held in memory. 0: raftstore's default.
+	cacheBytes uint64
 }
 
 // Events are optional functions that tell what happened to a Node. They are

@@ -54,6 +54,13 @@ func (m *mailbox[T]) take(spare []T) (items []T, ok bool) {
 	}
 }
 
+// waiting says whether take would return at once.
+func (m *mailbox[T]) waiting() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.items) > 0 || m.closed
+}
+
 // close lets take return what is left, and then false. The channel stays open:
 // somebody may be about to send on it.
 func (m *mailbox[T]) close() {

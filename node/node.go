@@ -88,10 +88,11 @@ func startOn(cfg Config, h host) (*Node, error) {
 func start(cfg Config, h host) (*Node, error) {
 	_, durable := cfg.StateMachine.Durable()
 	store, err := raftstore.Open(raftstore.Options{
-		FS:       cfg.fs,
-		Dir:      cfg.Dir,
-		Backend:  cfg.WAL,
-		External: durable,
+		FS:         cfg.fs,
+		Dir:        cfg.Dir,
+		Backend:    cfg.WAL,
+		External:   durable,
+		CacheBytes: cfg.cacheBytes,
 	})
 	if err != nil {
 		return nil, storeError(err)

@@ -28,7 +28,7 @@ type steppedNode struct{ n *Node }
 
 func startStepped(cfg stepped.Config) (stepped.Node, error) {
 	c := cfg.Node.(Config)
-	c.fs = cfg.FS
+	c.fs, c.cacheBytes = cfg.FS, cfg.CacheBytes
 	n, err := startOn(c, steppedHost{cfg.Host})
 	if err != nil {
 		return nil, err
@@ -42,8 +42,8 @@ func (s steppedNode) Work() stepped.Work {
 	l := s.n.snapshots.loop
 	return stepped.Work{
 		Loop:   len(s.n.inbox.wake) > 0 || l.core != nil && l.core.More(),
-		Append: len(s.n.appender.jobs.wake) > 0,
-		Apply:  len(s.n.applier.jobs.wake) > 0,
+		Append: s.n.appender.jobs.waiting(),
+		Apply:  s.n.applier.jobs.waiting(),
 	}
 }
 
@@ -57,14 +57,18 @@ func (s steppedNode) Loop(ticks int) {
 }
 
 func (s steppedNode) Append() {
-	if jobs, ok := s.n.appender.jobs.take(nil); ok {
-		s.n.appender.turn(jobs)
+	if s.n.appender.jobs.waiting() {
+		if jobs, ok := s.n.appender.jobs.take(nil); ok {
+			s.n.appender.turn(jobs)
+		}
 	}
 }
 
 func (s steppedNode) Apply() {
-	if jobs, ok := s.n.applier.jobs.take(nil); ok {
-		s.n.applier.turn(jobs)
+	if s.n.applier.jobs.waiting() {
+		if jobs, ok := s.n.applier.jobs.take(nil); ok {
+			s.n.applier.turn(jobs)
+		}
 	}
 }
 
@@ -82,6 +86,10 @@ func (s steppedNode) Submit(r core.Request, done func(stepped.Answer)) func() er
 }
 
 func (s steppedNode) Snapshot(done func(uint64, error)) {
+	if err := s.n.open(); err != nil {
+		done(0, err)
+		return
+	}
 	s.n.inbox.call(func() {
 		s.n.snapshots.take(func(info SnapshotInfo, err error) { done(info.Index, err) })
 	})

@@ -43,6 +43,8 @@ type Config struct {
 	Node any
 	FS   vfs.FS
 	Host Host
+	// CacheBytes of the newest entries are held in memory; 0: the default.
+	CacheBytes uint64
 }
 
 // Start recovers a Node that runs only when it is told to. Package node sets it.

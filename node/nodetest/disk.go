@@ -1,0 +1,107 @@
+package nodetest
+
+import (
+	"syscall"
+	"time"
+
+	"github.com/octopii/octopii/internal/vfs/vfstest"
+)
+
+// disk is a member's disk: files in memory that know what a loss of power may
+// undo, and the faults that strike their operations.
+type disk struct {
+	w   *world
+	mem *vfstest.Mem
+	fs  *vfstest.Faulty
+
+	// crashIn is how many changes are still let through before the power fails;
+	// negative: it does not. dead: it has.
+	crashIn int
+	dead    bool
+	// readOnly: the file system could not write its journal, and takes no change
+	// until the machine starts again.
+	readOnly bool
+	// failing is what the next operation of a kind fails with.
+	failing map[vfstest.Kind]error
+	// struck: one did, so that the process must end.
+	struck bool
+
+	// fast and slow bound how long a group of appends takes; stalled is until when
+	// nothing is written at all.
+	fast, slow time.Duration
+	stalled    time.Duration
+
+	// image is an old state, to be brought back.
+	image *vfstest.Mem
+}
+
+func newDisk(w *world) *disk {
+	d := &disk{w: w, crashIn: -1, fast: 50 * time.Microsecond, slow: 2 * time.Millisecond}
+	d.plug(vfstest.NewMem())
+	return d
+}
+
+// plug gives the disk a content, without faults.
+func (d *disk) plug(mem *vfstest.Mem) {
+	d.mem, d.crashIn, d.failing = mem, -1, nil
+	d.dead, d.readOnly, d.struck = false, false, false
+	d.fs = vfstest.NewFaulty(mem, d.strike)
+}
+
+// strike decides what becomes of an operation.
+func (d *disk) strike(op vfstest.Op) error {
+	if d.dead {
+		return vfstest.ErrCrashed
+	}
+	if op.Changes() {
+		if d.crashIn == 0 {
+			d.dead = true
+			return vfstest.ErrCrashed
+		}
+		d.crashIn = max(d.crashIn-1, -1)
+		if d.readOnly {
+			return syscall.EROFS
+		}
+	}
+	err, ok := d.failing[op.Kind]
+	if !ok {
+		return nil
+	}
+	delete(d.failing, op.Kind)
+	d.struck = true
+	switch op.Kind {
+	case vfstest.SyncDir, vfstest.Rename, vfstest.Create:
+		// Names are in the journal.
+		d.readOnly = true
+	case vfstest.Sync:
+		// What Linux does: the pages are dropped, and called clean. (A file that has
+		// another name by now keeps them.)
+		if _, err := d.mem.Stat(op.Path); err == nil {
+			d.mem.DropUnsynced(op.Path, d.w.rnd)
+		}
+	case vfstest.Write:
+		if d.w.oneIn(2) {
+			return &vfstest.ShortWrite{N: d.w.rnd.IntN(int(op.Length) + 1), Err: err}
+		}
+	}
+	return err
+}
+
+// latency is how long the next group of appends takes.
+func (d *disk) latency() time.Duration {
+	t := d.w.between(d.fast, d.slow)
+	return max(t, d.stalled-d.w.now)
+}
+
+// loses says what the end of a process leaves: all that it wrote, or, when the
+// power fails, some of it.
+func (d *disk) loses(power bool) {
+	if power || d.dead || d.readOnly {
+		d.plug(d.mem.Crash(d.w.rnd))
+		return
+	}
+	d.plug(d.mem.CrashKeepingAll())
+}
+
+// errors that disks have.
+var errIO error = syscall.EIO

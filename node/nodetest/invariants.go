@@ -1,0 +1,568 @@
+package nodetest
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/octopii/octopii/node"
+	"github.com/octopii/octopii/node/internal/core"
+	octopiipb "github.com/octopii/octopii/proto"
+)
+
+// checker knows what must be true. It sees every decision, every message and
+// every call of the state machine, and believes nobody: what it compares with is
+// its own book.
+//
+// The properties of the Raft paper (figure 3) are
+//
+//	Election Safety        at most one leader in a term                 (looked)
+//	Log Matching           equal (index, term), equal entry and past    (decided)
+//	Leader Completeness    a leader has all that was committed          (looked)
+//	State Machine Safety   one command at an index, on every member     (commit, applied)
+//
+// and to them come: what is vouched for is durable (sent), and is there after any
+// crash (started); a snapshot is what the log up to it amounts to (restored), and
+// is labelled with the membership in force there (decided); operations take effect
+// between their call and their return, once or never (returned, finish).
+type checker struct {
+	w *world
+
+	// leaders is who led, by term.
+	leaders map[uint64]uint64
+	// entries is every entry that was ever in a log, by its place.
+	entries map[place]stamp
+	// ledger is the committed log, from index 1. (The founder's snapshot is at 1.)
+	ledger []entry
+	// confs are the memberships that were in force, by the index from which on.
+	confs map[uint64]string
+	order []uint64
+
+	// moment counts what clients see; ops are their operations, by number.
+	moment uint64
+	ops    []*op
+	// seen is the highest index that a client has seen.
+	seen uint64
+}
+
+// place is where an entry stands.
+type place struct{ index, term uint64 }
+
+// stamp is what is remembered of an entry in some log: what it is, and the term
+// of the one before it.
+type stamp struct{ hash, before uint64 }
+
+// entry is one of the committed log.
+type entry struct {
+	known   bool
+	term    uint64
+	command bool
+	data    []byte // of a command, with the operation's number
+	// chain and result are what the first member made of it.
+	applied       bool
+	chain, result uint64
+}
+
+// view is what the checker knows of one member.
+type view struct {
+	// born: it has a log.
+	born bool
+	// log is the member's log as its raft sees it, behind base.
+	base, baseTerm uint64
+	log            []stampedTerm
+	// commit is how far it is committed, as the member says.
+	commit uint64
+	// promised is what others count on: the newest entry that it acknowledged, the
+	// highest term that it answered in, and its vote in that term.
+	ackIndex, ackTerm uint64
+	term, vote        uint64
+	// damaged: its disk is not what it wrote, and it may say so and not start.
+	// forgets: it lost all of what it promised, and nobody can hold it to that.
+	damaged, forgets bool
+}
+
+type stampedTerm struct{ term, hash uint64 }
+
+func (v *view) last() uint64 { return v.base + uint64(len(v.log)) }
+
+// termAt returns the term of an entry of the view.
+func (v *view) termAt(i uint64) (uint64, bool) {
+	switch {
+	case i == v.base:
+		return v.baseTerm, true
+	case i > v.base && i <= v.last():
+		return v.log[i-v.base-1].term, true
+	}
+	return 0, false
+}
+
+func newChecker(w *world) *checker {
+	return &checker{w: w, leaders: map[uint64]uint64{}, entries: map[place]stamp{}, confs: map[uint64]string{}}
+}
+
+// born begins the view of a member that was just brought to life.
+func (c *checker) born(m *member) {
+	if !m.view.born && m.node.Store().Initialized() {
+		c.readLog(m)
+		m.view.term = m.node.HardState().Term
+	}
+}
+
+// decided looks at what a member's core decided, before any of it is done.
+func (c *checker) decided(m *member, eff *core.Effects) {
+	if m.node != nil { // else it is about to start
+		c.born(m)
+	}
+	if eff.Membership != nil {
+		c.membership(m, eff.Membership)
+	}
+	if a := eff.Append; a != nil {
+		if a.Snapshot != nil {
+			c.install(m, a.Snapshot)
+		}
+		for i := range a.Entries {
+			c.append(m, &a.Entries[i])
+		}
+	}
+}
+
+// append: Log Matching. If two entries have the same index and term they are the
+// same, and so is all that comes before them (paper, 5.3).
+func (c *checker) append(m *member, e *raftpb.Entry) {
+	v := &m.view
+	before, ok := v.termAt(e.Index - 1)
+	if !ok {
+		c.w.fail("log without gaps", "%s appends entry %d to a log from %d to %d", m.name(), e.Index, v.base, v.last())
+		return
+	}
+	if e.Index <= v.commit {
+		c.w.fail("committed entries stay", "%s replaces entry %d, and %d is committed", m.name(), e.Index, v.commit)
+	}
+	s := stamp{hash: bytesHash(e.Data) + uint64(e.Type), before: before}
+	p := place{e.Index, e.Term}
+	if old, ok := c.entries[p]; ok && old != s {
+		c.w.fail("log matching", "%s has another entry %d of term %d, or another past of it", m.name(), e.Index, e.Term)
+	}
+	c.entries[p] = s
+	v.log = append(v.log[:e.Index-v.base-1], stampedTerm{e.Term, s.hash})
+	// What a leader replaces is not promised any more.
+	if e.Index <= v.ackIndex {
+		if was, _ := v.termAt(v.ackIndex); was != v.ackTerm || v.last() < v.ackIndex {
+			v.ackIndex, v.ackTerm = e.Index-1, before
+		}
+	}
+	c.grow(e.Index)
+}
+
+func (c *checker) grow(index uint64) {
+	for uint64(len(c.ledger)) <= index {
+		c.ledger = append(c.ledger, entry{})
+	}
+}
+
+// install: a snapshot takes the place of the log. Its label must be that of the
+// committed log there.
+func (c *checker) install(m *member, s *raftpb.Snapshot) {
+	v, meta := &m.view, s.Metadata
+	c.grow(meta.Index)
+	if e := c.ledger[meta.Index]; e.known && e.term != meta.Term {
+		c.w.fail("state machine safety", "%s installs a snapshot at %d of term %d, and the entry there has term %d", m.name(), meta.Index, meta.Term, e.term)
+	}
+	c.label(m, meta.Index, confString(meta.ConfState.Voters, meta.ConfState.Learners))
+	v.base, v.baseTerm, v.log = meta.Index, meta.Term, nil
+	v.commit = max(v.commit, meta.Index)
+}
+
+// membership: the same change leads to the same membership everywhere.
+func (c *checker) membership(m *member, ms *octopiipb.Membership) {
+	var voters, learners []uint64
+	for _, mem := range ms.Members {
+		if mem.Learner {
+			learners = append(learners, mem.ID)
+		} else {
+			voters = append(voters, mem.ID)
+		}
+	}
+	s := confString(voters, learners)
+	old, ok := c.confs[ms.Index]
+	if ok && old != s {
+		c.w.fail("one membership at an index", "%s has %s from %d on, and another member %s", m.name(), s, ms.Index, old)
+	}
+	if !ok {
+		c.confs[ms.Index] = s
+		at, _ := slices.BinarySearch(c.order, ms.Index)
+		c.order = slices.Insert(c.order, at, ms.Index)
+		c.w.tell(m, "  membership from %d on: %s", ms.Index, s)
+	}
+}
+
+// label: a snapshot at an index has the membership in force there.
+func (c *checker) label(m *member, index uint64, conf string) {
+	at, _ := slices.BinarySearch(c.order, index+1)
+	if at == 0 {
+		return
+	}
+	if want := c.confs[c.order[at-1]]; conf != want {
+		c.w.fail("snapshots are labelled right", "%s has a snapshot at %d with %s, and %s is in force there since %d", m.name(), index, conf, want, c.order[at-1])
+	}
+}
+
+func confString(voters, learners []uint64) string {
+	voters, learners = slices.Clone(voters), slices.Clone(learners)
+	slices.Sort(voters)
+	slices.Sort(learners)
+	return fmt.Sprintf("voters %x learners %x", voters, learners)
+}
+
+// sent looks at a message as it leaves a member. What it vouches for must be
+// durable (thesis 3.8, 10.2.1).
+func (c *checker) sent(m *member, msg *raftpb.Message) {
+	v := &m.view
+	hs := m.node.HardState()
+	switch {
+	case msg.Type == raftpb.MsgVoteResp && !msg.Reject:
+		if hs.Term < msg.Term || hs.Term == msg.Term && hs.Vote != msg.To {
+			c.w.fail("votes are durable", "%s votes for %x in term %d, and on its disk is a vote for %x in term %d", m.name(), msg.To, msg.Term, hs.Vote, hs.Term)
+		}
+		if v.term == msg.Term && v.vote != 0 && v.vote != msg.To {
+			c.w.fail("one vote in a term", "%s votes for %x in term %d, and voted for %x", m.name(), msg.To, msg.Term, v.vote)
+		}
+		if msg.Term >= v.term {
+			v.term, v.vote = msg.Term, msg.To
+		}
+	case msg.Type == raftpb.MsgAppResp && !msg.Reject:
+		last, _ := m.node.Store().LastIndex()
+		if hs.Term < msg.Term || last < msg.Index {
+			c.w.fail("acknowledgements are durable", "%s acknowledges entry %d in term %d, and its disk has %d in term %d", m.name(), msg.Index, msg.Term, last, hs.Term)
+		}
+		if msg.Term > v.term {
+			v.term, v.vote = msg.Term, 0
+		}
+		if t, ok := v.termAt(msg.Index); ok && msg.Index >= v.ackIndex {
+			v.ackIndex, v.ackTerm = msg.Index, t
+		}
+	}
+}
+
+// looked looks at a member after each turn of its loop.
+func (c *checker) looked(m *member) {
+	if m.node == nil {
+		return
+	}
+	st := m.status()
+	v := &m.view
+	c.born(m)
+	if st.Commit < v.commit {
+		c.w.fail("commit grows", "%s is committed up to %d, and was up to %d", m.name(), st.Commit, v.commit)
+	}
+	if st.Commit > v.last() {
+		c.w.fail("what is committed is there", "%s is committed up to %d, and its log ends at %d", m.name(), st.Commit, v.last())
+		return
+	}
+	if st.Commit > v.commit {
+		c.commit(m, v.commit+1, st.Commit)
+		v.commit = st.Commit
+	}
+	if st.Role != node.Leader {
+		return
+	}
+	was, ok := c.leaders[st.Term]
+	if ok && was != m.id {
+		c.w.fail("election safety", "%s and %x lead in term %d", m.name(), was, st.Term)
+	}
+	if !ok {
+		c.leaders[st.Term] = m.id
+		c.w.tell(m, "leads in term %d", st.Term)
+		c.complete(m)
+	}
+}
+
+// complete: Leader Completeness. A new leader has everything that was committed in
+// an earlier term (paper, 5.4.3).
+func (c *checker) complete(m *member) {
+	v, st := &m.view, m.status()
+	for i := len(c.ledger) - 1; i >= 0; i-- {
+		e := &c.ledger[i]
+		if !e.known || e.term >= st.Term {
+			continue
+		}
+		if t, ok := v.termAt(uint64(i)); uint64(i) >= v.base && (!ok || t != e.term) {
+			c.w.fail("leader completeness", "%s leads in term %d without entry %d of term %d, which is committed", m.name(), st.Term, i, e.term)
+		}
+		return
+	}
+}
+
+// commit: State Machine Safety. Nobody ever commits another entry at an index.
+func (c *checker) commit(m *member, lo, hi uint64) {
+	v := &m.view
+	c.grow(hi)
+	for i := max(lo, v.base+1); i <= hi; i++ {
+		s, e := v.log[i-v.base-1], &c.ledger[i]
+		if e.known {
+			if e.term != s.term {
+				c.w.fail("state machine safety", "%s commits entry %d of term %d, and another member one of term %d", m.name(), i, s.term, e.term)
+			}
+			continue
+		}
+		e.known, e.term = true, s.term
+	}
+}
+
+// applied looks at a command as the state machine gets it.
+func (c *checker) applied(m *member, e *node.Entry, result []byte, chain uint64) {
+	c.grow(e.Index)
+	l := &c.ledger[e.Index]
+	if !l.known || l.term != e.Term {
+		c.w.fail("only what is committed is applied", "%s applies entry %d of term %d; committed there: %v, of term %d", m.name(), e.Index, e.Term, l.known, l.term)
+	}
+	if !l.applied {
+		l.applied, l.command, l.data, l.chain, l.result = true, true, bytes.Clone(e.Data), chain, bytesHash(result)
+		c.landed(e.Index, binary.LittleEndian.Uint64(e.Data))
+		return
+	}
+	switch {
+	case !bytes.Equal(l.data, e.Data):
+		c.w.fail("state machine safety", "%s applies another command at %d", m.name(), e.Index)
+	case l.chain != chain:
+		c.w.fail("every command is applied once, in order", "%s has another past at %d", m.name(), e.Index)
+	case l.result != bytesHash(result):
+		c.w.fail("the state machine is deterministic", "%s gets another result for the command at %d: is there a clock, a random source or the order of a map in Apply?", m.name(), e.Index)
+	}
+}
+
+// landed notes that an operation is committed.
+func (c *checker) landed(index, id uint64) {
+	if id == 0 || id > uint64(len(c.ops)) {
+		c.w.fail("nothing is made up", "the command at %d is of operation %d, and there are %d", index, id, len(c.ops))
+		return
+	}
+	o := c.ops[id-1]
+	switch {
+	case o.committed != 0:
+		c.w.fail("every command is applied once, in order", "operation %d is committed at %d and at %d", id, o.committed, index)
+	case o.outcome == notCommitted:
+		c.w.fail("what is certainly not committed is not", "operation %d is committed at %d", id, index)
+	}
+	o.committed = index
+}
+
+// restored: a snapshot is what the log up to it amounts to.
+func (c *checker) restored(m *member, index, applied, chain uint64) {
+	if applied > index {
+		c.w.fail("snapshots are labelled right", "%s restores a snapshot at %d that has entry %d in it", m.name(), index, applied)
+	}
+	if applied > 0 && applied < uint64(len(c.ledger)) && c.ledger[applied].applied && c.ledger[applied].chain != chain {
+		c.w.fail("a snapshot is what the log amounts to", "%s restores a snapshot at %d with another past up to %d", m.name(), index, applied)
+	}
+	for i := applied + 1; i <= index && i < uint64(len(c.ledger)); i++ {
+		if c.ledger[i].command {
+			c.w.fail("a snapshot is what the log amounts to", "%s restores a snapshot at %d that lacks the command at %d", m.name(), index, i)
+		}
+	}
+}
+
+// started: what a member promised, and what it gave a client, is there after any
+// crash.
+func (c *checker) started(m *member) {
+	v, store := &m.view, m.node.Store()
+	if !store.Initialized() {
+		if v.ackIndex+v.term > 0 && !v.forgets {
+			c.w.fail("what was promised is there", "%s starts without a log, and acknowledged entry %d in term %d", m.name(), v.ackIndex, v.term)
+		}
+		*v = view{damaged: v.damaged, forgets: v.forgets}
+		return
+	}
+	promised := *v
+	c.readLog(m)
+	hs := m.node.HardState()
+	v.term, v.vote = promised.term, promised.vote
+	v.ackIndex, v.ackTerm = promised.ackIndex, promised.ackTerm
+	v.commit = hs.Commit
+	if promised.forgets {
+		v.term, v.vote, v.ackIndex, v.ackTerm = hs.Term, hs.Vote, 0, 0
+		return
+	}
+	if hs.Term < v.term || hs.Term == v.term && v.vote != 0 && hs.Vote != v.vote {
+		c.w.fail("what was promised is there", "%s comes back in term %d with a vote for %x; it answered in term %d with a vote for %x", m.name(), hs.Term, hs.Vote, v.term, v.vote)
+	}
+	if t, ok := v.termAt(v.ackIndex); v.ackIndex > v.base && (!ok || t != v.ackTerm) {
+		c.w.fail("what was promised is there", "%s comes back with a log from %d to %d; it acknowledged entry %d of term %d, and that is of term %d now", m.name(), v.base, v.last(), v.ackIndex, v.ackTerm, t)
+	}
+	// What the disk says is committed was so before.
+	c.commit(m, v.base+1, v.commit)
+}
+
+// readLog takes a member's log from its disk into the view.
+func (c *checker) readLog(m *member) {
+	store := m.node.Store()
+	start := store.Start().Metadata
+	first, _ := store.FirstIndex()
+	last, _ := store.LastIndex()
+	m.view = view{born: true, base: start.Index, baseTerm: start.Term, damaged: m.view.damaged, forgets: m.view.forgets}
+	v := &m.view
+	c.grow(start.Index)
+	c.label(m, start.Index, confString(start.ConfState.Voters, start.ConfState.Learners))
+	failing := m.disk.failing
+	m.disk.failing = nil
+	defer func() { m.disk.failing = failing }()
+	for next := first; next <= last; {
+		entries, err := store.Entries(next, last+1, math.MaxUint64)
+		if err != nil || len(entries) == 0 {
+			c.w.fail("the log can be read", "%s: entry %d of a log up to %d: %v", m.name(), next, last, err)
+			return
+		}
+		for i := range entries {
+			e := &entries[i]
+			s := stamp{hash: bytesHash(e.Data) + uint64(e.Type)}
+			s.before, _ = v.termAt(e.Index - 1)
+			if old, ok := c.entries[place{e.Index, e.Term}]; ok && old != s {
+				c.w.fail("log matching", "%s comes back with another entry %d of term %d", m.name(), e.Index, e.Term)
+			} else if !ok {
+				c.w.fail("nothing is made up", "%s comes back with entry %d of term %d, which nobody ever had", m.name(), e.Index, e.Term)
+			}
+			v.log = append(v.log, stampedTerm{e.Term, s.hash})
+		}
+		next += uint64(len(entries))
+	}
+}
+
+// killed: a process ended. What it had only in memory is gone.
+func (c *checker) killed(m *member) { m.view.commit = 0 }
+
+// refused: a member does not start. Only damage is a reason.
+func (c *checker) refused(m *member, err error) {
+	if !m.view.damaged && !m.disk.struck && !m.disk.dead {
+		c.w.fail("an honest crash keeps nobody from starting", "%s: %v", m.name(), err)
+	}
+}
+
+// stopped: a process ended by itself. Only a fault of its disk, its removal, or a
+// disk that forgot is a reason.
+func (c *checker) stopped(m *member, err error, struck bool) {
+	switch {
+	case struck, m.view.damaged, m.view.forgets:
+	case errors.Is(err, node.ErrRemoved), errors.Is(err, node.ErrIDReused):
+		if !c.w.nemesis.removed[m.id] {
+			c.w.fail("nobody is removed who was not", "%s stops: %v", m.name(), err)
+		}
+	default:
+		c.w.fail("nobody stops without a reason", "%s: %v", m.name(), err)
+	}
+}
+
+// called notes that an operation begins.
+func (c *checker) called(o *op) {
+	c.moment++
+	o.called, o.floor = c.moment, c.seen
+	o.id = uint64(len(c.ops)) + 1
+	c.ops = append(c.ops, o)
+	if c.w.trace != nil {
+		c.w.tell(o.member, "  client %d: op %d: %s", o.client.number, o.id, c.w.cfg.describe(o.input))
+	}
+}
+
+// returned: an operation takes effect between its call and its return. The log
+// says in which order they took effect, so that what was done when this one began
+// must come before it, and what it read may not be older.
+func (c *checker) returned(o *op) {
+	c.moment++
+	o.returned = c.moment
+	c.w.mix(o.id, uint64(o.outcome), o.index)
+	c.w.tell(o.member, "  client %d: op %d: %s at %d: %x", o.client.number, o.id, o.outcome, o.index, o.output)
+	switch {
+	case o.outcome == notCommitted && o.committed != 0:
+		c.w.fail("what is certainly not committed is not", "operation %d is committed at %d", o.id, o.committed)
+	case o.outcome != done:
+	case o.query && o.index < o.floor:
+		c.w.fail("no stale reads", "operation %d read at index %d on %s, and when it began somebody had seen index %d", o.id, o.index, o.member.name(), o.floor)
+	case !o.query && o.index <= o.floor:
+		c.w.fail("real-time order", "operation %d is at index %d, and when it began somebody had seen index %d", o.id, o.index, o.floor)
+	case !o.query && o.committed != o.index:
+		c.w.fail("what is acknowledged is committed", "operation %d was acknowledged at %d and is committed at %d", o.id, o.index, o.committed)
+	default:
+		c.seen = max(c.seen, o.index)
+	}
+}
+
+// finish looks at the whole story when all is quiet.
+func (c *checker) finish() {
+	for _, o := range c.ops {
+		if o.outcome == done && !o.query && o.committed != o.index {
+			c.w.fail("what is acknowledged is committed", "operation %d was acknowledged at %d and is committed at %d", o.id, o.index, o.committed)
+		}
+	}
+	results := c.replay()
+	c.history(results)
+}
+
+// replay gives the whole committed log to a new state machine: every result, and
+// the state at the end, must be what the members have.
+func (c *checker) replay() map[uint64][]byte {
+	sm := c.w.cfg.New()
+	results := map[uint64][]byte{}
+	last := uint64(0)
+	for i := range c.ledger {
+		e := &c.ledger[i]
+		if !e.command {
+			continue
+		}
+		last = uint64(i)
+		r, err := sm.Apply([]node.Entry{{Index: uint64(i), Term: e.term, Data: bytes.Clone(e.data[opHead:])}})
+		if err != nil || r != nil && len(r) != 1 {
+			c.w.fail("the state machine applies what it applied", "a replay of entry %d: %d results, %v", i, len(r), err)
+			return nil
+		}
+		var result []byte
+		if r != nil {
+			result = r[0]
+		}
+		if bytesHash(result) != e.result {
+			c.w.fail("the state machine is deterministic", "a replay gets another result for the command at %d", i)
+			return nil
+		}
+		results[uint64(i)] = result
+	}
+	state := snapshotBytes(sm)
+	for _, m := range c.w.running() {
+		if m.machine.applied == last && !bytes.Equal(snapshotBytes(m.machine.inner), state) {
+			c.w.fail("snapshot and tail are the full replay", "the state of %s at %d is not that of a replay", m.name(), last)
+		}
+	}
+	return results
+}
+
+// porcupineTimeout bounds the search for an order; without one found by then the
+// history counts as wrong.
+const porcupineTimeout = time.Minute
+
+// history: what clients saw is what some one of them would have seen alone.
+func (c *checker) history(results map[uint64][]byte) {
+	if c.w.cfg.Model == nil || c.w.failed != nil {
+		return
+	}
+	var history []porcupine.Operation
+	for _, o := range c.ops {
+		p := porcupine.Operation{ClientId: o.client.number, Input: o.input, Call: int64(o.called), Output: o.output, Return: int64(o.returned)}
+		switch {
+		case o.outcome == done:
+		case o.committed != 0:
+			// Its client does not know, but the log does.
+			p.Output, p.Return = results[o.committed], int64(c.moment+1)
+			p.ClientId = len(c.w.clients) + int(o.id)
+		default:
+			continue
+		}
+		history = append(history, p)
+	}
+	if res := porcupine.CheckOperationsTimeout(*c.w.cfg.Model, history, porcupineTimeout); res != porcupine.Ok {
+		c.w.fail("linearizability", "there is no order of the %d operations that explains them: %s", len(history), res)
+	}
+}

@@ -1,0 +1,278 @@
+package nodetest
+
+import (
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/octopii/octopii/node"
+	"github.com/octopii/octopii/node/internal/core"
+	"github.com/octopii/octopii/node/internal/stepped"
+	"github.com/octopii/octopii/wal"
+)
+
+const (
+	roleLeader = node.Leader
+	// dataDir is where a member's files are on its disk.
+	dataDir = "/data"
+)
+
+// member is one member of the cluster: a process that comes and goes, and a disk
+// that stays.
+type member struct {
+	w       *world
+	id      uint64
+	address string
+	disk    *disk
+	machine *machine
+	// founder and join are how it first starts.
+	founder bool
+	join    []string
+
+	// node is nil while the process does not run. life counts its starts: what was
+	// meant for an earlier one does not happen.
+	node stepped.Node
+	real *node.Node
+	life int
+	end  *endpoint
+	// ended is why the process ended by itself; gone: it is not started again.
+	ended error
+	gone  bool
+
+	// paused: the process does not run, and does not know; held is what happened
+	// meanwhile.
+	paused bool
+	held   []*event
+	// rate is how fast its clock goes.
+	rate float64
+	// due: a turn of that part is on its way.
+	due stepped.Work
+
+	// view is what the checker knows of it.
+	view view
+}
+
+// host implements stepped.Host for one life of a member.
+type host struct {
+	m *member
+}
+
+func (h host) Go(f func()) {
+	// A snapshot takes its time; what is quick is quick.
+	h.m.after(h.m.w.between(h.m.disk.latency(), h.m.w.cfg.taskMax), "task", f)
+}
+
+func (h host) Timer(f func()) stepped.Timer { return &timer{m: h.m, f: f} }
+func (h host) Now() time.Time               { return time.Unix(1_000_000_000, 0).Add(h.m.w.now) }
+func (h host) Decided(eff *core.Effects)    { h.m.w.check.decided(h.m, eff) }
+
+// timer is a stepped.Timer.
+type timer struct {
+	m *member
+	f func()
+	// set counts how often it was set or stopped.
+	set    int
+	active bool
+}
+
+func (t *timer) Reset(d time.Duration) bool {
+	was := t.active
+	t.set++
+	t.active = true
+	set := t.set
+	t.m.after(t.m.clock(d), "timer", func() {
+		if t.active && t.set == set {
+			t.active = false
+			t.f()
+		}
+	})
+	return was
+}
+
+func (t *timer) Stop() bool {
+	was := t.active
+	t.active = false
+	return was
+}
+
+// addMember makes a member that does not run yet.
+func (w *world) addMember() *member {
+	m := &member{w: w, id: w.nextID, rate: 1, disk: newDisk(w)}
+	m.address = fmt.Sprintf("n%d", m.id)
+	m.machine = newMachine(m)
+	w.nextID++
+	w.members = append(w.members, m)
+	return m
+}
+
+func (m *member) name() string { return m.address }
+
+// up says whether the process runs, paused or not.
+func (m *member) up() bool { return m.node != nil }
+
+// awake says whether it also does something.
+func (m *member) awake() bool { return m.node != nil && !m.paused }
+
+func (m *member) status() node.Status { return m.real.Status() }
+
+// clock is how long a duration by the member's clock really is.
+func (m *member) clock(d time.Duration) time.Duration { return time.Duration(float64(d) / m.rate) }
+
+// after has something happen to this life of the member.
+func (m *member) after(d time.Duration, what string, f func()) { m.w.push(d, what, m, f) }
+
+// start starts the process.
+func (m *member) start() {
+	if m.node != nil || m.gone {
+		return
+	}
+	w, c := m.w, &m.w.cfg
+	m.life++
+	m.ended, m.due = nil, stepped.Work{}
+	m.machine.restart()
+	m.end = newEndpoint(m)
+	logger := zap.NewNop()
+	if w.trace != nil {
+		logger = zap.New(traceCore{m: m})
+	}
+	n, err := stepped.Start(stepped.Config{
+		FS:         m.disk.fs,
+		Host:       host{m},
+		CacheBytes: c.cacheBytes,
+		Node: node.Config{
+			ID: m.id, Dir: dataDir, StateMachine: m.machine, Transport: m.end,
+			Bootstrap: m.founder, Join: m.join,
+			WAL:                 wal.New(wal.Options{FS: m.disk.fs, SegmentBytes: c.segmentBytes}),
+			TickInterval:        c.tick,
+			ElectionTicks:       c.electionTicks,
+			SnapshotEntries:     c.snapshotEntries,
+			SnapshotLogBytes:    c.snapshotLogBytes,
+			TrailingEntries:     c.trailingEntries,
+			MessageBytesMax:     c.messageBytes,
+			InflightMessagesMax: c.inflight,
+			PromoteLagMax:       c.promoteLag,
+			Logger:              logger,
+		},
+	})
+	if err != nil {
+		m.end.close()
+		w.tell(m, "does not start: %v", err)
+		w.check.refused(m, err)
+		m.stopped(err)
+		return
+	}
+	m.node, m.real = n, n.Node().(*node.Node)
+	w.tell(m, "starts")
+	w.check.started(m)
+	m.tick()
+	m.settle()
+}
+
+// tick lets the member's clock tick, for as long as it lives.
+func (m *member) tick() {
+	m.after(m.clock(m.w.cfg.tick), "tick", func() {
+		m.node.Loop(1)
+		m.w.check.looked(m)
+		m.tick()
+	})
+}
+
+// settle looks at what an event left to do.
+func (m *member) settle() {
+	if m.node == nil {
+		return
+	}
+	if m.disk.dead {
+		m.w.tell(m, "the power fails within a write")
+		m.kill(true)
+		m.restartLater()
+		return
+	}
+	select {
+	case <-m.real.Done():
+		m.stopped(m.real.Err())
+		return
+	default:
+	}
+	w, work := m.w, m.node.Work()
+	if work.Loop && !m.due.Loop {
+		m.due.Loop = true
+		m.after(w.between(time.Microsecond, w.cfg.loopMax), "loop", func() {
+			m.due.Loop = false
+			m.node.Loop(0)
+			w.check.looked(m)
+		})
+	}
+	if work.Append && !m.due.Append {
+		m.due.Append = true
+		m.after(m.disk.latency(), "append", func() { m.append() })
+	}
+	if work.Apply && !m.due.Apply {
+		m.due.Apply = true
+		m.after(w.between(time.Microsecond, w.cfg.applyMax), "apply", func() {
+			m.due.Apply = false
+			m.node.Apply()
+		})
+	}
+}
+
+// append lets the appender work, unless the disk stalled meanwhile.
+func (m *member) append() {
+	if wait := m.disk.stalled - m.w.now; wait > 0 {
+		m.after(wait, "append", func() { m.append() })
+		return
+	}
+	m.due.Append = false
+	m.node.Append()
+}
+
+// stopped is called when the process ended by itself.
+func (m *member) stopped(err error) {
+	m.w.tell(m, "stops: %v", err)
+	m.ended = err
+	struck := m.disk.struck
+	dead := m.disk.dead
+	m.kill(false)
+	m.w.check.stopped(m, err, struck || dead)
+	m.w.nemesis.stopped(m, err, struck || dead)
+}
+
+// kill ends the process; with power, the machine with it.
+func (m *member) kill(power bool) {
+	if m.end != nil {
+		m.end.close()
+	}
+	if m.node != nil {
+		m.w.check.killed(m)
+	}
+	m.node, m.real, m.end = nil, nil, nil
+	m.life++
+	m.paused, m.held = false, nil
+	m.disk.loses(power)
+	m.machine.crash()
+	for _, c := range m.w.clients {
+		c.lost(m)
+	}
+}
+
+// restartLater starts the process again after a while.
+func (m *member) restartLater() {
+	m.after(m.w.between(m.w.cfg.tick, 20*m.w.cfg.tick), "restart", m.start)
+}
+
+// pause stops the process without its noticing.
+func (m *member) pause() { m.paused = m.node != nil }
+
+// resume lets everything happen at once that was held back.
+func (m *member) resume() {
+	if !m.paused {
+		return
+	}
+	m.paused = false
+	held := m.held
+	m.held = nil
+	for _, e := range held {
+		m.w.push(0, e.what, m, e.do)
+	}
+}

@@ -1,0 +1,563 @@
+package nodetest
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/octopii/octopii/internal/vfs/vfstest"
+	"github.com/octopii/octopii/node"
+	"github.com/octopii/octopii/node/internal/core"
+	"github.com/octopii/octopii/node/internal/stepped"
+	octopiipb "github.com/octopii/octopii/proto"
+)
+
+// nemesis breaks things, and is the operator who replaces what it broke for good.
+//
+// It keeps to a budget: of what loses acknowledged data for good (rot, a wiped
+// disk) there is one at a time, and none before the last one was replaced by a
+// new member that votes. So a majority always has a good copy of every committed
+// entry, and nothing that was acknowledged may be lost.
+type nemesis struct {
+	w *world
+	// kinds are the faults that this seed has.
+	kinds []fault
+	over  bool
+	// removed are members that the operator wanted to remove.
+	removed map[uint64]bool
+	// lost is the member that is damaged and not yet replaced, and heir the one
+	// that takes its place.
+	lost, heir *member
+}
+
+// fault is one kind of fault.
+type fault struct {
+	name string
+	// every is about how often it strikes.
+	every time.Duration
+	do    func(n *nemesis)
+}
+
+// faults are all kinds, in the order of docs/TESTING.md.
+var faults = []fault{
+	{"kill", 6 * time.Second, func(n *nemesis) { n.kill(n.someone(), false) }},
+	{"power", 6 * time.Second, func(n *nemesis) { n.kill(n.someone(), true) }},
+	{"power-in-write", 5 * time.Second, (*nemesis).powerInWrite},
+	{"outage", 20 * time.Second, (*nemesis).outage},
+	{"pause", 6 * time.Second, (*nemesis).pause},
+	{"partition", 8 * time.Second, (*nemesis).partition},
+	{"isolate-leader", 10 * time.Second, (*nemesis).isolateLeader},
+	{"one-way", 8 * time.Second, (*nemesis).oneWay},
+	{"bridge", 12 * time.Second, (*nemesis).bridge},
+	{"flap", 15 * time.Second, (*nemesis).flap},
+	{"loss", 10 * time.Second, (*nemesis).loss},
+	{"clog", 6 * time.Second, (*nemesis).clog},
+	{"slow-disk", 10 * time.Second, (*nemesis).slowDisk},
+	{"stall", 10 * time.Second, (*nemesis).stall},
+	{"io-error", 8 * time.Second, (*nemesis).ioError},
+	{"full-disk", 12 * time.Second, (*nemesis).fullDisk},
+	{"rot", 15 * time.Second, (*nemesis).rot},
+	{"wipe", 20 * time.Second, (*nemesis).wipe},
+	{"join", 15 * time.Second, (*nemesis).join},
+	{"remove", 20 * time.Second, (*nemesis).remove},
+	{"transfer", 5 * time.Second, (*nemesis).transfer},
+	{"snapshot", 5 * time.Second, (*nemesis).snapshot},
+	{"clock", 8 * time.Second, (*nemesis).clock},
+}
+
+// FaultNames lists the kinds of faults.
+func FaultNames() []string {
+	var names []string
+	for _, f := range faults {
+		names = append(names, f.name)
+	}
+	return names
+}
+
+func newNemesis(w *world) *nemesis { return &nemesis{w: w, removed: map[uint64]bool{}} }
+
+// begin draws which faults there are: each seed has some of them, for where all
+// are, they hide each other.
+func (n *nemesis) begin() {
+	for _, f := range faults {
+		drawn := n.w.oneIn(3)
+		if n.w.cfg.Faults != nil {
+			drawn = slices.Contains(n.w.cfg.Faults, f.name)
+		}
+		if drawn {
+			n.kinds = append(n.kinds, f)
+			n.schedule(f)
+		}
+	}
+}
+
+func (n *nemesis) schedule(f fault) {
+	wait := n.w.between(f.every/4, 7*f.every/4)
+	n.w.at(wait, f.name, func() {
+		if n.over {
+			return
+		}
+		n.w.faults++
+		f.do(n)
+		n.schedule(f)
+	})
+}
+
+// later undoes a fault.
+func (n *nemesis) later(lo, hi time.Duration, what string, f func()) {
+	n.w.at(n.w.between(lo, hi), what, func() {
+		if !n.over { // else all was undone
+			f()
+		}
+	})
+}
+
+// someone is a running member, or nil.
+func (n *nemesis) someone() *member {
+	up := n.w.running()
+	if len(up) == 0 {
+		return nil
+	}
+	return up[n.w.rnd.IntN(len(up))]
+}
+
+func (n *nemesis) tell(m *member, format string, args ...any) {
+	n.w.tell(m, "NEMESIS "+format, args...)
+}
+
+func (n *nemesis) kill(m *member, power bool) {
+	if m == nil {
+		return
+	}
+	n.tell(m, "kill, power=%v", power)
+	m.kill(power)
+	m.restartLater()
+}
+
+func (n *nemesis) powerInWrite() {
+	if m := n.someone(); m != nil {
+		m.disk.crashIn = n.w.rnd.IntN(40)
+		n.tell(m, "the power will fail after %d changes", m.disk.crashIn)
+	}
+}
+
+// outage ends most members at once, or all.
+func (n *nemesis) outage() {
+	up := n.w.running()
+	spared := n.w.rnd.IntN(len(up)/2 + 1)
+	power := n.w.oneIn(2)
+	for i, at := range n.w.rnd.Perm(len(up)) {
+		if i >= spared {
+			n.kill(up[at], power)
+		}
+	}
+}
+
+func (n *nemesis) pause() {
+	if m := n.someone(); m != nil && !m.paused {
+		n.tell(m, "pause")
+		m.pause()
+		life := m.life
+		n.later(100*time.Millisecond, 4*time.Second, "resume", func() {
+			if m.life == life {
+				n.tell(m, "resume")
+				m.resume()
+			}
+		})
+	}
+}
+
+// addresses of all members, in a drawn order.
+func (n *nemesis) addresses() []string {
+	var list []string
+	for _, at := range n.w.rnd.Perm(len(n.w.members)) {
+		list = append(list, n.w.members[at].address)
+	}
+	return list
+}
+
+func (n *nemesis) healLater() {
+	n.later(200*time.Millisecond, 6*time.Second, "heal", func() {
+		n.tell(nil, "heal")
+		n.w.net.heal()
+	})
+}
+
+func (n *nemesis) partition() {
+	all := n.addresses()
+	k := 1 + n.w.rnd.IntN(len(all))
+	n.split(all[:k], all[k:])
+	n.healLater()
+}
+
+func (n *nemesis) split(a, b []string) {
+	n.tell(nil, "partition %v | %v", a, b)
+	for _, x := range a {
+		for _, y := range b {
+			n.w.net.apart(x, y)
+		}
+	}
+}
+
+func (n *nemesis) isolateLeader() {
+	if l := n.w.leader(); l != nil {
+		n.split([]string{l.address}, slices.DeleteFunc(n.addresses(), func(a string) bool { return a == l.address }))
+		n.healLater()
+	}
+}
+
+func (n *nemesis) oneWay() {
+	if all := n.addresses(); len(all) > 1 {
+		n.tell(nil, "nothing gets from %s to %s", all[0], all[1])
+		n.w.net.cut(all[0], all[1])
+		n.healLater()
+	}
+}
+
+// bridge cuts the cluster in two halves that share one member.
+func (n *nemesis) bridge() {
+	if all := n.addresses(); len(all) > 2 {
+		half := (len(all) + 1) / 2
+		n.split(all[1:half], all[half:])
+		n.healLater()
+	}
+}
+
+// flap cuts and mends one link several times.
+func (n *nemesis) flap() {
+	all := n.addresses()
+	if len(all) < 2 {
+		return
+	}
+	n.tell(nil, "the link between %s and %s flaps", all[0], all[1])
+	for i := range 10 {
+		at := time.Duration(i) * 400 * time.Millisecond
+		n.later(at, at+200*time.Millisecond, "flap", func() { n.w.net.apart(all[0], all[1]) })
+		n.later(at+200*time.Millisecond, at+400*time.Millisecond, "flap", n.w.net.heal)
+	}
+}
+
+func (n *nemesis) loss() {
+	net := n.w.net
+	rate := func() int { return pick(n.w.rnd, 0, 3, 10, 50) }
+	net.lose, net.double, net.late, net.breaking = rate(), rate(), rate(), 10*rate()
+	net.lateMax = n.w.between(time.Millisecond, time.Second)
+	n.tell(nil, "one message in %d is lost, %d doubled, %d late by up to %v; one in %d breaks its connection", net.lose, net.double, net.late, net.lateMax, net.breaking)
+	n.later(time.Second, 8*time.Second, "calm", net.calm)
+}
+
+func (n *nemesis) clog() {
+	if all := n.addresses(); len(all) > 1 {
+		until := n.w.now + n.w.between(100*time.Millisecond, 3*time.Second)
+		n.tell(nil, "from %s to %s nothing moves until %v", all[0], all[1], until)
+		n.w.net.clogs[direction{all[0], all[1]}] = until
+	}
+}
+
+func (n *nemesis) slowDisk() {
+	if m := n.someone(); m != nil {
+		m.disk.slow = n.w.between(5*time.Millisecond, 300*time.Millisecond)
+		n.tell(m, "its disk takes up to %v", m.disk.slow)
+		n.later(time.Second, 8*time.Second, "fast disk", func() { m.disk.slow = 2 * time.Millisecond })
+	}
+}
+
+func (n *nemesis) stall() {
+	if m := n.someone(); m != nil {
+		m.disk.stalled = n.w.now + n.w.between(200*time.Millisecond, 5*time.Second)
+		n.tell(m, "its disk stalls until %v", m.disk.stalled)
+	}
+}
+
+func (n *nemesis) ioError() {
+	if m := n.someone(); m != nil {
+		kind := pick(n.w.rnd, vfstest.Write, vfstest.Sync, vfstest.Sync, vfstest.SyncDir, vfstest.Rename, vfstest.Create, vfstest.Read)
+		n.tell(m, "the next %s fails", kind)
+		m.disk.failing = map[vfstest.Kind]error{kind: errIO}
+	}
+}
+
+func (n *nemesis) fullDisk() {
+	if m := n.someone(); m != nil {
+		room := n.w.rnd.Int64N(256 << 10)
+		n.tell(m, "its disk has room for %d bytes", room)
+		m.disk.mem.SetCapacity(m.disk.mem.Used() + room)
+		n.later(time.Second, 10*time.Second, "space", func() { m.disk.mem.SetCapacity(0) })
+	}
+}
+
+// mayLose says whether the budget allows that a member's data is lost for good.
+func (n *nemesis) mayLose() bool {
+	l := n.w.leader()
+	if n.lost != nil || l == nil {
+		return false
+	}
+	ms := l.status().Membership
+	voters := ms.Voters()
+	good := 0
+	for _, id := range voters {
+		if m := n.member(id); m != nil && !m.hopeless() {
+			good++
+		}
+	}
+	return len(voters) >= 3 && len(ms.Members) == len(voters) && good == len(voters)
+}
+
+func (n *nemesis) member(id uint64) *member {
+	i := slices.IndexFunc(n.w.members, func(m *member) bool { return m.id == id })
+	if i < 0 {
+		return nil
+	}
+	return n.w.members[i]
+}
+
+// rot damages files of a member that does not run.
+func (n *nemesis) rot() {
+	m := n.someone()
+	if m == nil || !n.mayLose() {
+		return
+	}
+	m.kill(n.w.oneIn(2))
+	n.lost, m.view.damaged = m, true
+	for range 1 + n.w.rnd.IntN(3) {
+		n.damage(m)
+	}
+	m.restartLater()
+	n.replace(m)
+}
+
+// damage changes some bytes on a disk.
+func (n *nemesis) damage(m *member) {
+	image := m.disk.mem.Image()
+	var files []string
+	for p, data := range image {
+		if len(data) > 0 && !strings.HasSuffix(p, "LOCK") {
+			files = append(files, p)
+		}
+	}
+	if len(files) == 0 {
+		return
+	}
+	slices.Sort(files)
+	file := files[n.w.rnd.IntN(len(files))]
+	data := slices.Clone(image[file])
+	at := n.w.rnd.IntN(len(data))
+	sector := at / vfstest.SectorSize * vfstest.SectorSize
+	end := min(sector+vfstest.SectorSize, len(data))
+	what := pick(n.w.rnd, "a bit flipped", "a sector zeroed", "a misdirected write", "a file cut short", "a file missing")
+	switch what {
+	case "a bit flipped":
+		data[at] ^= 1 << n.w.rnd.IntN(8)
+	case "a sector zeroed":
+		clear(data[sector:end])
+	case "a misdirected write":
+		from := n.w.rnd.IntN(len(data)) / vfstest.SectorSize * vfstest.SectorSize
+		copy(data[sector:end], data[from:])
+	case "a file cut short":
+		data = data[:at]
+	}
+	n.tell(m, "%s in %s at %d", what, path.Base(file), at)
+	if what == "a file missing" {
+		_ = m.disk.mem.Remove(file)
+		_ = m.disk.mem.SyncDir(path.Dir(file))
+		return
+	}
+	m.disk.mem.WriteFile(file, data)
+}
+
+// wipe empties a member's disk; it comes back under the same ID.
+func (n *nemesis) wipe() {
+	m := n.someone()
+	if m == nil || !n.mayLose() {
+		return
+	}
+	n.tell(m, "its disk is wiped")
+	m.kill(false)
+	m.disk.plug(vfstest.NewMem())
+	m.machine.wipe()
+	m.founder, m.join = false, n.targets()
+	n.lost, m.view.forgets = m, true
+	m.restartLater()
+	n.replace(m)
+}
+
+// replace is the operator: a new member joins, and the lost one is removed.
+func (n *nemesis) replace(m *member) {
+	n.w.at(n.w.between(3*time.Second, 8*time.Second), "replace", func() {
+		if n.over {
+			return
+		}
+		n.tell(m, "is to be replaced")
+		if m.up() {
+			m.kill(false)
+		}
+		m.gone = true
+		n.removed[m.id] = true
+		n.heir = n.newcomer()
+		n.settleLoss()
+	})
+}
+
+// settleLoss removes the lost member when its heir votes.
+func (n *nemesis) settleLoss() {
+	n.w.at(time.Second, "is it replaced?", func() {
+		l := n.w.leader()
+		if n.over || n.lost == nil {
+			return
+		}
+		if l == nil || l.paused {
+			n.settleLoss()
+			return
+		}
+		ms := l.status().Membership
+		_, there := ms.Member(n.lost.id)
+		heir, ok := ms.Member(n.heir.id)
+		switch {
+		case there:
+			n.change(l, core.Change{Op: core.Remove, Member: octopiipb.Member{ID: n.lost.id}})
+		case ok && !heir.Learner:
+			n.tell(n.lost, "is replaced by %s", n.heir.name())
+			n.lost, n.heir = nil, nil
+			return
+		}
+		n.settleLoss()
+	})
+}
+
+// change asks a member for a change of membership.
+func (n *nemesis) change(m *member, c core.Change) {
+	m.node.Submit(core.Request{Kind: core.ChangeMembership, Change: c}, func(a stepped.Answer) {
+		n.tell(m, "change %d of %x: %v", c.Op, c.Member.ID, a.Err)
+	})
+	m.settle()
+}
+
+// targets are some members to ask to join.
+func (n *nemesis) targets() []string {
+	var list []string
+	for _, m := range n.w.running() {
+		list = append(list, m.address)
+	}
+	n.w.rnd.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	return list[:min(len(list), 3)]
+}
+
+// newcomer starts a new member that asks to join.
+func (n *nemesis) newcomer() *member {
+	m := n.w.addMember()
+	m.join = n.targets()
+	if len(m.join) == 0 {
+		m.join = []string{n.w.members[0].address}
+	}
+	n.tell(m, "joins by %v", m.join)
+	m.start()
+	return m
+}
+
+// membersMax bounds how many members a cluster has.
+const membersMax = 7
+
+func (n *nemesis) join() {
+	living := 0
+	for _, m := range n.w.members {
+		if !m.gone {
+			living++
+		}
+	}
+	if living < membersMax {
+		n.newcomer()
+	}
+}
+
+func (n *nemesis) remove() {
+	l := n.w.leader()
+	if l == nil || l.paused || n.lost != nil {
+		return
+	}
+	voters := l.status().Membership.Voters()
+	if len(voters) <= 3 {
+		return
+	}
+	id := voters[n.w.rnd.IntN(len(voters))]
+	n.tell(l, "remove %x", id)
+	n.removed[id] = true
+	n.change(l, core.Change{Op: core.Remove, Member: octopiipb.Member{ID: id}})
+}
+
+func (n *nemesis) transfer() {
+	m := n.someone()
+	if m == nil || m.paused {
+		return
+	}
+	to := uint64(0)
+	if voters := m.status().Membership.Voters(); len(voters) > 0 && n.w.oneIn(2) {
+		to = voters[n.w.rnd.IntN(len(voters))]
+	}
+	n.tell(m, "transfer leadership to %x", to)
+	m.node.Submit(core.Request{Kind: core.Transfer, To: to}, func(stepped.Answer) {})
+	m.settle()
+}
+
+func (n *nemesis) snapshot() {
+	if m := n.someone(); m != nil && !m.paused {
+		n.tell(m, "take a snapshot")
+		m.node.Snapshot(func(uint64, error) {})
+		m.settle()
+	}
+}
+
+// clock lets a member's clock go wrong, or stand still for a while.
+func (n *nemesis) clock() {
+	if m := n.someone(); m != nil {
+		m.rate = 0.7 + 0.6*n.w.rnd.Float64()
+		n.tell(m, "its clock goes %.2f times as fast", m.rate)
+	}
+}
+
+// stopped is called when a process ended by itself.
+func (n *nemesis) stopped(m *member, err error, struck bool) {
+	switch {
+	case errors.Is(err, node.ErrRemoved), errors.Is(err, node.ErrIDReused):
+		m.gone = true
+	case m.gone:
+	case struck || m.view.damaged || m.view.forgets:
+		// The operator starts it again, and once more.
+		m.restartLater()
+	}
+}
+
+// heal undoes everything for some members, and ends the others for good, or for
+// all.
+func (n *nemesis) heal(keep []*member) {
+	n.over = true
+	net := n.w.net
+	net.calm()
+	net.heal()
+	for _, m := range n.w.members {
+		m.rate = 1
+		m.disk.slow, m.disk.stalled = 2*time.Millisecond, 0
+		m.disk.mem.SetCapacity(0)
+		if slices.Contains(keep, m) {
+			m.disk.failing, m.disk.crashIn = nil, -1
+			if m.up() && m.disk.readOnly {
+				m.kill(true) // nothing less mends a file system
+			}
+			m.resume()
+			m.start()
+			m.settle()
+		} else if m.up() {
+			m.kill(n.w.oneIn(2))
+		}
+	}
+}
+
+func names(ms []*member) string {
+	var list []string
+	for _, m := range ms {
+		list = append(list, m.name())
+	}
+	return fmt.Sprint(list)
+}

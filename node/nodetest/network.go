@@ -1,0 +1,381 @@
+package nodetest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/octopii/octopii/node/internal/stepped"
+	"github.com/octopii/octopii/transport"
+)
+
+// network connects the members of a world. What transport/memnet does in real
+// time it does in the world's: the two share the contract, and its test.
+type network struct {
+	w    *world
+	ends map[string]*endpoint
+	// cuts are the directions in which nothing arrives.
+	cuts map[direction]bool
+	// clogs hold everything back until a moment.
+	clogs map[direction]time.Duration
+	// fast and slow bound how long a message takes; the rest is what befalls it,
+	// one in so many (0: never).
+	fast, slow                   time.Duration
+	lose, double, late, breaking int
+	// lateMax is by how much a late one comes later.
+	lateMax time.Duration
+}
+
+type direction struct{ from, to string }
+
+func newNetwork(w *world) *network {
+	n := &network{w: w, ends: map[string]*endpoint{}, cuts: map[direction]bool{}, clogs: map[direction]time.Duration{}}
+	n.calm()
+	return n
+}
+
+// calm takes all faults away, but not the cuts.
+func (n *network) calm() {
+	n.fast, n.slow = 50*time.Microsecond, 500*time.Microsecond
+	n.lose, n.double, n.late, n.breaking = 0, 0, 0, 0
+	clear(n.clogs)
+}
+
+// heal mends every cut.
+func (n *network) heal() { clear(n.cuts) }
+
+func (n *network) cut(from, to string) { n.cuts[direction{from, to}] = true }
+
+// apart cuts both directions.
+func (n *network) apart(a, b string) {
+	n.cut(a, b)
+	n.cut(b, a)
+}
+
+// travel is how long a message takes from one address to another.
+func (n *network) travel(from, to string) time.Duration {
+	t := n.w.between(n.fast, n.slow)
+	if n.late > 0 && n.w.oneIn(n.late) {
+		t += n.w.between(0, n.lateMax)
+	}
+	return max(t, n.clogs[direction{from, to}]-n.w.now)
+}
+
+// reachable returns who listens at an address, if a conversation is possible.
+func (n *network) reachable(from, to string) (*endpoint, error) {
+	e := n.ends[to]
+	switch {
+	case n.cuts[direction{from, to}] || n.cuts[direction{to, from}]:
+		return nil, fmt.Errorf("%s is cut off from %s", to, from)
+	case e == nil || e.handler == nil:
+		return nil, fmt.Errorf("nobody listens at %s", to)
+	case e.m.paused:
+		return nil, fmt.Errorf("%s does not answer", to)
+	}
+	return e, nil
+}
+
+// endpoint is the transport of one life of a member.
+type endpoint struct {
+	net     *network
+	m       *member
+	life    int
+	handler transport.Handler
+	peers   map[uint64]string
+	links   map[string]*link
+}
+
+// link is the way from an endpoint to an address.
+type link struct {
+	// to is who is connected; nil: nobody.
+	to         *endpoint
+	connecting bool
+	waiting    []parcel
+}
+
+type parcel struct {
+	kind    transport.Kind
+	payload []byte
+	// gist is for the trace.
+	gist string
+}
+
+var (
+	_ transport.Transport = (*endpoint)(nil)
+	_ stepped.Asker       = (*endpoint)(nil)
+)
+
+func newEndpoint(m *member) *endpoint {
+	return &endpoint{net: m.w.net, m: m, life: m.life, peers: map[uint64]string{}, links: map[string]*link{}}
+}
+
+func (e *endpoint) Address() string { return e.m.address }
+
+func (e *endpoint) Start(h transport.Handler) error {
+	e.handler = h
+	e.net.ends[e.m.address] = e
+	return nil
+}
+
+// alive says whether the process still runs in which the endpoint is.
+func (e *endpoint) alive() bool { return e.m.node != nil && e.m.life == e.life && !e.m.disk.dead }
+
+func (e *endpoint) SetPeer(id uint64, address string) { e.peers[id] = address }
+func (e *endpoint) RemovePeer(id uint64)              { delete(e.peers, id) }
+
+func (e *endpoint) link(address string) *link {
+	l := e.links[address]
+	if l == nil {
+		l = &link{}
+		e.links[address] = l
+	}
+	return l
+}
+
+// linkWaitingMax bounds what waits for a connection.
+const linkWaitingMax = 256
+
+func (e *endpoint) Send(to uint64, kind transport.Kind, m transport.Message) bool {
+	address, ok := e.peers[to]
+	if !ok || !e.alive() {
+		return false
+	}
+	gist := ""
+	if rm, ok := m.(*raftpb.Message); ok {
+		e.net.w.check.sent(e.m, rm)
+		if e.net.w.trace != nil {
+			gist = gistOf(rm)
+		}
+	}
+	payload := make([]byte, m.Size())
+	if _, err := m.MarshalTo(payload); err != nil {
+		panic(fmt.Sprintf("nodetest: a message that cannot be encoded: %v", err))
+	}
+	p := parcel{kind, payload, gist}
+	l := e.link(address)
+	if l.to != nil && l.to.alive() {
+		e.deliver(l, address, p)
+		return true
+	}
+	if len(l.waiting) >= linkWaitingMax {
+		return false
+	}
+	l.waiting = append(l.waiting, p)
+	if !l.connecting {
+		l.connecting = true
+		e.m.after(e.net.travel(e.m.address, address), "connect", func() { e.connect(l, address) })
+	}
+	return true
+}
+
+// gistOf is what the trace shows of a message.
+func gistOf(m *raftpb.Message) string {
+	return fmt.Sprintf("%s %x->%x term=%d logterm=%d index=%d commit=%d entries=%d reject=%v hint=%d",
+		m.Type, m.From, m.To, m.Term, m.LogTerm, m.Index, m.Commit, len(m.Entries), m.Reject, m.RejectHint)
+}
+
+// connect shakes hands, and sends what waited.
+func (e *endpoint) connect(l *link, address string) {
+	l.connecting = false
+	waiting := l.waiting
+	l.waiting = nil
+	to, err := e.meet(address)
+	if err != nil {
+		return // and what waited is lost
+	}
+	l.to = to
+	for _, p := range waiting {
+		if l.to == nil {
+			return // it broke already
+		}
+		e.deliver(l, address, p)
+	}
+}
+
+// meet is the handshake: each side judges the other.
+func (e *endpoint) meet(address string) (*endpoint, error) {
+	to, err := e.net.reachable(e.m.address, address)
+	if err != nil {
+		return nil, err
+	}
+	mine, theirs := e.handler.Hello(), to.handler.Hello()
+	err = to.handler.Accept(mine)
+	to.m.settle()
+	if err != nil {
+		e.handler.Refused(theirs, err.Error())
+		return nil, &transport.RemoteError{Address: address, Reason: err.Error()}
+	}
+	if err := e.handler.Accept(theirs); err != nil {
+		return nil, err
+	}
+	return to, nil
+}
+
+// deliver has a message arrive, unless something befalls it.
+func (e *endpoint) deliver(l *link, address string, p parcel) {
+	n := e.net
+	if n.breaking > 0 && n.w.oneIn(n.breaking) {
+		e.lose(l)
+		return
+	}
+	times := 1
+	if n.double > 0 && n.w.oneIn(n.double) {
+		times = 2
+	}
+	if n.lose > 0 && n.w.oneIn(n.lose) {
+		times = 0
+	}
+	from, to := e.handler.Hello().Node, l.to
+	for range times {
+		what := "message"
+		if n.w.trace != nil {
+			what = "message " + p.gist
+		}
+		to.m.after(n.travel(e.m.address, address), "message", func() {
+			if n.cuts[direction{e.m.address, address}] || !to.alive() {
+				return
+			}
+			n.w.mixBytes(p.payload)
+			n.w.tell(to.m, "  gets %s", what)
+			to.handler.HandleMessages(from, []transport.Inbound{{Kind: p.kind, Payload: p.payload}})
+		})
+	}
+}
+
+// lose breaks a connection: what is under way on it arrives or not, and both
+// sides are told.
+func (e *endpoint) lose(l *link) {
+	to := l.to
+	l.to = nil
+	tell := func(who, about *endpoint) {
+		id := about.m.id
+		who.m.after(who.net.travel(about.m.address, who.m.address), "peer down", func() { who.handler.PeerDown(id) })
+	}
+	tell(e, to)
+	if to.alive() {
+		tell(to, e)
+	}
+}
+
+// close ends the process's part in the network. Those that are connected to it
+// notice, if the network lets them.
+func (e *endpoint) close() {
+	n := e.net
+	if n.ends[e.m.address] == e {
+		delete(n.ends, e.m.address)
+	}
+	for _, m := range n.w.members {
+		other := m.end
+		if other == nil || other == e || m.node == nil {
+			continue
+		}
+		if l := other.links[e.m.address]; l != nil && l.to == e {
+			l.to = nil
+			if !n.cuts[direction{e.m.address, m.address}] {
+				id := e.m.id
+				m.after(n.travel(e.m.address, m.address), "peer down", func() { other.handler.PeerDown(id) })
+			}
+		}
+	}
+}
+
+// SendSnapshot streams a snapshot at once: that it takes its time is in the moment
+// at which a member's helper begins.
+func (e *endpoint) SendSnapshot(_ context.Context, to uint64, header transport.Message, body io.WriterTo) error {
+	address, ok := e.peers[to]
+	if !ok {
+		return transport.ErrUnknownPeer
+	}
+	peer, err := e.meet(address)
+	if err != nil {
+		return err
+	}
+	head := make([]byte, header.Size())
+	if _, err := header.MarshalTo(head); err != nil {
+		return err
+	}
+	var data bytes.Buffer
+	if _, err := body.WriteTo(&data); err != nil {
+		return err
+	}
+	w := e.net.w
+	var r io.Reader = &data
+	if e.net.lose > 0 && w.oneIn(e.net.lose) {
+		r = io.MultiReader(io.LimitReader(&data, int64(w.rnd.IntN(data.Len()+1))), broken{})
+	}
+	w.mixBytes(head)
+	w.tell(peer.m, "  gets a snapshot from %s", e.m.name())
+	err = peer.handler.HandleSnapshot(e.m.id, head, r)
+	peer.m.settle()
+	if err != nil {
+		return &transport.RemoteError{Address: address, Reason: err.Error()}
+	}
+	return nil
+}
+
+// broken is the end of a stream that did not end.
+type broken struct{}
+
+func (broken) Read([]byte) (int, error) { return 0, errors.New("the connection broke") }
+
+// askTimeout is how long somebody waits for an answer.
+const askTimeout = 5 * time.Second
+
+// Ask implements stepped.Asker.
+func (e *endpoint) Ask(address string, kind transport.Kind, m transport.Message, done func([]byte, error)) {
+	answered := false
+	answer := func(payload []byte, err error) {
+		if !answered && e.alive() {
+			answered = true
+			done(payload, err)
+		}
+	}
+	payload := make([]byte, m.Size())
+	if _, err := m.MarshalTo(payload); err != nil {
+		panic(fmt.Sprintf("nodetest: a call that cannot be encoded: %v", err))
+	}
+	e.m.after(askTimeout, "call times out", func() { answer(nil, context.DeadlineExceeded) })
+	e.m.after(e.net.travel(e.m.address, address), "call", func() {
+		to, err := e.meet(address)
+		if err != nil {
+			answer(nil, err)
+			return
+		}
+		hello := e.handler.Hello()
+		to.m.after(e.net.travel(e.m.address, address), "called", func() {
+			to.handler.(stepped.Answerer).Answer(hello, transport.Inbound{Kind: kind, Payload: payload}, func(m transport.Message, err error) {
+				if e.net.cuts[direction{address, e.m.address}] || !e.alive() {
+					return
+				}
+				var reply []byte
+				if err != nil {
+					err = &transport.RemoteError{Address: address, Reason: err.Error()}
+				} else if m != nil {
+					reply = make([]byte, m.Size())
+					_, err = m.MarshalTo(reply)
+				}
+				e.m.after(e.net.travel(address, e.m.address), "answer", func() { answer(reply, err) })
+			})
+		})
+	})
+}
+
+// Call waits for its answer, which nothing in a simulation may do: see Ask.
+func (e *endpoint) Call(context.Context, string, transport.Kind, transport.Message) ([]byte, error) {
+	panic("nodetest: Call in a simulation: use Ask")
+}
+
+func (e *endpoint) Probe(_ context.Context, address string) (transport.Hello, error) {
+	to, err := e.net.reachable(e.m.address, address)
+	if err != nil {
+		return transport.Hello{}, err
+	}
+	return to.handler.Hello(), nil
+}
+
+func (e *endpoint) Close() error { return nil }

@@ -1,0 +1,379 @@
+package nodetest
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+
+	"github.com/octopii/octopii/node"
+)
+
+// Options say what is simulated. The zero value is a cluster of the simulator's
+// own registers and lists, with everything drawn from the seed.
+type Options struct {
+	// New makes a state machine, for a member that starts, or to replay the log. It
+	// must be one in memory: its Durable answers false. nil: the simulator's own.
+	New func() node.StateMachine
+	// Command draws a command to propose. Required with New.
+	Command func(*rand.Rand) []byte
+	// Query draws a query and Read answers it from a state machine, which it must
+	// not change. They run behind a ReadBarrier. Optional, both or neither.
+	Query func(*rand.Rand) []byte
+	Read  func(sm node.StateMachine, query []byte) []byte
+	// Model, if set, says what a single state machine would have answered: its
+	// operations have commands and queries as Input, and what Apply or Read
+	// returned as Output, all of them []byte.
+	Model *porcupine.Model
+	// Describe, if set, shows a command or query in a trace.
+	Describe func(input []byte) string
+
+	// Members that the cluster begins with. 0: drawn, 3 mostly, or 5 or 7.
+	Members int
+	// Clients that call it. 0: drawn.
+	Clients int
+	// Duration of the faults, in the cluster's own time. 0: 60 s.
+	Duration time.Duration
+	// Faults that strike: see FaultNames. nil: drawn; empty: none.
+	Faults []string
+	// Trace, if set, gets the whole story line by line.
+	Trace func(line string)
+}
+
+// setting is what a seed makes of the Options.
+type setting struct {
+	Options
+	Seed uint64
+
+	durable                                   bool
+	tick                                      time.Duration
+	electionTicks                             int
+	snapshotEntries, snapshotLogBytes         uint64
+	trailingEntries, messageBytes, promoteLag uint64
+	cacheBytes                                uint64
+	inflight                                  int
+	segmentBytes                              int64
+	think, patience                           time.Duration
+	loopMax, applyMax, taskMax                time.Duration
+}
+
+func draw(seed uint64, o Options) setting {
+	s := setting{Options: o, Seed: seed}
+	rnd := rand.New(rand.NewPCG(seed, 1))
+	if s.New == nil {
+		s.New = func() node.StateMachine { return &registers{} }
+		s.Command, s.Query, s.Describe = drawCommand, drawQuery, describe
+		s.Read = func(sm node.StateMachine, q []byte) []byte { return sm.(*registers).answer(q) }
+		s.Model = &registerModel
+		s.durable = rnd.IntN(4) == 0
+	}
+	if s.Duration == 0 {
+		s.Duration = time.Minute
+	}
+	members, clients := pick(rnd, 3, 3, 3, 3, 5, 5, 7), 1+rnd.IntN(6)
+	if s.Members == 0 {
+		s.Members = members
+	}
+	if s.Clients == 0 {
+		s.Clients = clients
+	}
+	s.tick = 100 * time.Millisecond
+	s.electionTicks = pick(rnd, 5, 10, 10)
+	s.snapshotEntries = pick(rnd, uint64(10), 50, 200, 1000)
+	s.snapshotLogBytes = pick(rnd, uint64(32<<10), 256<<10, 4<<20)
+	s.trailingEntries = pick(rnd, uint64(1), 10, 100)
+	s.messageBytes = pick(rnd, uint64(1<<10), 64<<10)
+	s.cacheBytes = pick(rnd, uint64(1<<10), 16<<10, 1<<20)
+	s.inflight = pick(rnd, 2, 16, 256)
+	s.promoteLag = pick(rnd, uint64(1), 10, 100)
+	s.segmentBytes = pick(rnd, int64(32<<10), 64<<10, 256<<10)
+	s.think = pick(rnd, 20*time.Millisecond, 100*time.Millisecond, 400*time.Millisecond)
+	s.patience = pick(rnd, 500*time.Millisecond, 3*time.Second, 10*time.Second)
+	s.loopMax = pick(rnd, 50*time.Microsecond, time.Millisecond)
+	s.applyMax = pick(rnd, 50*time.Microsecond, 5*time.Millisecond)
+	s.taskMax = pick(rnd, time.Millisecond, 50*time.Millisecond, time.Second)
+	return s
+}
+
+func (s *setting) describe(input []byte) string {
+	if s.Describe != nil {
+		return s.Describe(input)
+	}
+	return fmt.Sprintf("%x", input)
+}
+
+func (s *setting) electionTimeout() time.Duration { return time.Duration(s.electionTicks) * s.tick }
+
+// Report is what a simulation was.
+type Report struct {
+	Seed uint64
+	// Hash is over everything that happened: the same seed, options and program
+	// give the same one on any machine.
+	Hash uint64
+	// Events and Faults that happened, Operations that clients began, and Committed
+	// entries.
+	Events, Faults, Operations, Committed int
+	// Time that passed in the cluster.
+	Time time.Duration
+	// Settings in words.
+	Settings string
+	// Failure is nil if all is well.
+	Failure *Failure
+}
+
+// Failure is an invariant that did not hold.
+type Failure struct {
+	Seed uint64
+	// Invariant is its name, Detail what was seen, At when.
+	Invariant, Detail string
+	At                time.Duration
+	// Last are the last lines of the story, up to the failure.
+	Last []string
+}
+
+func (f *Failure) Error() string {
+	return fmt.Sprintf("seed %d: %s does not hold at %v: %s", f.Seed, f.Invariant, f.At, f.Detail)
+}
+
+// lastLines is how much of the story a Failure holds.
+const lastLines = 60
+
+// Simulate runs a cluster by a seed, and tells what happened. It takes no part in
+// real time: the process's source of chance is seeded meanwhile, and so one
+// simulation at a time runs in a process.
+func Simulate(seed uint64, o Options) Report {
+	r := simulate(seed, o)
+	if r.Failure != nil && o.Trace == nil {
+		// Once more, to be able to say what led to it.
+		var lines []string
+		o.Trace = func(line string) {
+			if lines = append(lines, line); len(lines) > 2*lastLines {
+				lines = slices.Delete(lines, 0, lastLines)
+			}
+		}
+		again := simulate(seed, o)
+		if again.Hash != r.Hash {
+			r.Failure.Detail += fmt.Sprintf(" (and it does not replay: hash %016x, then %016x)", r.Hash, again.Hash)
+		}
+		r.Failure.Last = lines[max(0, len(lines)-lastLines):]
+	}
+	return r
+}
+
+func simulate(seed uint64, o Options) (r Report) {
+	exclusively(seed, func() {
+		w := newWorld(draw(seed, o))
+		w.trace = o.Trace
+		w.run()
+		committed := 0
+		for i := range w.check.ledger {
+			if w.check.ledger[i].known {
+				committed++
+			}
+		}
+		r = Report{
+			Seed: seed, Hash: w.hash, Events: int(w.events), Faults: w.faults, Time: w.now,
+			Operations: len(w.check.ops), Committed: committed, Settings: w.settings(), Failure: w.failed,
+		}
+	})
+	return r
+}
+
+func (w *world) settings() string {
+	c := &w.cfg
+	var kinds []string
+	for _, k := range w.nemesis.kinds {
+		kinds = append(kinds, k.name)
+	}
+	return fmt.Sprintf("members=%d clients=%d durable=%v election=%d snapshot-entries=%d trailing=%d segment=%d message=%d inflight=%d faults=%s",
+		c.Members, c.Clients, c.durable, c.electionTicks, c.snapshotEntries, c.trailingEntries, c.segmentBytes, c.messageBytes, c.inflight, strings.Join(kinds, ","))
+}
+
+// run is the whole story: a cluster is founded, things break, a quorum is healed,
+// everything is healed, and then everything must be equal.
+func (w *world) run() {
+	w.found()
+	for range w.cfg.Clients {
+		w.addClient()
+	}
+	w.nemesis.begin()
+	w.runUntil(w.now + w.cfg.Duration)
+	w.healQuorum()
+	w.healAll()
+	if w.failed == nil {
+		w.check.finish()
+	}
+}
+
+// found starts a founder and lets the others join it.
+func (w *world) found() {
+	founder := w.addMember()
+	founder.founder = true
+	founder.start()
+	for len(w.members) < w.cfg.Members {
+		m := w.addMember()
+		m.join = []string{founder.address}
+		m.start()
+	}
+	w.within(60*w.cfg.electionTimeout(), "a cluster is founded", func() bool {
+		for _, m := range w.members {
+			if !m.up() || len(m.status().Membership.Voters()) != w.cfg.Members {
+				return false
+			}
+		}
+		return w.leader() != nil
+	})
+}
+
+// within waits for a condition; that it becomes true in time is an invariant:
+// liveness.
+func (w *world) within(limit time.Duration, what string, ok func() bool) {
+	w.runWhile(w.now+limit, func() bool { return !ok() })
+	if !ok() {
+		w.fail("liveness", "within %v: %s: it is not so: %s", limit, what, w.summary())
+	}
+}
+
+// summary is where everybody is.
+func (w *world) summary() string {
+	var parts []string
+	for _, m := range w.members {
+		switch {
+		case m.up():
+			st := m.status()
+			parts = append(parts, fmt.Sprintf("%s: %s term %d leader %x log %d-%d commit %d applied %d of %s", m.name(), st.Role, st.Term, st.Leader,
+				st.FirstIndex, st.LastIndex, st.Commit, st.Applied, memberList(st.Membership)))
+		default:
+			parts = append(parts, fmt.Sprintf("%s: down, gone=%v: %v", m.name(), m.gone, m.ended))
+		}
+	}
+	return strings.Join(parts, "; ")
+}
+
+func memberList(ms node.Membership) string {
+	var parts []string
+	for _, m := range ms.Members {
+		s := fmt.Sprintf("%x", m.ID)
+		if m.Learner {
+			s += "?"
+		}
+		parts = append(parts, s)
+	}
+	return "[" + strings.Join(parts, " ") + "]"
+}
+
+// healQuorum heals a majority of the voters, drawn, and ends the others: the
+// cluster must serve without them (Raft thesis 3.9).
+func (w *world) healQuorum() {
+	if w.failed != nil {
+		return
+	}
+	voters, learners := w.voters()
+	of := len(voters)
+	voters = slices.DeleteFunc(voters, (*member).hopeless)
+	w.rnd.Shuffle(len(voters), func(i, j int) { voters[i], voters[j] = voters[j], voters[i] })
+	// A learner may be a voter in a moment.
+	quorum := append(voters[:min(len(voters), of/2+1):min(len(voters), of/2+1)], slices.DeleteFunc(learners, (*member).hopeless)...)
+	w.tell(nil, "a quorum is healed: %s", names(quorum))
+	w.nemesis.heal(quorum)
+	began := w.check.moment
+	w.within(40*w.cfg.electionTimeout()+w.cfg.patience, "a healed quorum commits", func() bool {
+		for i := len(w.check.ops) - 1; i >= 0; i-- {
+			o := w.check.ops[i]
+			if o.called <= began {
+				return false
+			}
+			if o.outcome == done && !o.query {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// hopeless: it will not run again, or not with what it promised.
+func (m *member) hopeless() bool { return m.gone || m.view.damaged || m.view.forgets }
+
+// voters and learners are those of the newest membership that anybody has.
+func (w *world) voters() (voters, learners []*member) {
+	var best node.Membership
+	for _, m := range w.members {
+		if m.up() && !m.view.forgets && m.status().Membership.Index >= best.Index {
+			best = m.status().Membership
+		}
+	}
+	if len(best.Members) == 0 { // nobody is up: what the book says
+		for _, m := range w.members {
+			if m.up() || m.gone {
+				continue
+			}
+			m.resume()
+			m.start()
+		}
+		for _, m := range w.running() {
+			if m.status().Membership.Index >= best.Index {
+				best = m.status().Membership
+			}
+		}
+	}
+	for _, mem := range best.Members {
+		if m := w.nemesis.member(mem.ID); mem.Learner {
+			learners = append(learners, m)
+		} else {
+			voters = append(voters, m)
+		}
+	}
+	return voters, learners
+}
+
+// healAll heals everybody, and waits until all are equal.
+func (w *world) healAll() {
+	if w.failed != nil {
+		return
+	}
+	var keep []*member
+	for _, m := range w.members {
+		if !m.hopeless() {
+			keep = append(keep, m)
+		}
+	}
+	w.tell(nil, "everybody is healed: %s", names(keep))
+	w.nemesis.heal(keep)
+	for _, c := range w.clients {
+		c.quiet = true
+	}
+	w.within(60*w.cfg.electionTimeout()+w.cfg.patience, "all members are equal", func() bool {
+		for _, c := range w.clients {
+			if c.op != nil {
+				return false
+			}
+		}
+		return w.equal()
+	})
+}
+
+// equal says whether all members of the cluster have all of the log.
+func (w *world) equal() bool {
+	l := w.leader()
+	if l == nil {
+		return false
+	}
+	st := l.status()
+	for _, mem := range st.Membership.Members {
+		m := w.nemesis.member(mem.ID)
+		if m.hopeless() {
+			continue
+		}
+		if !m.up() {
+			return false
+		}
+		at := m.status()
+		if at.Applied != st.Commit || at.Commit != st.Commit || at.Term != st.Term || m.machine.applied != l.machine.applied || m.machine.chain != l.machine.chain {
+			return false
+		}
+	}
+	return st.LastIndex == st.Commit
+}
