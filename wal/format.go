@@ -7,6 +7,8 @@ import (
 	"hash/crc32"
 
 	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/octopii/octopii/internal/vfs"
 )
 
 // What is on disk; docs/FORMATS.md draws it. All numbers are little-endian.
@@ -193,7 +195,8 @@ func blocksFor(body int) int64 {
 	return (sectors + sectorsPerBlock - 1) / sectorsPerBlock * blockBytes
 }
 
-// encoder lays a frame out in sectors. Its memory is used again.
+// encoder lays a frame out in sectors. Its memory is aligned, as all is that is
+// written to a segment, and is used again.
 type encoder struct {
 	buf []byte
 	at  int
@@ -207,7 +210,7 @@ func (e *encoder) encode(f *frame, entries spans, salt, life uint32, off int64) 
 	body := len(marks) + entries.bytes()
 	blocks := int(blocksFor(body))
 	if cap(e.buf) < blocks {
-		e.buf = make([]byte, blocks+blocks/4)
+		e.buf = vfs.Aligned(blocks + blocks/4)
 	}
 	e.buf = e.buf[:cap(e.buf)]
 	e.at = sectorHeader

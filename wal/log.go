@@ -118,7 +118,7 @@ func (l *segmentedLog) seal() (err error) {
 // out, so that nobody ever takes it for a part of the next one.
 func (l *segmentedLog) settle(c *scan) error {
 	s := c.newest()
-	last := make([]byte, c.at-c.lastAt)
+	last := vfs.Aligned(int(c.at - c.lastAt))
 	if _, err := s.file.ReadAt(last, c.lastAt); err != nil {
 		return err
 	}

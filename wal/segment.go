@@ -257,7 +257,11 @@ func list(fsys vfs.FS, dir string) (listing, error) {
 // full says whether an error means that the disk has no room.
 func full(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
 
-var zeros [1 << 20]byte
+// zeros are aligned. They are never written to, so that they take no memory.
+var (
+	zeroSpace [1<<20 + blockBytes]byte
+	zeros     = vfs.AlignedIn(zeroSpace[:])[:1<<20]
+)
 
 // writeZeros fills a file from one offset to another.
 func writeZeros(f vfs.File, from, to int64) error {

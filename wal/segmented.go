@@ -144,18 +144,15 @@ func (f *frame) beginsSegmentOf(bytes int64) int64 {
 	return blockBytes + blocksFor(len(encodeMarks(f.marks))) + bytes + slackBytes + blockBytes
 }
 
-// beginSegment writes the header and the first frame. It returns where the
-// next one goes, and the frame's checksum.
+// beginSegment writes the header and the first frame, at once. It returns where
+// the next one goes, and the frame's checksum.
 func beginSegment(f vfs.File, e *encoder, h header, begin *frame) (int64, uint32, error) {
 	blocks, sum := e.encode(begin, nil, saltSum(h.salt), uint32(h.seq), blockBytes)
-	if _, err := f.WriteAt(blocks, blockBytes); err != nil {
-		return 0, 0, err
-	}
-	end := blockBytes + int64(len(blocks))
-	var block [blockBytes]byte
-	h.encode(block[:])
-	_, err := f.WriteAt(block[:], 0)
-	return end, sum, err
+	all := vfs.Aligned(blockBytes + len(blocks))
+	h.encode(all[:blockBytes])
+	copy(all[blockBytes:], blocks)
+	_, err := f.WriteAt(all, 0)
+	return int64(len(all)), sum, err
 }
 
 // Open recovers the log at m, which must be one of Marks. It cuts off a torn

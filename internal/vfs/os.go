@@ -24,7 +24,7 @@ func (osFS) Create(path string) (File, error) {
 
 func (osFS) Open(path string) (File, error) { return open(path, os.O_RDONLY) }
 
-func (osFS) OpenReadWrite(path string) (File, error) { return open(path, os.O_RDWR) }
+func (osFS) OpenReadWrite(path string) (File, error) { return openReadWrite(path) }
 
 func (osFS) Rename(oldPath, newPath string) error { return os.Rename(oldPath, newPath) }
 

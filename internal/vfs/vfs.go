@@ -29,7 +29,8 @@ type FS interface {
 	// It changes nothing that a crash could undo.
 	Open(path string) (File, error)
 	// OpenReadWrite opens an existing file for reading and writing and leaves its
-	// content alone. It changes nothing that a crash could undo.
+	// content alone. It changes nothing that a crash could undo. What is written to
+	// it in whole blocks from memory that Aligned gave may cost least.
 	OpenReadWrite(path string) (File, error)
 	// Rename gives a file or directory a new name in the same file system, and
 	// replaces a file that had it. Nobody ever sees the new name absent in between.
@@ -94,8 +95,10 @@ type File interface {
 	// the new one, or one in between.
 	io.Writer
 	// WriteAt writes at an offset, extending the file as needed. What survives a
-	// crash is as for Write. Bytes of a touched sector that are overwritten with
-	// the value that they have are safe; sectors that were not touched are safe.
+	// crash is as for Write; all of it may be durable before it returns, and an
+	// error is then what Sync would have said. Bytes of a touched sector that are
+	// overwritten with the value that they have are safe; sectors that were not
+	// touched are safe.
 	io.WriterAt
 	// Close gives the file back. It syncs nothing: what was not synced may be lost
 	// in a crash after Close as before it.
