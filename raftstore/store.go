@@ -191,7 +191,7 @@ func (s *Store) openLog(seq uint64) error {
 func advise(err error) error {
 	var told *wal.CorruptError
 	switch {
-	case errors.As(err, &told), errors.Is(err, wal.ErrFormat):
+	case errors.As(err, &told), errors.Is(err, wal.ErrFormat), errors.Is(err, wal.ErrVersion):
 		return err
 	case errors.Is(err, wal.ErrNotFound): // its directory appears with all that it holds
 		return fmt.Errorf("%w: its files are gone (%w); rebuild this member from its peers", wal.ErrCorrupt, err)

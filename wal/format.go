@@ -147,7 +147,7 @@ func decodeHeader(s sector) (header, error) {
 		return h, errors.New("the header of the segment has a wrong checksum")
 	case le.Uint32(b[8:]) != version:
 		return h, fmt.Errorf("%w: version %d of the log; this program knows version %d: use the one that wrote it, or a newer one",
-			ErrFormat, le.Uint32(b[8:]), version)
+			ErrVersion, le.Uint32(b[8:]), version)
 	case uint32(h.seq) != s.life() || h.size < 3*blockBytes || h.size%blockBytes != 0:
 		return h, errors.New("the header of the segment contradicts itself")
 	}
@@ -300,7 +300,7 @@ func decodeFrame(sectors, body []byte) (frame, []byte, error) {
 	}
 	length, count := int(le.Uint32(b[12:])), int(le.Uint32(b[20:]))
 	if f.kinds&^kindsKnown != 0 {
-		return f, body, fmt.Errorf("%w: a frame of kinds %#x; this program knows %#x: use the one that wrote it, or a newer one", ErrFormat, uint32(f.kinds), uint32(kindsKnown))
+		return f, body, fmt.Errorf("%w: a frame of kinds %#x; this program knows %#x: use the one that wrote it, or a newer one", ErrVersion, uint32(f.kinds), uint32(kindsKnown))
 	}
 	if cap(body) < length+sectorBody {
 		body = make([]byte, 0, max(length+sectorBody, 2*cap(body)))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"flag"
 	"hash/crc32"
 	"os"
@@ -143,6 +144,49 @@ func TestFormatAsDrawn(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, story); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// A version, or a kind of frame, that is not known is refused by its name, and is
+// neither damage nor another format; the files stay as they are.
+func TestUnknownVersion(t *testing.T) {
+	salt := saltSum(le.Uint64([]byte("saltsalt")))
+	change := func(data []byte, off int, value uint32) {
+		le.PutUint32(data[off:], value)
+		s := sector(data[off/sectorBytes*sectorBytes:][:sectorBytes])
+		le.PutUint32(s, checksum(salt, s))
+	}
+	for name, c := range map[string]struct {
+		off   int
+		value uint32
+		want  string
+	}{
+		"version":                {24, 2, "version 2 of the log; this program knows version 1"},
+		"kinds of a frame":       {2*blockBytes + sectorHeader + 16, 1 | 64, "a frame of kinds 0x41; this program knows 0x3f"},
+		"kinds of a first frame": {blockBytes + sectorHeader + 16, 12 | 1<<31, "a frame of kinds 0x8000000c; this program knows 0x3f"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := goldenLog(t)
+			path := filepath.Join(dir, "0000000000000001.seg")
+			data := must[[]byte](t)(os.ReadFile(path))
+			change(data, c.off, c.value)
+			check(t, os.WriteFile(path, data, 0o600))
+			b := New(Options{})
+			_, marksErr := b.Marks(dir)
+			_, _, openErr := b.Open(dir, Mark{Index: 3, Term: 3})
+			sum, inspectErr := Inspect(b.opts.FS, dir, nil, nil)
+			for what, err := range map[string]error{"Marks": marksErr, "Open": openErr, "Inspect": inspectErr} {
+				if !errors.Is(err, ErrVersion) || errors.Is(err, ErrCorrupt) || errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), path) {
+					t.Errorf("%s returned %v, want ErrVersion with %q and the file", what, err, c.want)
+				}
+			}
+			if sum.Damage != nil {
+				t.Errorf("it is called damaged: %v", sum.Damage)
+			}
+			if now := must[[]byte](t)(os.ReadFile(path)); !bytes.Equal(now, data) {
+				t.Error("the file was changed")
+			}
+		})
 	}
 }
 

@@ -44,7 +44,7 @@ func (s *segment) life() uint32 { return uint32(s.seq) }
 
 // corrupt describes damage to this segment. reason is an error or a string.
 func (s *segment) corrupt(off int64, intact, known uint64, reason any) error {
-	if err, ok := reason.(error); ok && errors.Is(err, ErrFormat) {
+	if err, ok := reason.(error); ok && errors.Is(err, ErrVersion) {
 		return fmt.Errorf("%s at offset %d: %w", s.path, off, err)
 	}
 	return &CorruptError{Segment: s.path, Offset: off, Intact: intact, Known: known, Reason: fmt.Sprint(reason)}

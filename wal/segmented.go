@@ -158,7 +158,7 @@ func beginSegment(f vfs.File, e *encoder, h header, begin *frame) (int64, uint32
 // Open recovers the log at m, which must be one of Marks. It cuts off a torn
 // tail, which it has made sure nobody was told of, and nothing else: before it
 // returns a CorruptError it has changed nothing. Other errors: ErrNotFound,
-// ErrLocked, ErrFormat, and those of the operating system.
+// ErrLocked, ErrFormat, ErrVersion, and those of the operating system.
 func (b *Segmented) Open(dir string, m Mark) (Log, State, error) {
 	dir = filepath.Clean(dir)
 	l, state, err := b.open(dir, m)

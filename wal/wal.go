@@ -48,9 +48,11 @@ var (
 	ErrNotFound = errors.New("wal: not found")
 	// ErrLocked: another process has the log open.
 	ErrLocked = errors.New("wal: in use by another process")
-	// ErrFormat: the directory holds a log in another format, or in a version of
-	// it that this program does not know.
+	// ErrFormat: the directory holds a log in another format.
 	ErrFormat = errors.New("wal: another format")
+	// ErrVersion: the log is in a version of its format, or has frames of a kind,
+	// that this program does not know. Nothing was changed.
+	ErrVersion = errors.New("wal: an unknown version")
 	// ErrNoSpace: the disk is full. Nothing was written and nothing is lost; the
 	// log goes on when there is space again.
 	ErrNoSpace = errors.New("wal: no space left for the next segment")

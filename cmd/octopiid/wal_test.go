@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	encoding "encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"strings"
@@ -43,6 +45,33 @@ func TestLogFormats(t *testing.T) {
 			}
 			p.stop()
 		})
+	}
+}
+
+// A log of a version to come is no log in another format: it names the version.
+func TestStartOnUnknownVersion(t *testing.T) {
+	dir := t.TempDir()
+	p := spawn(t, nil, lone(dir)...)
+	p.waitReady()
+	p.stop()
+	segments, err := filepath.Glob(filepath.Join(dir, "node", "wal", "*", "*.seg"))
+	if err != nil || len(segments) == 0 {
+		t.Fatalf("segments: %v, %v", segments, err)
+	}
+	data, err := os.ReadFile(segments[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	encoding.LittleEndian.PutUint32(data[24:], 2)
+	table := crc32.MakeTable(crc32.Castagnoli)
+	encoding.LittleEndian.PutUint32(data, crc32.Update(crc32.Checksum(data[32:40], table), table, data[4:512]))
+	if err := os.WriteFile(segments[0], data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p = spawn(t, nil, lone(dir, "--log-level=error")...)
+	expectEnd(t, p, exitFailure, "version 2 of the log; this program knows version 1")
+	if text := p.text(); strings.Contains(text, "--wal") || strings.Contains(text, "corrupt") {
+		t.Errorf("stderr calls it another format, or damage: %s", text)
 	}
 }
 

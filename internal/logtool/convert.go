@@ -235,7 +235,7 @@ func (j *job) resume(path string, src *side) (*side, error) {
 var errContradicts = errors.New("it is not what the old log says")
 
 func contradicts(err error) bool {
-	for _, target := range []error{errContradicts, wal.ErrCorrupt, wal.ErrFormat, wal.ErrNotFound} {
+	for _, target := range []error{errContradicts, wal.ErrCorrupt, wal.ErrFormat, wal.ErrVersion, wal.ErrNotFound} {
 		if errors.Is(err, target) {
 			return true
 		}
