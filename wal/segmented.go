@@ -225,8 +225,26 @@ func (c *scan) checkMark(m Mark) error {
 	return fmt.Errorf("%w: no mark was set at index %d and term %d: open the log at one of its marks", errInput, m.Index, m.Term)
 }
 
-// Marks lists the marks that the log can be opened at. It reads the newest
-// segment, and the beginnings of the others.
+// noMark is why a log that begins behind an index can be opened at none of its
+// marks: damage to the segments before it, or that they are gone.
+func (c *scan) noMark(begin uint64, damage error) error {
+	intact := uint64(0) // what is in the newest mark's snapshot
+	if n := len(c.marks); n > 0 {
+		intact = c.marks[n-1].Index
+	}
+	var found *CorruptError
+	if errors.As(damage, &found) {
+		found.Intact, found.Known = intact, begin
+	}
+	if damage != nil {
+		return damage
+	}
+	return c.segments[0].corrupt(0, intact, begin, fmt.Sprintf("the log begins behind entry %d, and not with the mark at %d", begin, intact))
+}
+
+// Marks lists the marks that the log can be opened at; there is at least one, or
+// what is missing is a CorruptError. It reads the newest segment, and the
+// beginnings of the others.
 func (b *Segmented) Marks(dir string) ([]Mark, error) {
 	dir = filepath.Clean(dir)
 	marks, err := b.marks(dir)
@@ -255,21 +273,26 @@ func (b *Segmented) marks(dir string) (_ []Mark, err error) {
 	// What was released since does not count. A later segment may begin at a lower
 	// index, where a new leader replaced the end of the log.
 	begin := s.begin
+	var damage error
 	for i := len(files.segments) - 2; i >= 0; i-- {
-		s, err := openSegment(c.fs, dir, files.segments[i], false)
+		older, err := openSegment(c.fs, dir, files.segments[i], false)
 		if err != nil {
-			break // what lies before damage cannot be opened either
+			damage = err // what lies before it cannot be opened either
+			break
 		}
-		begin = min(begin, s.begin)
-		if err := s.file.Close(); err != nil {
+		begin = min(begin, older.begin)
+		if err := older.file.Close(); err != nil {
 			return nil, err
 		}
 	}
-	marks := c.marks[:0]
+	var marks []Mark
 	for _, m := range c.marks {
 		if m.Index >= begin {
 			marks = append(marks, m)
 		}
+	}
+	if len(marks) == 0 {
+		return nil, c.noMark(begin, damage)
 	}
 	return marks, nil
 }
