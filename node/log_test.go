@@ -8,13 +8,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"go.etcd.io/raft/v3/raftpb"
 
+	"github.com/octopii/octopii/internal/vfs/vfstest"
 	"github.com/octopii/octopii/node"
 	"github.com/octopii/octopii/wal"
 )
@@ -211,6 +214,57 @@ func TestLogRotsWhileRunning(t *testing.T) {
 	leader(t, ms[other], ms[2])
 	converged(t, ms[other], ms[2])
 	propose(t, ms[2], "without it")
+}
+
+// TestFailedFsync: an fsync of the leader's log that fails once, and loses what it
+// should have written, stops the leader for good, though the next one would work;
+// the others go on, and when it starts again nothing that was acknowledged is lost.
+func TestFailedFsync(t *testing.T) {
+	ms, disks := memCluster(t)
+	acknowledged := []string{"one", "two"}
+	for _, command := range acknowledged {
+		propose(t, ms[0], command)
+	}
+	converged(t, ms...)
+	ms[0].close() // hands leadership over
+	var armed, failed atomic.Bool
+	node.OnFS(&ms[0].cfg, vfstest.NewFaulty(disks[0], func(op vfstest.Op) error {
+		if op.Kind != vfstest.Sync || filepath.Ext(op.Path) != ".seg" || !armed.Load() || failed.Swap(true) {
+			return nil
+		}
+		disks[0].DropUnsynced(op.Path, nil)
+		return syscall.EIO
+	}), smallSegment)
+	ms[0].start()
+	converged(t, ms...)
+	if err := ms[1].TransferLeadership(timeout(t), 1); err != nil {
+		t.Fatal(err)
+	}
+	propose(t, ms[0], "three")
+	armed.Store(true)
+	if _, err := ms[0].Propose(timeout(t), []byte("perhaps")); err == nil {
+		acknowledged = append(acknowledged, "perhaps") // the others had it on disk
+	}
+	<-ms[0].Done()
+	if err := ms[0].Err(); !errors.Is(err, syscall.EIO) {
+		t.Errorf("it stopped with %v, want the error of the disk", err)
+	}
+	leader(t, ms[1:]...)
+	propose(t, ms[1], "without it")
+	if err := ms[0].Node.Close(); !errors.Is(err, syscall.EIO) {
+		t.Errorf("Close returned %v, want the error of the disk", err)
+	}
+	node.OnFS(&ms[0].cfg, disks[0], smallSegment)
+	ms[0].start()
+	acknowledged = append(acknowledged, "three", "without it")
+	converged(t, ms...)
+	for _, m := range ms {
+		for _, command := range acknowledged {
+			if !slices.Contains(m.sm.all(), command) {
+				t.Errorf("member %d lost %q", m.cfg.ID, command)
+			}
+		}
+	}
 }
 
 // TestNoEtcdServer: etcd's server packages of 3.6 do not compile beside etcd's
