@@ -81,7 +81,9 @@ func (d *disk) strike(op vfstest.Op) error {
 		}
 	case vfstest.Write:
 		if d.w.oneIn(2) {
-			return &vfstest.ShortWrite{N: d.w.rnd.IntN(int(op.Length) + 1), Err: err}
+			// Whole sectors, as a kernel stops between two of its pages.
+			n := d.w.rnd.IntN(int(op.Length) + 1)
+			return &vfstest.ShortWrite{N: max(0, n-int(op.Offset+int64(n))%vfstest.SectorSize), Err: err}
 		}
 	}
 	return err
