@@ -305,11 +305,31 @@ func (c *Core) ready() {
 		for i := range rd.Messages {
 			c.emit(&rd.Messages[i])
 		}
+		c.holdVotes()
 	}
 	c.reads.applied(c.applied, func(w Waiter, index uint64) {
 		c.effects.Outcomes = append(c.effects.Outcomes, Outcome{Waiter: w, Index: index})
 	})
 	c.note()
+}
+
+// holdVotes lets a candidate ask for votes only when its term, and its vote for
+// itself, are durable. raft counts that vote only then, but the others' may be a
+// majority without it: a leader that forgets its term in a crash could win the same
+// term again, and append another entry at the same index in it.
+func (c *Core) holdVotes() {
+	if c.effects.Append == nil {
+		return
+	}
+	now := c.effects.Messages[:0]
+	for _, m := range c.effects.Messages {
+		if m.Type == raftpb.MsgVote {
+			c.effects.Append.responses = append(c.effects.Append.responses, m)
+			continue
+		}
+		now = append(now, m)
+	}
+	c.effects.Messages = now
 }
 
 // emit sorts one message of a Ready by what it wants.

@@ -3,6 +3,7 @@ package core
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 
 	"go.etcd.io/raft/v3"
@@ -397,4 +398,43 @@ func TestForwardedTwice(t *testing.T) {
 	if last := b.c.Status().Last; last != before+1 {
 		t.Errorf("the log went from %d to %d", before, last)
 	}
+}
+
+// A candidate asks for votes when its own is durable: it could be elected without
+// its own, forget the term in a crash, and lead in it a second time.
+func TestVotesAreAskedForWhenTheTermIsDurable(t *testing.T) {
+	b := newBench(t, 1, []uint64{1, 2, 3}, raftpb.HardState{Term: 1, Commit: 1})
+	asked := func(e *Effects) bool {
+		return slices.ContainsFunc(e.Messages, func(m raftpb.Message) bool { return m.Type == raftpb.MsgVote })
+	}
+	for range 40 {
+		e := b.step(Input{Ticks: 1})
+		for e.Append == nil || e.Append.HardState.Term < 2 {
+			if asked(e) {
+				t.Fatal("votes are asked for in a term that is on no disk yet")
+			}
+			next := Input{}
+			if e.Append != nil {
+				next.Appended = append(next.Appended, e.Append)
+			}
+			if slices.ContainsFunc(e.Messages, func(m raftpb.Message) bool { return m.Type == raftpb.MsgPreVote }) {
+				next.Messages = append(next.Messages, raftpb.Message{Type: raftpb.MsgPreVoteResp, From: 2, To: 1, Term: 2})
+			}
+			if len(next.Appended)+len(next.Messages) == 0 && !b.c.More() {
+				break
+			}
+			e = b.step(next)
+		}
+		if e.Append == nil {
+			continue
+		}
+		if asked(e) {
+			t.Fatal("votes are asked for before the term is durable")
+		}
+		if e = b.step(Input{Appended: []*Append{e.Append}}); !asked(e) {
+			t.Fatal("no votes are asked for when the term is durable")
+		}
+		return
+	}
+	t.Fatal("no campaign in 40 ticks")
 }
