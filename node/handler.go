@@ -31,12 +31,13 @@ type handler struct{ *Node }
 var _ transport.Handler = handler{}
 
 // Hello implements transport.Handler.
-func (h handler) Hello() transport.Hello {
+func (h handler) Hello(peer uint64) transport.Hello {
 	return transport.Hello{
 		Cluster:     h.cluster.Load(),
 		Node:        h.id,
 		Incarnation: h.identity.Incarnation,
 		Address:     h.cfg.Transport.Address(),
+		Remembers:   h.memory.get(peer),
 	}
 }
 
@@ -47,8 +48,13 @@ func (h handler) Accept(peer transport.Hello) error {
 		h.events.peerRefused(peer.Node, err)
 		return err
 	}
+	if err := h.reminded(peer); err != nil {
+		h.fatal(err)
+		// Not ErrAmnesia: that would say that the peer has it.
+		return fmt.Errorf("member %x lost a part of its own log and stops", h.id)
+	}
 	ms := h.members.Load()
-	known := ms != nil && slices.ContainsFunc(ms.Members, func(m octopiipb.Member) bool { return m.ID == peer.Node })
+	known := ms != nil && isMember(ms, peer.Node)
 	if !known && peer.Cluster != 0 {
 		// A leader that this member does not know of yet must get its answers.
 		h.transport.SetPeer(peer.Node, peer.Address)
@@ -175,11 +181,16 @@ func (h handler) handleReplies(from uint64, payload []byte) error {
 }
 
 // Refused implements transport.Handler. A member that was removed while it was
-// away learns it here: nobody sends it the log any more.
+// away learns it here: nobody sends it the log any more. So does one that came back
+// with an empty disk under its old ID.
 func (h handler) Refused(peer transport.Hello, reason string) {
-	if peer.Cluster != 0 && peer.Cluster == h.cluster.Load() && saysRemoved(reason) {
+	if peer.Cluster != 0 && peer.Cluster == h.cluster.Load() && says(reason, ErrRemoved) {
 		h.log.Info("this member was removed from its cluster", zap.String("told by", hex(peer.Node)))
 		h.stop(ErrRemoved)
+		return
+	}
+	if says(reason, ErrAmnesia) && (h.cluster.Load() == 0 || peer.Cluster == h.cluster.Load()) {
+		h.fatal(fmt.Errorf("%w: member %x says: %s", ErrAmnesia, peer.Node, reason))
 		return
 	}
 	h.events.peerRefused(peer.Node, errors.New(reason))

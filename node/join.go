@@ -63,7 +63,7 @@ func (j *joiner) asked(address string, err error) {
 	switch {
 	case err == nil:
 		l.log.Info("the cluster will bring this member in", zap.String("asked", address))
-	case errors.Is(err, ErrRemoved), errors.Is(err, ErrIDReused):
+	case errors.Is(err, ErrRemoved), errors.Is(err, ErrIDReused), errors.Is(err, ErrAmnesia):
 		l.fatal(err)
 		return
 	default:
@@ -81,8 +81,11 @@ func (j *joiner) asked(address string, err error) {
 // joinOutcome reads what a member answered.
 func joinOutcome(address string, payload []byte, err error) error {
 	var refused *transport.RemoteError
-	if errors.As(err, &refused) && saysRemoved(refused.Reason) {
+	if errors.As(err, &refused) && says(refused.Reason, ErrRemoved) {
 		return ErrRemoved
+	}
+	if refused != nil && says(refused.Reason, ErrAmnesia) {
+		return fmt.Errorf("%w: %s says: %s", ErrAmnesia, address, refused.Reason)
 	}
 	if err != nil {
 		return err
@@ -179,6 +182,6 @@ func (l *loop) knock(ticks int) {
 	}
 }
 
-// saysRemoved: a member refuses this one because it was removed. The text is
-// part of the protocol.
-func saysRemoved(reason string) bool { return strings.Contains(reason, ErrRemoved.Error()) }
+// says: a member refuses this one because of err. The texts of ErrRemoved and
+// ErrAmnesia are part of the protocol.
+func says(reason string, err error) bool { return strings.Contains(reason, err.Error()) }

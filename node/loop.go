@@ -2,6 +2,7 @@ package node
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -28,6 +29,8 @@ type loop struct {
 	input core.Input
 	calls []func()
 	join  joiner
+	// forgot counts the heartbeats that named more than this member has.
+	forgot int
 	// lonely is for how many ticks no leader was known.
 	lonely int
 	// answers are given to callers when the status is published.
@@ -194,6 +197,7 @@ func (l *loop) carryOut(eff *core.Effects) {
 		l.snapshots.send(eff.Snapshots[i])
 	}
 	for _, s := range eff.Suspects {
+		l.suspect(s)
 		l.log.Warn("dropped a message that contradicts what is known here",
 			zap.String("from", hex(s.ID)), zap.String("reason", s.Reason))
 	}
@@ -204,6 +208,20 @@ func (l *loop) carryOut(eff *core.Effects) {
 	}
 	if l.store.SnapshotWanted() {
 		l.snapshots.take(nil)
+	}
+}
+
+// forgotMax is how many heartbeats must name a commit that this member does not
+// have, before it stops. One could be anything.
+const forgotMax = 3
+
+// suspect stops a member whose leader remembers more of its log than there is.
+func (l *loop) suspect(s core.Suspect) {
+	if !s.Forgot || l.membership == nil || !isMember(l.membership, s.ID) {
+		return
+	}
+	if l.forgot++; l.forgot == forgotMax {
+		l.fatal(fmt.Errorf("%w: %s: was an old image of the disk put back? Remove this member, and join again with an empty directory", ErrAmnesia, s.Reason))
 	}
 }
 
@@ -223,6 +241,7 @@ func (l *loop) setMembership(ms *octopiipb.Membership) {
 		}
 	}
 	l.members.Store(ms)
+	l.memory.keep(ms)
 	l.events.membershipChanged(l.public)
 }
 
@@ -306,7 +325,15 @@ func (l *loop) publish() {
 		if l.input.Ticks > 0 && c.Role == raft.StateLeader {
 			l.core.VisitProgress(func(id, match uint64, state string, alive bool) {
 				st.Progress = append(st.Progress, Progress{ID: id, Match: match, State: state, Active: alive})
+				if match > 0 { // else it is a newcomer, and knows no term yet
+					l.memory.note(id, c.Term, match, c.Commit)
+				}
 			})
+		}
+		if l.input.Ticks > 0 && c.Role == raft.StateFollower && c.Leader != raft.None {
+			// Its vote for itself is durable. Of its log nobody else can tell: what it
+			// commits need not be on its own disk yet (thesis 10.2.1).
+			l.memory.note(c.Leader, c.Term, 0, 0)
 		}
 		l.committed.Store(c.Commit)
 	}

@@ -43,6 +43,7 @@ type Node struct {
 	// cluster, committed and members are read by the transport's goroutines.
 	cluster, committed atomic.Uint64
 	members            atomic.Pointer[octopiipb.Membership]
+	memory             memory
 	// receiving is held while a snapshot is received: one at a time.
 	receiving sync.Mutex
 	// pending counts what callers have under way, against the bounds in cfg.

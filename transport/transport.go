@@ -51,7 +51,14 @@ type Hello struct {
 	Incarnation uint64
 	// Address is where the sender listens for its peers.
 	Address string
+	// Remembers is what the sender knows of the receiver's log.
+	Remembers Memory
 }
+
+// Memory is what one member knows of another one's disk: that it knew of Term, and
+// had its log up to Match, in that term, of which Commit is committed.
+// A member whose log ends before that has lost what it promised. Zero: nothing.
+type Memory struct{ Term, Match, Commit uint64 }
 
 // Handler is the side of a Node that a transport calls. Calls come from the
 // transport's goroutines, several at once for different peers and purposes,
@@ -59,9 +66,10 @@ type Hello struct {
 // were sent. A Handler must not block for long in HandleMessages: it stands in
 // the way of everything else from that peer.
 type Handler interface {
-	// Hello is this member's own side of the handshake, asked anew for every
-	// connection because the cluster becomes known only when one is joined.
-	Hello() Hello
+	// Hello is this member's own side of the handshake with a peer, 0 if that is
+	// not known yet. It is asked anew for every connection, because the cluster
+	// becomes known only when one is joined.
+	Hello(peer uint64) Hello
 	// Accept judges what a peer said of itself, on incoming and outgoing
 	// connections. An error refuses the connection; its text reaches the peer.
 	// It is called before any payload of that connection is handed over.
@@ -76,7 +84,7 @@ type Handler interface {
 	HandleSnapshot(from uint64, header []byte, body io.Reader) error
 	// HandleCall answers a Call. ctx ends when the caller has gone away.
 	HandleCall(ctx context.Context, from Hello, in Inbound) (Message, error)
-	// Refused says that a peer refused a connection of this member, and why.
+	// Refused says that a peer refused a connection from or to this member, and why.
 	Refused(peer Hello, reason string)
 	// PeerDown says that the connection to or from a peer broke: what was sent
 	// on it and not yet answered may be lost. An attempt to connect that failed

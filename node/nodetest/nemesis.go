@@ -26,6 +26,8 @@ type nemesis struct {
 	// kinds are the faults that this seed has.
 	kinds []fault
 	over  bool
+	// held: no new faults for a while.
+	held bool
 	// removed are members that the operator wanted to remove.
 	removed map[uint64]bool
 	// lost is the member that is damaged and not yet replaced, and heir the one
@@ -61,6 +63,7 @@ var faults = []fault{
 	{"full-disk", 12 * time.Second, (*nemesis).fullDisk},
 	{"rot", 15 * time.Second, (*nemesis).rot},
 	{"wipe", 20 * time.Second, (*nemesis).wipe},
+	{"rollback", 20 * time.Second, (*nemesis).rollback},
 	{"join", 15 * time.Second, (*nemesis).join},
 	{"remove", 20 * time.Second, (*nemesis).remove},
 	{"transfer", 5 * time.Second, (*nemesis).transfer},
@@ -100,8 +103,10 @@ func (n *nemesis) schedule(f fault) {
 		if n.over {
 			return
 		}
-		n.w.faults++
-		f.do(n)
+		if !n.held {
+			n.w.faults++
+			f.do(n)
+		}
 		n.schedule(f)
 	})
 }
@@ -384,6 +389,53 @@ func (n *nemesis) wipe() {
 	n.replace(m)
 }
 
+// rollback puts an older image of a member's disk back. Nobody but those that
+// remember can know, so all others are well and connected meanwhile (design, section
+// 8: if those that never had the lost entries are all that is left, no protocol can
+// know); and then it must be noticed.
+func (n *nemesis) rollback() {
+	m := n.someone()
+	if m == nil || !n.mayLose() || !m.view.born {
+		return
+	}
+	n.tell(m, "an image of its disk is taken")
+	mem, saved, old := m.disk.mem.Clone(), m.machine.saved, m.view
+	n.later(2*time.Second, 6*time.Second, "rollback", func() {
+		if m.gone || !n.mayLose() {
+			return
+		}
+		n.held = true
+		n.mend(n.hopeful())
+		n.w.at(4*n.w.cfg.electionTimeout(), "the old image is put back", func() {
+			if n.held = false; n.over || m.gone || !m.up() || !n.mayLose() || m == n.w.leader() {
+				return // of a leader's disk nobody else can tell
+			}
+			if m.view.ackIndex <= old.ackIndex {
+				return // nothing is lost by it
+			}
+			n.tell(m, "an old image of its disk is put back")
+			n.held = true
+			m.kill(false)
+			m.disk.plug(mem.CrashKeepingAll())
+			m.machine.saved = saved
+			n.lost, m.view.forgets = m, true
+			m.start()
+			n.w.at(6*n.w.cfg.electionTimeout(), "was it noticed?", func() {
+				n.held = false
+				if !n.over && !errors.Is(m.ended, node.ErrAmnesia) {
+					n.w.fail("a rolled-back disk is noticed", "%s goes on: %v: %s", m.name(), m.ended, n.w.summary())
+				}
+			})
+			n.replace(m)
+		})
+	})
+}
+
+// hopeful are all members that will run again.
+func (n *nemesis) hopeful() []*member {
+	return slices.DeleteFunc(slices.Clone(n.w.members), (*member).hopeless)
+}
+
 // replace is the operator: a new member joins, and the lost one is removed.
 func (n *nemesis) replace(m *member) {
 	n.w.at(n.w.between(3*time.Second, 8*time.Second), "replace", func() {
@@ -520,7 +572,7 @@ func (n *nemesis) clock() {
 // stopped is called when a process ended by itself.
 func (n *nemesis) stopped(m *member, err error, struck bool) {
 	switch {
-	case errors.Is(err, node.ErrRemoved), errors.Is(err, node.ErrIDReused):
+	case errors.Is(err, node.ErrRemoved), errors.Is(err, node.ErrIDReused), errors.Is(err, node.ErrAmnesia):
 		m.gone = true
 	case m.gone:
 	case struck || m.view.damaged || m.view.forgets:
@@ -529,10 +581,19 @@ func (n *nemesis) stopped(m *member, err error, struck bool) {
 	}
 }
 
-// heal undoes everything for some members, and ends the others for good, or for
-// all.
+// heal undoes everything for good for some members, and ends the others.
 func (n *nemesis) heal(keep []*member) {
 	n.over = true
+	n.mend(keep)
+	for _, m := range n.w.members {
+		if m.up() && !slices.Contains(keep, m) {
+			m.kill(n.w.oneIn(2))
+		}
+	}
+}
+
+// mend undoes everything for some members.
+func (n *nemesis) mend(keep []*member) {
 	net := n.w.net
 	net.calm()
 	net.heal()
@@ -548,8 +609,6 @@ func (n *nemesis) heal(keep []*member) {
 			m.resume()
 			m.start()
 			m.settle()
-		} else if m.up() {
-			m.kill(n.w.oneIn(2))
 		}
 	}
 }

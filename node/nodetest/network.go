@@ -203,7 +203,7 @@ func (e *endpoint) meet(address string) (*endpoint, error) {
 	if err != nil {
 		return nil, err
 	}
-	mine, theirs := e.handler.Hello(), to.handler.Hello()
+	mine, theirs := e.handler.Hello(to.m.id), to.handler.Hello(e.m.id)
 	err = to.handler.Accept(mine)
 	to.m.settle()
 	if err != nil {
@@ -211,6 +211,8 @@ func (e *endpoint) meet(address string) (*endpoint, error) {
 		return nil, &transport.RemoteError{Address: address, Reason: err.Error()}
 	}
 	if err := e.handler.Accept(theirs); err != nil {
+		to.handler.Refused(mine, err.Error())
+		to.m.settle()
 		return nil, err
 	}
 	return to, nil
@@ -230,7 +232,7 @@ func (e *endpoint) deliver(l *link, address string, p parcel) {
 	if n.lose > 0 && n.w.oneIn(n.lose) {
 		times = 0
 	}
-	from, to := e.handler.Hello().Node, l.to
+	from, to := e.m.id, l.to
 	for range times {
 		what := "message"
 		if n.w.trace != nil {
@@ -346,7 +348,7 @@ func (e *endpoint) Ask(address string, kind transport.Kind, m transport.Message,
 			answer(nil, err)
 			return
 		}
-		hello := e.handler.Hello()
+		hello := e.handler.Hello(0)
 		to.m.after(e.net.travel(e.m.address, address), "called", func() {
 			to.handler.(stepped.Answerer).Answer(hello, transport.Inbound{Kind: kind, Payload: payload}, func(m transport.Message, err error) {
 				if e.net.cuts[direction{address, e.m.address}] || !e.alive() {
@@ -375,7 +377,7 @@ func (e *endpoint) Probe(_ context.Context, address string) (transport.Hello, er
 	if err != nil {
 		return transport.Hello{}, err
 	}
-	return to.handler.Hello(), nil
+	return to.handler.Hello(e.m.id), nil
 }
 
 func (e *endpoint) Close() error { return nil }

@@ -334,12 +334,7 @@ func (w *world) healAll() {
 	if w.failed != nil {
 		return
 	}
-	var keep []*member
-	for _, m := range w.members {
-		if !m.hopeless() {
-			keep = append(keep, m)
-		}
-	}
+	keep := w.nemesis.hopeful()
 	w.tell(nil, "everybody is healed: %s", names(keep))
 	w.nemesis.heal(keep)
 	for _, c := range w.clients {

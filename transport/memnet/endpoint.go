@@ -168,7 +168,8 @@ func (e *endpoint) meet(address string, to uint64, bothWays, judged bool) (meeti
 	if err != nil {
 		return meeting{}, fmt.Errorf("nobody listens at %s", address)
 	}
-	m := meeting{target: target, handler: handler, mine: self.Hello(), theirs: handler.Hello()}
+	m := meeting{target: target, handler: handler, mine: self.Hello(to)}
+	m.theirs = handler.Hello(m.mine.Node)
 	if err := m.judge(self, to, judged); err != nil {
 		m.release()
 		return meeting{}, err
@@ -189,6 +190,7 @@ func (m meeting) judge(self transport.Handler, to uint64, judged bool) error {
 		return &transport.RemoteError{Address: m.target.address, Reason: err.Error()}
 	}
 	if err := self.Accept(m.theirs); err != nil {
+		m.handler.Refused(m.mine, err.Error())
 		return fmt.Errorf("%s was refused here: %w", m.target.address, err)
 	}
 	return nil

@@ -177,7 +177,7 @@ func (c *conn) judge(hello octopiipb.Hello) error {
 	if hello.Purpose == 0 || hello.Purpose >= purposeEnd {
 		return fmt.Errorf("purpose %d is not known here", hello.Purpose)
 	}
-	if self := t.handler.Hello().Node; hello.To != 0 && hello.To != self {
+	if self := t.handler.Hello(hello.From).Node; hello.To != 0 && hello.To != self {
 		return fmt.Errorf("this is member %d, not %d: correct its address", self, hello.To)
 	}
 	if hello.Purpose == purposeProbe {
@@ -197,11 +197,14 @@ func (c *conn) judge(hello octopiipb.Hello) error {
 }
 
 func toHello(h octopiipb.Hello) transport.Hello {
-	return transport.Hello{Cluster: h.Cluster, Node: h.From, Incarnation: h.Incarnation, Address: h.Address}
+	return transport.Hello{
+		Cluster: h.Cluster, Node: h.From, Incarnation: h.Incarnation, Address: h.Address,
+		Remembers: transport.Memory{Term: h.Remembers.Term, Match: h.Remembers.Match, Commit: h.Remembers.Commit},
+	}
 }
 
 func (c *conn) writeHello(purpose uint32, to uint64, refused string) error {
-	self := c.t.handler.Hello()
+	self := c.t.handler.Hello(to)
 	hello := octopiipb.Hello{
 		Version:     protocolVersion,
 		Purpose:     purpose,
@@ -211,6 +214,7 @@ func (c *conn) writeHello(purpose uint32, to uint64, refused string) error {
 		Incarnation: self.Incarnation,
 		Address:     self.Address,
 		Refused:     refused,
+		Remembers:   octopiipb.Memory{Term: self.Remembers.Term, Match: self.Remembers.Match, Commit: self.Remembers.Commit},
 	}
 	body, err := hello.Marshal()
 	if err != nil {

@@ -111,10 +111,15 @@ func (h *Handler) Calls() int {
 	return h.calls
 }
 
-func (h *Handler) Hello() transport.Hello {
+// Hello remembers something of every peer.
+func (h *Handler) Hello(peer uint64) transport.Hello {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.self
+	hello := h.self
+	if peer != 0 {
+		hello.Remembers = transport.Memory{Term: peer, Match: 10 * peer, Commit: 7 * peer}
+	}
+	return hello
 }
 
 func (h *Handler) Accept(peer transport.Hello) error {

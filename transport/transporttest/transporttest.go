@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -124,11 +125,11 @@ func testMessages(t *testing.T, listen func() transport.Transport) {
 			t.Fatalf("message %d is number %d of kind %d: order, content or kind was lost", i, got, in.Kind)
 		}
 	}
-	if accepted := b.h.Accepted(); len(accepted) == 0 || accepted[0] != a.h.Hello() {
-		t.Fatalf("the acceptor was asked about %+v, not about %+v", accepted, a.h.Hello())
+	if accepted := b.h.Accepted(); len(accepted) == 0 || accepted[0] != a.h.Hello(b.h.Hello(0).Node) {
+		t.Fatalf("the acceptor was asked about %+v, not about %+v", accepted, a.h.Hello(b.h.Hello(0).Node))
 	}
-	if accepted := a.h.Accepted(); len(accepted) == 0 || accepted[0] != b.h.Hello() {
-		t.Fatalf("the dialer was asked about %+v, not about %+v", accepted, b.h.Hello())
+	if accepted := a.h.Accepted(); len(accepted) == 0 || accepted[0] != b.h.Hello(a.h.Hello(0).Node) {
+		t.Fatalf("the dialer was asked about %+v, not about %+v", accepted, b.h.Hello(a.h.Hello(0).Node))
 	}
 }
 
@@ -208,6 +209,9 @@ func testRefusedByDialer(t *testing.T, listen func() transport.Transport) {
 	if n := b.h.Received(1) + b.h.Calls(); n != 0 {
 		t.Errorf("%d payloads travelled on refused connections", n)
 	}
+	Until(t, "the acceptor hears why", func() bool {
+		return slices.ContainsFunc(b.h.Refusals(), func(reason string) bool { return strings.Contains(reason, "not with that one") })
+	})
 }
 
 func testWrongMember(t *testing.T, listen func() transport.Transport) {
@@ -332,8 +336,8 @@ func testProbe(t *testing.T, listen func() transport.Transport) {
 	a.h.SetAccept(refuse)
 	b.h.SetAccept(refuse)
 	got, err := a.Probe(context.Background(), b.Address())
-	if err != nil || got != b.h.Hello() {
-		t.Errorf("Probe: %+v, %v, want %+v", got, err, b.h.Hello())
+	if err != nil || got != b.h.Hello(a.h.Hello(0).Node) {
+		t.Errorf("Probe: %+v, %v, want %+v", got, err, b.h.Hello(a.h.Hello(0).Node))
 	}
 	if n := len(a.h.Accepted()) + len(b.h.Accepted()); n != 0 {
 		t.Errorf("Probe asked for Accept %d times", n)

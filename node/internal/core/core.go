@@ -1,6 +1,7 @@
 package core
 
 import (
+	"errors"
 	"fmt"
 
 	"go.etcd.io/raft/v3"
@@ -252,7 +253,8 @@ func (c *Core) deliver(responses []raftpb.Message) {
 
 func (c *Core) stepMessage(m *raftpb.Message) {
 	if err := admit(m, c.cfg.ID, c.last, c.handed.Index); err != nil {
-		c.effects.Suspects = append(c.effects.Suspects, Suspect{ID: m.From, Reason: err.Error()})
+		forgot := errors.Is(err, errForgot) && m.Term >= c.status.Term
+		c.effects.Suspects = append(c.effects.Suspects, Suspect{ID: m.From, Reason: err.Error(), Forgot: forgot})
 		return
 	}
 	if m.Type == raftpb.MsgHeartbeat && m.Commit > c.bound {

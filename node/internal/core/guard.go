@@ -31,7 +31,7 @@ func admit(m *raftpb.Message, self, lastIndex, commit uint64) error {
 	case raftpb.MsgHeartbeat:
 		// A leader tells a follower only of what that follower acknowledged.
 		if m.Commit > lastIndex {
-			return fmt.Errorf("heartbeat with commit %d, but the last index here is %d: this log lost what it acknowledged", m.Commit, lastIndex)
+			return fmt.Errorf("heartbeat with commit %d, but the last index here is %d: %w", m.Commit, lastIndex, errForgot)
 		}
 	case raftpb.MsgAppResp:
 		if !m.Reject && m.Index > lastIndex {
@@ -50,6 +50,9 @@ func admit(m *raftpb.Message, self, lastIndex, commit uint64) error {
 	}
 	return nil
 }
+
+// errForgot: a leader remembers more of this member's log than there is.
+var errForgot = errors.New("this log lost what it acknowledged")
 
 // numberMax bounds terms and indexes: raft counts on from them.
 const numberMax = math.MaxUint64 >> 1

@@ -181,4 +181,6 @@ type Effects struct {
 type Suspect struct {
 	ID     uint64
 	Reason string
+	// Forgot: it leads, and names more as acknowledged by this member than there is.
+	Forgot bool
 }

@@ -1,0 +1,67 @@
+package node_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/octopii/octopii/node"
+)
+
+// filled is a cluster of three that has a few entries.
+func filled(t *testing.T) []*member {
+	t.Helper()
+	ms := cluster(t, 3)
+	for i := range 20 {
+		propose(t, ms[0], fmt.Sprint("entry ", i))
+	}
+	converged(t, ms...)
+	return ms
+}
+
+// A voter that comes back with an empty disk under its old ID ends with ErrAmnesia,
+// whether it asks to join or waits to be spoken to. The others go on, and are told.
+func TestWipedDisk(t *testing.T) {
+	for _, how := range []string{"waits", "joins"} {
+		t.Run(how, func(t *testing.T) {
+			ms := filled(t)
+			ms[2].kill()
+			ms[2].cfg.Dir = t.TempDir()
+			if how == "joins" {
+				ms[2].cfg.Join = []string{ms[0].addr, ms[1].addr}
+			}
+			ms[2].start()
+			<-ms[2].Done()
+			if err := ms[2].Err(); !errors.Is(err, node.ErrAmnesia) {
+				t.Errorf("it ends with %v, want ErrAmnesia", err)
+			}
+			leader(t, ms[:2]...)
+			propose(t, ms[0], "without it")
+		})
+	}
+}
+
+// A voter whose disk was set back to an older image ends with ErrAmnesia too. It
+// votes for nobody who remembers more, as the handshake comes before the vote.
+func TestRolledBackDisk(t *testing.T) {
+	ms := filled(t)
+	old := t.TempDir()
+	ms[2].kill()
+	if err := os.CopyFS(old, os.DirFS(ms[2].cfg.Dir)); err != nil {
+		t.Fatal(err)
+	}
+	ms[2].start()
+	for i := range 20 {
+		propose(t, ms[0], fmt.Sprint("more ", i))
+	}
+	converged(t, ms...)
+	ms[2].kill()
+	ms[2].cfg.Dir = old
+	ms[2].start()
+	<-ms[2].Done()
+	if err := ms[2].Err(); !errors.Is(err, node.ErrAmnesia) {
+		t.Errorf("it ends with %v, want ErrAmnesia", err)
+	}
+	propose(t, ms[0], "without it")
+}
