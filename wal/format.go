@@ -323,7 +323,7 @@ func decodeFrame(sectors, body []byte) (frame, []byte, error) {
 	if (count > 0) != (f.kinds&kindEntries != 0) || count == 0 && len(rest) > 0 {
 		return f, body, fmt.Errorf("a frame of kinds %#x with %d entries and %d bytes of them", uint32(f.kinds), count, len(rest))
 	}
-	if count > 0 && (f.first == 0 || f.first+uint64(count)-1 != f.last) {
+	if count > 0 && (f.first == 0 || f.last < f.first || f.last-f.first != uint64(count)-1) {
 		return f, body, fmt.Errorf("a frame of %d entries from %d to %d", count, f.first, f.last)
 	}
 	return f, body, nil

@@ -35,7 +35,7 @@ func must[T any](t testing.TB) func(T, error) T {
 }
 
 // goldenLog is the log that docs/FORMATS.md draws.
-func goldenLog(t *testing.T) (dir string) {
+func goldenLog(t testing.TB) (dir string) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "wal")
 	b := New(Options{SegmentBytes: 32 << 10, Rand: strings.NewReader("saltsalt")})
