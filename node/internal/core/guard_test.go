@@ -27,8 +27,14 @@ func newSubject(cs raftpb.ConfState, last, commit uint64) *subject {
 		ms.Members = append(ms.Members, octopiipb.Member{ID: id, Learner: slices.Contains(cs.Learners, id)})
 	}
 	start := Label{Index: 1, Term: 1, ConfState: cs, Membership: ms}
-	s := &subject{disk: newDisk(start, raftpb.HardState{Term: 2, Commit: commit})}
-	_ = s.disk.Append(entriesOf(2, 2, last))
+	disk := newDisk(start, raftpb.HardState{Term: 2, Commit: commit})
+	_ = disk.Append(entriesOf(2, 2, last))
+	return subjectOn(start, disk)
+}
+
+// subjectOn starts member 1 behind a snapshot.
+func subjectOn(start Label, disk *memoryDisk) *subject {
+	s := &subject{disk: disk}
 	var err error
 	s.core, err = New(Config{ID: 1, Start: start, Storage: s.disk, ElectionTicks: 10, HeartbeatTicks: 1,
 		MessageBytesMax: 1 << 20, InflightMessagesMax: 16, PromoteLagMax: 2, PromoteStableTicks: 2,

@@ -1,6 +1,7 @@
 package core
 
 import (
+	compare "cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -69,7 +70,7 @@ func (c *cluster) agree() error {
 	if !slices.Equal(voters, cs.Voters) || !slices.Equal(learners, cs.Learners) || len(cs.VotersOutgoing) > 0 {
 		return fmt.Errorf("voters %v and learners %v, but raft has %v", voters, learners, cs.String())
 	}
-	if !slices.IsSortedFunc(c.ms.Members, func(a, b octopiipb.Member) int { return int(a.ID) - int(b.ID) }) {
+	if !slices.IsSortedFunc(c.ms.Members, func(a, b octopiipb.Member) int { return compare.Compare(a.ID, b.ID) }) {
 		return fmt.Errorf("members are not in order: %v", c.ms.Members)
 	}
 	return nil
