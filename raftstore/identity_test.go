@@ -1,6 +1,8 @@
 package raftstore
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	iofs "io/fs"
 	"os"
@@ -9,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/octopii/octopii/internal/vfs"
+	"github.com/octopii/octopii/internal/vfs/vfstest"
 	"github.com/octopii/octopii/wal"
 )
 
@@ -95,26 +98,47 @@ func TestIdentityDamage(t *testing.T) {
 	}
 }
 
+// FuzzIdentity reads a file that holds anything, and the same under a right head
+// and checksum: an error says that it is damaged or of another version, what is
+// read is what would be written, and the file stays as it is.
 func FuzzIdentity(f *testing.F) {
 	whole, err := encodeIdentity(someIdentity)
 	noError(f, err)
 	f.Add(whole)
 	f.Add(whole[:20])
-	f.Add(sealed(identityMagic, 2, nil))
+	f.Add(whole[headBytes : len(whole)-crcBytes])
+	f.Add(whole[headBytes : len(whole)-crcBytes-2])
+	f.Add(append([]byte("OCTOSNAP"), whole[8:]...))
+	f.Add(append(whole[:len(whole):len(whole)], 0))
+	f.Add(sealed(identityMagic, identityVersion+1, nil))
+	f.Add([]byte{0x08, 1})
+	f.Add([]byte{0x18, 1})
+	f.Add([]byte{0xff})
 	f.Fuzz(func(t *testing.T, data []byte) {
-		id, err := decodeIdentity(data)
 		// The checksum keeps mutations out, so try the body under a right one too.
-		if err != nil {
-			if id, err = decodeIdentity(sealed(identityMagic, identityVersion, data)); err != nil {
-				return
+		for _, file := range [][]byte{data, sealed(identityMagic, identityVersion, data)} {
+			mem := vfstest.NewMem()
+			mem.WriteFile("/d/"+identityFile, file)
+			id, err := readIdentity(mem, "/d")
+			if now := mem.ReadFile("/d/" + identityFile); !bytes.Equal(now, file) {
+				t.Errorf("reading made %x of %x", now, file)
 			}
-		}
-		again, err := encodeIdentity(id)
-		noError(t, err)
-		got, err := decodeIdentity(again)
-		noError(t, err)
-		if got != id {
-			t.Errorf("decoded %+v, and after encoding it %+v", id, got)
+			if err != nil {
+				other := len(file) > headBytes && bytes.HasPrefix(file, []byte(identityMagic)) && binary.LittleEndian.Uint32(file[8:]) != identityVersion
+				if !errors.Is(err, wal.ErrCorrupt) && !other {
+					t.Errorf("%x: %v, want wal.ErrCorrupt", file, err)
+				}
+				continue
+			}
+			if id.Node == 0 || id.Incarnation == 0 {
+				t.Errorf("read %+v", id)
+			}
+			mem = vfstest.NewMem()
+			noError(t, mem.MkdirAll("/d"))
+			noError(t, writeIdentity(mem, "/d", id))
+			if got, err := readIdentity(mem, "/d"); err != nil || got != id {
+				t.Errorf("read %+v, and after writing it %+v, %v", id, got, err)
+			}
 		}
 	})
 }

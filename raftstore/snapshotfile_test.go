@@ -2,8 +2,10 @@ package raftstore
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	iofs "io/fs"
 	"math/rand/v2"
@@ -327,7 +329,7 @@ func TestSnapshotWriteFails(t *testing.T) {
 	writeFailing(t, dir, data, size)
 }
 
-func mustMarshal(t *testing.T, h octopiipb.SnapshotHeader) []byte {
+func mustMarshal(t testing.TB, h octopiipb.SnapshotHeader) []byte {
 	t.Helper()
 	b, err := h.Marshal()
 	noError(t, err)
@@ -355,29 +357,111 @@ func writeFailing(t *testing.T, dir string, data []byte, room int) {
 	}
 }
 
+// FuzzSnapshotFile reads a file that holds anything: no byte is handed out that
+// was not verified, and what is wrong is called damaged or of another version.
 func FuzzSnapshotFile(f *testing.F) {
 	path := writeSnapshot(f, f.TempDir(), headerAt(2, 5), []byte("some data"))
 	whole, err := os.ReadFile(path)
 	noError(f, err)
+	header := mustMarshal(f, headerAt(2, 5))
+	external := headerAt(2, 5)
+	external.External = true
 	f.Add(whole)
 	f.Add(whole[:40])
+	f.Add(whole[:headBytes+len(header)-1])
+	f.Add(append(whole[:len(whole):len(whole)], 0))
 	f.Add(sealed(snapshotMagic, snapshotVersion, nil))
-	f.Add(whole[len(sealed(snapshotMagic, snapshotVersion, nil)):])
+	f.Add(sealed(snapshotMagic, snapshotVersion+1, header))
+	f.Add(header)
+	f.Add(mustMarshal(f, external))
+	f.Add([]byte{0xff})
+	f.Add(whole[len(sealed(snapshotMagic, snapshotVersion, header)):])
 	f.Fuzz(func(t *testing.T, data []byte) {
 		// As it is, behind a right header, and as a right header.
 		variants := [][]byte{data, append(sealed(snapshotMagic, snapshotVersion, nil), data...), sealed(snapshotMagic, snapshotVersion, data)}
 		for _, v := range variants {
-			r, err := openSnapshot(memoryFS{data: v}, "s")
-			if err != nil {
-				continue
+			readAnything(t, v)
+		}
+	})
+}
+
+// readAnything returns what can be read of a file, and the error.
+func readAnything(t *testing.T, file []byte) (got []byte, err error) {
+	defer func() {
+		other := len(file) > headBytes && bytes.HasPrefix(file, []byte(snapshotMagic)) && binary.LittleEndian.Uint32(file[8:]) != snapshotVersion
+		if err != nil && !errors.Is(err, wal.ErrCorrupt) && !other {
+			t.Errorf("%x: %v, want wal.ErrCorrupt", file, err)
+		}
+		if again := verifySnapshot(memoryFS{data: file}, "s"); (err == nil) != (again == nil) {
+			t.Errorf("reading returned %v, and verifying %v", err, again)
+		}
+	}()
+	r, err := openSnapshot(memoryFS{data: file}, "s")
+	if err != nil {
+		return nil, err
+	}
+	got, err = io.ReadAll(r)
+	if len(got) > len(file) {
+		t.Errorf("read %d bytes out of a file of %d", len(got), len(file))
+	}
+	return got, err
+}
+
+// FuzzSnapshotChunks reads a file whose header is right, and whose chunks are what
+// a list says: each a byte for what it is, one for its length, and the data. So
+// the fuzzer gets behind the checksums.
+func FuzzSnapshotChunks(f *testing.F) {
+	const right, unchained, ending, wrongEnding, rest = 0, 1, 2, 3, 4
+	f.Add([]byte{right, 2, 'a', 'b', right, 1, 'c', ending, 0})
+	f.Add([]byte{ending, 0})
+	f.Add([]byte{right, 0, ending, 0})
+	f.Add([]byte{right, 2, 'a', 'b', unchained, 1, 'c', ending, 0})
+	f.Add([]byte{right, 2, 'a', 'b', wrongEnding, 0})
+	f.Add([]byte{right, 2, 'a', 'b', ending, 0, right, 1, 'c', ending, 0})
+	f.Add([]byte{right, 2, 'a', 'b', rest, 4, 1, 2, 3, 4})
+	f.Add([]byte{right, 2, 'a', 'b', rest, 8, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0})
+	f.Add([]byte{right, 2, 'a', 'b'})
+	f.Fuzz(func(t *testing.T, list []byte) {
+		file := sealed(snapshotMagic, snapshotVersion, mustMarshal(t, headerAt(2, 5)))
+		crc := lastChecksum(file)
+		var want []byte
+		// open: all was right so far, and there was no end; whole: and then the end.
+		open, whole := true, false
+		for total := 0; len(list) >= 2; {
+			what, n := list[0]%(rest+1), min(int(list[1]), len(list)-2)
+			data := list[2:][:n]
+			list = list[2+n:]
+			head := binary.LittleEndian.AppendUint32(nil, uint32(n))
+			switch what {
+			case right, unchained:
+				if n == 0 {
+					continue
+				}
+				if what == unchained {
+					crc++
+				}
+				if open = open && what == right; open {
+					want = append(want, data...)
+				}
+				whole = false
+				crc = chunkSum(crc, head, data)
+				file = append(binary.LittleEndian.AppendUint32(append(file, head...), crc), data...)
+				total += n
+			case ending, wrongEnding:
+				end := binary.LittleEndian.AppendUint64(make([]byte, 4), uint64(total)+uint64(what-ending))
+				crc = crc32.Update(crc, castagnoli, end)
+				file = binary.LittleEndian.AppendUint32(append(file, end...), crc)
+				open, whole = false, open && what == ending
+			case rest:
+				if n > 0 {
+					open, whole = false, false
+					file = append(file, data...)
+				}
 			}
-			got, err := io.ReadAll(r)
-			if len(got) > len(v) {
-				t.Errorf("read %d bytes out of a file of %d", len(got), len(v))
-			}
-			if again := verifySnapshot(memoryFS{data: v}, "s"); (err == nil) != (again == nil) {
-				t.Errorf("reading returned %v, and verifying %v", err, again)
-			}
+		}
+		got, err := readAnything(t, file)
+		if !bytes.Equal(got, want) || (err == nil) != whole {
+			t.Errorf("read %x, %v; want %x, whole %v", got, err, want, whole)
 		}
 	})
 }
