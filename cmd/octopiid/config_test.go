@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-func load(t *testing.T, args, environ []string, file string) (config, error) {
+func load(t testing.TB, args, environ []string, file string) (config, error) {
 	t.Helper()
 	if file != "" {
 		path := filepath.Join(t.TempDir(), "octopii.yaml")
@@ -106,4 +106,38 @@ func TestConfigErrors(t *testing.T) {
 			}
 		})
 	}
+}
+
+// FuzzConfigFile starts with a file that holds anything: what is wrong with it is
+// said, and what is taken passes every check.
+func FuzzConfigFile(f *testing.F) {
+	f.Add("name: a\ndata-dir: d\njoin: [a:1, b:2]\nbootstrap: true\nlog-level: debug\nwal: etcd\n")
+	f.Add("join: a:1,b:2\npeer-addr: 0.0.0.0:1\nadvertise-peer-addr: a:1\nmetrics-addr: :9000\n")
+	f.Add("peer-cert-file: a\npeer-key-file: b\npeer-ca-file: c\nclient-cert-file: d\nclient-key-file: e\n")
+	f.Add("datadir: x")
+	f.Add("config: x")
+	f.Add("client:\n  addr: x")
+	f.Add("{")
+	f.Add("- a\n- b")
+	f.Add("1: 2")
+	f.Add("name: {a: b}")
+	f.Add("bootstrap: maybe")
+	f.Add("join: [[a:1]]")
+	f.Add("client-addr: 2379")
+	f.Add("x: &x [*x]")
+	f.Fuzz(func(t *testing.T, file string) {
+		c, err := load(t, []string{"--data-dir", "d"}, nil, file)
+		if err != nil {
+			if err.Error() == "" {
+				t.Error("an error that says nothing")
+			}
+			return
+		}
+		if err := c.check(); err != nil || c.DataDir != "d" {
+			t.Errorf("%q was taken, and is wrong: %v", file, err)
+		}
+		if again, err := load(t, []string{"--data-dir", "d"}, nil, file); err != nil || !cmp.Equal(c, again) {
+			t.Errorf("%q is read as %+v, and then as %+v, %v", file, c, again, err)
+		}
+	})
 }
