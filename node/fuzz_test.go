@@ -165,6 +165,10 @@ func (r *receiver) arrive(a arrival) {
 			if answers++; answers > 1 || (m == nil) == (err == nil) {
 				r.t.Errorf("answer %d to a join request: %v, %v", answers, m, err)
 			}
+			var req octopiipb.JoinRequest
+			if err == nil && (req.Unmarshal(a.payload) != nil || req.Member.ID != from) {
+				r.t.Errorf("member %x was answered %v when it asked for %x", from, m, req.Member.ID)
+			}
 		})
 	case bySnapshot:
 		r.snapshot(from, a.payload)
@@ -189,6 +193,16 @@ func (r *receiver) snapshot(from uint64, payload []byte) {
 		if after := r.mem.Names("/d/snap"); !slices.Equal(before, after) {
 			r.t.Errorf("a snapshot that was refused made %q of %q", after, before)
 		}
+		return
+	}
+	var s octopiipb.SnapshotStream
+	if err := s.Unmarshal(header); err != nil {
+		r.t.Fatalf("a header that cannot be read was taken: %v", err)
+	}
+	cs, mine := s.Header.Metadata.ConfState, r.node.n.cluster.Load()
+	if named := slices.Concat(cs.Voters, cs.Learners, cs.VotersOutgoing); !slices.Contains(named, 1) ||
+		s.Header.Membership.Cluster == 0 || mine != 0 && s.Header.Membership.Cluster != mine {
+		r.t.Errorf("a snapshot of cluster %x for %v was taken by member 1 of %x", s.Header.Membership.Cluster, named, mine)
 	}
 }
 
@@ -255,6 +269,10 @@ func FuzzPeer(f *testing.F) {
 	appended := message(raftpb.Message{Type: raftpb.MsgApp, From: 2, To: 1, Term: 3, Index: 5, LogTerm: 2, Commit: 8, Entries: entries})
 	entries[1].Data = encoded(f, &remove)
 	leaving := message(raftpb.Message{Type: raftpb.MsgApp, From: 2, To: 1, Term: 3, Index: 5, LogTerm: 2, Commit: 8, Entries: entries})
+	odd := func(e raftpb.Entry) []byte {
+		e.Index, e.Term = 6, 3
+		return message(raftpb.Message{Type: raftpb.MsgApp, From: 2, To: 1, Term: 3, Index: 5, LogTerm: 2, Commit: 6, Entries: []raftpb.Entry{e}})
+	}
 	heartbeat := message(raftpb.Message{Type: raftpb.MsgHeartbeat, From: 2, To: 1, Term: 3})
 	for state := range uint8(3) {
 		for _, s := range []octopiipb.SnapshotStream{sound, none, noCluster, absent, external, twice, removed, late} {
@@ -264,6 +282,9 @@ func FuzzPeer(f *testing.F) {
 		f.Add(state, arrivals(arrival{bySnapshot, 3, []byte{9, 0, 0xff}}))
 		f.Add(state, arrivals(arrival{byRaft, 2, appended}, arrival{byTime, 0, make([]byte, 30)}, arrival{byRaft, 2, heartbeat}))
 		f.Add(state, arrivals(arrival{byRaft, 2, leaving}, arrival{byTime, 0, make([]byte, 5)}))
+		f.Add(state, arrivals(arrival{byRaft, 2, odd(raftpb.Entry{Data: []byte{9}})}))
+		f.Add(state, arrivals(arrival{byRaft, 2, odd(raftpb.Entry{Type: raftpb.EntryConfChangeV2, Data: []byte{0xff}})}))
+		f.Add(state, arrivals(arrival{byRaft, 2, odd(raftpb.Entry{Type: raftpb.EntryConfChange, Data: []byte{0x10, 1}})}))
 		f.Add(state, arrivals(arrival{byRaft, 3, appended}, arrival{byUnknown, 3, appended}, arrival{byRaft, 2, []byte{0xff}}))
 		f.Add(state, arrivals(arrival{byJoin, 6, join(octopiipb.Member{ID: 6, Address: "n6", Name: "new", Incarnation: 6})},
 			arrival{byJoin, 5, join(octopiipb.Member{ID: 6, Address: "n6"})}, arrival{byJoin, 6, join(octopiipb.Member{ID: 6})}, arrival{byTime, 0, make([]byte, 9)}))

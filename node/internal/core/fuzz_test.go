@@ -43,6 +43,8 @@ func FuzzChange(f *testing.F) {
 	f.Add(encode(raftpb.ConfChangeV2{}))
 	f.Add(encode(raftpb.ConfChangeV2{Transition: raftpb.ConfChangeTransitionJointExplicit,
 		Changes: []raftpb.ConfChangeSingle{{Type: raftpb.ConfChangeAddNode, NodeID: 2}}}))
+	f.Add(encode(raftpb.ConfChangeV2{Transition: raftpb.ConfChangeTransitionJointExplicit, Context: []byte("\x0a\x02\x08\x02"),
+		Changes: []raftpb.ConfChangeSingle{{Type: raftpb.ConfChangeAddLearnerNode, NodeID: 2}}}))
 	f.Add(encode(raftpb.ConfChangeV2{Changes: []raftpb.ConfChangeSingle{{NodeID: 2}, {NodeID: 3}}}))
 	f.Add(encode(raftpb.ConfChangeV2{Changes: []raftpb.ConfChangeSingle{{NodeID: 2}}, Context: []byte{0xff}}))
 	f.Add(encode(raftpb.ConfChangeV2{Changes: []raftpb.ConfChangeSingle{{Type: raftpb.ConfChangeUpdateNode, NodeID: 2}}, Context: []byte("\x0a\x02\x08\x02")}))
@@ -57,11 +59,11 @@ func FuzzChange(f *testing.F) {
 			if err != nil {
 				continue
 			}
-			data, err = encodeChange(change)
+			rewritten, err := encodeChange(change)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if again, err := decodeChange(data); err != nil || again != change {
+			if again, err := decodeChange(rewritten); err != nil || again != change {
 				t.Fatalf("%+v is written and read as %+v, %v", change, again, err)
 			}
 			before := describe(c.ms)
