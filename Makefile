@@ -4,7 +4,7 @@ GO ?= go
 GOFILES = $(shell git ls-files --cached --others --exclude-standard '*.go')
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race bench verify fix
+.PHONY: help build test race bench fuzz verify fix
 
 help: ## what can be made
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ race: ## every test under the race detector
 
 bench: ## every benchmark
 	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+fuzz: ## every fuzz target for FUZZTIME (1m), one after the other
+	scripts/fuzz $(or $(FUZZTIME),1m)
 
 verify: ## everything a change must pass; writes nothing
 	@bad=$$(gofmt -l $(GOFILES)); test -z "$$bad" || { echo "not formatted, run make fix:"; echo "$$bad"; exit 1; }
