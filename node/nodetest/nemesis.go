@@ -82,8 +82,18 @@ func FaultNames() []string {
 
 func newNemesis(w *world) *nemesis { return &nemesis{w: w, removed: map[uint64]bool{}} }
 
+// names of the kinds of faults that there are; not nil.
+func (n *nemesis) names() []string {
+	list := []string{}
+	for _, f := range n.kinds {
+		list = append(list, f.name)
+	}
+	return list
+}
+
 // begin draws which faults there are: each seed has some of them, for where all
-// are, they hide each other.
+// are, they hide each other. It draws as much when they are given, so that those
+// that a seed would have drawn lead to the same story.
 func (n *nemesis) begin() {
 	for _, f := range faults {
 		drawn := n.w.oneIn(3)

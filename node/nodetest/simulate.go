@@ -118,6 +118,11 @@ type Report struct {
 	Events, Faults, Operations, Committed int
 	// Time that passed in the cluster.
 	Time time.Duration
+	// Members and Clients that it began with, the Duration of the faults, and the
+	// Kinds of them. The same seed with Options that name them is the same story.
+	Members, Clients int
+	Duration         time.Duration
+	Kinds            []string
 	// Settings in words.
 	Settings string
 	// Failure is nil if all is well.
@@ -145,23 +150,48 @@ const lastLines = 60
 // real time: the process's source of chance is seeded meanwhile, and so one
 // simulation at a time runs in a process.
 func Simulate(seed uint64, o Options) Report {
+	// Lines cost time, so that without a Trace they are made only of what failed.
+	if o.Trace == nil {
+		r := simulate(seed, o)
+		if r.Failure != nil {
+			r.explain(seed, o)
+		}
+		return r
+	}
+	var last tail
+	trace := o.Trace
+	o.Trace = func(line string) {
+		last.add(line)
+		trace(line)
+	}
 	r := simulate(seed, o)
-	if r.Failure != nil && o.Trace == nil {
-		// Once more, to be able to say what led to it.
-		var lines []string
-		o.Trace = func(line string) {
-			if lines = append(lines, line); len(lines) > 2*lastLines {
-				lines = slices.Delete(lines, 0, lastLines)
-			}
-		}
-		again := simulate(seed, o)
-		if again.Hash != r.Hash {
-			r.Failure.Detail += fmt.Sprintf(" (and it does not replay: hash %016x, then %016x)", r.Hash, again.Hash)
-		}
-		r.Failure.Last = lines[max(0, len(lines)-lastLines):]
+	if r.Failure != nil {
+		r.Failure.Last = last.lines()
 	}
 	return r
 }
+
+// explain simulates once more, to be able to say what led to the failure.
+func (r *Report) explain(seed uint64, o Options) {
+	var last tail
+	o.Trace = last.add
+	again := simulate(seed, o)
+	if again.Hash != r.Hash {
+		r.Failure.Detail += fmt.Sprintf(" (and it does not replay: hash %016x, then %016x)", r.Hash, again.Hash)
+	}
+	r.Failure.Last = last.lines()
+}
+
+// tail keeps the last lines of a story.
+type tail struct{ kept []string }
+
+func (t *tail) add(line string) {
+	if t.kept = append(t.kept, line); len(t.kept) > 2*lastLines {
+		t.kept = slices.Delete(t.kept, 0, lastLines)
+	}
+}
+
+func (t *tail) lines() []string { return t.kept[max(0, len(t.kept)-lastLines):] }
 
 func simulate(seed uint64, o Options) (r Report) {
 	exclusively(seed, func() {
@@ -177,6 +207,7 @@ func simulate(seed uint64, o Options) (r Report) {
 		r = Report{
 			Seed: seed, Hash: w.hash, Events: int(w.events), Faults: w.faults, Time: w.now,
 			Operations: len(w.check.ops), Committed: committed, Settings: w.settings(), Failure: w.failed,
+			Members: w.cfg.Members, Clients: w.cfg.Clients, Duration: w.cfg.Duration, Kinds: w.nemesis.names(),
 		}
 	})
 	return r
@@ -184,17 +215,14 @@ func simulate(seed uint64, o Options) (r Report) {
 
 func (w *world) settings() string {
 	c := &w.cfg
-	var kinds []string
-	for _, k := range w.nemesis.kinds {
-		kinds = append(kinds, k.name)
-	}
 	return fmt.Sprintf("members=%d clients=%d durable=%v election=%d snapshot-entries=%d trailing=%d segment=%d message=%d inflight=%d faults=%s",
-		c.Members, c.Clients, c.durable, c.electionTicks, c.snapshotEntries, c.trailingEntries, c.segmentBytes, c.messageBytes, c.inflight, strings.Join(kinds, ","))
+		c.Members, c.Clients, c.durable, c.electionTicks, c.snapshotEntries, c.trailingEntries, c.segmentBytes, c.messageBytes, c.inflight, strings.Join(w.nemesis.names(), ","))
 }
 
 // run is the whole story: a cluster is founded, things break, a quorum is healed,
 // everything is healed, and then everything must be equal.
 func (w *world) run() {
+	defer w.caught()
 	w.found()
 	for range w.cfg.Clients {
 		w.addClient()

@@ -144,14 +144,17 @@ func (w *world) step(e *event) {
 	}
 	w.events++
 	w.note(e)
-	defer func() {
-		if r := recover(); r != nil && w.failed == nil {
-			w.fail("no panic", "%v\n%s", r, debug.Stack())
-		}
-	}()
+	defer w.caught()
 	e.do()
 	if m != nil {
 		m.settle()
+	}
+}
+
+// caught is deferred around what may panic.
+func (w *world) caught() {
+	if r := recover(); r != nil {
+		w.fail("no panic", "%v\n%s", r, debug.Stack())
 	}
 }
 
