@@ -38,6 +38,7 @@ type arrow struct {
 var arrows = []arrow{
 	{".", nil},
 	{"cmd/octopiid", []string{"internal/...", "node", "transport/tcp", "wal", "wal/etcdwal"}},
+	{"cmd/octopii-chaos", []string{"node", "node/nodetest", "internal/..."}},
 	{"cmd/...", []string{"internal/...", "node", "transport/tcp"}},
 	{"internal/vfs", nil},
 	{"internal/vfs/vfstest", []string{"internal/vfs"}},
