@@ -5,6 +5,7 @@ GOFILES = $(shell git ls-files --cached --others --exclude-standard '*.go')
 
 .DEFAULT_GOAL := help
 .PHONY: help build test race bench fuzz verify fix
+.PHONY: help build test race sim bench verify fix
 
 help: ## what can be made
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -17,6 +18,11 @@ test: ## every test
 
 race: ## every test under the race detector
 	$(GO) test -race -timeout 15m ./...
+
+SEEDS ?= 200
+sim: ## SEEDS=200 seeds of the simulator
+	$(GO) build -o bin/octopii-chaos ./cmd/octopii-chaos
+	bin/octopii-chaos sim --seeds $(SEEDS)
 
 bench: ## every benchmark
 	$(GO) test -run '^$$' -bench . -benchmem ./...
