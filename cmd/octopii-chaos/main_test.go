@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"runtime/debug"
 	"slices"
@@ -20,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/pflag"
 	"go.uber.org/goleak"
 
 	"github.com/octopii/octopii/node"
@@ -146,6 +148,29 @@ func TestOneSeedReplays(t *testing.T) {
 	}
 	if trace, err := os.ReadFile(file); err != nil || !bytes.Contains(trace, []byte("leads in term")) {
 		t.Errorf("no story in the trace: %v\n%.2000s", err, trace)
+	}
+}
+
+// What shrinking leaves is written as flags, and read from them.
+func TestStoryIsItsFlags(t *testing.T) {
+	for _, o := range []nodetest.Options{
+		{Duration: durationDefault},
+		{Duration: time.Second, Members: 5, Clients: 2, Variant: 3, Faults: []string{"kill", "rot"}},
+		{Duration: time.Second, Faults: []string{}},
+	} {
+		s := storyOf(o)
+		var read story
+		flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+		read.flags(flags)
+		if err := flags.Parse(s.args()); err != nil {
+			t.Fatal(err)
+		}
+		if err := read.check(); err != nil {
+			t.Error(err)
+		}
+		if got := read.options(); !reflect.DeepEqual(got, o) {
+			t.Errorf("%v is read as %+v, want %+v", s.args(), got, o)
+		}
 	}
 }
 

@@ -39,7 +39,8 @@ type story struct {
 	members, clients int
 	duration         time.Duration
 	// faults are names, or only "none" or "all"; empty: drawn.
-	faults []string
+	faults  []string
+	variant uint64
 }
 
 // durationDefault is how long faults strike if nothing else is said.
@@ -105,6 +106,7 @@ func (s *story) flags(flags *pflag.FlagSet) {
 	flags.IntVar(&s.clients, "clients", 0, "clients that call it; 0: drawn")
 	flags.DurationVar(&s.duration, "duration", durationDefault, "how long faults strike, in the cluster's own time")
 	flags.StringSliceVar(&s.faults, "faults", nil, "kinds of faults, separated by commas, or none, or all; without it they are drawn")
+	flags.Uint64Var(&s.variant, "variant", 0, "another story of the same seed, as --shrink finds them")
 }
 
 func (s *story) check() error {
@@ -131,7 +133,7 @@ func (s *story) check() error {
 }
 
 func (s *story) options() nodetest.Options {
-	o := nodetest.Options{Members: s.members, Clients: s.clients, Duration: s.duration}
+	o := nodetest.Options{Members: s.members, Clients: s.clients, Duration: s.duration, Variant: s.variant}
 	switch {
 	case len(s.faults) == 0:
 	case s.faults[0] == "none":
@@ -146,7 +148,7 @@ func (s *story) options() nodetest.Options {
 
 // storyOf is the story with those options.
 func storyOf(o nodetest.Options) story {
-	s := story{members: o.Members, clients: o.Clients, duration: o.Duration, faults: o.Faults}
+	s := story{members: o.Members, clients: o.Clients, duration: o.Duration, faults: o.Faults, variant: o.Variant}
 	if o.Faults != nil && len(o.Faults) == 0 {
 		s.faults = []string{"none"}
 	}
@@ -167,6 +169,9 @@ func (s *story) args() []string {
 	}
 	if len(s.faults) > 0 {
 		args = append(args, "--faults="+strings.Join(s.faults, ","))
+	}
+	if s.variant != 0 {
+		args = append(args, fmt.Sprintf("--variant=%d", s.variant))
 	}
 	return args
 }
@@ -260,8 +265,8 @@ func (s *simulation) runShrink(ctx context.Context, o nodetest.Options, stderr i
 		if r.Failure != nil {
 			how = r.Failure.Invariant
 		}
-		fmt.Fprintf(stderr, "attempt %d: members=%d clients=%d duration=%v faults=%s: %s\n",
-			attempts, o.Members, o.Clients, o.Duration, strings.Join(o.Faults, ","), how)
+		fmt.Fprintf(stderr, "attempt %d: members=%d clients=%d duration=%v faults=%s variant=%d: %s\n",
+			attempts, o.Members, o.Clients, o.Duration, strings.Join(o.Faults, ","), o.Variant, how)
 		return ctx.Err() == nil
 	})
 }

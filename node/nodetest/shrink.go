@@ -10,6 +10,9 @@ import (
 // Options that name what is left, and their Report; a seed that does not fail
 // comes back as it was.
 //
+// With less in it a seed is another story, in which the same thing need not come
+// about. So several Variants of it are tried.
+//
 // tried, if set, is told of every attempt, whether it failed in the same way or
 // not, and ends the search by returning false.
 func Shrink(seed uint64, o Options, tried func(o Options, r Report) bool) (Options, Report) {
@@ -75,18 +78,21 @@ func (s *shrinker) duration(d time.Duration) bool {
 	return d > 0 && d < s.o.Duration && s.try(func(o *Options) { o.Duration = d })
 }
 
-// try takes a change over if the story still fails in the same way.
+// variantsMax is how many stories are tried of each smaller cluster.
+const variantsMax = 8
+
+// try takes a change over if a story still fails in the same way.
 func (s *shrinker) try(change func(*Options)) bool {
-	if s.ended {
-		return false
-	}
 	o := s.o
 	change(&o)
-	r := simulate(s.seed, o)
-	s.ended = s.tried != nil && !s.tried(o, r)
-	if r.Failure == nil || r.Failure.Invariant != s.r.Failure.Invariant {
-		return false
+	for i := uint64(0); i < variantsMax && !s.ended; i++ {
+		o.Variant = s.o.Variant + i
+		r := simulate(s.seed, o)
+		s.ended = s.tried != nil && !s.tried(o, r)
+		if r.Failure != nil && r.Failure.Invariant == s.r.Failure.Invariant {
+			s.o, s.r = o, r
+			return true
+		}
 	}
-	s.o, s.r = o, r
-	return true
+	return false
 }

@@ -91,3 +91,14 @@ func TestPanicIsAFailure(t *testing.T) {
 		t.Errorf("%d lines; %v", lines, r.Failure)
 	}
 }
+
+// Variants are other stories of the same configuration.
+func TestVariants(t *testing.T) {
+	o := Options{Duration: 2 * time.Second, Faults: []string{"kill"}}
+	own := Simulate(3, o)
+	o.Variant = 1
+	other, again := Simulate(3, o), Simulate(3, o)
+	if other.Settings != own.Settings || other.Hash == own.Hash || again.Hash != other.Hash {
+		t.Errorf("its own %016x %s\nanother %016x %s\nagain %016x", own.Hash, own.Settings, other.Hash, other.Settings, again.Hash)
+	}
+}

@@ -39,6 +39,9 @@ type Options struct {
 	Duration time.Duration
 	// Faults that strike: see FaultNames. nil: drawn; empty: none.
 	Faults []string
+	// Variant tells another story of the same seed: its cluster is configured in the
+	// same way, and everything else is drawn anew. 0: the seed's own.
+	Variant uint64
 	// Trace, if set, gets the whole story line by line.
 	Trace func(line string)
 }

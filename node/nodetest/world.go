@@ -77,7 +77,8 @@ var chance sync.Mutex
 type seededReader struct{ *rand.ChaCha8 }
 
 func newWorld(cfg setting) *world {
-	w := &world{cfg: cfg, rnd: rand.New(rand.NewPCG(cfg.Seed, 0)), nextID: 1}
+	// Odd streams are for what draw draws.
+	w := &world{cfg: cfg, rnd: rand.New(rand.NewPCG(cfg.Seed, 2*cfg.Variant)), nextID: 1}
 	w.net = newNetwork(w)
 	w.check = newChecker(w)
 	w.nemesis = newNemesis(w)
