@@ -1,6 +1,7 @@
 package nodetest
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"time"
@@ -44,6 +45,8 @@ type op struct {
 	floor, index uint64
 	// committed is where the log has it; 0: nowhere.
 	committed uint64
+	// applied is what the member had applied when it answered a query.
+	applied uint64
 }
 
 // opHead is what a proposal has before the command: the operation's number.
@@ -66,7 +69,13 @@ func (w *world) addClient() *client {
 	return c
 }
 
-func (c *client) later(d time.Duration) { c.w.at(d, "client", c.begin) }
+// later begins the next operation after a while; a long one when there were many.
+func (c *client) later(d time.Duration) {
+	if len(c.w.check.ops) >= c.w.cfg.Operations {
+		d += c.w.cfg.electionTimeout()
+	}
+	c.w.at(d, "client", c.begin)
+}
 
 // begin calls a member, if one is there.
 func (c *client) begin() {
@@ -132,9 +141,15 @@ func (c *client) answered(o *op, a stepped.Answer) {
 		c.finish(o, outcomeOf(a.Err))
 		return
 	}
-	o.index, o.output = a.Index, a.Data
+	o.index, o.output = a.Index, bytes.Clone(a.Data)
 	if o.query {
-		o.output = c.w.cfg.Read(o.member.machine.inner, o.input)
+		o.applied = o.member.machine.applied
+		if c.w.tested(o.member.name()+": Options.Read", func() error {
+			o.output = bytes.Clone(c.w.cfg.Read(o.member.machine.inner, o.input))
+			return nil
+		}) != nil {
+			return
+		}
 	}
 	c.finish(o, done)
 }

@@ -2,12 +2,19 @@ package nodetest
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math"
+	"runtime/debug"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/anishathalye/porcupine"
 	"go.etcd.io/raft/v3/raftpb"
@@ -50,6 +57,43 @@ type checker struct {
 	ops    []*op
 	// seen is the highest index that a client has seen.
 	seen uint64
+
+	// states are digests of the state at an index, the first that was seen.
+	states map[uint64]digest
+	// twins are two more state machines, fed with snapshots: one goes along, the
+	// other waits in an older state for the next snapshot.
+	twins [2]*twin
+}
+
+// digest is what a state amounts to, and whose it was.
+type digest struct {
+	hash uint64
+	by   string
+	// data is what the hash is of, if that is not too much.
+	data []byte
+}
+
+// digestBytesMax is how much of a state is kept to show how it differs.
+const digestBytesMax = 4 << 10
+
+// differs shows where two states differ.
+func (d digest) differs(other digest) string {
+	if d.data == nil || other.data == nil {
+		return ""
+	}
+	at := 0
+	for at < min(len(d.data), len(other.data)) && d.data[at] == other.data[at] {
+		at++
+	}
+	from := max(0, at-16)
+	return fmt.Sprintf(": at byte %d, %s has %s and %s has %s", at, d.by, show(d.data[from:]), other.by, show(other.data[from:]))
+}
+
+// twin is a state machine that is no member's.
+type twin struct {
+	sm node.StateMachine
+	// applied is the last index that it has, restored the one at which it began.
+	applied, restored uint64
 }
 
 // place is where an entry stands.
@@ -68,6 +112,7 @@ type entry struct {
 	// chain and result are what the first member made of it.
 	applied       bool
 	chain, result uint64
+	shown         string // the result, by that member
 }
 
 // view is what the checker knows of one member.
@@ -104,7 +149,7 @@ func (v *view) termAt(i uint64) (uint64, bool) {
 }
 
 func newChecker(w *world) *checker {
-	return &checker{w: w, leaders: map[uint64]uint64{}, entries: map[place]stamp{}, confs: map[uint64]string{}}
+	return &checker{w: w, leaders: map[uint64]uint64{}, entries: map[place]stamp{}, confs: map[uint64]string{}, states: map[uint64]digest{}}
 }
 
 // born begins the view of a member that was just brought to life.
@@ -325,6 +370,7 @@ func (c *checker) applied(m *member, e *node.Entry, result []byte, chain uint64)
 	}
 	if !l.applied {
 		l.applied, l.command, l.data, l.chain, l.result = true, true, bytes.Clone(e.Data), chain, bytesHash(result)
+		l.shown = fmt.Sprintf("%s: %s", m.name(), show(result))
 		c.landed(e.Index, binary.LittleEndian.Uint64(e.Data))
 		return
 	}
@@ -334,8 +380,192 @@ func (c *checker) applied(m *member, e *node.Entry, result []byte, chain uint64)
 	case l.chain != chain:
 		c.w.fail("every command is applied once, in order", "%s has another past at %d", m.name(), e.Index)
 	case l.result != bytesHash(result):
-		c.w.fail("the state machine is deterministic", "%s gets another result for the command at %d: is there a clock, a random source or the order of a map in Apply?", m.name(), e.Index)
+		c.w.fail("the state machine is deterministic", "the command at %d (%s) has different results, on %s and on %s: %s",
+			e.Index, c.w.cfg.describe(e.Data[opHead:]), l.shown, m.name(), show(result)+deterministic)
 	}
+}
+
+const deterministic = ". Is there a clock, a random source, the order of a map, a variable of the package in Apply, or something in memory that is not in the snapshot?"
+
+// show shows the beginning of what a state machine returned.
+func show(b []byte) string {
+	more := ""
+	if len(b) > 48 {
+		b, more = b[:48], fmt.Sprintf("... (%d bytes)", len(b))
+	}
+	if strings.IndexFunc(string(b), func(r rune) bool { return !unicode.IsPrint(r) || r == utf8.RuneError }) < 0 {
+		return fmt.Sprintf("%q%s", b, more)
+	}
+	return fmt.Sprintf("%x%s", b, more)
+}
+
+// state: equal logs, equal states. It returns the state's digest.
+func (c *checker) state(m *member) digest {
+	at := m.machine.applied
+	d, err := c.w.digest(m.name(), m.machine.inner)
+	if err == nil && !c.agrees(at, d) && c.stable(m.name(), m.machine.inner) {
+		c.w.fail("equal logs are equal states", "%s has another state at %d than %s had there%s", m.name(), at, c.states[at].by, d.differs(c.states[at])+deterministic)
+	}
+	return d
+}
+
+// agrees says whether a state is what others had at that index.
+func (c *checker) agrees(at uint64, d digest) bool {
+	was, ok := c.states[at]
+	if !ok {
+		c.states[at] = d
+	}
+	return !ok || was.hash == d.hash
+}
+
+// stable: the digest of a state is always the same. Where it is not, it says
+// nothing about states.
+func (c *checker) stable(who string, sm node.StateMachine) bool {
+	first, err := c.w.digest(who, sm)
+	for range 16 {
+		next, err2 := c.w.digest(who, sm)
+		if err != nil || err2 != nil {
+			return false
+		}
+		if next.hash != first.hash {
+			c.w.fail("two snapshots of one state are equal", "those of %s are not: write maps in the order of their keys, or set Options.Digest, which must give equal bytes for equal states", who)
+			return false
+		}
+	}
+	return true
+}
+
+// twinEvery is how many entries are at least between two snapshots that the twins
+// take in.
+const twinEvery = 16
+
+// written: a capture is of its moment, however late it is written; and a state
+// machine that had another state, restored from it, is equal to the one that was
+// captured, and stays equal.
+func (c *checker) written(s *capture, data []byte) {
+	if c.w.failed != nil {
+		return
+	}
+	if c.w.cfg.Digest == nil && bytesHash(data) != s.digest.hash {
+		if c.stable(s.m.name(), s.m.machine.inner) {
+			c.w.fail("a capture is of its moment", "%s captured a snapshot at %d and has applied %d now, and the snapshot is not of the state that it captured: it shares memory with the state machine", s.m.name(), s.applied, s.m.machine.applied)
+		}
+		return
+	}
+	for i := range c.twins {
+		if c.twins[i] == nil {
+			c.twins[i] = &twin{sm: c.w.cfg.New()}
+		}
+	}
+	along, waits := c.twins[0], c.twins[1]
+	if s.applied < along.restored+twinEvery || s.applied < along.applied {
+		return
+	}
+	if !c.follow(along, s.applied) {
+		return
+	}
+	d, err := c.w.digest("it", along.sm)
+	if err != nil {
+		return
+	}
+	if d.hash != s.digest.hash {
+		if !c.stable("a restored state machine", along.sm) {
+			return
+		}
+		c.w.fail("a restored state machine goes on like the others", "one that was restored at %d and applied what came then has another state at %d than %s%s. Is something not in the snapshot?", along.restored, s.applied, s.m.name(), d.differs(s.digest))
+		return
+	}
+	c.faulty(along.sm, s, data)
+	what := fmt.Sprintf("a state machine at %d restores the snapshot of %s at %d", waits.applied, s.m.name(), s.applied)
+	from := &pieces{from: bytes.NewReader(data)}
+	if c.w.tested(what, func() error { return waits.sm.Restore(s.applied, from) }) != nil {
+		return
+	}
+	if d, err = c.w.digest("it", waits.sm); err != nil {
+		return
+	}
+	if d.hash != s.digest.hash {
+		if !c.stable("a restored state machine", waits.sm) {
+			return
+		}
+		c.w.fail("Restore replaces the whole state", "%s, and does not have the state that was captured%s. Is something left of the old state, not in the snapshot, or shared between the snapshot and the state machine (%s has applied %d meanwhile)?", what, d.differs(s.digest), s.m.name(), s.m.machine.applied)
+		return
+	}
+	waits.applied, waits.restored = s.applied, s.applied
+	c.twins[0], c.twins[1] = waits, along
+}
+
+// faulty: a writer or a reader that fails makes WriteTo or Restore fail: else half
+// a snapshot would count as a whole one.
+func (c *checker) faulty(sm node.StateMachine, s *capture, data []byte) {
+	to := &tee{to: errWriter{}}
+	_ = c.w.tested(fmt.Sprintf("a snapshot at %d is written, and the writer fails", s.applied), func() error {
+		snap, err := sm.Snapshot()
+		if err != nil {
+			return err
+		}
+		_, err = snap.WriteTo(to)
+		_ = snap.Close() // it may complain again
+		if err == nil && to.err != nil {
+			return fmt.Errorf("WriteTo returned no error when the writer did: %w", to.err)
+		}
+		return nil
+	})
+	from := &pieces{from: io.MultiReader(bytes.NewReader(data[:len(data)/2]), errReader{})}
+	_ = c.w.tested(fmt.Sprintf("the snapshot of %s at %d is restored, and the reader fails half way", s.m.name(), s.applied), func() error {
+		return from.explains(c.w.cfg.New().Restore(s.applied, from))
+	})
+}
+
+// errWriter and errReader fail.
+type (
+	errWriter struct{}
+	errReader struct{}
+)
+
+func (errWriter) Write([]byte) (int, error) { return 0, errIO }
+func (errReader) Read([]byte) (int, error)  { return 0, errIO }
+
+// follow gives a twin the committed commands up to an index.
+func (c *checker) follow(t *twin, to uint64) bool {
+	for t.applied < to {
+		t.applied++
+		e := &c.ledger[t.applied]
+		if !e.command {
+			continue
+		}
+		who := fmt.Sprintf("a state machine that was restored at %d", t.restored)
+		result, err := c.apply(who, t.sm, t.applied)
+		if err != nil {
+			return false
+		}
+		if bytesHash(result) != e.result {
+			c.w.fail("a restored state machine goes on like the others", "one that was restored at %d gets another result for the command at %d (%s) than %s: %s: is something not in the snapshot?",
+				t.restored, t.applied, c.w.cfg.describe(e.data[opHead:]), e.shown, show(result))
+			return false
+		}
+	}
+	return true
+}
+
+// apply gives a command of the ledger to a state machine.
+func (c *checker) apply(who string, sm node.StateMachine, index uint64) (result []byte, err error) {
+	e := &c.ledger[index]
+	entry, _ := hand(index, e.term, e.data[opHead:])
+	commands := []node.Entry{entry}
+	err = c.w.tested(c.w.applyOf(who, commands), func() error {
+		results, err := sm.Apply(commands)
+		switch {
+		case err != nil:
+			return err
+		case len(results) > 1 || results != nil && len(results) == 0:
+			return fmt.Errorf("%d results for 1 entry", len(results))
+		case results != nil:
+			result = results[0]
+		}
+		return nil
+	})
+	return result, err
 }
 
 // landed notes that an operation is committed.
@@ -366,6 +596,10 @@ func (c *checker) restored(m *member, index, applied, chain uint64) {
 		if c.ledger[i].command {
 			c.w.fail("a snapshot is what the log amounts to", "%s restores a snapshot at %d that lacks the command at %d", m.name(), index, i)
 		}
+	}
+	d, err := c.w.digest(m.name(), m.machine.inner)
+	if err == nil && !c.agrees(applied, d) && c.stable(m.name(), m.machine.inner) {
+		c.w.fail("Restore replaces the whole state", "%s restores a snapshot at %d, and does not have the state that %s had there%s. Is something left of the old state, not in the snapshot, or shared between the snapshot and the state machine?", m.name(), index, c.states[applied].by, d.differs(c.states[applied]))
 	}
 }
 
@@ -476,7 +710,7 @@ func (c *checker) returned(o *op) {
 	c.moment++
 	o.returned = c.moment
 	c.w.mix(o.id, uint64(o.outcome), o.index)
-	c.w.tell(o.member, "  client %d: op %d: %s at %d: %x", o.client.number, o.id, o.outcome, o.index, o.output)
+	c.w.tell(o.member, "  client %d: op %d: %s at %d: %s", o.client.number, o.id, o.outcome, o.index, show(o.output))
 	switch {
 	case o.outcome == notCommitted && o.committed != 0:
 		c.w.fail("what is certainly not committed is not", "operation %d is committed at %d", o.id, o.committed)
@@ -503,47 +737,99 @@ func (c *checker) finish() {
 	c.history(results)
 }
 
-// replay gives the whole committed log to a new state machine: every result, and
-// the state at the end, must be what the members have.
+// replay gives the whole committed log to a new state machine: every result, the
+// states where states are compared, and every answer to a query must be what the
+// members had.
 func (c *checker) replay() map[uint64][]byte {
-	sm := c.w.cfg.New()
-	results := map[uint64][]byte{}
-	last := uint64(0)
-	for i := range c.ledger {
-		e := &c.ledger[i]
-		if !e.command {
-			continue
+	queries := map[uint64][]*op{}
+	for _, o := range c.ops {
+		if o.query && o.outcome == done {
+			queries[o.applied] = append(queries[o.applied], o)
 		}
-		last = uint64(i)
-		r, err := sm.Apply([]node.Entry{{Index: uint64(i), Term: e.term, Data: bytes.Clone(e.data[opHead:])}})
-		if err != nil || r != nil && len(r) != 1 {
-			c.w.fail("the state machine applies what it applied", "a replay of entry %d: %d results, %v", i, len(r), err)
-			return nil
-		}
-		var result []byte
-		if r != nil {
-			result = r[0]
-		}
-		if bytesHash(result) != e.result {
-			c.w.fail("the state machine is deterministic", "a replay gets another result for the command at %d", i)
-			return nil
-		}
-		results[uint64(i)] = result
 	}
-	state := snapshotBytes(sm)
-	for _, m := range c.w.running() {
-		if m.machine.applied == last && !bytes.Equal(snapshotBytes(m.machine.inner), state) {
-			c.w.fail("snapshot and tail are the full replay", "the state of %s at %d is not that of a replay", m.name(), last)
+	sm, results := c.w.cfg.New(), map[uint64][]byte{}
+	last := uint64(0)
+	for i := range uint64(len(c.ledger)) {
+		if e := &c.ledger[i]; e.command {
+			last = i
+			result, err := c.apply("a replay", sm, i)
+			if err != nil {
+				return nil
+			}
+			if bytesHash(result) != e.result {
+				c.w.fail("the state machine is deterministic", "a replay gets another result for the command at %d (%s) than %s: %s", i, c.w.cfg.describe(e.data[opHead:]), e.shown, show(result)+deterministic)
+				return nil
+			}
+			results[i] = bytes.Clone(result)
 		}
+		if !c.answers(sm, i, queries[i]) || checkpoint(i) && !c.replayed(sm, i) {
+			return nil
+		}
+	}
+	for _, m := range c.w.running() {
+		if m.machine.applied == last {
+			c.state(m)
+		}
+	}
+	if c.replayed(sm, last) && c.w.cfg.audit != nil {
+		c.w.cfg.audit(c, sm)
 	}
 	return results
+}
+
+// replayed compares the state of a replay with what members had.
+func (c *checker) replayed(sm node.StateMachine, at uint64) bool {
+	was, ok := c.states[at]
+	if !ok {
+		return true
+	}
+	d, err := c.w.digest("the replay", sm)
+	if err == nil && d.hash != was.hash && c.stable("the replay", sm) {
+		c.w.fail("snapshot and tail are the full replay", "the state of %s at %d is not that of a replay of the log%s", was.by, at, d.differs(was)+deterministic)
+	}
+	return c.w.failed == nil
+}
+
+// answers: a query has the same answer wherever it is asked, as long as the same
+// commands are applied there.
+func (c *checker) answers(sm node.StateMachine, at uint64, queries []*op) bool {
+	for _, o := range queries {
+		var output []byte
+		if c.w.tested("a replay: Options.Read", func() error {
+			output = c.w.cfg.Read(sm, o.input)
+			return nil
+		}) != nil {
+			return false
+		}
+		if !bytes.Equal(output, o.output) {
+			c.w.fail("equal states give equal answers", "%s answered %s at %d with %s, and a replay of the log answers with %s: does Read use something that is not in the snapshot, or change the state?",
+				o.member.name(), c.w.cfg.describe(o.input), at, show(o.output), show(output))
+			return false
+		}
+	}
+	return true
+}
+
+// seenAt is the first moment at which a client saw an index, or a higher one.
+func (c *checker) seenAt(index uint64) uint64 {
+	at := c.moment + 1
+	for _, o := range c.ops {
+		if o.outcome == done && o.index >= index {
+			at = min(at, o.returned)
+		}
+	}
+	return at
 }
 
 // porcupineTimeout bounds the search for an order; without one found by then the
 // history counts as wrong.
 const porcupineTimeout = time.Minute
 
-// history: what clients saw is what some one of them would have seen alone.
+// history: what clients saw is what some one of them would have seen alone. The
+// search takes time that grows fast with the operations that overlap on one key;
+// Options.Operations keeps them below a thousand a key for the simulator's own
+// state machine, and below a thousand in all for others. No answer in time counts
+// as wrong.
 func (c *checker) history(results map[uint64][]byte) {
 	if c.w.cfg.Model == nil || c.w.failed != nil {
 		return
@@ -554,15 +840,77 @@ func (c *checker) history(results map[uint64][]byte) {
 		switch {
 		case o.outcome == done:
 		case o.committed != 0:
-			// Its client does not know, but the log does.
-			p.Output, p.Return = results[o.committed], int64(c.moment+1)
+			// Its client does not know, but the log does: it took effect before anything
+			// behind it returned.
+			p.Output, p.Return = results[o.committed], int64(c.seenAt(o.committed))
 			p.ClientId = len(c.w.clients) + int(o.id)
 		default:
 			continue
 		}
 		history = append(history, p)
 	}
-	if res := porcupine.CheckOperationsTimeout(*c.w.cfg.Model, history, porcupineTimeout); res != porcupine.Ok {
-		c.w.fail("linearizability", "there is no order of the %d operations that explains them: %s", len(history), res)
+	model, panicked := calm(*c.w.cfg.Model)
+	res := porcupine.Unknown
+	if c.w.tested("Options.Model", func() error {
+		res = porcupine.CheckOperationsTimeout(model, history, porcupineTimeout)
+		return nil
+	}) != nil {
+		return
 	}
+	switch p := panicked.Load(); {
+	case p != nil:
+		c.w.fail("the model does not panic", "%s", *p)
+	case res == porcupine.Unknown:
+		c.w.fail("linearizability", "no order of the %d operations that explains them was found in %v: give Options.Model a Partition, or fewer Operations", len(history), porcupineTimeout)
+	case res == porcupine.Illegal:
+		c.w.fail("linearizability", "there is no order of the %d operations that explains them%s", len(history), c.unexplained(model, history))
+	}
+}
+
+// calm is a model whose Step does not panic, but says so. Porcupine calls it in
+// goroutines of its own.
+func calm(m porcupine.Model) (porcupine.Model, *atomic.Pointer[string]) {
+	var panicked atomic.Pointer[string]
+	if step := m.Step; step != nil {
+		m.Step = func(state, input, output any) (ok bool, next any) {
+			defer func() {
+				if r := recover(); r != nil {
+					p := fmt.Sprintf("Step(%v, %v, %v): %v\n%s", state, input, output, r, stackOf(debug.Stack()))
+					panicked.CompareAndSwap(nil, &p)
+					ok, next = false, state
+				}
+			}()
+			return step(state, input, output)
+		}
+	}
+	return m, &panicked
+}
+
+// unexplained names the operation that returned first of those that the best
+// attempt at an order leaves out.
+func (c *checker) unexplained(model porcupine.Model, history []porcupine.Operation) string {
+	_, info := porcupine.CheckOperationsVerbose(model, history, porcupineTimeout)
+	explained := map[int64]bool{} // by their call, which is a moment of its own
+	for _, part := range info.PartialLinearizationsOperations() {
+		var best []porcupine.Operation
+		for _, order := range part {
+			if len(order) > len(best) {
+				best = order
+			}
+		}
+		for _, o := range best {
+			explained[o.Call] = true
+		}
+	}
+	history = slices.DeleteFunc(slices.Clone(history), func(o porcupine.Operation) bool { return explained[o.Call] })
+	if len(history) == 0 {
+		return ""
+	}
+	first := slices.MinFunc(history, func(a, b porcupine.Operation) int { return cmp.Compare(a.Return, b.Return) })
+	for _, o := range c.ops {
+		if int64(o.called) == first.Call {
+			return fmt.Sprintf("; an order of the others stops at operation %d, %s at index %d, which returned %s", o.id, c.w.cfg.describe(o.input), max(o.index, o.committed), show(first.Output.([]byte)))
+		}
+	}
+	return ""
 }

@@ -108,6 +108,26 @@ func listDigest(l []uint64) uint64 {
 	return h
 }
 
+// auditLists: lists only grow. What a query saw of one, by length and digest, is
+// how the list that the whole log amounts to begins.
+func auditLists(c *checker, sm node.StateMachine) {
+	for _, o := range c.ops {
+		if !o.query || o.outcome != done {
+			continue
+		}
+		q := decodeCommand(o.input)
+		if q.verb != list {
+			continue
+		}
+		all := sm.(*registers).lists[q.key]
+		n, seen := lengthOf(string(o.output)), binary.LittleEndian.Uint64(o.output[8:])
+		if n > uint64(len(all)) || listDigest(all[:n]) != seen {
+			c.w.fail("lists only grow", "operation %d saw %d values of list %d on %s, and they are not how its %d values begin", o.id, n, q.key, o.member.name(), len(all))
+			return
+		}
+	}
+}
+
 func describe(input []byte) string {
 	c := decodeCommand(input)
 	return fmt.Sprintf("%s(key=%d, %d, %d)", c.verb, c.key, c.a, c.b)

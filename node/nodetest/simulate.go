@@ -1,8 +1,11 @@
 package nodetest
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"reflect"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -28,6 +31,10 @@ type Options struct {
 	// operations have commands and queries as Input, and what Apply or Read
 	// returned as Output, all of them []byte.
 	Model *porcupine.Model
+	// Digest, if set, says what a state amounts to: equal states, equal bytes. nil:
+	// what the snapshot writes. Set it if snapshots of equal states may differ. It
+	// must not change the state machine.
+	Digest func(sm node.StateMachine) []byte
 	// Describe, if set, shows a command or query in a trace.
 	Describe func(input []byte) string
 
@@ -35,7 +42,10 @@ type Options struct {
 	Members int
 	// Clients that call it. 0: drawn.
 	Clients int
-	// Duration of the faults, in the cluster's own time. 0: 60 s.
+	// Operations that clients begin before they slow down: a bound for the search
+	// that Model asks for. 0: 8,000 of the simulator's own, 1,000 of others.
+	Operations int
+	// Duration of the faults, in the cluster's own time. 0: 60 s; 20 s in Run.
 	Duration time.Duration
 	// Faults that strike: see FaultNames. nil: drawn; empty: none.
 	Faults []string
@@ -44,6 +54,45 @@ type Options struct {
 	Variant uint64
 	// Trace, if set, gets the whole story line by line.
 	Trace func(line string)
+
+	// Seeds are how many seeds Run tries, From the first of them. 0: 20, or 5 with -short, from 1 on.
+	Seeds int
+	From  uint64
+}
+
+// validate says what is wrong with the Options.
+func (o *Options) validate() error {
+	switch {
+	case o.New == nil && (o.Command != nil || o.Query != nil || o.Read != nil || o.Model != nil || o.Digest != nil):
+		return errors.New("Options.New is missing: without it the simulator's own state machine runs, with its own commands, queries and model")
+	case o.New != nil && o.Command == nil:
+		return errors.New("Options.Command is missing: it draws the commands that clients propose")
+	case o.Query != nil && o.Read == nil:
+		return errors.New("Options.Read is missing: it answers what Query draws, from a state machine")
+	case o.Read != nil && o.Query == nil:
+		return errors.New("Options.Query is missing: it draws what Read answers")
+	case o.Members < 0 || o.Clients < 0 || o.Operations < 0 || o.Duration < 0 || o.Seeds < 0:
+		return errors.New("Options.Members, Clients, Operations, Duration and Seeds must not be negative")
+	}
+	for _, name := range o.Faults {
+		if !slices.Contains(FaultNames(), name) {
+			return fmt.Errorf("Options.Faults: there is no fault %q; there are %s", name, strings.Join(FaultNames(), ", "))
+		}
+	}
+	if o.New == nil {
+		return nil
+	}
+	one, other := o.New(), o.New()
+	if one == nil {
+		return errors.New("Options.New returned nil")
+	}
+	if v := reflect.ValueOf(one); v.Kind() == reflect.Pointer && v.Type().Elem().Size() > 0 && v.Pointer() == reflect.ValueOf(other).Pointer() {
+		return errors.New("Options.New returned the same state machine twice: every member needs one of its own")
+	}
+	if _, durable := one.Durable(); durable {
+		return errors.New("Options.New returned a state machine that keeps its own data (its Durable answers true): the simulator cannot take its disk away. Give it one whose Durable answers 0, false, in memory or over a store that is new each time, so that it is restored from snapshots and the log")
+	}
+	return nil
 }
 
 // setting is what a seed makes of the Options.
@@ -61,6 +110,9 @@ type setting struct {
 	segmentBytes                              int64
 	think, patience                           time.Duration
 	loopMax, applyMax, taskMax                time.Duration
+
+	// audit, if set, looks at the whole story with the state that it led to.
+	audit func(*checker, node.StateMachine)
 }
 
 func draw(seed uint64, o Options) setting {
@@ -70,7 +122,7 @@ func draw(seed uint64, o Options) setting {
 		s.New = func() node.StateMachine { return &registers{} }
 		s.Command, s.Query, s.Describe = drawCommand, drawQuery, describe
 		s.Read = func(sm node.StateMachine, q []byte) []byte { return sm.(*registers).answer(q) }
-		s.Model = &registerModel
+		s.Model, s.audit = &registerModel, auditLists
 		s.durable = rnd.IntN(4) == 0
 	}
 	if s.Duration == 0 {
@@ -94,6 +146,16 @@ func draw(seed uint64, o Options) setting {
 	s.promoteLag = pick(rnd, uint64(1), 10, 100)
 	s.segmentBytes = pick(rnd, int64(32<<10), 64<<10, 256<<10)
 	s.think = pick(rnd, 20*time.Millisecond, 100*time.Millisecond, 400*time.Millisecond)
+	if s.Operations == 0 {
+		s.Operations = 8000
+		if o.New != nil {
+			s.Operations = 1000
+		}
+	}
+	if o.New != nil { // there are few of them: over the whole story, and with snapshots
+		s.snapshotEntries = min(s.snapshotEntries, max(10, uint64(s.Operations)/10))
+		s.think = max(s.think, 2*s.Duration*time.Duration(s.Clients)/time.Duration(s.Operations))
+	}
 	s.patience = pick(rnd, 500*time.Millisecond, 3*time.Second, 10*time.Second)
 	s.loopMax = pick(rnd, 50*time.Microsecond, time.Millisecond)
 	s.applyMax = pick(rnd, 50*time.Microsecond, 5*time.Millisecond)
@@ -152,7 +214,12 @@ const lastLines = 60
 // Simulate runs a cluster by a seed, and tells what happened. It takes no part in
 // real time: the process's source of chance is seeded meanwhile, and so one
 // simulation at a time runs in a process.
+//
+// Options that make no sense are a Failure.
 func Simulate(seed uint64, o Options) Report {
+	if err := o.validate(); err != nil {
+		return Report{Seed: seed, Failure: &Failure{Seed: seed, Invariant: "the options are complete", Detail: err.Error()}}
+	}
 	// Lines cost time, so that without a Trace they are made only of what failed.
 	if o.Trace == nil {
 		r := simulate(seed, o)
@@ -180,7 +247,10 @@ func (r *Report) explain(seed uint64, o Options) {
 	o.Trace = last.add
 	again := simulate(seed, o)
 	if again.Hash != r.Hash {
-		r.Failure.Detail += fmt.Sprintf(" (and it does not replay: hash %016x, then %016x)", r.Hash, again.Hash)
+		r.Failure.Detail += fmt.Sprintf(" (and it does not replay: hash %016x, then %016x: is there chance that does not come from the seed?)", r.Hash, again.Hash)
+	}
+	if again.Failure == nil {
+		r.Failure.Detail += " (a second run of the seed found nothing)"
 	}
 	r.Failure.Last = last.lines()
 }
@@ -200,7 +270,7 @@ func simulate(seed uint64, o Options) (r Report) {
 	exclusively(seed, func() {
 		w := newWorld(draw(seed, o))
 		w.trace = o.Trace
-		w.run()
+		w.whole()
 		committed := 0
 		for i := range w.check.ledger {
 			if w.check.ledger[i].known {
@@ -220,6 +290,16 @@ func (w *world) settings() string {
 	c := &w.cfg
 	return fmt.Sprintf("members=%d clients=%d durable=%v election=%d snapshot-entries=%d trailing=%d segment=%d message=%d inflight=%d faults=%s",
 		c.Members, c.Clients, c.durable, c.electionTicks, c.snapshotEntries, c.trailingEntries, c.segmentBytes, c.messageBytes, c.inflight, strings.Join(w.nemesis.names(), ","))
+}
+
+// whole is run, and takes a panic outside of any event for a failure too.
+func (w *world) whole() {
+	defer func() {
+		if r := recover(); r != nil {
+			w.fail("no panic", "%v\n%s", r, debug.Stack())
+		}
+	}()
+	w.run()
 }
 
 // run is the whole story: a cluster is founded, things break, a quorum is healed,
