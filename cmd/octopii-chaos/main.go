@@ -35,11 +35,11 @@ var (
 
 func main() { os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 
-// interruptible returns a context that ends with the first Ctrl-C or SIGTERM; a
-// second one ends the process.
+// interruptible returns a context that ends with the first Ctrl-C or SIGTERM. A
+// second Ctrl-C ends the process. A second SIGTERM does not: timeout(1) sends two.
 func interruptible(ctx context.Context) (context.Context, func()) {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop)
+	context.AfterFunc(ctx, func() { signal.Reset(os.Interrupt) })
 	return ctx, stop
 }
 

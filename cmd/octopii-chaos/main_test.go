@@ -217,8 +217,13 @@ func TestUsage(t *testing.T) {
 	chaos(t, exitFailed, "sim", "--seed", "1", "--trace", t.TempDir())
 }
 
-// Ctrl-C ends the workers, and says what was done.
+// Ctrl-C ends the workers, and says what was done; so does timeout(1).
 func TestInterrupt(t *testing.T) {
+	t.Run("Ctrl-C", func(t *testing.T) { interrupt(t, syscall.SIGINT) })
+	t.Run("timeout", func(t *testing.T) { interrupt(t, syscall.SIGTERM, syscall.SIGTERM) })
+}
+
+func interrupt(t *testing.T, signals ...os.Signal) {
 	ctx, cancel := context.WithTimeout(context.Background(), runTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, binary, "sim", "--seeds", "1000000", "--duration", "1s", "-o", "json")
@@ -234,8 +239,10 @@ func TestInterrupt(t *testing.T) {
 	if err := lines.Decode(&first); err != nil {
 		t.Error(err)
 	}
-	if err := cmd.Process.Signal(os.Interrupt); err != nil {
-		t.Error(err)
+	for _, s := range signals {
+		if err := cmd.Process.Signal(s); err != nil {
+			t.Error(err)
+		}
 	}
 	seeds := uint64(1)
 	var last struct {
