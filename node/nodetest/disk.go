@@ -30,9 +30,6 @@ type disk struct {
 	// nothing is written at all.
 	fast, slow time.Duration
 	stalled    time.Duration
-
-	// image is an old state, to be brought back.
-	image *vfstest.Mem
 }
 
 func newDisk(w *world) *disk {

@@ -84,7 +84,13 @@ func TestDrawnIsGiven(t *testing.T) {
 func TestPanicIsAFailure(t *testing.T) {
 	lines := 0
 	o := planted()
-	o.New = func() node.StateMachine { panic("planted") }
+	made, make := 0, o.New
+	o.New = func() node.StateMachine {
+		if made++; made > 2 { // the options are looked at first
+			panic("planted")
+		}
+		return make()
+	}
 	o.Trace = func(string) { lines++ }
 	r := Simulate(1, o)
 	if r.Failure == nil || r.Failure.Invariant != "no panic" || lines == 0 || len(r.Failure.Last) == 0 {
