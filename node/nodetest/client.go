@@ -38,6 +38,8 @@ type op struct {
 	output []byte
 
 	outcome outcome
+	// err is what the member said, if it failed.
+	err error
 	// called and returned are moments, in the order of everything that clients see.
 	called, returned uint64
 	// floor is the highest index that any client had seen when it was called; index
@@ -103,13 +105,18 @@ func (c *client) begin() {
 
 // call begins one operation at a member.
 func (c *client) call(m *member) {
-	w := c.w
-	o := &op{client: c, member: m, query: w.cfg.Query != nil && w.oneIn(3)}
+	o := &op{client: c, member: m, query: c.w.cfg.Query != nil && c.w.oneIn(3)}
 	if o.query {
-		o.input = w.cfg.Query(w.rnd)
+		o.input = c.w.cfg.Query(c.w.rnd)
 	} else {
-		o.input = w.cfg.Command(w.rnd)
+		o.input = c.w.cfg.Command(c.w.rnd)
 	}
+	c.submit(o)
+}
+
+// submit gives an operation to its member.
+func (c *client) submit(o *op) {
+	w, m := c.w, o.member
 	w.check.called(o)
 	c.op = o
 	r := core.Request{Kind: core.Read}
@@ -137,6 +144,7 @@ func (c *client) answered(o *op, a stepped.Answer) {
 		return // it gave up before
 	}
 	if a.Err != nil {
+		o.err = a.Err
 		c.w.tell(o.member, "  client %d: op %d: %v", c.number, o.id, a.Err)
 		c.finish(o, outcomeOf(a.Err))
 		return

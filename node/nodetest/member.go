@@ -255,6 +255,9 @@ func (m *member) kill(power bool) {
 
 // restartLater starts the process again after a while.
 func (m *member) restartLater() {
+	if m.w.byHand {
+		return
+	}
 	m.after(m.w.between(m.w.cfg.tick, 20*m.w.cfg.tick), "restart", m.start)
 }
 

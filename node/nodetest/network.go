@@ -3,7 +3,6 @@ package nodetest
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -29,6 +28,14 @@ type network struct {
 	lose, double, late, breaking int
 	// lateMax is by how much a late one comes later.
 	lateMax time.Duration
+	// script, if set, sees the messages of raft.
+	script interface {
+		// sent is called as one leaves.
+		sent(from *member, m *raftpb.Message)
+		// holds is called as one is to arrive, which it does with arrive, unless holds
+		// returns true.
+		holds(from, to *member, m *raftpb.Message, arrive func()) bool
+	}
 }
 
 type direction struct{ from, to string }
@@ -101,7 +108,8 @@ type link struct {
 type parcel struct {
 	kind    transport.Kind
 	payload []byte
-	// gist is for the trace.
+	// raft is the message if it is one of raft; gist is for the trace.
+	raft *raftpb.Message
 	gist string
 }
 
@@ -146,8 +154,12 @@ func (e *endpoint) Send(to uint64, kind transport.Kind, m transport.Message) boo
 		return false
 	}
 	gist := ""
-	if rm, ok := m.(*raftpb.Message); ok {
+	rm, ok := m.(*raftpb.Message)
+	if ok {
 		e.net.w.check.sent(e.m, rm)
+		if e.net.script != nil {
+			e.net.script.sent(e.m, rm)
+		}
 		if e.net.w.trace != nil {
 			gist = gistOf(rm)
 		}
@@ -156,7 +168,7 @@ func (e *endpoint) Send(to uint64, kind transport.Kind, m transport.Message) boo
 	if _, err := m.MarshalTo(payload); err != nil {
 		panic(fmt.Sprintf("nodetest: a message that cannot be encoded: %v", err))
 	}
-	p := parcel{kind, payload, gist}
+	p := parcel{kind, payload, rm, gist}
 	l := e.link(address)
 	if l.to != nil && l.to.alive() {
 		e.deliver(l, address, p)
@@ -238,14 +250,25 @@ func (e *endpoint) deliver(l *link, address string, p parcel) {
 		if n.w.trace != nil {
 			what = "message " + p.gist
 		}
-		to.m.after(n.travel(e.m.address, address), "message", func() {
-			if n.cuts[direction{e.m.address, address}] || !to.alive() {
-				return
+		arrive := func(to *endpoint) {
+			to.m.after(n.travel(e.m.address, address), "message", func() {
+				if n.cuts[direction{e.m.address, address}] || !to.alive() {
+					return
+				}
+				n.w.mixBytes(p.payload)
+				n.w.tell(to.m, "  gets %s", what)
+				to.handler.HandleMessages(from, []transport.Inbound{{Kind: p.kind, Payload: p.payload}})
+			})
+		}
+		late := func() {
+			// Whoever listens by then gets it, as from a network without connections.
+			if to := n.ends[address]; to != nil && to.handler != nil {
+				arrive(to)
 			}
-			n.w.mixBytes(p.payload)
-			n.w.tell(to.m, "  gets %s", what)
-			to.handler.HandleMessages(from, []transport.Inbound{{Kind: p.kind, Payload: p.payload}})
-		})
+		}
+		if n.script == nil || p.raft == nil || !n.script.holds(e.m, to.m, p.raft, late) {
+			arrive(to)
+		}
 	}
 }
 
@@ -310,11 +333,26 @@ func (e *endpoint) SendSnapshot(_ context.Context, to uint64, header transport.M
 	if e.net.lose > 0 && w.oneIn(e.net.lose) {
 		r = io.MultiReader(io.LimitReader(&data, int64(w.rnd.IntN(data.Len()+1))), broken{})
 	}
-	w.mixBytes(head)
-	w.tell(peer.m, "  gets a snapshot from %s", e.m.name())
-	err = peer.handler.HandleSnapshot(e.m.id, head, r)
-	peer.m.settle()
-	if err != nil {
+	arrive := func() error {
+		w.mixBytes(head)
+		w.tell(peer.m, "  gets a snapshot from %s", e.m.name())
+		err := peer.handler.HandleSnapshot(e.m.id, head, r)
+		peer.m.settle()
+		return err
+	}
+	if s := e.net.script; s != nil {
+		all := bytes.Clone(data.Bytes())
+		later := func() {
+			if peer.alive() {
+				r = bytes.NewReader(all)
+				_ = arrive()
+			}
+		}
+		if s.holds(e.m, peer.m, &raftpb.Message{Type: raftpb.MsgSnap, From: e.m.id, To: peer.m.id}, later) {
+			return broken{}
+		}
+	}
+	if err := arrive(); err != nil {
 		return &transport.RemoteError{Address: address, Reason: err.Error()}
 	}
 	return nil
@@ -323,7 +361,8 @@ func (e *endpoint) SendSnapshot(_ context.Context, to uint64, header transport.M
 // broken is the end of a stream that did not end.
 type broken struct{}
 
-func (broken) Read([]byte) (int, error) { return 0, errors.New("the connection broke") }
+func (b broken) Read([]byte) (int, error) { return 0, b }
+func (broken) Error() string              { return "the connection broke" }
 
 // askTimeout is how long somebody waits for an answer.
 const askTimeout = 5 * time.Second

@@ -37,6 +37,8 @@ type world struct {
 	clients []*client
 	check   *checker
 	nemesis *nemesis
+	// byHand: nobody starts a process again but the script that drives the world.
+	byHand bool
 	// nextID is the ID that the next member gets.
 	nextID uint64
 }
