@@ -1,6 +1,7 @@
 package nodetest
 
 import (
+	"flag"
 	"fmt"
 	"path/filepath"
 	"regexp"
@@ -20,6 +21,8 @@ import (
 	octopiipb "github.com/octopii/octopii/proto"
 )
 
+var scenarioTrace = flag.Bool("scenario-trace", false, "show all that happens in a scenario")
+
 // TestScenarios runs the scripts in testdata/scenarios: comment, command, ----,
 // what came of it. Each is a scenario of docs/TESTING.md in a world of its own,
 // and every invariant is checked all along. After a deliberate change rewrite
@@ -37,6 +40,11 @@ func TestScenarios(t *testing.T) {
 				checked = d.Cmd == "check"
 				return s.run(t, d)
 			})
+			if *scenarioTrace {
+				for _, l := range s.lines {
+					t.Log(l)
+				}
+			}
 			if !checked {
 				t.Error("a scenario ends with check")
 			}
@@ -167,6 +175,7 @@ var commands = map[string]func(*scenario){
 	"name":        (*scenario).nameMember,
 
 	"propose":  (*scenario).propose,
+	"fill":     (*scenario).fill,
 	"read":     (*scenario).read,
 	"transfer": (*scenario).transfer,
 	"snapshot": (*scenario).snapshot,
@@ -313,6 +322,9 @@ func (s *scenario) cluster() {
 	cfg.segmentBytes = int64(s.number("segment-bytes", 64<<10))
 	cfg.think, cfg.patience = 200*time.Millisecond, 1000*time.Hour
 	cfg.loopMax, cfg.applyMax, cfg.taskMax = 50*time.Microsecond, 50*time.Microsecond, time.Millisecond
+	if s.d.HasArg("task") { // how long the writing or sending of a snapshot takes at most
+		cfg.taskMax = s.time(s.text("task"))
+	}
 	cfg.Members = int(s.number("members", 3))
 
 	w := newWorld(cfg)
@@ -323,7 +335,7 @@ func (s *scenario) cluster() {
 	w.found()
 	s.elections()
 	s.out.Reset()
-	s.printf("%d members, and 1 leads", cfg.Members)
+	s.printf("%s, and 1 leads", plural(cfg.Members, "member", "members"))
 }
 
 // join starts a new member that asks another one to let it in.
@@ -389,6 +401,9 @@ func (s *scenario) tell(m *member, calls []*call) {
 		}
 		if n > 1 {
 			text = fmt.Sprintf("%d, the last: %s", n, text)
+		}
+		if s.d.HasArg("brief") {
+			text, _, _ = strings.Cut(text, " at ")
 		}
 		s.printf("%s: %s", s.name(m), text)
 		i += n
@@ -457,6 +472,21 @@ func (s *scenario) propose() {
 	s.await(m, calls...)
 }
 
+// fill proposes until that fails.
+func (s *scenario) fill() {
+	m := s.member("id")
+	for range 10_000 {
+		s.value++
+		c := s.call(m, false, command{verb: push, a: s.value, padding: int(s.number("bytes", 2000))})
+		s.w.runWhile(s.w.now+s.limit(), func() bool { return c.text() == "" })
+		if c.op.outcome != done {
+			s.tell(m, []*call{c})
+			return
+		}
+	}
+	s.fatalf("it never does")
+}
+
 func (s *scenario) read() {
 	m := s.member("id")
 	s.await(m, s.call(m, true, command{verb: list}))
@@ -470,7 +500,7 @@ func (s *scenario) request(m *member, r core.Request, text func(stepped.Answer) 
 	c := &call{of: m}
 	m.node.Submit(r, func(a stepped.Answer) {
 		if c.end = text(a); a.Err != nil {
-			c.end = "refused: " + a.Err.Error()
+			c.end = "failed: " + a.Err.Error()
 		}
 	})
 	s.await(m, c)
@@ -786,8 +816,10 @@ func (s *scenario) begin(m *member, n int) (life int, finished *bool) {
 		}
 		s.within("all are equal", s.equal)
 		m.disk.crashIn = n
-		s.value++
-		s.call(to, false, command{verb: push, a: s.value})
+		for range s.number("count", 1) {
+			s.value++
+			s.call(to, false, command{verb: push, a: s.value, padding: int(s.number("bytes", 0))})
+		}
 		w.at(300*time.Millisecond, "it went well", func() { *finished = true })
 	case "install":
 		m.kill(false)
@@ -830,27 +862,38 @@ func (s *scenario) disk() {
 	}
 }
 
-// damage zeroes a sector in the middle of the log of a member that does not run.
+// damage zeroes a sector of a member that does not run: the one in the middle of
+// what is written in the fullest file of its log.
 func (s *scenario) damage() {
 	m := s.member("id")
 	if m.up() {
 		s.fatalf("%s runs", m.name())
 	}
 	m.view.damaged = true
-	var files []string
+	var file string
+	var written []int // sectors
 	image := m.disk.mem.Image()
+	var paths []string
 	for p := range image {
-		if strings.Contains(p, s.text("file")) {
-			files = append(files, p)
+		paths = append(paths, p)
+	}
+	slices.Sort(paths)
+	for _, p := range paths {
+		var list []int
+		for at := 0; at+vfstest.SectorSize <= len(image[p]); at += vfstest.SectorSize {
+			if slices.ContainsFunc(image[p][at:at+vfstest.SectorSize], func(b byte) bool { return b != 0 }) {
+				list = append(list, at)
+			}
+		}
+		if strings.Contains(p, "wal") && len(list) > len(written) {
+			file, written = p, list
 		}
 	}
-	slices.Sort(files)
-	if len(files) == 0 {
-		s.fatalf("no file %s", s.text("file"))
+	if len(written) < 3 {
+		s.fatalf("there is no log to damage in %v", paths)
 	}
-	file := files[len(files)-1]
 	data := slices.Clone(image[file])
-	at := int(s.number("sector", 0)) * vfstest.SectorSize
+	at := written[len(written)/2]
 	clear(data[at : at+vfstest.SectorSize])
 	m.disk.mem.WriteFile(file, data)
 }
@@ -863,8 +906,8 @@ func (s *scenario) wipe() {
 	}
 	m.disk.plug(vfstest.NewMem())
 	m.machine.wipe()
-	m.founder, m.join = false, nil
-	if l := s.w.leader(); l != nil {
+	m.founder, m.join = s.d.HasArg("bootstrap"), nil
+	if l := s.w.leader(); l != nil && !m.founder {
 		m.join = []string{l.address}
 	}
 	m.view.forgets = true
@@ -927,15 +970,18 @@ func (s *scenario) rule(what string) {
 	s.rules = append(s.rules, rule{from: s.maybeMember("from"), to: s.maybeMember("to"), typ: s.text("type"), what: what})
 }
 
-// release lets arrive what was held, or what one held for another; all rules end.
+// release lets arrive what was held: all of it, after which no rule is left; or
+// what one held for another, or the first of that.
 func (s *scenario) release() {
 	from, to := s.maybeMember("from"), s.maybeMember("to")
-	s.rules = nil
+	if from == nil && to == nil {
+		s.rules = nil
+	}
 	var keep []held
 	arrived := 0
 	for _, h := range s.kept {
 		switch {
-		case from != nil && h.from != from || to != nil && h.to != to:
+		case from != nil && h.from != from, to != nil && h.to != to, s.d.HasArg("first") && arrived > 0:
 			keep = append(keep, h)
 		default:
 			h.arrive()
@@ -943,8 +989,8 @@ func (s *scenario) release() {
 		}
 	}
 	s.kept = keep
-	if arrived == 0 {
-		s.fatalf("nothing was held")
+	if from != nil || to != nil {
+		s.printf("%s", plural(arrived, "message arrives", "messages arrive"))
 	}
 }
 
@@ -981,7 +1027,7 @@ func (s *scenario) status() {
 func (s *scenario) where(m *member) string {
 	if !m.up() {
 		if m.ended != nil {
-			return fmt.Sprintf("%s: stopped: %v", s.name(m), m.ended)
+			return fmt.Sprintf("%s: stopped: %s", s.name(m), incidental.ReplaceAllString(m.ended.Error(), "..."))
 		}
 		return s.name(m) + ": down"
 	}
@@ -1059,8 +1105,9 @@ func (s *scenario) votesGiven() {
 	s.votes = nil
 }
 
-// drawn are numbers that a member drew.
-var drawn = regexp.MustCompile(`[0-9a-f]{12,}`)
+// incidental is what may be another in any version: files, and numbers that were
+// drawn.
+var incidental = regexp.MustCompile(`/data/[^ :]*|[0-9a-f]{12,}|of [0-9]+ bytes`)
 
 // said looks for words in what a member logged since it was asked last.
 func (s *scenario) said() {
@@ -1068,7 +1115,7 @@ func (s *scenario) said() {
 	for _, l := range s.lines[s.told:] {
 		at := strings.Index(l, text)
 		if at >= 0 && strings.Fields(l)[1] == m.name() {
-			s.printf("%s: %s", s.name(m), drawn.ReplaceAllString(l[at:], "..."))
+			s.printf("%s: %s", s.name(m), incidental.ReplaceAllString(l[at:], "..."))
 			s.told = len(s.lines)
 			return
 		}
