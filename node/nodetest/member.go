@@ -111,6 +111,9 @@ func (m *member) name() string { return m.address }
 // up says whether the process runs, paused or not.
 func (m *member) up() bool { return m.node != nil }
 
+// awake says whether it also does something.
+func (m *member) awake() bool { return m.node != nil && !m.paused }
+
 func (m *member) status() node.Status { return m.real.Status() }
 
 // clock is how long a duration by the member's clock really is.
