@@ -155,13 +155,18 @@ func (s *scenario) run(t *testing.T, d *datadriven.TestData) string {
 	for _, m := range s.w.members {
 		m.settle()
 	}
-	if f := s.w.failed; f != nil {
-		s.fatalf("%s does not hold: %s", f.Invariant, f.Detail)
-	}
+	s.unbroken()
 	if s.out.Len() == 0 {
 		s.printf("ok")
 	}
 	return s.out.String()
+}
+
+// unbroken ends the script if an invariant does not hold.
+func (s *scenario) unbroken() {
+	if f := s.w.failed; f != nil {
+		s.fatalf("%s does not hold: %s", f.Invariant, f.Detail)
+	}
 }
 
 // commands of the scripts.
@@ -643,7 +648,8 @@ func lower(n int) int {
 
 func (s *scenario) within(what string, ok func() bool) {
 	s.w.runWhile(s.w.now+s.limit(), func() bool { return !ok() })
-	if !ok() && s.w.failed == nil {
+	s.unbroken()
+	if !ok() {
 		s.fatalf("within %v: %s: it is not so: %s", s.limit(), what, s.w.summary())
 	}
 }
