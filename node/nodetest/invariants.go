@@ -282,6 +282,15 @@ func (c *checker) sent(m *member, msg *raftpb.Message) {
 		if msg.Term >= v.term {
 			v.term, v.vote = msg.Term, msg.To
 		}
+	case msg.Type == raftpb.MsgVote:
+		// Else a candidate could win by the votes of others alone, lose its term in a
+		// crash, and lead in it again with another log.
+		if hs.Term < msg.Term || hs.Term == msg.Term && hs.Vote != m.id {
+			c.w.fail("votes are durable", "%s asks for votes in term %d, and on its disk is a vote for %x in term %d", m.name(), msg.Term, hs.Vote, hs.Term)
+		}
+		if msg.Term > v.term {
+			v.term, v.vote = msg.Term, m.id
+		}
 	case msg.Type == raftpb.MsgAppResp && !msg.Reject:
 		last, _ := m.node.Store().LastIndex()
 		if hs.Term < msg.Term || last < msg.Index {
