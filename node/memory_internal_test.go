@@ -1,8 +1,13 @@
 package node
 
 import (
+	"errors"
 	"testing"
 
+	"go.uber.org/zap"
+
+	"github.com/octopii/octopii/node/internal/core"
+	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/transport"
 )
 
@@ -36,5 +41,25 @@ func TestMemory(t *testing.T) {
 	m.note(2, 5, 7, 8) // another term, in which less is acknowledged yet
 	if want := (transport.Memory{Term: 5, Match: 7, Commit: 9}); m.get(2) != want {
 		t.Errorf("got %+v, want %+v", m.get(2), want)
+	}
+}
+
+// One heartbeat that names more than there is could be anything; three from a
+// member stop this one.
+func TestForgottenLogStops(t *testing.T) {
+	n := &Node{log: zap.NewNop(), done: make(chan struct{}), cancel: func() {}}
+	l := &loop{Node: n, membership: &octopiipb.Membership{Members: []octopiipb.Member{{ID: 1}, {ID: 2}}}}
+	l.suspect(core.Suspect{ID: 2, Reason: "something else"})
+	for range 2 * forgotMax {
+		l.suspect(core.Suspect{ID: 9, Reason: "from a stranger", Forgot: true})
+	}
+	for i := range forgotMax {
+		if n.Err() != nil {
+			t.Fatalf("it stopped after %d", i)
+		}
+		l.suspect(core.Suspect{ID: 2, Reason: "heartbeat with commit 9", Forgot: true})
+	}
+	if err := n.Err(); !errors.Is(err, ErrAmnesia) {
+		t.Errorf("it ends with %v, want ErrAmnesia", err)
 	}
 }
