@@ -178,8 +178,8 @@ func ExampleRun() {
 	nodetest.Run(t, bankOptions(func() node.StateMachine {
 		return &hasty{*newBank()}
 	}))
-	_, invariant, _ := strings.Cut(strings.SplitN(t.errors(), "\n", 2)[0], "this does not hold: ")
-	fmt.Println(invariant)
+	// Which of the checks finds it first depends on the map too.
+	fmt.Println("found:", strings.Contains(t.errors(), "this does not hold"))
 	// Output:
-	// the state machine is deterministic
+	// found: true
 }
