@@ -29,8 +29,6 @@ type loop struct {
 	input core.Input
 	calls []func()
 	join  joiner
-	// forgot counts the heartbeats that named more than this member has.
-	forgot int
 	// lonely is for how many ticks no leader was known.
 	lonely int
 	// answers are given to callers when the status is published.
@@ -211,18 +209,12 @@ func (l *loop) carryOut(eff *core.Effects) {
 	}
 }
 
-// forgotMax is how many heartbeats must name a commit that this member does not
-// have, before it stops. One could be anything.
-const forgotMax = 3
-
 // suspect stops a member whose leader remembers more of its log than there is.
 func (l *loop) suspect(s core.Suspect) {
 	if !s.Forgot || l.membership == nil || !isMember(l.membership, s.ID) {
 		return
 	}
-	if l.forgot++; l.forgot == forgotMax {
-		l.fatal(fmt.Errorf("%w: %s: was an old image of the disk put back? Remove this member, and join again with an empty directory", ErrAmnesia, s.Reason))
-	}
+	l.fatal(fmt.Errorf("%w: %s: was an old image of the disk put back? Remove this member, and join again with an empty directory", ErrAmnesia, s.Reason))
 }
 
 // setMembership tells the transport who belongs to the cluster now.

@@ -84,6 +84,7 @@ type Core struct {
 	// them.
 	forwarded forwarded
 	pending   pending
+	forgot    forgot
 	reads     reads
 	peers     peers
 }
@@ -253,8 +254,10 @@ func (c *Core) deliver(responses []raftpb.Message) {
 
 func (c *Core) stepMessage(m *raftpb.Message) {
 	if err := admit(m, c.cfg.ID, c.last, c.handed.Index); err != nil {
-		forgot := errors.Is(err, errForgot) && m.Term >= c.status.Term
-		c.effects.Suspects = append(c.effects.Suspects, Suspect{ID: m.From, Reason: err.Error(), Forgot: forgot})
+		if errors.Is(err, errForgot) && m.Term >= c.status.Term {
+			c.forgot.again()
+		}
+		c.effects.Suspects = append(c.effects.Suspects, Suspect{ID: m.From, Reason: err.Error(), Forgot: c.forgot.sure()})
 		return
 	}
 	if m.Type == raftpb.MsgHeartbeat && m.Commit > c.bound {
@@ -262,6 +265,9 @@ func (c *Core) stepMessage(m *raftpb.Message) {
 		// nothing: the next Ready tells.
 		c.deferred = append(c.deferred, *m)
 		return
+	}
+	if m.Type == raftpb.MsgHeartbeat {
+		c.forgot = forgot{}
 	}
 	c.peers.heard(m.From)
 	if m.Type == raftpb.MsgReadIndex {
@@ -291,6 +297,7 @@ func (c *Core) stepSnapshotSent(s SnapshotSent) {
 func (c *Core) tick() {
 	c.rn.Tick()
 	c.peers.tick()
+	c.forgot.tick(c.cfg.ElectionTicks)
 	c.reads.tick(max(2*c.cfg.HeartbeatTicks, c.cfg.ElectionTicks/2))
 	c.forwarded.tick(2*c.cfg.ElectionTicks, c.refuse)
 	c.pruneWaiting()

@@ -54,6 +54,22 @@ func admit(m *raftpb.Message, self, lastIndex, commit uint64) error {
 // errForgot: a leader remembers more of this member's log than there is.
 var errForgot = errors.New("this log lost what it acknowledged")
 
+// forgot counts the heartbeats in a row that say so. One could be anything; the
+// third, with none between that fits, and none much later than the one before, is
+// what a leader says who knows.
+type forgot struct{ times, age int }
+
+const forgotMax = 3
+
+func (f *forgot) again()     { f.times, f.age = f.times+1, 0 }
+func (f *forgot) sure() bool { return f.times >= forgotMax }
+
+func (f *forgot) tick(limit int) {
+	if f.age++; f.age > limit {
+		*f = forgot{}
+	}
+}
+
 // numberMax bounds terms and indexes: raft counts on from them.
 const numberMax = math.MaxUint64 >> 1
 

@@ -186,3 +186,36 @@ func TestGuardOldAppendBeforeHeartbeat(t *testing.T) {
 		t.Errorf("commit %d, want the heartbeat's %d", got, st.Last)
 	}
 }
+
+// Three heartbeats in a row that name more than there is are a leader that knows;
+// fewer, or with others between or long pauses, could be anything.
+func TestForgotInARow(t *testing.T) {
+	heartbeat := func(commit uint64) raftpb.Message {
+		return raftpb.Message{Type: raftpb.MsgHeartbeat, From: 2, To: 1, Term: 2, Commit: commit}
+	}
+	for name, c := range map[string]struct {
+		messages []raftpb.Message
+		pause    int
+		want     bool
+	}{
+		"two":                {[]raftpb.Message{heartbeat(9), heartbeat(9)}, 1, false},
+		"three":              {[]raftpb.Message{heartbeat(9), heartbeat(9), heartbeat(9)}, 1, true},
+		"with one that fits": {[]raftpb.Message{heartbeat(9), heartbeat(9), heartbeat(1), heartbeat(9)}, 1, false},
+		"with long pauses":   {[]raftpb.Message{heartbeat(9), heartbeat(9), heartbeat(9)}, 11, false},
+		"of a term gone by":  {[]raftpb.Message{{Type: raftpb.MsgHeartbeat, From: 2, To: 1, Term: 1, Commit: 9}, heartbeat(9), heartbeat(9)}, 1, false},
+	} {
+		b := newBench(t, 1, []uint64{1, 2, 3}, raftpb.HardState{Term: 2, Commit: 1})
+		got := false
+		for _, m := range c.messages {
+			for range c.pause {
+				b.step(Input{Ticks: 1})
+			}
+			for _, s := range b.step(Input{Messages: []raftpb.Message{m}}).Suspects {
+				got = got || s.Forgot
+			}
+		}
+		if got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}

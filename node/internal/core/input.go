@@ -181,6 +181,7 @@ type Effects struct {
 type Suspect struct {
 	ID     uint64
 	Reason string
-	// Forgot: it leads, and names more as acknowledged by this member than there is.
+	// Forgot: it leads, and named more as acknowledged by this member than there is,
+	// several times in a row.
 	Forgot bool
 }
