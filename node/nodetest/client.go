@@ -47,7 +47,7 @@ type op struct {
 	floor, index uint64
 	// committed is where the log has it; 0: nowhere.
 	committed uint64
-	// applied is what the member had applied when it answered a query.
+	// applied is what the member had applied when it answered.
 	applied uint64
 }
 
@@ -60,8 +60,8 @@ type client struct {
 	number int
 	op     *op
 	giveUp func() error
-	// quiet: it begins nothing new.
-	quiet bool
+	// quiet: it begins nothing new. once: it has begun the only thing that it does.
+	quiet, once bool
 }
 
 func (w *world) addClient() *client {
@@ -96,7 +96,10 @@ func (c *client) begin() {
 		return
 	}
 	m := up[w.rnd.IntN(len(up))]
-	if m.paused { // the client waits as long as it does
+	if !w.byHand && w.oneIn(6) {
+		m = up[len(up)-1] // who came last may not be ready
+	}
+	if m.paused && !w.oneIn(3) { // the client waits as long as it does, mostly
 		c.later(w.cfg.tick)
 		return
 	}
@@ -114,6 +117,11 @@ func (c *client) call(m *member) {
 	c.submit(o)
 }
 
+// propose calls one member with a command.
+func (c *client) propose(m *member) {
+	c.submit(&op{client: c, member: m, input: c.w.cfg.Command(c.w.rnd)})
+}
+
 // submit gives an operation to its member.
 func (c *client) submit(o *op) {
 	w, m := c.w, o.member
@@ -124,17 +132,39 @@ func (c *client) submit(o *op) {
 		data := binary.LittleEndian.AppendUint64(nil, o.id)
 		r = core.Request{Kind: core.Propose, Data: core.FrameProposal(append(data, o.input...))}
 	}
-	w.at(w.between(w.cfg.patience/4, w.cfg.patience), "client gives up", func() {
-		if c.op == o {
-			c.finish(o, outcomeOf(c.giveUp()))
+	patience := w.between(w.cfg.patience/4, w.cfg.patience)
+	calm := w.calm
+	if calm {
+		patience = 5 * w.cfg.electionTimeout()
+		if w.handing {
+			patience *= 8
 		}
+	}
+	w.at(patience, "client gives up", func() {
+		if c.op != o {
+			return
+		}
+		if calm {
+			w.fail("every call is answered", "nothing is wrong any more, and operation %d on %s gets no answer within %v: %s", o.id, m.name(), patience, w.summary())
+		}
+		c.finish(o, outcomeOf(c.giveUp()))
 	})
 	// The answer may come at once.
 	c.giveUp = func() error { return node.ErrNotCommitted }
-	giveUp := m.node.Submit(r, func(a stepped.Answer) { c.answered(o, a) })
-	if c.op == o {
-		c.giveUp = giveUp
+	submit := func() {
+		if c.op != o {
+			return
+		}
+		giveUp := m.node.Submit(r, func(a stepped.Answer) { c.answered(o, a) })
+		if c.op == o {
+			c.giveUp = giveUp
+		}
 	}
+	if m.paused { // it is the first thing that it will do
+		m.after(0, "call", submit)
+		return
+	}
+	submit()
 	m.settle()
 }
 
@@ -149,9 +179,8 @@ func (c *client) answered(o *op, a stepped.Answer) {
 		c.finish(o, outcomeOf(a.Err))
 		return
 	}
-	o.index, o.output = a.Index, bytes.Clone(a.Data)
+	o.index, o.output, o.applied = a.Index, bytes.Clone(a.Data), o.member.machine.applied
 	if o.query {
-		o.applied = o.member.machine.applied
 		if c.w.tested(o.member.name()+": Options.Read", func() error {
 			o.output = bytes.Clone(c.w.cfg.Read(o.member.machine.inner, o.input))
 			return nil
@@ -183,7 +212,16 @@ func (c *client) finish(o *op, out outcome) {
 	c.op = nil
 	o.outcome = out
 	c.w.check.returned(o)
+	if c.once {
+		return
+	}
 	think := c.w.between(0, c.w.cfg.think)
+	if c.w.calm {
+		think = c.w.between(0, c.w.cfg.electionTimeout())
+		if c.w.handing {
+			think = c.w.between(0, 20*time.Millisecond)
+		}
+	}
 	if out != done {
 		think += c.w.cfg.tick / 2
 	}

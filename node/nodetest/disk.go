@@ -1,6 +1,7 @@
 package nodetest
 
 import (
+	"path"
 	"syscall"
 	"time"
 
@@ -30,6 +31,18 @@ type disk struct {
 	// nothing is written at all.
 	fast, slow time.Duration
 	stalled    time.Duration
+
+	// crashAt is a kind of change at which the power fails, before it or, with
+	// crashAfter, before the next one; empty: it does not.
+	crashAt    vfstest.Kind
+	crashAfter bool
+
+	// pause is called before a file of the log is written or synced, while the
+	// appender works: others go on meanwhile. gone: the process ended there.
+	pause func(time.Duration)
+	gone  bool
+	// refusedLog: an operation on the log failed of which the appender must know.
+	refusedLog bool
 }
 
 func newDisk(w *world) *disk {
@@ -41,16 +54,31 @@ func newDisk(w *world) *disk {
 // plug gives the disk a content, without faults.
 func (d *disk) plug(mem *vfstest.Mem) {
 	d.mem, d.crashIn, d.failing = mem, -1, nil
-	d.dead, d.readOnly, d.struck = false, false, false
+	d.dead, d.readOnly, d.struck, d.refusedLog = false, false, false, false
+	d.crashAt = ""
 	d.fs = vfstest.NewFaulty(mem, d.strike)
 }
 
 // strike decides what becomes of an operation.
 func (d *disk) strike(op vfstest.Op) error {
-	if d.dead {
+	log := d.pause != nil && (op.Kind == vfstest.Write || op.Kind == vfstest.Sync) && path.Ext(op.Path) == ".seg"
+	if log && !d.dead && !d.gone {
+		if op.Kind == vfstest.Sync {
+			d.pause(d.latency())
+		} else if d.w.oneIn(8) {
+			d.pause(d.w.between(0, d.fast))
+		}
+	}
+	if d.dead || d.gone {
 		return vfstest.ErrCrashed
 	}
 	if op.Changes() {
+		if d.crashAt == op.Kind {
+			d.crashAt, d.crashIn = "", 0
+			if d.crashAfter {
+				d.crashIn = 1
+			}
+		}
 		if d.crashIn == 0 {
 			d.dead = true
 			return vfstest.ErrCrashed
@@ -66,6 +94,7 @@ func (d *disk) strike(op vfstest.Op) error {
 	}
 	delete(d.failing, op.Kind)
 	d.struck = true
+	d.refusedLog = d.refusedLog || log
 	switch op.Kind {
 	case vfstest.SyncDir, vfstest.Rename, vfstest.Create:
 		// Names are in the journal.

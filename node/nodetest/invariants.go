@@ -52,6 +52,12 @@ type checker struct {
 	confs map[uint64]string
 	order []uint64
 
+	// memberships are all of them, by their index; buried are those that have a
+	// tombstone; reached is the newest entry that a member ever acknowledged.
+	memberships map[uint64]*octopiipb.Membership
+	buried      map[uint64]bool
+	reached     map[uint64]uint64
+
 	// moment counts what clients see; ops are their operations, by number.
 	moment uint64
 	ops    []*op
@@ -133,7 +139,11 @@ type view struct {
 	damaged, forgets bool
 }
 
-type stampedTerm struct{ term, hash uint64 }
+type stampedTerm struct {
+	term, hash uint64
+	// change: it is a change of membership.
+	change bool
+}
 
 func (v *view) last() uint64 { return v.base + uint64(len(v.log)) }
 
@@ -149,7 +159,8 @@ func (v *view) termAt(i uint64) (uint64, bool) {
 }
 
 func newChecker(w *world) *checker {
-	return &checker{w: w, leaders: map[uint64]uint64{}, entries: map[place]stamp{}, confs: map[uint64]string{}, states: map[uint64]digest{}}
+	return &checker{w: w, leaders: map[uint64]uint64{}, entries: map[place]stamp{}, confs: map[uint64]string{}, states: map[uint64]digest{},
+		memberships: map[uint64]*octopiipb.Membership{}, buried: map[uint64]bool{}, reached: map[uint64]uint64{}}
 }
 
 // born begins the view of a member that was just brought to life.
@@ -196,7 +207,11 @@ func (c *checker) append(m *member, e *raftpb.Entry) {
 		c.w.fail("log matching", "%s has another entry %d of term %d, or another past of it", m.name(), e.Index, e.Term)
 	}
 	c.entries[p] = s
-	v.log = append(v.log[:e.Index-v.base-1], stampedTerm{e.Term, s.hash})
+	change := e.Type == raftpb.EntryConfChangeV2
+	if change && m.node != nil && m.status().Role == node.Leader && e.Term == m.status().Term {
+		c.proposed(m, e)
+	}
+	v.log = append(v.log[:e.Index-v.base-1], stampedTerm{e.Term, s.hash, change})
 	// What a leader replaces is not promised any more.
 	if e.Index <= v.ackIndex {
 		if was, _ := v.termAt(v.ackIndex); was != v.ackTerm || v.last() < v.ackIndex {
@@ -204,6 +219,22 @@ func (c *checker) append(m *member, e *raftpb.Entry) {
 		}
 	}
 	c.grow(e.Index)
+}
+
+// proposed: a leader makes a voter only of a learner that has caught up, for a vote
+// is worth something only with the log behind it (thesis 4.2.1).
+func (c *checker) proposed(m *member, e *raftpb.Entry) {
+	var cc raftpb.ConfChangeV2
+	if err := cc.Unmarshal(e.Data); err != nil {
+		c.w.fail("membership changes where its entry is", "%s appends the change %d, which cannot be read: %v", m.name(), e.Index, err)
+		return
+	}
+	for _, one := range cc.Changes {
+		has, commit := c.reached[one.NodeID], m.status().Commit
+		if one.Type == raftpb.ConfChangeAddNode && (has == 0 || has+c.w.cfg.promoteLag < commit) {
+			c.w.fail("a vote comes with the log behind it", "%s promotes %x, which has acknowledged entry %d, and %d is committed", m.name(), one.NodeID, has, commit)
+		}
+	}
 }
 
 func (c *checker) grow(index uint64) {
@@ -240,11 +271,45 @@ func (c *checker) membership(m *member, ms *octopiipb.Membership) {
 	if ok && old != s {
 		c.w.fail("one membership at an index", "%s has %s from %d on, and another member %s", m.name(), s, ms.Index, old)
 	}
+	if v := &m.view; m.node != nil && ms.Index > v.base && ms.Index <= v.last() && !v.log[ms.Index-v.base-1].change {
+		c.w.fail("membership changes where its entry is", "%s has %s from %d on, and the entry there is no change", m.name(), s, ms.Index)
+	}
 	if !ok {
-		c.confs[ms.Index] = s
+		c.confs[ms.Index], c.memberships[ms.Index] = s, ms
 		at, _ := slices.BinarySearch(c.order, ms.Index)
+		if at > 0 {
+			c.bury(m, c.memberships[c.order[at-1]], ms)
+		}
 		c.order = slices.Insert(c.order, at, ms.Index)
 		c.w.tell(m, "  membership from %d on: %s", ms.Index, s)
+	}
+}
+
+// bury: an ID is never used again. Whoever is not in the next membership has a
+// tombstone there, for ever.
+func (c *checker) bury(m *member, before, after *octopiipb.Membership) {
+	gone := slices.Clone(before.Removed)
+	for _, mem := range before.Members {
+		if !slices.ContainsFunc(after.Members, func(o octopiipb.Member) bool { return o.ID == mem.ID }) {
+			gone = append(gone, mem.ID)
+		}
+	}
+	for _, id := range gone {
+		if !slices.Contains(after.Removed, id) {
+			c.w.fail("whoever was removed has a tombstone", "%s has a membership from %d on without %x, and without a tombstone for it", m.name(), after.Index, id)
+		}
+		c.buried[id] = true
+	}
+}
+
+// met: two members have shaken hands. One whose disk forgot what it promised must
+// be told so by everybody who knows it.
+func (c *checker) met(m, who *member) {
+	if !who.wiped || m.view.forgets || !m.up() {
+		return
+	}
+	if _, known := m.status().Membership.Member(who.id); known {
+		c.w.fail("whoever forgot is kept out", "%s shakes hands with %s, which it knows from before its disk was wiped", m.name(), who.name())
 	}
 }
 
@@ -270,7 +335,20 @@ func confString(voters, learners []uint64) string {
 // durable (thesis 3.8, 10.2.1).
 func (c *checker) sent(m *member, msg *raftpb.Message) {
 	v := &m.view
-	hs := m.node.HardState()
+	if m.log == nil {
+		c.vouched(m, msg)
+		return
+	}
+	hs := m.log.hard
+	if msg.Type == raftpb.MsgVoteResp || msg.Type == raftpb.MsgAppResp {
+		// Persistent state is updated before answering (paper, figure 2).
+		if hs.Term < msg.Term {
+			c.w.fail("terms are durable", "%s answers in term %d, and on its disk is term %d", m.name(), msg.Term, hs.Term)
+		}
+		if msg.Term > v.term {
+			v.term, v.vote = msg.Term, 0
+		}
+	}
 	switch {
 	case msg.Type == raftpb.MsgVoteResp && !msg.Reject:
 		if hs.Term < msg.Term || hs.Term == msg.Term && hs.Vote != msg.To {
@@ -292,16 +370,39 @@ func (c *checker) sent(m *member, msg *raftpb.Message) {
 			v.term, v.vote = msg.Term, m.id
 		}
 	case msg.Type == raftpb.MsgAppResp && !msg.Reject:
-		last, _ := m.node.Store().LastIndex()
+		last := m.log.last
 		if hs.Term < msg.Term || last < msg.Index {
 			c.w.fail("acknowledgements are durable", "%s acknowledges entry %d in term %d, and its disk has %d in term %d", m.name(), msg.Index, msg.Term, last, hs.Term)
 		}
-		if msg.Term > v.term {
-			v.term, v.vote = msg.Term, 0
-		}
+		c.reached[m.id] = max(c.reached[m.id], msg.Index)
 		if t, ok := v.termAt(msg.Index); ok && msg.Index >= v.ackIndex {
 			v.ackIndex, v.ackTerm = msg.Index, t
 		}
+	}
+}
+
+// vouched: a member without a log has nothing to vouch for (thesis 3.8). It may
+// say that it is there, to a leader that knows nothing else, and that it has
+// nothing.
+func (c *checker) vouched(m *member, msg *raftpb.Message) {
+	switch {
+	case msg.Type == raftpb.MsgHeartbeatResp && len(msg.Context) == 0 && m.remembered != msg.Term:
+	case msg.Type == raftpb.MsgAppResp && msg.Reject:
+	default:
+		c.w.fail("whoever has no log vouches for nothing", "%s has no log, and answers %x with %s in term %d", m.name(), msg.To, msg.Type, msg.Term)
+	}
+}
+
+// wrote looks at a member after a turn of its appender: an operation on the log
+// that failed is the last (thesis 3.8; a second fsync proves nothing).
+func (c *checker) wrote(m *member) {
+	if !m.disk.refusedLog || m.disk.dead {
+		return
+	}
+	select {
+	case <-m.real.Done():
+	default:
+		c.w.fail("the first failed write is the last", "%s goes on after its log could not be written or synced", m.name())
 	}
 }
 
@@ -321,6 +422,9 @@ func (c *checker) looked(m *member) {
 		return
 	}
 	if st.Commit > v.commit {
+		if st.Role == node.Leader {
+			c.replicated(m, st)
+		}
 		c.commit(m, v.commit+1, st.Commit)
 		v.commit = st.Commit
 	}
@@ -336,6 +440,42 @@ func (c *checker) looked(m *member) {
 		c.w.tell(m, "leads in term %d", st.Term)
 		c.complete(m)
 	}
+}
+
+// replicated: what a leader commits is on the disks of a majority (paper, 5.3). The
+// majority is one of the membership in force, or of the one before it, as a change
+// may take effect in the same turn.
+func (c *checker) replicated(m *member, st node.Status) {
+	i := st.Commit
+	term, _ := m.view.termAt(i)
+	have := map[uint64]bool{}
+	for _, o := range c.w.members {
+		if o.view.forgets || o.view.damaged {
+			return // it had what it acknowledged
+		}
+		if o.log == nil || o.log.last < i {
+			continue
+		}
+		if t, ok := o.view.termAt(i); !ok || t == term {
+			have[o.id] = true
+		}
+	}
+	at, _ := slices.BinarySearch(c.order, st.Membership.Index+1)
+	for _, index := range c.order[max(0, at-2):at] {
+		voters, got := 0, 0
+		for _, mem := range c.memberships[index].Members {
+			if !mem.Learner {
+				voters++
+				if have[mem.ID] {
+					got++
+				}
+			}
+		}
+		if got > voters/2 {
+			return
+		}
+	}
+	c.w.fail("what is committed is on the disks of a majority", "%s commits entry %d of term %d, and only %d members have it on disk", m.name(), i, term, len(have))
 }
 
 // complete: Leader Completeness. A new leader has everything that was committed in
@@ -652,6 +792,8 @@ func (c *checker) readLog(m *member) {
 	m.view = view{born: true, base: start.Index, baseTerm: start.Term, damaged: m.view.damaged, forgets: m.view.forgets}
 	v := &m.view
 	c.grow(start.Index)
+	ms := store.Start().Membership
+	c.membership(m, &ms) // a founder's is in no entry
 	c.label(m, start.Index, confString(start.ConfState.Voters, start.ConfState.Learners))
 	failing := m.disk.failing
 	m.disk.failing = nil
@@ -671,7 +813,7 @@ func (c *checker) readLog(m *member) {
 			} else if !ok {
 				c.w.fail("nothing is made up", "%s comes back with entry %d of term %d, which nobody ever had", m.name(), e.Index, e.Term)
 			}
-			v.log = append(v.log, stampedTerm{e.Term, s.hash})
+			v.log = append(v.log, stampedTerm{e.Term, s.hash, e.Type == raftpb.EntryConfChangeV2})
 		}
 		next += uint64(len(entries))
 	}
@@ -730,6 +872,8 @@ func (c *checker) returned(o *op) {
 		c.w.fail("real-time order", "operation %d is at index %d, and when it began somebody had seen index %d", o.id, o.index, o.floor)
 	case !o.query && o.committed != o.index:
 		c.w.fail("what is acknowledged is committed", "operation %d was acknowledged at %d and is committed at %d", o.id, o.index, o.committed)
+	case !o.query && o.applied < o.index:
+		c.w.fail("what is acknowledged is applied here", "operation %d was acknowledged at %d on %s, whose state machine is at %d", o.id, o.index, o.member.name(), o.applied)
 	default:
 		c.seen = max(c.seen, o.index)
 	}
@@ -740,6 +884,13 @@ func (c *checker) finish() {
 	for _, o := range c.ops {
 		if o.outcome == done && !o.query && o.committed != o.index {
 			c.w.fail("what is acknowledged is committed", "operation %d was acknowledged at %d and is committed at %d", o.id, o.index, o.committed)
+		}
+		if o.outcome == done && o.query {
+			for i := o.applied + 1; i <= o.index; i++ {
+				if c.ledger[i].command {
+					c.w.fail("a read sees what its index says", "operation %d read at index %d on %s, whose state machine was at %d and lacked the command at %d", o.id, o.index, o.member.name(), o.applied, i)
+				}
+			}
 		}
 	}
 	results := c.replay()

@@ -2,6 +2,7 @@ package nodetest
 
 import (
 	"fmt"
+	"iter"
 	"time"
 
 	"go.uber.org/zap"
@@ -46,11 +47,31 @@ type member struct {
 	held   []*event
 	// rate is how fast its clock goes.
 	rate float64
-	// due: a turn of that part is on its way.
-	due stepped.Work
+	// due: a turn of that part is on its way. writing is the appender's, if it has
+	// begun.
+	due     stepped.Work
+	writing *writing
+	// log is what its log has taken, since it was last opened or made; nil: it has
+	// none.
+	log *watchedLog
+
+	// remembered is the term of a leader that remembers more than it has: see
+	// nemesis.forge.
+	remembered uint64
+	// beats counts the heartbeats of that kind in this life.
+	beats int
+	// wiped: its disk was, and it came back under its old ID.
+	wiped bool
 
 	// view is what the checker knows of it.
 	view view
+}
+
+// writing is a turn of the appender that is under way: it pauses while the disk
+// works.
+type writing struct {
+	next func() (time.Duration, bool)
+	stop func()
 }
 
 // host implements stepped.Host for one life of a member.
@@ -60,7 +81,16 @@ type host struct {
 
 func (h host) Go(f func()) {
 	// A snapshot takes its time; what is quick is quick.
-	h.m.after(h.m.w.between(h.m.disk.latency(), h.m.w.cfg.taskMax), "task", f)
+	h.m.after(h.m.w.between(h.m.disk.latency(), h.m.w.cfg.taskMax), "task", func() { h.task(f) })
+}
+
+// task runs f between two turns of the appender: it may need what that holds.
+func (h host) task(f func()) {
+	if h.m.writing != nil {
+		h.m.after(time.Millisecond, "task waits", func() { h.task(f) })
+		return
+	}
+	f()
 }
 
 func (h host) Timer(f func()) stepped.Timer { return &timer{m: h.m, f: f} }
@@ -129,7 +159,9 @@ func (m *member) start() {
 	}
 	w, c := m.w, &m.w.cfg
 	m.life++
-	m.ended, m.due = nil, stepped.Work{}
+	m.ended, m.due, m.remembered, m.beats = nil, stepped.Work{}, 0, 0
+	before := m.log
+	m.log = nil
 	m.machine.restart()
 	m.end = newEndpoint(m)
 	logger := zap.NewNop()
@@ -143,7 +175,7 @@ func (m *member) start() {
 		Node: node.Config{
 			ID: m.id, Dir: dataDir, StateMachine: m.machine, Transport: m.end,
 			Bootstrap: m.founder, Join: m.join,
-			WAL:                 wal.New(wal.Options{FS: m.disk.fs, SegmentBytes: c.segmentBytes}),
+			WAL:                 watched{wal.New(wal.Options{FS: m.disk.fs, SegmentBytes: c.segmentBytes}), m},
 			TickInterval:        c.tick,
 			ElectionTicks:       c.electionTicks,
 			SnapshotEntries:     c.snapshotEntries,
@@ -157,6 +189,7 @@ func (m *member) start() {
 	})
 	if err != nil {
 		m.end.close()
+		m.log = before
 		w.tell(m, "does not start: %v", err)
 		w.check.refused(m, err)
 		m.stopped(err)
@@ -206,7 +239,11 @@ func (m *member) settle() {
 	}
 	if work.Append && !m.due.Append {
 		m.due.Append = true
-		m.after(m.disk.latency(), "append", func() { m.append() })
+		if w.byHand {
+			m.after(m.disk.latency(), "append", m.appendAtOnce)
+		} else {
+			m.after(w.between(time.Microsecond, w.cfg.loopMax), "append", m.append)
+		}
 	}
 	if work.Apply && !m.due.Apply {
 		m.due.Apply = true
@@ -217,14 +254,52 @@ func (m *member) settle() {
 	}
 }
 
-// append lets the appender work, unless the disk stalled meanwhile.
+// append begins a turn of the appender. While the disk writes for it everything
+// else goes on, as it does beside a thread: what is told before it is done is
+// found out.
 func (m *member) append() {
+	n := m.node
+	var t writing
+	t.next, t.stop = iter.Pull(func(yield func(time.Duration) bool) {
+		m.disk.pause = func(d time.Duration) {
+			m.disk.gone = !yield(d)
+		}
+		n.Append()
+	})
+	m.writing = &t
+	m.write()
+}
+
+// appendAtOnce lets the appender do all of its turn in one moment, unless the disk
+// stalled meanwhile: in a script the disk has worked when it is over.
+func (m *member) appendAtOnce() {
 	if wait := m.disk.stalled - m.w.now; wait > 0 {
-		m.after(wait, "append", func() { m.append() })
+		m.after(wait, "append", m.appendAtOnce)
 		return
 	}
 	m.due.Append = false
 	m.node.Append()
+}
+
+// write goes on with the turn of the appender up to its next pause.
+func (m *member) write() {
+	wait, more := m.writing.next()
+	if more {
+		m.after(wait, "write", m.write)
+		return
+	}
+	m.writing, m.disk.pause, m.due.Append = nil, nil, false
+	m.w.check.wrote(m)
+}
+
+// stopWriting ends the appender where it is: nothing that it still wants to do
+// happens.
+func (m *member) stopWriting() {
+	if m.writing == nil {
+		return
+	}
+	m.writing.stop()
+	m.writing, m.disk.pause, m.disk.gone = nil, nil, false
 }
 
 // stopped is called when the process ended by itself.
@@ -243,6 +318,7 @@ func (m *member) kill(power bool) {
 	if m.end != nil {
 		m.end.close()
 	}
+	m.stopWriting()
 	if m.node != nil {
 		m.w.check.killed(m)
 	}

@@ -8,11 +8,14 @@ import (
 	"strings"
 	"time"
 
+	"go.etcd.io/raft/v3/raftpb"
+
 	"github.com/octopii/octopii/internal/vfs/vfstest"
 	"github.com/octopii/octopii/node"
 	"github.com/octopii/octopii/node/internal/core"
 	"github.com/octopii/octopii/node/internal/stepped"
 	octopiipb "github.com/octopii/octopii/proto"
+	"github.com/octopii/octopii/transport"
 )
 
 // nemesis breaks things, and is the operator who replaces what it broke for good.
@@ -69,6 +72,12 @@ var faults = []fault{
 	{"transfer", 5 * time.Second, (*nemesis).transfer},
 	{"snapshot", 5 * time.Second, (*nemesis).snapshot},
 	{"clock", 8 * time.Second, (*nemesis).clock},
+	{"power-at", 5 * time.Second, (*nemesis).powerAt},
+	{"restarts", 12 * time.Second, (*nemesis).restarts},
+	{"pause-leader", 10 * time.Second, (*nemesis).pauseLeader},
+	{"left-behind", 12 * time.Second, (*nemesis).leaveBehind},
+	{"forged", 3 * time.Second, (*nemesis).forge},
+	{"abandoned", 15 * time.Second, (*nemesis).abandon},
 }
 
 // FaultNames lists the kinds of faults.
@@ -97,6 +106,9 @@ func (n *nemesis) names() []string {
 func (n *nemesis) begin() {
 	for _, f := range faults {
 		drawn := n.w.oneIn(3)
+		if n.w.cfg.Members == 1 && (f.name == "kill" || f.name == "power") {
+			drawn = true // most others need a network
+		}
 		if n.w.cfg.Faults != nil {
 			drawn = slices.Contains(n.w.cfg.Faults, f.name)
 		}
@@ -157,6 +169,152 @@ func (n *nemesis) powerInWrite() {
 		m.disk.crashIn = n.w.rnd.IntN(40)
 		n.tell(m, "the power will fail after %d changes", m.disk.crashIn)
 	}
+}
+
+// powerAt lets the power fail right before or behind an operation of a kind that
+// is rare and matters: a name that appears or goes, a directory or a file that
+// becomes durable.
+func (n *nemesis) powerAt() {
+	if m := n.someone(); m != nil {
+		m.disk.crashAt = pick(n.w.rnd, vfstest.Rename, vfstest.SyncDir, vfstest.Remove, vfstest.Create, vfstest.Sync)
+		m.disk.crashAfter = n.w.oneIn(2)
+		n.tell(m, "the power will fail at the next %s, behind it: %v", m.disk.crashAt, m.disk.crashAfter)
+	}
+}
+
+// restarts ends a member several times in a row, each time soon after its start.
+func (n *nemesis) restarts() {
+	m := n.someone()
+	if m == nil {
+		return
+	}
+	n.tell(m, "restarts several times")
+	at := time.Duration(0)
+	for range 2 + n.w.rnd.IntN(4) {
+		at += n.w.between(time.Millisecond, 5*n.w.cfg.tick)
+		n.later(at, at+1, "restart", func() {
+			if n.held {
+				return
+			}
+			if m.up() {
+				m.kill(n.w.oneIn(2))
+			}
+			m.after(n.w.between(time.Microsecond, time.Millisecond), "start", m.start)
+		})
+	}
+}
+
+// pauseLeader stops the leader for longer than an election takes: calls wait at it
+// while another one leads.
+func (n *nemesis) pauseLeader() {
+	m := n.w.leader()
+	if m == nil || m.paused {
+		return
+	}
+	n.tell(m, "pause, for longer than an election takes")
+	m.pause()
+	life, timeout := m.life, n.w.cfg.electionTimeout()
+	n.later(timeout, 5*timeout, "resume", func() {
+		if m.life == life {
+			n.tell(m, "resume")
+			m.resume()
+		}
+	})
+}
+
+// leaveBehind cuts one member off while the others go on and compact their logs.
+func (n *nemesis) leaveBehind() {
+	m := n.someone()
+	if m == nil {
+		return
+	}
+	n.split([]string{m.address}, slices.DeleteFunc(n.addresses(), func(a string) bool { return a == m.address }))
+	end := n.w.between(2*time.Second, 8*time.Second)
+	for i := range time.Duration(3) {
+		at := (i + 1) * end / 4
+		n.later(at, at+1, "snapshots", func() {
+			for _, o := range n.w.running() {
+				if o != m && !o.paused {
+					o.node.Snapshot(func(uint64, error) {})
+					o.settle()
+				}
+			}
+		})
+	}
+	n.later(end, end+1, "heal", n.w.net.heal)
+}
+
+// kindRaft is what raft's messages travel as.
+const kindRaft transport.Kind = 1
+
+// abandon cuts the leader off with many proposals that only it has, while the
+// others elect another one and compact their logs: what it has is longer than the
+// snapshot that it gets then.
+func (n *nemesis) abandon() {
+	l := n.w.leader()
+	if l == nil || l.paused {
+		return
+	}
+	n.tell(l, "is cut off with many proposals")
+	n.split([]string{l.address}, slices.DeleteFunc(n.addresses(), func(a string) bool { return a == l.address }))
+	for range 20 + n.w.rnd.IntN(80) {
+		once := &client{w: n.w, number: len(n.w.clients) + 1, once: true}
+		once.propose(l)
+	}
+	end := n.w.between(3*n.w.cfg.electionTimeout(), 5*n.w.cfg.electionTimeout())
+	n.later(end-1, end, "snapshots", func() {
+		for _, o := range n.w.running() {
+			if o != l && !o.paused {
+				o.node.Snapshot(func(uint64, error) {})
+				o.settle()
+			}
+		}
+	})
+	n.later(end+n.w.cfg.taskMax, end+n.w.cfg.taskMax+1, "heal", n.w.net.heal)
+}
+
+// forge gives a member a message that no honest one sends, as from a peer of
+// another making, or one that remembers what was lost here. Nothing may come of it.
+func (n *nemesis) forge() {
+	if m := n.someone(); m != nil {
+		n.forgeFor(m)
+	}
+}
+
+func (n *nemesis) forgeFor(m *member) {
+	if m.paused || m.end == nil || m.end.handler == nil {
+		return
+	}
+	others := slices.DeleteFunc(n.w.running(), func(o *member) bool { return o == m })
+	if len(others) == 0 {
+		return
+	}
+	st := m.status()
+	msg := raftpb.Message{From: others[n.w.rnd.IntN(len(others))].id, To: m.id, Term: st.Term}
+	switch {
+	case m.log == nil:
+		// Of a term that nobody has, so that an answer to it is told from others.
+		m.remembered = 1 << 40
+		msg.Term = m.remembered
+		msg.Type = pick(n.w.rnd, raftpb.MsgVote, raftpb.MsgHeartbeat)
+		if msg.Type == raftpb.MsgHeartbeat {
+			msg.Commit = 10
+		}
+	case st.Role == node.Leader:
+		msg.Type, msg.Index = raftpb.MsgAppResp, st.LastIndex+1000
+	case st.Leader == 0 || st.Leader == m.id || m.beats == 2:
+		return
+	default:
+		m.beats++ // more of them would be a reason to stop
+		msg.Type, msg.From, msg.Commit = raftpb.MsgHeartbeat, st.Leader, st.LastIndex+1000
+	}
+	n.tell(m, "gets a forged %s", gistOf(&msg))
+	payload, err := msg.Marshal()
+	if err != nil {
+		panic(fmt.Sprintf("nodetest: a message that cannot be encoded: %v", err))
+	}
+	m.end.handler.HandleMessages(msg.From, []transport.Inbound{{Kind: kindRaft, Payload: payload}})
+	m.settle()
 }
 
 // outage ends most members at once, or all.
@@ -304,13 +462,18 @@ func (n *nemesis) fullDisk() {
 	}
 }
 
-// mayLose says whether the budget allows that a member's data is lost for good.
-func (n *nemesis) mayLose() bool {
+// mayLose says whether the budget allows that a member's data is lost for good. It
+// must be one that everybody knows: one that is about to join may come back with
+// another disk, and nothing is wrong with that.
+func (n *nemesis) mayLose(lost *member) bool {
 	l := n.w.leader()
 	if n.lost != nil || l == nil {
 		return false
 	}
 	ms := l.status().Membership
+	if _, known := ms.Member(lost.id); !known {
+		return false
+	}
 	voters := ms.Voters()
 	good := 0
 	for _, id := range voters {
@@ -332,7 +495,7 @@ func (n *nemesis) member(id uint64) *member {
 // rot damages files of a member that does not run.
 func (n *nemesis) rot() {
 	m := n.someone()
-	if m == nil || !n.mayLose() {
+	if m == nil || !n.mayLose(m) {
 		return
 	}
 	m.kill(n.w.oneIn(2))
@@ -358,11 +521,24 @@ func (n *nemesis) damage(m *member) {
 	}
 	slices.Sort(files)
 	file := files[n.w.rnd.IntN(len(files))]
+	if n.w.oneIn(2) { // the newest of the log, where what counts is
+		for _, f := range files {
+			if path.Ext(f) == ".seg" {
+				file = f
+			}
+		}
+	}
 	data := slices.Clone(image[file])
 	at := n.w.rnd.IntN(len(data))
+	for range 20 { // most of a log is empty
+		if data[at] != 0 {
+			break
+		}
+		at = n.w.rnd.IntN(len(data))
+	}
 	sector := at / vfstest.SectorSize * vfstest.SectorSize
 	end := min(sector+vfstest.SectorSize, len(data))
-	what := pick(n.w.rnd, "a bit flipped", "a sector zeroed", "a misdirected write", "a file cut short", "a file missing")
+	what := pick(n.w.rnd, "a bit flipped", "a bit flipped", "a bit flipped", "a sector zeroed", "a misdirected write", "a file cut short", "a file missing")
 	switch what {
 	case "a bit flipped":
 		data[at] ^= 1 << n.w.rnd.IntN(8)
@@ -386,13 +562,14 @@ func (n *nemesis) damage(m *member) {
 // wipe empties a member's disk; it comes back under the same ID.
 func (n *nemesis) wipe() {
 	m := n.someone()
-	if m == nil || !n.mayLose() {
+	if m == nil || !n.mayLose(m) {
 		return
 	}
 	n.tell(m, "its disk is wiped")
 	m.kill(false)
 	m.disk.plug(vfstest.NewMem())
 	m.machine.wipe()
+	m.log, m.wiped = nil, true
 	m.founder, m.join = false, n.targets()
 	n.lost, m.view.forgets = m, true
 	m.restartLater()
@@ -405,19 +582,19 @@ func (n *nemesis) wipe() {
 // know); and then it must be noticed.
 func (n *nemesis) rollback() {
 	m := n.someone()
-	if m == nil || !n.mayLose() || !m.view.born {
+	if m == nil || !n.mayLose(m) || !m.view.born {
 		return
 	}
 	n.tell(m, "an image of its disk is taken")
 	mem, saved, old := m.disk.mem.Clone(), m.machine.saved, m.view
 	n.later(2*time.Second, 6*time.Second, "rollback", func() {
-		if m.gone || !n.mayLose() {
+		if m.gone || !n.mayLose(m) {
 			return
 		}
 		n.held = true
 		n.mend(n.hopeful())
 		n.w.at(4*n.w.cfg.electionTimeout(), "the old image is put back", func() {
-			if n.held = false; n.over || m.gone || !m.up() || !n.mayLose() || m == n.w.leader() {
+			if n.held = false; n.over || m.gone || !m.up() || !n.mayLose(m) || m == n.w.leader() {
 				return // of a leader's disk nobody else can tell
 			}
 			if m.view.ackIndex <= old.ackIndex {
@@ -516,6 +693,11 @@ func (n *nemesis) newcomer() *member {
 	}
 	n.tell(m, "joins by %v", m.join)
 	m.start()
+	if slices.ContainsFunc(n.kinds, func(f fault) bool { return f.name == "forged" }) {
+		for i := range time.Duration(4) { // while it has no log
+			n.later((i+1)*n.w.cfg.tick/2, (i+2)*n.w.cfg.tick/2, "forged", func() { n.forgeFor(m) })
+		}
+	}
 	return m
 }
 
@@ -586,8 +768,15 @@ func (n *nemesis) stopped(m *member, err error, struck bool) {
 		m.gone = true
 	case m.gone:
 	case struck || m.view.damaged || m.view.forgets:
-		// The operator starts it again, and once more.
+		// The operator starts it again, and once more; and may pull the plug then.
 		m.restartLater()
+		if struck && !n.w.byHand && n.w.oneIn(2) {
+			n.later(20*n.w.cfg.tick, 40*n.w.cfg.tick, "power", func() {
+				if m.up() && !n.held {
+					n.kill(m, true)
+				}
+			})
+		}
 	}
 }
 
@@ -612,7 +801,7 @@ func (n *nemesis) mend(keep []*member) {
 		m.disk.slow, m.disk.stalled = 2*time.Millisecond, 0
 		m.disk.mem.SetCapacity(0)
 		if slices.Contains(keep, m) {
-			m.disk.failing, m.disk.crashIn = nil, -1
+			m.disk.failing, m.disk.crashIn, m.disk.crashAt = nil, -1, ""
 			if m.up() && m.disk.readOnly {
 				m.kill(true) // nothing less mends a file system
 			}

@@ -149,14 +149,19 @@ func (e *endpoint) link(address string) *link {
 const linkWaitingMax = 256
 
 func (e *endpoint) Send(to uint64, kind transport.Kind, m transport.Message) bool {
-	address, ok := e.peers[to]
-	if !ok || !e.alive() {
+	if !e.alive() {
 		return false
 	}
 	gist := ""
-	rm, ok := m.(*raftpb.Message)
-	if ok {
+	rm, isRaft := m.(*raftpb.Message)
+	if isRaft {
 		e.net.w.check.sent(e.m, rm)
+	}
+	address, ok := e.peers[to]
+	if !ok {
+		return false
+	}
+	if isRaft {
 		if e.net.script != nil {
 			e.net.script.sent(e.m, rm)
 		}
@@ -227,6 +232,8 @@ func (e *endpoint) meet(address string) (*endpoint, error) {
 		to.m.settle()
 		return nil, err
 	}
+	e.net.w.check.met(e.m, to.m)
+	e.net.w.check.met(to.m, e.m)
 	return to, nil
 }
 
@@ -250,14 +257,25 @@ func (e *endpoint) deliver(l *link, address string, p parcel) {
 		if n.w.trace != nil {
 			what = "message " + p.gist
 		}
+		arrived := func(at *endpoint) {
+			if n.cuts[direction{e.m.address, address}] || !at.alive() {
+				return
+			}
+			n.w.mixBytes(p.payload)
+			n.w.tell(at.m, "  gets %s", what)
+			at.handler.HandleMessages(from, []transport.Inbound{{Kind: p.kind, Payload: p.payload}})
+		}
 		arrive := func(to *endpoint) {
-			to.m.after(n.travel(e.m.address, address), "message", func() {
-				if n.cuts[direction{e.m.address, address}] || !to.alive() {
-					return
+			travel := n.travel(e.m.address, address)
+			if n.late == 0 || travel < n.slow {
+				to.m.after(travel, "message", func() { arrived(to) })
+				return
+			}
+			// It may find the process that came after the one it was meant for.
+			n.w.at(travel, "late message", func() {
+				if at := n.ends[address]; at != nil && !at.m.view.forgets {
+					at.m.after(0, "message", func() { arrived(at) })
 				}
-				n.w.mixBytes(p.payload)
-				n.w.tell(to.m, "  gets %s", what)
-				to.handler.HandleMessages(from, []transport.Inbound{{Kind: p.kind, Payload: p.payload}})
 			})
 		}
 		late := func() {

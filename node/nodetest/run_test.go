@@ -122,7 +122,7 @@ var mistakes = []struct {
 		p.accounts["luck"] = rand.IntN(1000)
 		clear(results)
 		return results, err
-	}}, []string{"equal logs are equal states"}},
+	}}, []string{"equal logs are equal states", "a restored state machine goes on like the others"}},
 
 	{"a result that depends on what came in the same call", planted{applies: func(p *planted, entries []node.Entry) ([][]byte, error) {
 		results, err := p.bank.Apply(entries)

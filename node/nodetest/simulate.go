@@ -38,7 +38,7 @@ type Options struct {
 	// Describe, if set, shows a command or query in a trace.
 	Describe func(input []byte) string
 
-	// Members that the cluster begins with. 0: drawn, 3 mostly, or 5 or 7.
+	// Members that the cluster begins with. 0: drawn, 3 mostly, or 5, 7 or 1.
 	Members int
 	// Clients that call it. 0: drawn.
 	Clients int
@@ -128,7 +128,7 @@ func draw(seed uint64, o Options) setting {
 	if s.Duration == 0 {
 		s.Duration = time.Minute
 	}
-	members, clients := pick(rnd, 3, 3, 3, 3, 5, 5, 7), 1+rnd.IntN(6)
+	members, clients := pick(rnd, 3, 3, 3, 3, 3, 3, 3, 5, 5, 7, 1, 1), 1+rnd.IntN(6)
 	if s.Members == 0 {
 		s.Members = members
 	}
@@ -158,7 +158,7 @@ func draw(seed uint64, o Options) setting {
 	}
 	s.patience = pick(rnd, 500*time.Millisecond, 3*time.Second, 10*time.Second)
 	s.loopMax = pick(rnd, 50*time.Microsecond, time.Millisecond)
-	s.applyMax = pick(rnd, 50*time.Microsecond, 5*time.Millisecond)
+	s.applyMax = pick(rnd, 50*time.Microsecond, 5*time.Millisecond, 5*time.Millisecond, 100*time.Millisecond)
 	s.taskMax = pick(rnd, time.Millisecond, 50*time.Millisecond, time.Second)
 	return s
 }
@@ -314,6 +314,7 @@ func (w *world) run() {
 	w.runUntil(w.now + w.cfg.Duration)
 	w.healQuorum()
 	w.healAll()
+	w.beCalm()
 	if w.failed == nil {
 		w.check.finish()
 	}
@@ -451,14 +452,53 @@ func (w *world) healAll() {
 	for _, c := range w.clients {
 		c.quiet = true
 	}
-	w.within(60*w.cfg.electionTimeout()+w.cfg.patience, "all members are equal", func() bool {
-		for _, c := range w.clients {
-			if c.op != nil {
-				return false
-			}
+	w.within(60*w.cfg.electionTimeout()+w.cfg.patience, "all members are equal", w.settled)
+}
+
+// beCalm lets the clients go on where nothing breaks: every call must be answered,
+// also while leadership is handed around.
+func (w *world) beCalm() {
+	if w.failed != nil {
+		return
+	}
+	w.tell(nil, "nothing breaks any more")
+	w.calm = true
+	for _, c := range w.clients {
+		c.quiet = false
+		c.later(0)
+	}
+	w.runUntil(w.now + 8*w.cfg.electionTimeout())
+	w.handing = true
+	for range 5 {
+		if w.failed == nil {
+			w.nemesis.transfer()
+			w.runUntil(w.now + w.between(w.cfg.tick, 5*w.cfg.tick))
 		}
-		return w.equal()
-	})
+	}
+	for _, c := range w.clients {
+		c.quiet = true
+	}
+	w.within(60*w.cfg.electionTimeout(), "all members are equal, and vote", func() bool { return w.settled() && w.allVote() })
+}
+
+// settled says whether nobody waits any more, and all are equal.
+func (w *world) settled() bool {
+	for _, c := range w.clients {
+		if c.op != nil {
+			return false
+		}
+	}
+	return w.equal()
+}
+
+// allVote says whether there is no learner left: whoever joins here wants to vote.
+func (w *world) allVote() bool {
+	for _, mem := range w.leader().status().Membership.Members {
+		if mem.Learner && !w.nemesis.member(mem.ID).hopeless() {
+			return false
+		}
+	}
+	return true
 }
 
 // equal says whether all members of the cluster have all of the log.
@@ -466,6 +506,11 @@ func (w *world) equal() bool {
 	l := w.leader()
 	if l == nil {
 		return false
+	}
+	for _, m := range w.running() {
+		if w.check.buried[m.id] && !m.hopeless() {
+			return false // whoever was removed stops
+		}
 	}
 	st := l.status()
 	for _, mem := range st.Membership.Members {

@@ -27,6 +27,9 @@ type world struct {
 	events uint64
 	// faults counts what the nemesis did.
 	faults int
+	// calm: nothing is broken any more, and nothing breaks. handing: but leadership
+	// is handed around.
+	calm, handing bool
 	// failed is the first invariant that broke; nothing happens after it.
 	failed *Failure
 	// trace, if set, is told everything.
