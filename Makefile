@@ -4,11 +4,10 @@ GO ?= go
 GOFILES = $(shell git ls-files --cached --others --exclude-standard '*.go')
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race bench fuzz verify fix
-.PHONY: help build test race sim bench verify fix
+.PHONY: help build test race sim bench fuzz verify fix mutation-gate
 
 help: ## what can be made
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
 
 build: ## the binaries, into ./bin
 	$(GO) build -o bin/ ./cmd/...
@@ -42,3 +41,6 @@ fix: ## formats, tidies go.mod and generates again what is generated
 	gofmt -w $(GOFILES)
 	$(GO) mod tidy
 	scripts/genproto/run
+
+mutation-gate: ## plants known bugs and lets the simulator look for them; nightly
+	scripts/mutation-gate
