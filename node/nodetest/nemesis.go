@@ -500,7 +500,8 @@ func (n *nemesis) rot() {
 	}
 	m.kill(n.w.oneIn(2))
 	n.lost, m.view.damaged = m, true
-	for range 1 + n.w.rnd.IntN(3) {
+	n.damage(m)
+	for n.w.oneIn(3) {
 		n.damage(m)
 	}
 	m.restartLater()
@@ -521,24 +522,16 @@ func (n *nemesis) damage(m *member) {
 	}
 	slices.Sort(files)
 	file := files[n.w.rnd.IntN(len(files))]
-	if n.w.oneIn(2) { // the newest of the log, where what counts is
-		for _, f := range files {
-			if path.Ext(f) == ".seg" {
-				file = f
-			}
-		}
+	at := n.w.rnd.IntN(len(image[file]))
+	what := pick(n.w.rnd, "a bit flipped", "a bit flipped", "a bit flipped", "a bit flipped", "a sector zeroed", "a misdirected write", "a file cut short", "a file missing")
+	if what == "a bit flipped" {
+		// Where it counts: in what was written last. (No bit of that can be taken for a
+		// write that did not become whole, as a sector of zeros can.)
+		file, at = n.target(files, image, file)
 	}
 	data := slices.Clone(image[file])
-	at := n.w.rnd.IntN(len(data))
-	for range 20 { // most of a log is empty
-		if data[at] != 0 {
-			break
-		}
-		at = n.w.rnd.IntN(len(data))
-	}
 	sector := at / vfstest.SectorSize * vfstest.SectorSize
 	end := min(sector+vfstest.SectorSize, len(data))
-	what := pick(n.w.rnd, "a bit flipped", "a bit flipped", "a bit flipped", "a sector zeroed", "a misdirected write", "a file cut short", "a file missing")
 	switch what {
 	case "a bit flipped":
 		data[at] ^= 1 << n.w.rnd.IntN(8)
@@ -557,6 +550,29 @@ func (n *nemesis) damage(m *member) {
 		return
 	}
 	m.disk.mem.WriteFile(file, data)
+}
+
+// target is a place in the newest segment of the log, in the newest snapshot, or in
+// the file that was drawn: in the last bytes there that were written.
+func (n *nemesis) target(files []string, image map[string][]byte, file string) (string, int) {
+	wanted := pick(n.w.rnd, ".seg", ".seg", ".snap", "")
+	for _, f := range files {
+		if wanted != "" && path.Ext(f) == wanted {
+			file = f
+		}
+	}
+	const lastBytes = 16 << 10
+	var written []int
+	for i, b := range image[file] {
+		if b != 0 {
+			written = append(written, i)
+		}
+	}
+	if len(written) == 0 {
+		return file, 0
+	}
+	written = written[max(0, len(written)-lastBytes):]
+	return file, written[n.w.rnd.IntN(len(written))]
 }
 
 // wipe empties a member's disk; it comes back under the same ID.
