@@ -498,18 +498,22 @@ func (n *nemesis) rot() {
 	if m == nil || !n.mayLose(m) {
 		return
 	}
-	m.kill(n.w.oneIn(2))
+	// A log that was closed has the proof that its end was durable, so that no damage
+	// to it can be taken for a write that did not become whole.
+	closed := n.w.oneIn(2) && m.awake() && m.writing == nil && m.node.Close() == nil && !m.disk.struck && !m.disk.dead
+	m.kill(!closed && n.w.oneIn(2))
 	n.lost, m.view.damaged = m, true
-	n.damage(m)
-	for n.w.oneIn(3) {
-		n.damage(m)
+	n.damage(m, closed)
+	for !closed && n.w.oneIn(3) {
+		n.damage(m, false)
 	}
 	m.restartLater()
 	n.replace(m)
 }
 
-// damage changes some bytes on a disk.
-func (n *nemesis) damage(m *member) {
+// damage changes some bytes on a disk; of a log that is proven to its end those that
+// were written last.
+func (n *nemesis) damage(m *member, proven bool) {
 	image := m.disk.mem.Image()
 	var files []string
 	for p, data := range image {
@@ -524,7 +528,10 @@ func (n *nemesis) damage(m *member) {
 	file := files[n.w.rnd.IntN(len(files))]
 	at := n.w.rnd.IntN(len(image[file]))
 	what := pick(n.w.rnd, "a bit flipped", "a bit flipped", "a bit flipped", "a bit flipped", "a sector zeroed", "a misdirected write", "a file cut short", "a file missing")
-	if what == "a bit flipped" {
+	if proven && n.w.oneIn(2) {
+		what = "a sector zeroed"
+	}
+	if proven || what == "a bit flipped" {
 		// Where it counts: in what was written last. (No bit of that can be taken for a
 		// write that did not become whole, as a sector of zeros can.)
 		file, at = n.target(files, image, file)
