@@ -47,6 +47,8 @@ type member struct {
 	held   []*event
 	// rate is how fast its clock goes.
 	rate float64
+	// offset is by how much it is wrong.
+	offset time.Duration
 	// due: a turn of that part is on its way. writing is the appender's, if it has
 	// begun.
 	due     stepped.Work
@@ -94,7 +96,7 @@ func (h host) task(f func()) {
 }
 
 func (h host) Timer(f func()) stepped.Timer { return &timer{m: h.m, f: f} }
-func (h host) Now() time.Time               { return time.Unix(1_000_000_000, 0).Add(h.m.w.now) }
+func (h host) Now() time.Time               { return time.Unix(1_000_000_000, 0).Add(h.m.w.now + h.m.offset) }
 func (h host) Decided(eff *core.Effects)    { h.m.w.check.decided(h.m, eff) }
 
 // timer is a stepped.Timer.

@@ -776,11 +776,12 @@ func (n *nemesis) snapshot() {
 	}
 }
 
-// clock lets a member's clock go wrong, or stand still for a while.
+// clock lets a member's clock be set and go wrong.
 func (n *nemesis) clock() {
 	if m := n.someone(); m != nil {
 		m.rate = 0.7 + 0.6*n.w.rnd.Float64()
-		n.tell(m, "its clock goes %.2f times as fast", m.rate)
+		m.offset = time.Duration((m.rate - 1) * float64(time.Hour))
+		n.tell(m, "its clock is set by %v, and goes %.2f times as fast", m.offset, m.rate)
 	}
 }
 
