@@ -189,7 +189,7 @@ func (h handler) Refused(peer transport.Hello, reason string) {
 		h.stop(ErrRemoved)
 		return
 	}
-	if says(reason, ErrAmnesia) && (h.cluster.Load() == 0 || peer.Cluster == h.cluster.Load()) {
+	if says(reason, ErrAmnesia) && h.knows(peer) {
 		h.fatal(fmt.Errorf("%w: member %x says: %s", ErrAmnesia, peer.Node, reason))
 		return
 	}

@@ -71,13 +71,21 @@ func contradicts(r transport.Memory, term, last uint64) bool {
 }
 
 // reminded compares a peer's memory with what is here. A member that lost what it
-// acknowledged stops, before it votes or acknowledges anything to that peer.
+// acknowledged stops, before it votes or acknowledges anything to that peer. Whoever
+// belongs to no cluster, or to another one, remembers nothing of this one.
 func (n *Node) reminded(peer transport.Hello) error {
 	st := n.Status()
 	r := peer.Remembers
-	if !contradicts(r, st.Term, st.LastIndex) {
+	if !n.knows(peer) || !contradicts(r, st.Term, st.LastIndex) {
 		return nil
 	}
 	return fmt.Errorf("%w: member %x remembers that this one had its log up to %d in term %d, %d of it committed, and it ends at %d in term %d: was an old image of the disk put back? Remove this member, and join again with an empty directory",
 		ErrAmnesia, peer.Node, r.Match, r.Term, r.Commit, st.LastIndex, st.Term)
+}
+
+// knows says whether a peer can tell this member what it was: they are of one
+// cluster, as far as this one knows what its cluster is.
+func (n *Node) knows(peer transport.Hello) bool {
+	mine := n.cluster.Load()
+	return peer.Cluster != 0 && (mine == 0 || mine == peer.Cluster)
 }
