@@ -311,10 +311,15 @@ func (c *Core) ready() {
 		rd := c.rn.Ready()
 		c.placeProposals(rd.Entries)
 		c.reads.answered(rd.ReadStates)
+		var votes []raftpb.Message
 		for i := range rd.Messages {
-			c.emit(&rd.Messages[i])
+			if m := &rd.Messages[i]; m.Type == raftpb.MsgVote {
+				votes = append(votes, *m)
+			} else {
+				c.emit(m)
+			}
 		}
-		c.holdVotes()
+		c.askForVotes(votes)
 	}
 	c.reads.applied(c.applied, func(w Waiter, index uint64) {
 		c.effects.Outcomes = append(c.effects.Outcomes, Outcome{Waiter: w, Index: index})
@@ -322,23 +327,16 @@ func (c *Core) ready() {
 	c.note()
 }
 
-// holdVotes lets a candidate ask for votes only when its term, and its vote for
-// itself, are durable. raft counts that vote only then, but the others' may be a
-// majority without it: a leader that forgets its term in a crash could win the same
-// term again, and append another entry at the same index in it.
-func (c *Core) holdVotes() {
-	if c.effects.Append == nil {
+// askForVotes has a candidate ask when its term, and its vote for itself, are
+// durable. raft counts that vote only then, but the others' may be a majority
+// without it: a leader that forgets its term in a crash could win the same term
+// again, and append another entry at the same index in it.
+func (c *Core) askForVotes(requests []raftpb.Message) {
+	if a := c.effects.Append; a != nil {
+		a.responses = append(a.responses, requests...)
 		return
 	}
-	now := c.effects.Messages[:0]
-	for _, m := range c.effects.Messages {
-		if m.Type == raftpb.MsgVote {
-			c.effects.Append.responses = append(c.effects.Append.responses, m)
-			continue
-		}
-		now = append(now, m)
-	}
-	c.effects.Messages = now
+	c.effects.Messages = append(c.effects.Messages, requests...)
 }
 
 // emit sorts one message of a Ready by what it wants.
