@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -270,7 +269,8 @@ func simulate(seed uint64, o Options) (r Report) {
 	exclusively(seed, func() {
 		w := newWorld(draw(seed, o))
 		w.trace = o.Trace
-		w.whole()
+		w.run()
+		w.end()
 		committed := 0
 		for i := range w.check.ledger {
 			if w.check.ledger[i].known {
@@ -292,16 +292,6 @@ func (w *world) settings() string {
 		c.Members, c.Clients, c.durable, c.electionTicks, c.snapshotEntries, c.trailingEntries, c.segmentBytes, c.messageBytes, c.inflight, strings.Join(w.nemesis.names(), ","))
 }
 
-// whole is run, and takes a panic outside of any event for a failure too.
-func (w *world) whole() {
-	defer func() {
-		if r := recover(); r != nil {
-			w.fail("no panic", "%v\n%s", r, debug.Stack())
-		}
-	}()
-	w.run()
-}
-
 // run is the whole story: a cluster is founded, things break, a quorum is healed,
 // everything is healed, and then everything must be equal.
 func (w *world) run() {
@@ -317,6 +307,13 @@ func (w *world) run() {
 	w.beCalm()
 	if w.failed == nil {
 		w.check.finish()
+	}
+}
+
+// end lets go of what is under way.
+func (w *world) end() {
+	for _, m := range w.members {
+		m.stopWriting()
 	}
 }
 
