@@ -13,7 +13,9 @@ import (
 type disk struct {
 	w   *world
 	mem *vfstest.Mem
-	fs  *vfstest.Faulty
+	// renamed are the names that files have since they were opened.
+	renamed map[string]string
+	fs      *vfstest.Faulty
 
 	// crashIn is how many changes are still let through before the power fails;
 	// negative: it does not. dead: it has.
@@ -54,6 +56,7 @@ func newDisk(w *world) *disk {
 // plug gives the disk a content, without faults.
 func (d *disk) plug(mem *vfstest.Mem) {
 	d.mem, d.crashIn, d.failing = mem, -1, nil
+	d.renamed = map[string]string{}
 	d.dead, d.readOnly, d.struck, d.refusedLog = false, false, false, false
 	d.crashAt = ""
 	d.fs = vfstest.NewFaulty(mem, d.strike)
@@ -61,6 +64,29 @@ func (d *disk) plug(mem *vfstest.Mem) {
 
 // strike decides what becomes of an operation.
 func (d *disk) strike(op vfstest.Op) error {
+	op.Path = d.name(op)
+	err := d.decide(op)
+	if err == nil && op.Kind == vfstest.Rename {
+		d.renamed[op.Path] = op.To
+	}
+	return err
+}
+
+// name is what the file of an operation is called now. An open one is known by the
+// name under which it was opened: a segment of the log was a spare then.
+func (d *disk) name(op vfstest.Op) string {
+	switch op.Kind {
+	case vfstest.Read, vfstest.Write, vfstest.Sync, vfstest.Truncate:
+		if now, ok := d.renamed[op.Path]; ok {
+			return now
+		}
+	case vfstest.Create, vfstest.Open, vfstest.OpenReadWrite:
+		delete(d.renamed, op.Path) // another file
+	}
+	return op.Path
+}
+
+func (d *disk) decide(op vfstest.Op) error {
 	log := d.pause != nil && (op.Kind == vfstest.Write || op.Kind == vfstest.Sync) && path.Ext(op.Path) == ".seg"
 	if log && !d.dead && !d.gone {
 		if op.Kind == vfstest.Sync {
@@ -100,9 +126,8 @@ func (d *disk) strike(op vfstest.Op) error {
 		// Names are in the journal.
 		d.readOnly = true
 	case vfstest.Sync:
-		// What Linux does: the pages are dropped, and called clean. (A file that has
-		// another name by now keeps them.)
-		if _, err := d.mem.Stat(op.Path); err == nil {
+		// What Linux does: the pages are dropped, and called clean.
+		if _, err := d.mem.Stat(op.Path); err == nil { // else the file was removed
 			d.mem.DropUnsynced(op.Path, d.w.rnd)
 		}
 	case vfstest.Write:

@@ -332,6 +332,13 @@ func (c *checker) sent(m *member, msg *raftpb.Message) {
 		}
 	case msg.Type == raftpb.MsgAppResp && !msg.Reject:
 		last := m.log.last
+		if hs.Term > msg.Term && last < msg.Index {
+			// The log was cut for the leader of a later term in the same write. The
+			// answer says what it was in the term that it names, which still holds: the
+			// later leader was elected without the entry, so whoever voted for it had
+			// not acknowledged it before, and it cannot be committed.
+			return
+		}
 		if hs.Term < msg.Term || last < msg.Index {
 			c.w.fail("acknowledgements are durable", "%s acknowledges entry %d in term %d, and its disk has %d in term %d", m.name(), msg.Index, msg.Term, last, hs.Term)
 		}
