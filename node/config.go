@@ -36,6 +36,12 @@ type Config struct {
 	// a learner and promoted when it has caught up. Ignored once Dir has state.
 	// Without Bootstrap and Join a member with an empty Dir waits to be added.
 	Join []string
+	// Rejoin: this member takes the place of the one that it was before it lost its
+	// disk, in the same change that gives it a vote. That is Replaces; or if that is
+	// 0, the member that has its address, or its Name. It must be silent: where it is
+	// alive this one is not let in. Only for Join; ignored once Dir has state.
+	Rejoin   bool
+	Replaces uint64
 
 	// WAL is the format of the write-ahead log. nil: the native one,
 	// wal.New(wal.Options{}); package wal/etcdwal has etcd's. A directory keeps the
@@ -78,6 +84,9 @@ type Config struct {
 	PromoteLagMax uint64
 	// PromoteStableTicks is for how long it must have been so. 0: 3.
 	PromoteStableTicks int
+	// JoinTimeoutTicks is for how long a member that is to become a voter may be
+	// silent before the leader gives it up and removes it. 0: 600.
+	JoinTimeoutTicks int
 
 	// Logger of what an operator should know. nil: silent.
 	Logger *zap.Logger
@@ -137,6 +146,7 @@ func (cfg Config) withDefaults() (Config, error) {
 	zero(&cfg.InflightMessagesMax, 256)
 	zero(&cfg.PromoteLagMax, 1_000)
 	zero(&cfg.PromoteStableTicks, 3)
+	zero(&cfg.JoinTimeoutTicks, 600)
 	if cfg.ElectionTicks <= cfg.HeartbeatTicks {
 		return cfg, fmt.Errorf("node: Config.ElectionTicks %d must be above HeartbeatTicks %d", cfg.ElectionTicks, cfg.HeartbeatTicks)
 	}

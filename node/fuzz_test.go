@@ -247,11 +247,11 @@ func FuzzPeer(f *testing.F) {
 	message := func(m raftpb.Message) []byte { return encoded(f, &m) }
 	change := raftpb.ConfChangeV2{
 		Changes: []raftpb.ConfChangeSingle{{Type: raftpb.ConfChangeAddLearnerNode, NodeID: 5}},
-		Context: encoded(f, &octopiipb.MemberChange{Member: octopiipb.Member{ID: 5, Address: "n5"}}),
+		Context: encoded(f, &octopiipb.MembershipChange{Changes: []octopiipb.MemberChange{{Op: 1, Member: octopiipb.Member{ID: 5, Address: "n5"}}}}),
 	}
 	remove := raftpb.ConfChangeV2{
 		Changes: []raftpb.ConfChangeSingle{{Type: raftpb.ConfChangeRemoveNode, NodeID: 1}},
-		Context: encoded(f, &octopiipb.MemberChange{Member: octopiipb.Member{ID: 1}}),
+		Context: encoded(f, &octopiipb.MembershipChange{Changes: []octopiipb.MemberChange{{Op: 3, Member: octopiipb.Member{ID: 1}}}}),
 	}
 	sound := clusterOf(9, 3, []uint64{1, 2, 3}, 4)
 	none, noCluster, absent, external, twice := sound, sound, clusterOf(9, 3, []uint64{2, 3}), sound, clusterOf(9, 3, []uint64{1, 2}, 2)

@@ -63,7 +63,7 @@ func (h handler) Accept(peer transport.Hello) error {
 		return nil // somebody who asks to join
 	}
 	h.inbox.add(func(in *core.Input) {
-		in.PeersUp = append(in.PeersUp, core.PeerUp{ID: peer.Node, Incarnation: peer.Incarnation})
+		in.PeersUp = append(in.PeersUp, core.PeerUp{ID: peer.Node, Incarnation: peer.Incarnation, Address: peer.At})
 	})
 	return nil
 }
@@ -243,6 +243,9 @@ func (h handler) HandleSnapshot(from uint64, header []byte, body io.Reader) erro
 		Snapshot: &raftpb.Snapshot{Metadata: meta}}
 	if !core.Bootstraps(&m, h.id) {
 		return fmt.Errorf("the snapshot at %d is not one for member %x", meta.Index, h.id)
+	}
+	if err := core.CheckMembership(&s.Header.Membership, meta.ConfState); err != nil {
+		return fmt.Errorf("the snapshot at %d: %w", meta.Index, err)
 	}
 	if mine := h.cluster.Load(); s.Header.Membership.Cluster == 0 || mine != 0 && mine != s.Header.Membership.Cluster {
 		return fmt.Errorf("the snapshot at %d belongs to cluster %x, and this is cluster %x", meta.Index, s.Header.Membership.Cluster, mine)

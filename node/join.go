@@ -1,8 +1,10 @@
 package node
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"go.uber.org/zap"
@@ -14,7 +16,7 @@ import (
 
 // joinBackoffMax bounds how long a joiner waits between two rounds of asking, in
 // ticks. It begins with one.
-const joinBackoffMax = 50
+const joinBackoffMax = 20
 
 // Join codes, on the wire.
 const (
@@ -49,7 +51,9 @@ func (j *joiner) tick(ticks int) {
 	}
 	j.asking = true
 	address := l.cfg.Join[j.next]
-	l.call(address, kindJoin, &octopiipb.JoinRequest{Member: l.self()}, func(payload []byte, err error) {
+	request := &octopiipb.JoinRequest{Member: l.self(), Rejoins: l.cfg.Rejoin}
+	request.Member.Replaces = l.cfg.Replaces
+	l.call(address, kindJoin, request, func(payload []byte, err error) {
 		l.inbox.call(func() { j.asked(address, joinOutcome(address, payload, err)) })
 	})
 }
@@ -120,15 +124,21 @@ func (n *Node) handleJoin(from transport.Hello, payload []byte, done func(transp
 		done(nil, err)
 		return
 	}
-	if ms := n.members.Load(); ms != nil {
+	ms := n.members.Load()
+	if ms != nil {
 		for _, old := range ms.Members {
 			if old.ID == m.ID { // who added it knows better what it is called
 				m.Name, m.Priority = old.Name, old.Priority
 			}
 		}
 	}
+	if !req.Rejoins {
+		m.Replaces = 0
+	} else if m.Replaces == 0 && ms != nil {
+		m.Replaces = formerSelf(ms, &m)
+	}
 	m.Learner, m.Promote = true, true
-	n.changeSoon(core.Change{Op: core.AddLearner, Member: m}, joinTries, func(err error) {
+	n.changeSoon(core.Change{Op: core.AddLearner, Member: m, IfSilent: true}, joinTries, func(err error) {
 		switch {
 		case err == nil:
 			n.log.Info("bringing a new member in", zap.String("id", hex(m.ID)), zap.String("name", m.Name), zap.String("address", m.Address))
@@ -139,6 +149,24 @@ func (n *Node) handleJoin(from transport.Hello, payload []byte, done func(transp
 			done(&octopiipb.JoinReply{Code: joinRetry, Reason: err.Error()}, nil)
 		}
 	})
+}
+
+// formerSelf is the member that one that lost its disk was before: one at the same
+// address, else one of the same name, a voter before a learner, which may be from an
+// attempt to come back that failed; 0 if there is none.
+func formerSelf(ms *octopiipb.Membership, m *octopiipb.Member) uint64 {
+	first := func(same func(o *octopiipb.Member) bool) uint64 {
+		for i := range ms.Members {
+			if o := &ms.Members[i]; o.ID != m.ID && same(o) {
+				return o.ID
+			}
+		}
+		return 0
+	}
+	return cmp.Or(
+		first(func(o *octopiipb.Member) bool { return o.Address == m.Address && !o.Learner }),
+		first(func(o *octopiipb.Member) bool { return o.Name == m.Name && !o.Learner }),
+		first(func(o *octopiipb.Member) bool { return o.Address == m.Address || o.Name == m.Name }))
 }
 
 // joinTries is how often a join is tried while another change is under way.
@@ -155,13 +183,14 @@ func (n *Node) changeSoon(c core.Change, tries int, done func(error)) {
 		}
 		n.host.timer(func() { n.changeSoon(c, tries-1, done) }).Reset(changeRetry)
 	})
-	n.inbox.request(core.Request{Kind: core.ChangeMembership, Change: c, Waiter: w})
+	n.inbox.request(core.Request{Kind: core.ChangeMembership, Changes: []core.Change{c}, Waiter: w})
 }
 
 // knock calls the members in turn while this one hears of no leader, one each
 // time that two election timeouts have passed. A removed member is refused and
 // so learns of it (see handler.Refused); a learner would not find out otherwise,
-// since it never campaigns.
+// since it never campaigns. And those who are called learn where this one is now:
+// that is why the addresses of Config.Join are among them, for all members may have moved.
 func (l *loop) knock(ticks int) {
 	if !l.core.Lonely() {
 		l.lonely = 0
@@ -170,15 +199,19 @@ func (l *loop) knock(ticks int) {
 	every := 2 * l.cfg.ElectionTicks
 	before := l.lonely / every
 	l.lonely += ticks
-	if round := l.lonely / every; round > before && len(l.public.Members) > 0 {
-		m := l.public.Members[round%len(l.public.Members)]
+	addresses := slices.Clone(l.cfg.Join)
+	for _, m := range l.public.Members {
 		if m.ID != l.id {
-			l.call(m.Address, kindKnock, &octopiipb.JoinReply{}, func(_ []byte, err error) {
-				if err != nil {
-					l.log.Debug("a member cannot be called", zap.String("member", hex(m.ID)), zap.Error(err))
-				}
-			})
+			addresses = append(addresses, m.Address)
 		}
+	}
+	if round := l.lonely / every; round > before && len(addresses) > 0 {
+		address := addresses[round%len(addresses)]
+		l.call(address, kindKnock, &octopiipb.JoinReply{}, func(_ []byte, err error) {
+			if err != nil {
+				l.log.Debug("a member cannot be called", zap.String("address", address), zap.Error(err))
+			}
+		})
 	}
 }
 

@@ -68,6 +68,7 @@ func (l *loop) startCore(start octopiipb.SnapshotHeader, applied uint64) error {
 		InflightMessagesMax: l.cfg.InflightMessagesMax,
 		PromoteLagMax:       l.cfg.PromoteLagMax,
 		PromoteStableTicks:  l.cfg.PromoteStableTicks,
+		JoinTimeoutTicks:    l.cfg.JoinTimeoutTicks,
 		ProposalBytesMax:    l.cfg.ProposalBytesMax,
 		WaitingBytesMax:     4 * l.cfg.PendingBytesMax,
 		ReadSeed:            randomID(),
@@ -193,6 +194,10 @@ func (l *loop) carryOut(eff *core.Effects) {
 	}
 	for i := range eff.Snapshots {
 		l.snapshots.send(eff.Snapshots[i])
+	}
+	for _, id := range eff.GivenUp {
+		l.log.Warn("removing a member that was to become a voter and is not there",
+			zap.String("member", hex(id)), zap.Int("silent for ticks", l.cfg.JoinTimeoutTicks))
 	}
 	for _, s := range eff.Suspects {
 		l.suspect(s)

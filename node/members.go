@@ -17,75 +17,65 @@ import (
 // when the change is applied here; m.Address need not be reachable yet. m.ID
 // may be 0 if it is. Any member may be asked.
 func (n *Node) AddLearner(ctx context.Context, m Member) (Membership, error) {
-	if err := n.ready(ctx); err != nil {
-		return Membership{}, err
-	}
-	record, err := n.resolve(ctx, m)
-	if err != nil {
-		return Membership{}, err
-	}
-	ms, err := n.change(ctx, core.Change{Op: core.AddLearner, Member: record})
-	if err != nil {
-		return ms, err
-	}
-	return ms, n.spread(ctx)
+	return n.verb(ctx, Change{Verb: VerbAddLearner, Member: m})
 }
 
 // AddVoter adds a member as a learner, brings it up to date and then makes it a
 // voter. It returns when that is done. If ctx ends first, the leader goes on by
-// itself: the wish is in the membership. A learner that is there already is
-// promoted likewise. Any member may be asked.
+// itself: the wish is in the membership, until the member has been silent for
+// Config.JoinTimeoutTicks. A learner that is there already is promoted likewise. Any
+// member may be asked.
 func (n *Node) AddVoter(ctx context.Context, m Member) (Membership, error) {
-	if err := n.ready(ctx); err != nil {
-		return Membership{}, err
-	}
-	record, err := n.resolve(ctx, m)
-	if err != nil {
-		return Membership{}, err
-	}
-	record.Promote = true
-	added, err := n.change(ctx, core.Change{Op: core.AddLearner, Member: record})
-	if err != nil {
-		return Membership{}, err
-	}
-	st, err := n.until(ctx, func(st Status) bool {
-		if st.Membership.Index < added.Index {
-			return false
-		}
-		now, ok := st.Membership.Member(record.ID)
-		return !ok || !now.Learner
-	})
-	if err != nil {
-		return st.Membership, fmt.Errorf("node: member %x is a learner and is promoted once it has caught up: %w", record.ID, err)
-	}
-	if _, ok := st.Membership.Member(record.ID); !ok {
-		return st.Membership, fmt.Errorf("node: member %x was removed before it was promoted: %w", record.ID, ErrRemoved)
-	}
-	return st.Membership, n.spread(ctx)
+	return n.verb(ctx, Change{Verb: VerbAddVoter, Member: m})
+}
+
+// Promote makes a voter of a learner. One that is behind by more than
+// Config.PromoteLagMax, or silent, is refused with ErrUnsafeMembership and the
+// numbers: a vote is worth something only with the log behind it. Any member may be
+// asked.
+func (n *Node) Promote(ctx context.Context, id uint64) (Membership, error) {
+	return n.verb(ctx, Change{Verb: VerbPromote, Member: Member{ID: id}})
+}
+
+// Demote makes a learner of a voter; a leader hands leadership over first. A change
+// that would leave a majority of voters that are silent is refused with
+// ErrUnsafeMembership. Any member may be asked.
+func (n *Node) Demote(ctx context.Context, id uint64) (Membership, error) {
+	return n.verb(ctx, Change{Verb: VerbDemote, Member: Member{ID: id}})
 }
 
 // Remove takes a member out of the cluster, for ever: its ID is never used
-// again. Removing one that is not there succeeds. A change that would leave a
-// majority of voters that are silent is refused with ErrUnsafeMembership. Any
-// member may be asked, also the one that leaves.
+// again. Removing one that is not there succeeds. A leader hands leadership over
+// first. A change that would leave a majority of voters that are silent is refused
+// with ErrUnsafeMembership. Any member may be asked, also the one that leaves.
 func (n *Node) Remove(ctx context.Context, id uint64) (Membership, error) {
-	if err := n.ready(ctx); err != nil {
-		return Membership{}, err
-	}
-	if st := n.Status(); st.Role == Leader && id == n.id && len(st.Membership.Voters()) > 1 {
-		// Another one must lead, and know, before this one is gone.
-		if _, err := n.transfer(ctx, 0); err != nil {
-			return Membership{}, err
-		}
-	}
-	ms, err := n.change(ctx, core.Change{Op: core.Remove, Member: octopiipb.Member{ID: id}})
-	if err == nil {
-		err = n.spread(ctx)
-	}
+	ms, err := n.verb(ctx, Change{Verb: VerbRemove, Member: Member{ID: id}})
 	if errors.Is(err, ErrRemoved) && id == n.id {
 		return n.Status().Membership, nil
 	}
 	return ms, err
+}
+
+// Replace has a new member take the place of an old one: m is brought up to date as a
+// learner, and then one change gives it a vote and removes old, so that there are as
+// many voters all the time. It returns when that is done; if ctx ends first, the
+// leader goes on by itself, as with AddVoter. old may be dead or alive, and lead. Any
+// member may be asked.
+func (n *Node) Replace(ctx context.Context, old uint64, m Member) (Membership, error) {
+	return n.verb(ctx, Change{Verb: VerbReplace, Member: m, Old: old})
+}
+
+// UpdateAddress says where a member listens for its peers now. (A member that comes
+// back elsewhere calls the others, and its record is corrected without this.) It is
+// refused if another member answers there. Any member may be asked.
+func (n *Node) UpdateAddress(ctx context.Context, id uint64, addr string) (Membership, error) {
+	return n.verb(ctx, Change{Verb: VerbUpdateAddress, Member: Member{ID: id, Address: addr}})
+}
+
+// SetPriority changes the rank of a member among the candidates for leadership:
+// higher is preferred. Any member may be asked.
+func (n *Node) SetPriority(ctx context.Context, id uint64, priority int) (Membership, error) {
+	return n.verb(ctx, Change{Verb: VerbSetPriority, Member: Member{ID: id, Priority: priority}})
 }
 
 // spread returns when a majority of the membership knows of it. raft puts a
@@ -170,9 +160,14 @@ const changeRetry = 20 * time.Millisecond
 
 // change has a change of membership applied, behind others that are under way.
 func (n *Node) change(ctx context.Context, c core.Change) (Membership, error) {
+	return n.submit(ctx, core.Request{Kind: core.ChangeMembership, Changes: []core.Change{c}})
+}
+
+func (n *Node) submit(ctx context.Context, r core.Request) (Membership, error) {
 	for {
 		w := newWaiter()
-		n.inbox.request(core.Request{Kind: core.ChangeMembership, Change: c, Waiter: w})
+		r.Waiter = w
+		n.inbox.request(r)
 		a, err := n.wait(ctx, w)
 		if err == nil {
 			if a.Membership == nil {
@@ -200,27 +195,35 @@ const probeTimeout = time.Second
 // resolve asks whoever listens at a new member's address who it is, so that a
 // member of another cluster, or a wrong address, is told before anything is
 // changed.
-func (n *Node) resolve(ctx context.Context, m Member) (octopiipb.Member, error) {
-	if m.Address == "" {
-		return octopiipb.Member{}, errors.New("node: Member.Address is empty; name where the member listens for its peers")
+func (n *Node) resolve(ctx context.Context, record *octopiipb.Member) error {
+	if record.Address == "" {
+		return fmt.Errorf("%w: Member.Address is empty; name where the member listens for its peers", ErrUnsafeMembership)
 	}
-	record := octopiipb.Member{ID: m.ID, Name: m.Name, Address: m.Address, Learner: true, Priority: int32(m.Priority)}
-	if m.ID > idMax {
-		return record, fmt.Errorf("%w: no member can have the ID %x", ErrUnsafeMembership, m.ID)
+	if record.ID > idMax {
+		return fmt.Errorf("%w: no member can have the ID %x", ErrUnsafeMembership, record.ID)
 	}
-	if m.ID == n.id {
-		return record, nil
+	if err := n.reach(ctx, record); err != nil {
+		return err
 	}
-	pctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	if record.ID == 0 {
+		return fmt.Errorf("node: Member.ID is 0 and %s cannot be asked for it; start the member, or name its ID", record.Address)
+	}
+	return nil
+}
+
+// reach looks who listens at a member's address. Nobody is no error: it may come.
+func (n *Node) reach(ctx context.Context, record *octopiipb.Member) error {
+	if record.ID == n.id || record.Address == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	peer, err := n.transport.Probe(pctx, m.Address)
+	peer, err := n.transport.Probe(ctx, record.Address)
 	if err != nil {
-		if m.ID == 0 {
-			return record, fmt.Errorf("node: Member.ID is 0 and %s cannot be asked for it: %w", m.Address, err)
-		}
-		return record, nil
+		n.log.Debug("nobody answers at the address of a member", zap.String("address", record.Address), zap.Error(err))
+		return nil
 	}
-	return record, n.matches(&record, peer)
+	return n.matches(record, peer)
 }
 
 // matches checks what a new member says of itself against its record.
@@ -237,6 +240,7 @@ func (n *Node) matches(record *octopiipb.Member, peer transport.Hello) error {
 	if record.Name == "" {
 		record.Name = hex(record.ID)
 	}
+	record.Incarnation = peer.Incarnation // from here on another disk is told
 	return nil
 }
 

@@ -22,7 +22,13 @@ type Membership struct {
 	Index uint64
 	// Members are ordered by ID.
 	Members []Member
+	// Joint: a change of several members is half done, and takes effect when a
+	// majority of those before it and of those after it have agreed.
+	Joint bool
 }
+
+// Quorum is how many voters must agree.
+func (m Membership) Quorum() int { return len(m.Voters())/2 + 1 }
 
 // Member returns the member with that ID.
 func (m Membership) Member(id uint64) (Member, bool) {

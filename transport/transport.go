@@ -53,6 +53,8 @@ type Hello struct {
 	Address string
 	// Remembers is what the sender knows of the receiver's log.
 	Remembers Memory
+	// At is where the sender was reached; empty if it called. It is not sent.
+	At string
 }
 
 // Memory is what one member knows of another one's disk: that it knew of Term, and

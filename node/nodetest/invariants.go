@@ -140,6 +140,9 @@ func (c *checker) decided(m *member, eff *core.Effects) {
 	if eff.Membership != nil {
 		c.membership(m, eff.Membership)
 	}
+	for _, id := range eff.GivenUp {
+		c.w.nemesis.removed[id] = true
+	}
 	if a := eff.Append; a != nil {
 		if a.Snapshot != nil {
 			c.install(m, a.Snapshot)
@@ -212,22 +215,19 @@ func (c *checker) install(m *member, s *raftpb.Snapshot) {
 	if e := c.ledger[meta.Index]; e.known && e.term != meta.Term {
 		c.w.fail("state machine safety", "%s installs a snapshot at %d of term %d, and the entry there has term %d", m.name(), meta.Index, meta.Term, e.term)
 	}
-	c.label(m, meta.Index, confString(meta.ConfState.Voters, meta.ConfState.Learners))
+	c.label(m, meta.Index, confString(meta.ConfState))
 	v.base, v.baseTerm, v.log = meta.Index, meta.Term, nil
 	v.commit = max(v.commit, meta.Index)
 }
 
 // membership: the same change leads to the same membership everywhere.
 func (c *checker) membership(m *member, ms *octopiipb.Membership) {
-	var voters, learners []uint64
-	for _, mem := range ms.Members {
-		if mem.Learner {
-			learners = append(learners, mem.ID)
-		} else {
-			voters = append(voters, mem.ID)
-		}
+	cs, err := core.ConfState(ms)
+	if err != nil {
+		c.w.fail("one membership at an index", "%s has from %d on what cannot be: %v", m.name(), ms.Index, err)
+		return
 	}
-	s := confString(voters, learners)
+	s := confString(cs)
 	old, ok := c.confs[ms.Index]
 	if ok && old != s {
 		c.w.fail("one membership at an index", "%s has %s from %d on, and another member %s", m.name(), s, ms.Index, old)
@@ -261,6 +261,12 @@ func (c *checker) bury(m *member, before, after *octopiipb.Membership) {
 		}
 		c.buried[id] = true
 	}
+	for _, was := range before.Members {
+		now := slices.IndexFunc(after.Members, func(o octopiipb.Member) bool { return o.ID == was.ID && !o.Learner })
+		if was.Learner && was.Replaces != 0 && now >= 0 && slices.ContainsFunc(after.Members, func(o octopiipb.Member) bool { return o.ID == was.Replaces }) {
+			c.w.fail("whoever takes a place takes it in one change", "%s has a membership from %d on in which %x votes and %x, which it replaces, is still there", m.name(), after.Index, was.ID, was.Replaces)
+		}
+	}
 }
 
 // met: two members have shaken hands. One whose disk forgot what it promised must
@@ -269,7 +275,8 @@ func (c *checker) met(m, who *member) {
 	if !who.wiped || m.view.forgets || !m.up() {
 		return
 	}
-	if _, known := m.status().Membership.Member(who.id); known {
+	ms, ok := c.memberships[m.status().Membership.Index]
+	if known := ok && slices.ContainsFunc(ms.Members, func(o octopiipb.Member) bool { return o.ID == who.id && o.Incarnation != 0 }); known {
 		c.w.fail("whoever forgot is kept out", "%s shakes hands with %s, which it knows from before its disk was wiped", m.name(), who.name())
 	}
 }
@@ -285,11 +292,17 @@ func (c *checker) label(m *member, index uint64, conf string) {
 	}
 }
 
-func confString(voters, learners []uint64) string {
-	voters, learners = slices.Clone(voters), slices.Clone(learners)
-	slices.Sort(voters)
-	slices.Sort(learners)
-	return fmt.Sprintf("voters %x learners %x", voters, learners)
+func confString(cs raftpb.ConfState) string {
+	list := func(ids []uint64) []uint64 {
+		ids = slices.Clone(ids)
+		slices.Sort(ids)
+		return ids
+	}
+	s := fmt.Sprintf("voters %x learners %x", list(cs.Voters), list(cs.Learners))
+	if len(cs.VotersOutgoing) > 0 {
+		s += fmt.Sprintf(" outgoing %x staged %x", list(cs.VotersOutgoing), list(cs.LearnersNext))
+	}
+	return s
 }
 
 // sent looks at a message as it leaves a member. What it vouches for must be
@@ -579,7 +592,7 @@ func (c *checker) readLog(m *member) {
 	c.grow(start.Index)
 	ms := store.Start().Membership
 	c.membership(m, &ms) // a founder's is in no entry
-	c.label(m, start.Index, confString(start.ConfState.Voters, start.ConfState.Learners))
+	c.label(m, start.Index, confString(start.ConfState))
 	failing := m.disk.failing
 	m.disk.failing = nil
 	defer func() { m.disk.failing = failing }()

@@ -30,6 +30,12 @@ type member struct {
 	// founder and join are how it first starts.
 	founder bool
 	join    []string
+	// rejoins and replaces: it takes another one's place. heir is how.
+	rejoins  bool
+	replaces uint64
+	heir     heirs
+	// noShow: it was added, and never runs.
+	noShow bool
 
 	// node is nil while the process does not run. life counts its starts: what was
 	// meant for an earlier one does not happen.
@@ -138,7 +144,7 @@ func (w *world) addMember() *member {
 	return m
 }
 
-func (m *member) name() string { return m.address }
+func (m *member) name() string { return fmt.Sprintf("n%d", m.id) }
 
 // up says whether the process runs, paused or not.
 func (m *member) up() bool { return m.node != nil }
@@ -176,7 +182,7 @@ func (m *member) start() {
 		CacheBytes: c.cacheBytes,
 		Node: node.Config{
 			ID: m.id, Dir: dataDir, StateMachine: m.machine, Transport: m.end,
-			Bootstrap: m.founder, Join: m.join,
+			Bootstrap: m.founder, Join: m.join, Rejoin: m.rejoins, Replaces: m.replaces,
 			WAL:                 watched{wal.New(wal.Options{FS: m.disk.fs, SegmentBytes: c.segmentBytes}), m},
 			TickInterval:        c.tick,
 			ElectionTicks:       c.electionTicks,
@@ -186,6 +192,7 @@ func (m *member) start() {
 			MessageBytesMax:     c.messageBytes,
 			InflightMessagesMax: c.inflight,
 			PromoteLagMax:       c.promoteLag,
+			JoinTimeoutTicks:    c.joinTimeoutTicks,
 			Logger:              logger,
 		},
 	})

@@ -12,9 +12,6 @@ import (
 
 	"github.com/octopii/octopii/internal/vfs/vfstest"
 	"github.com/octopii/octopii/node"
-	"github.com/octopii/octopii/node/internal/core"
-	"github.com/octopii/octopii/node/internal/stepped"
-	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/transport"
 )
 
@@ -31,8 +28,9 @@ type nemesis struct {
 	over  bool
 	// held: no new faults for a while.
 	held bool
-	// removed are members that the operator wanted to remove.
-	removed map[uint64]bool
+	// removed are members that the operator wanted to remove, or the cluster gave up;
+	// demoted those whose votes were taken away.
+	removed, demoted map[uint64]bool
 	// lost is the member that is damaged and not yet replaced, and heir the one
 	// that takes its place.
 	lost, heir *member
@@ -69,6 +67,10 @@ var faults = []fault{
 	{"rollback", 20 * time.Second, (*nemesis).rollback},
 	{"join", 15 * time.Second, (*nemesis).join},
 	{"remove", 20 * time.Second, (*nemesis).remove},
+	{"several", 20 * time.Second, (*nemesis).several},
+	{"swap", 15 * time.Second, (*nemesis).swap},
+	{"no-show", 20 * time.Second, (*nemesis).noShow},
+	{"demote", 12 * time.Second, (*nemesis).demote},
 	{"transfer", 5 * time.Second, (*nemesis).transfer},
 	{"snapshot", 5 * time.Second, (*nemesis).snapshot},
 	{"clock", 8 * time.Second, (*nemesis).clock},
@@ -89,7 +91,9 @@ func FaultNames() []string {
 	return names
 }
 
-func newNemesis(w *world) *nemesis { return &nemesis{w: w, removed: map[uint64]bool{}} }
+func newNemesis(w *world) *nemesis {
+	return &nemesis{w: w, removed: map[uint64]bool{}, demoted: map[uint64]bool{}}
+}
 
 // names of the kinds of faults that there are; not nil.
 func (n *nemesis) names() []string {
@@ -347,7 +351,9 @@ func (n *nemesis) pause() {
 func (n *nemesis) addresses() []string {
 	var list []string
 	for _, at := range n.w.rnd.Perm(len(n.w.members)) {
-		list = append(list, n.w.members[at].address)
+		if a := n.w.members[at].address; !slices.Contains(list, a) {
+			list = append(list, a)
+		}
 	}
 	return list
 }
@@ -644,128 +650,6 @@ func (n *nemesis) rollback() {
 // hopeful are all members that will run again.
 func (n *nemesis) hopeful() []*member {
 	return slices.DeleteFunc(slices.Clone(n.w.members), (*member).hopeless)
-}
-
-// replace is the operator: a new member joins, and the lost one is removed.
-func (n *nemesis) replace(m *member) {
-	n.w.at(n.w.between(3*time.Second, 8*time.Second), "replace", func() {
-		if n.over {
-			return
-		}
-		n.tell(m, "is to be replaced")
-		if m.up() {
-			m.kill(false)
-		}
-		m.gone = true
-		n.removed[m.id] = true
-		n.heir = n.newcomer()
-		n.settleLoss()
-	})
-}
-
-// settleLoss removes the lost member when its heir votes.
-func (n *nemesis) settleLoss() {
-	n.w.at(time.Second, "is it replaced?", func() {
-		l := n.w.leader()
-		if n.over || n.lost == nil {
-			return
-		}
-		if l == nil || l.paused {
-			n.settleLoss()
-			return
-		}
-		ms := l.status().Membership
-		_, there := ms.Member(n.lost.id)
-		heir, ok := ms.Member(n.heir.id)
-		switch {
-		case there:
-			n.change(l, core.Change{Op: core.Remove, Member: octopiipb.Member{ID: n.lost.id}})
-		case ok && !heir.Learner:
-			n.tell(n.lost, "is replaced by %s", n.heir.name())
-			n.lost, n.heir = nil, nil
-			return
-		}
-		n.settleLoss()
-	})
-}
-
-// change asks a member for a change of membership.
-func (n *nemesis) change(m *member, c core.Change) {
-	m.node.Submit(core.Request{Kind: core.ChangeMembership, Change: c}, func(a stepped.Answer) {
-		n.tell(m, "change %d of %x: %v", c.Op, c.Member.ID, a.Err)
-	})
-	m.settle()
-}
-
-// targets are some members to ask to join.
-func (n *nemesis) targets() []string {
-	var list []string
-	for _, m := range n.w.running() {
-		list = append(list, m.address)
-	}
-	n.w.rnd.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
-	return list[:min(len(list), 3)]
-}
-
-// newcomer starts a new member that asks to join.
-func (n *nemesis) newcomer() *member {
-	m := n.w.addMember()
-	m.join = n.targets()
-	if len(m.join) == 0 {
-		m.join = []string{n.w.members[0].address}
-	}
-	n.tell(m, "joins by %v", m.join)
-	m.start()
-	if slices.ContainsFunc(n.kinds, func(f fault) bool { return f.name == "forged" }) {
-		for i := range time.Duration(4) { // while it has no log
-			n.later((i+1)*n.w.cfg.tick/2, (i+2)*n.w.cfg.tick/2, "forged", func() { n.forgeFor(m) })
-		}
-	}
-	return m
-}
-
-// membersMax bounds how many members a cluster has.
-const membersMax = 7
-
-func (n *nemesis) join() {
-	living := 0
-	for _, m := range n.w.members {
-		if !m.gone {
-			living++
-		}
-	}
-	if living < membersMax {
-		n.newcomer()
-	}
-}
-
-func (n *nemesis) remove() {
-	l := n.w.leader()
-	if l == nil || l.paused || n.lost != nil {
-		return
-	}
-	voters := l.status().Membership.Voters()
-	if len(voters) <= 3 {
-		return
-	}
-	id := voters[n.w.rnd.IntN(len(voters))]
-	n.tell(l, "remove %x", id)
-	n.removed[id] = true
-	n.change(l, core.Change{Op: core.Remove, Member: octopiipb.Member{ID: id}})
-}
-
-func (n *nemesis) transfer() {
-	m := n.someone()
-	if m == nil || m.paused {
-		return
-	}
-	to := uint64(0)
-	if voters := m.status().Membership.Voters(); len(voters) > 0 && n.w.oneIn(2) {
-		to = voters[n.w.rnd.IntN(len(voters))]
-	}
-	n.tell(m, "transfer leadership to %x", to)
-	m.node.Submit(core.Request{Kind: core.Transfer, To: to}, func(stepped.Answer) {})
-	m.settle()
 }
 
 func (n *nemesis) snapshot() {

@@ -324,6 +324,7 @@ func (s *scenario) cluster() {
 	cfg.trailingEntries = s.number("trailing", 1)
 	cfg.messageBytes, cfg.cacheBytes, cfg.inflight = s.number("message-bytes", 64<<10), 1<<20, 16
 	cfg.promoteLag = s.number("promote-lag", 10)
+	cfg.joinTimeoutTicks = int(s.number("join-timeout", 600))
 	cfg.segmentBytes = int64(s.number("segment-bytes", 64<<10))
 	cfg.think, cfg.patience = 200*time.Millisecond, 1000*time.Hour
 	cfg.loopMax, cfg.applyMax, cfg.taskMax = 50*time.Microsecond, 50*time.Microsecond, time.Millisecond
@@ -521,7 +522,7 @@ func (s *scenario) change(op core.ChangeOp) {
 	if op == core.Remove {
 		s.w.nemesis.removed[c.Member.ID] = true
 	}
-	s.request(s.member("id"), core.Request{Kind: core.ChangeMembership, Change: c}, func(a stepped.Answer) string {
+	s.request(s.member("id"), core.Request{Kind: core.ChangeMembership, Changes: []core.Change{c}}, func(a stepped.Answer) string {
 		if a.Err != nil {
 			return ""
 		}
@@ -808,7 +809,9 @@ func (s *scenario) begin(m *member, n int) (life int, finished *bool) {
 	}
 	switch during := s.text("during"); during {
 	case "snapshot":
-		write(w.leader())
+		for range 10 { // a machine that keeps its own data saves them now and then
+			write(w.leader())
+		}
 		s.within("all are equal", s.equal)
 		m.disk.crashIn = n
 		m.node.Snapshot(func(uint64, error) { *finished = true })

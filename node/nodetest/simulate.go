@@ -101,7 +101,7 @@ type setting struct {
 
 	durable                                   bool
 	tick                                      time.Duration
-	electionTicks                             int
+	electionTicks, joinTimeoutTicks           int
 	snapshotEntries, snapshotLogBytes         uint64
 	trailingEntries, messageBytes, promoteLag uint64
 	cacheBytes                                uint64
@@ -143,6 +143,7 @@ func draw(seed uint64, o Options) setting {
 	s.cacheBytes = pick(rnd, uint64(1<<10), 16<<10, 1<<20)
 	s.inflight = pick(rnd, 2, 16, 256)
 	s.promoteLag = pick(rnd, uint64(1), 10, 100)
+	s.joinTimeoutTicks = pick(rnd, 60, 150, 600)
 	s.segmentBytes = pick(rnd, int64(32<<10), 64<<10, 256<<10)
 	s.think = pick(rnd, 20*time.Millisecond, 100*time.Millisecond, 400*time.Millisecond)
 	if s.Operations == 0 {
@@ -382,6 +383,9 @@ func (w *world) healQuorum() {
 	}
 	voters, learners := w.voters()
 	of := len(voters)
+	if w.halfDone() { // those who come must agree, too
+		of *= 2
+	}
 	voters = slices.DeleteFunc(voters, (*member).hopeless)
 	w.rnd.Shuffle(len(voters), func(i, j int) { voters[i], voters[j] = voters[j], voters[i] })
 	// A learner may be a voter in a moment.
@@ -405,6 +409,11 @@ func (w *world) healQuorum() {
 
 // hopeless: it will not run again, or not with what it promised.
 func (m *member) hopeless() bool { return m.gone || m.view.damaged || m.view.forgets }
+
+// halfDone says whether a change of several members is.
+func (w *world) halfDone() bool {
+	return slices.ContainsFunc(w.running(), func(m *member) bool { return m.status().Membership.Joint })
+}
 
 // voters and learners are those of the newest membership that anybody has.
 func (w *world) voters() (voters, learners []*member) {
@@ -475,7 +484,8 @@ func (w *world) beCalm() {
 	for _, c := range w.clients {
 		c.quiet = true
 	}
-	w.within(60*w.cfg.electionTimeout(), "all members are equal, and vote", func() bool { return w.settled() && w.allVote() })
+	patience := time.Duration(3*w.cfg.joinTimeoutTicks) * w.cfg.tick // one after the other is given up
+	w.within(60*w.cfg.electionTimeout()+patience, "all members are equal, and vote", func() bool { return w.settled() && w.allVote() })
 }
 
 // settled says whether nobody waits any more, and all are equal.
@@ -488,10 +498,11 @@ func (w *world) settled() bool {
 	return w.equal()
 }
 
-// allVote says whether there is no learner left: whoever joins here wants to vote.
+// allVote says whether there is no learner left: whoever joins here wants to vote. One
+// that never showed up must have been given up.
 func (w *world) allVote() bool {
 	for _, mem := range w.leader().status().Membership.Members {
-		if mem.Learner && !w.nemesis.member(mem.ID).hopeless() {
+		if m := w.nemesis.member(mem.ID); mem.Learner && (m.noShow || !m.hopeless() && !w.nemesis.demoted[mem.ID]) {
 			return false
 		}
 	}
@@ -505,8 +516,8 @@ func (w *world) equal() bool {
 		return false
 	}
 	for _, m := range w.running() {
-		if w.check.buried[m.id] && !m.hopeless() {
-			return false // whoever was removed stops
+		if w.check.buried[m.id] && !m.hopeless() && (m.log != nil || len(m.join) > 0) {
+			return false // whoever was removed stops; one that waits to be added hears of nobody
 		}
 	}
 	st := l.status()

@@ -56,33 +56,61 @@ func (c *Core) applyChange(e *raftpb.Entry, w Waiter) {
 		panic(fmt.Sprintf("core: committed conf change %d cannot be read: %v", e.Index, err))
 	}
 	if cc.LeaveJoint() {
-		c.setConf(e, *c.rn.ApplyConfChange(cc), c.handed.Membership)
+		c.leaveJoint(e, cc)
 		return
 	}
-	change, err := decodeChange(e.Data)
+	changes, err := decodeChanges(e.Data)
 	if err == nil {
-		err = checkChange(c.handed.Membership, c.handed.ConfState, change)
+		err = checkChanges(c.handed.Membership, c.handed.ConfState, changes)
 	}
 	switch {
 	case err == nil:
-		c.setConf(e, *c.rn.ApplyConfChange(cc), withChange(c.handed.Membership, e.Index, change))
-		c.effects.Membership = c.handed.Membership
-		if change.Op == Remove {
-			c.peers.forget(change.Member.ID)
-		}
+		c.setConf(e, *c.rn.ApplyConfChange(cc), withChanges(c.handed.Membership, e.Index, changes))
 	case errors.Is(err, errNoChange):
 		err = nil
 	}
-	if w != nil {
-		c.effects.Outcomes = append(c.effects.Outcomes,
-			Outcome{Waiter: w, Err: err, Index: e.Index, Membership: c.handed.Membership})
+	if w == nil {
+		return
 	}
+	o := Outcome{Waiter: w, Err: err, Index: e.Index, Membership: c.handed.Membership}
+	if err == nil && len(c.handed.Membership.UnderWay) > 0 {
+		c.halfDone = append(c.halfDone, o) // nobody may go before it is done
+		return
+	}
+	c.effects.Outcomes = append(c.effects.Outcomes, o)
+}
+
+// leaveJoint ends a change of several members, which a leader proposes by itself
+// when it has applied its first half, whoever leads then. A second such entry
+// changes nothing (etcd 11046).
+func (c *Core) leaveJoint(e *raftpb.Entry, cc raftpb.ConfChangeV2) {
+	if len(c.handed.ConfState.VotersOutgoing) == 0 {
+		return
+	}
+	c.setConf(e, *c.rn.ApplyConfChange(cc), left(c.handed.Membership, e.Index))
+	c.settleHalfDone()
+}
+
+// settleHalfDone answers those whose change is done now.
+func (c *Core) settleHalfDone() {
+	if len(c.handed.Membership.UnderWay) > 0 {
+		return
+	}
+	for _, o := range c.halfDone {
+		o.Membership = c.handed.Membership
+		c.effects.Outcomes = append(c.effects.Outcomes, o)
+	}
+	c.halfDone = nil
 }
 
 // setConf puts a configuration in force from an entry on.
 func (c *Core) setConf(e *raftpb.Entry, cs raftpb.ConfState, ms *octopiipb.Membership) {
 	c.handed = Label{Index: e.Index, Term: e.Term, ConfState: cs, Membership: ms}
 	c.labels = append(c.labels, c.handed)
+	c.effects.Membership = ms
+	for _, id := range ms.Removed {
+		c.peers.forget(id)
+	}
 }
 
 // installed says that a snapshot from the leader is durable and took the place
@@ -93,6 +121,7 @@ func (c *Core) installed(label Label) {
 	c.labels = []Label{label}
 	c.storage.Handed(label.Index, label.Term, label.ConfState)
 	c.settleUnchanged()
+	c.settleHalfDone()
 	c.effects.Membership = label.Membership
 }
 

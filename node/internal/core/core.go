@@ -38,6 +38,9 @@ type Config struct {
 	// PromoteLagMax and PromoteStableTicks say when a learner has caught up.
 	PromoteLagMax      uint64
 	PromoteStableTicks int
+	// JoinTimeoutTicks is for how long a member that is to vote may be silent before
+	// it is given up.
+	JoinTimeoutTicks int
 	// ProposalBytesMax bounds a proposal; WaitingBytesMax all that wait here.
 	ProposalBytesMax int
 	WaitingBytesMax  int64
@@ -76,6 +79,8 @@ type Core struct {
 	// unchanged wait until this member has applied a membership that a leader
 	// found to be as it was asked to be.
 	unchanged []unchanged
+	// halfDone wait until the joint configuration is left that they led to.
+	halfDone []Outcome
 	// appending counts the appends with entries that are not durable yet.
 	appending int
 	// confIndex is where this leader appended its last change of membership.
@@ -302,7 +307,8 @@ func (c *Core) tick() {
 	c.forwarded.tick(2*c.cfg.ElectionTicks, c.refuse)
 	c.pruneWaiting()
 	c.tryReturned()
-	c.promoteLearners()
+	c.tendLearners()
+	c.tendAddresses()
 }
 
 // ready draws one Ready from raft and turns it into effects.

@@ -66,8 +66,8 @@ func encodeRequest(it request) (octopiipb.Request, error) {
 	case Transfer:
 		return octopiipb.Request{Transfer: true, TransferTo: it.To}, nil
 	default:
-		data, err := encodeChange(it.Change)
-		return octopiipb.Request{ConfChange: data}, err
+		data, err := encodeChanges(it.Changes)
+		return octopiipb.Request{ConfChange: data, DryRun: it.DryRun}, err
 	}
 }
 

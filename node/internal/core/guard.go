@@ -126,7 +126,7 @@ func admitEntry(e *raftpb.Entry) error {
 		}
 		return nil
 	case raftpb.EntryConfChangeV2:
-		_, err := decodeChange(e.Data)
+		_, err := decodeChanges(e.Data)
 		if err != nil {
 			return fmt.Errorf("entry %d: %w", e.Index, err)
 		}

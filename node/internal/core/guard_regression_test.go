@@ -133,11 +133,11 @@ func TestGuardLocalTargetAsPeer(t *testing.T) {
 	}
 }
 
-// A conf change that asks for a joint configuration: decodeChange does not look
+// A conf change that asks for a joint configuration: decodeChanges does not look
 // at Transition, so the member enters one that nobody ever leaves.
 func TestGuardExplicitTransition(t *testing.T) {
 	for _, tr := range []raftpb.ConfChangeTransition{raftpb.ConfChangeTransitionJointExplicit, raftpb.ConfChangeTransitionJointImplicit} {
-		data, err := encodeChange(drawn)
+		data, err := encodeChanges([]Change{drawn})
 		if err != nil {
 			t.Fatal(err)
 		}

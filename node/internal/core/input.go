@@ -26,7 +26,7 @@ type RequestKind uint8
 const (
 	// Propose appends Data to the log, for the state machine.
 	Propose RequestKind = iota
-	// ChangeMembership appends Change to the log.
+	// ChangeMembership appends Changes to the log, as one change.
 	ChangeMembership
 	// Transfer hands leadership to the member To, or to the best one if it is 0.
 	Transfer
@@ -38,8 +38,10 @@ const (
 type Request struct {
 	Kind RequestKind
 	// Data is framed by FrameProposal.
-	Data   []byte
-	Change Change
+	Data    []byte
+	Changes []Change
+	// DryRun: Changes are only looked at.
+	DryRun bool
 	To     uint64
 	Waiter Waiter
 }
@@ -65,6 +67,8 @@ type SnapshotSent struct {
 // PeerUp is what a peer said of itself in a handshake.
 type PeerUp struct {
 	ID, Incarnation uint64
+	// Address is where this member reached it; empty if it called here.
+	Address string
 }
 
 // Input is everything that happened since the last Step. The slices are the
@@ -172,6 +176,9 @@ type Effects struct {
 	LeaderChanged bool
 	// Membership is set when it changed.
 	Membership *octopiipb.Membership
+	// GivenUp are members that were to vote and were not heard of for too long: this
+	// leader removes them.
+	GivenUp []uint64
 	// Suspects are peers whose messages contradict what this member knows.
 	Suspects []Suspect
 }

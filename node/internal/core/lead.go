@@ -15,15 +15,18 @@ import (
 // while one is under way.
 func (c *Core) serve() {
 	entries := make([]raftpb.Entry, 0, len(c.waiting))
-	transfers := 0
+	var transfers, leaving []request
 	for i := range c.waiting {
 		it := &c.waiting[i]
 		if !it.take() {
 			continue
 		}
-		if it.Kind == Transfer {
-			c.waiting[transfers] = *it
-			transfers++
+		switch {
+		case it.Kind == Transfer:
+			transfers = append(transfers, *it)
+			continue
+		case c.mustHandOver(it):
+			leaving = append(leaving, *it)
 			continue
 		}
 		e, ok := c.entryFor(it, len(entries))
@@ -36,10 +39,16 @@ func (c *Core) serve() {
 	if len(entries) > 0 {
 		c.append(entries)
 	}
-	for _, it := range c.waiting[:transfers] {
+	c.tookWaiting()
+	for _, it := range transfers {
 		c.transfer(it)
 	}
-	c.tookWaiting()
+	if len(leaving) > 0 {
+		c.rn.TransferLeader(c.bestCandidate())
+	}
+	for _, it := range leaving {
+		c.wait(it)
+	}
 }
 
 // append proposes what is in placing.
@@ -68,12 +77,12 @@ func (c *Core) entryFor(it *request, before int) (raftpb.Entry, bool) {
 	if it.Kind == Propose {
 		return raftpb.Entry{Data: it.Data}, true
 	}
-	err := c.allowChange(it.Change)
+	err := c.allowChanges(it.Changes)
 	var data []byte
 	if err == nil {
-		data, err = encodeChange(it.Change)
+		data, err = encodeChanges(it.Changes)
 	}
-	if err == nil {
+	if err == nil && !it.DryRun {
 		c.confIndex = c.last + uint64(before) + 1 // at least; placeProposals knows
 		return raftpb.Entry{Type: raftpb.EntryConfChangeV2, Data: data}, true
 	}

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -12,71 +13,112 @@ import (
 	octopiipb "github.com/octopii/octopii/proto"
 )
 
-// Change is one change of membership.
+// Change is what becomes of one member. Several of them in one request are one
+// change of membership, by way of a joint configuration (paper, section 6): they
+// take effect together, or not at all.
 type Change struct {
 	Op ChangeOp
-	// Member is the record as it will be; for Remove only its ID counts.
+	// Member is the record that AddLearner and Promote want; of the others only the ID
+	// counts, and what they are called after.
 	Member octopiipb.Member
+	// IfSilent: AddLearner only if nothing was heard lately of the member that this
+	// one replaces.
+	IfSilent bool
 }
 
 // ChangeOp is what a Change does.
 type ChangeOp uint8
 
-// The operations.
+// The operations. Their numbers are in the log.
 const (
 	AddLearner ChangeOp = iota + 1
 	Promote
 	Remove
+	Demote
+	UpdateAddress
+	SetPriority
 )
 
 // confTypes are raft's words for the operations.
 var confTypes = [...]raftpb.ConfChangeType{
-	AddLearner: raftpb.ConfChangeAddLearnerNode,
-	Promote:    raftpb.ConfChangeAddNode,
-	Remove:     raftpb.ConfChangeRemoveNode,
+	AddLearner:    raftpb.ConfChangeAddLearnerNode,
+	Promote:       raftpb.ConfChangeAddNode,
+	Remove:        raftpb.ConfChangeRemoveNode,
+	Demote:        raftpb.ConfChangeAddLearnerNode,
+	UpdateAddress: raftpb.ConfChangeUpdateNode,
+	SetPriority:   raftpb.ConfChangeUpdateNode,
 }
 
-// encodeChange returns the data of the conf change entry: raft reads the
-// change, every member reads the record in its context.
-func encodeChange(c Change) ([]byte, error) {
-	change := octopiipb.MemberChange{Member: c.Member}
-	context, err := change.Marshal()
+// changesMax bounds how many members one change may be about.
+const changesMax = 64
+
+func confChange(changes []Change) raftpb.ConfChangeV2 {
+	var cc raftpb.ConfChangeV2
+	for _, c := range changes {
+		cc.Changes = append(cc.Changes, raftpb.ConfChangeSingle{Type: confTypes[c.Op], NodeID: c.Member.ID})
+	}
+	return cc
+}
+
+// encodeChanges returns the data of the conf change entry: raft reads the changes,
+// every member reads the records in its context.
+func encodeChanges(changes []Change) ([]byte, error) {
+	context := octopiipb.MembershipChange{Changes: toProto(changes)}
+	data, err := context.Marshal()
 	if err != nil {
 		return nil, err
 	}
-	cc := raftpb.ConfChangeV2{
-		Changes: []raftpb.ConfChangeSingle{{Type: confTypes[c.Op], NodeID: c.Member.ID}},
-		Context: context,
-	}
+	cc := confChange(changes)
+	cc.Context = data
 	return cc.Marshal()
 }
 
-// decodeChange reads the data of a conf change entry. A change without a
-// member is the one by which raft leaves a joint configuration.
-func decodeChange(data []byte) (Change, error) {
+func toProto(changes []Change) []octopiipb.MemberChange {
+	list := make([]octopiipb.MemberChange, len(changes))
+	for i, c := range changes {
+		list[i] = octopiipb.MemberChange{Op: uint32(c.Op), Member: c.Member, IfSilent: c.IfSilent}
+	}
+	return list
+}
+
+func fromProto(list []octopiipb.MemberChange) ([]Change, error) {
+	changes := make([]Change, len(list))
+	for i, mc := range list {
+		if mc.Op < uint32(AddLearner) || mc.Op > uint32(SetPriority) {
+			return nil, fmt.Errorf("change of member %x is of the unknown kind %d: was it written by a newer version?", mc.Member.ID, mc.Op)
+		}
+		changes[i] = Change{Op: ChangeOp(mc.Op), Member: mc.Member, IfSilent: mc.IfSilent}
+	}
+	return changes, nil
+}
+
+// decodeChanges reads the data of a conf change entry. There are no changes in the
+// one by which raft leaves a joint configuration.
+func decodeChanges(data []byte) ([]Change, error) {
 	var cc raftpb.ConfChangeV2
 	if err := cc.Unmarshal(data); err != nil {
-		return Change{}, fmt.Errorf("conf change cannot be read: %w", err)
-	}
-	if len(cc.Changes) != 1 {
-		return Change{}, fmt.Errorf("conf change with %d members instead of 1", len(cc.Changes))
+		return nil, fmt.Errorf("conf change cannot be read: %w", err)
 	}
 	if cc.Transition != raftpb.ConfChangeTransitionAuto {
-		return Change{}, fmt.Errorf("conf change with the transition %s", cc.Transition)
+		return nil, fmt.Errorf("conf change with the transition %s", cc.Transition)
 	}
-	var mc octopiipb.MemberChange
-	if err := mc.Unmarshal(cc.Context); err != nil {
-		return Change{}, fmt.Errorf("conf change's context cannot be read: %w", err)
+	var context octopiipb.MembershipChange
+	if err := context.Unmarshal(cc.Context); err != nil {
+		return nil, fmt.Errorf("conf change's context cannot be read: %w", err)
 	}
-	if !validID(mc.Member.ID) || mc.Member.ID != cc.Changes[0].NodeID {
-		return Change{}, fmt.Errorf("conf change for member %x describes %x", cc.Changes[0].NodeID, mc.Member.ID)
+	changes, err := fromProto(context.Changes)
+	if err != nil {
+		return nil, err
 	}
-	for op := AddLearner; op <= Remove; op++ {
-		if confTypes[op] == cc.Changes[0].Type {
-			return Change{Op: op, Member: mc.Member}, nil
+	if len(changes) != len(cc.Changes) || len(changes) > changesMax {
+		return nil, fmt.Errorf("conf change of %d members describes %d", len(cc.Changes), len(changes))
+	}
+	for i, c := range changes {
+		if one := cc.Changes[i]; !validID(c.Member.ID) || one.NodeID != c.Member.ID || one.Type != confTypes[c.Op] {
+			return nil, fmt.Errorf("conf change %s of member %x describes change %d of %x", one.Type, one.NodeID, c.Op, c.Member.ID)
 		}
 	}
-	return Change{}, fmt.Errorf("conf change of the unknown type %s", cc.Changes[0].Type)
+	return changes, nil
 }
 
 // find returns the record of a member, or nil.
@@ -91,10 +133,40 @@ func find(ms *octopiipb.Membership, id uint64) *octopiipb.Member {
 // errNoChange: the membership is already as it was asked to be.
 var errNoChange = errors.New("nothing to change")
 
-// checkChange says whether a change can be applied to a membership. It is pure
-// and the same on every member, so a change that was refused by one at apply
-// time is refused by all.
-func checkChange(ms *octopiipb.Membership, cs raftpb.ConfState, c Change) error {
+// checkChanges says whether changes can be applied to a membership. It is pure and
+// the same on every member, so a change that was refused by one at apply time is
+// refused by all.
+func checkChanges(ms *octopiipb.Membership, cs raftpb.ConfState, changes []Change) error {
+	if len(changes) == 0 || len(changes) > changesMax {
+		return fmt.Errorf("%w: one change is about 1 to %d members, and not %d", ErrUnsafeMembership, changesMax, len(changes))
+	}
+	nothing := true
+	for i, c := range changes {
+		if slices.ContainsFunc(changes[:i], func(o Change) bool { return o.Member.ID == c.Member.ID }) {
+			return fmt.Errorf("%w: it changes member %x twice", ErrUnsafeMembership, c.Member.ID)
+		}
+		switch err := checkChange(ms, c); {
+		case err == nil:
+			nothing = false
+		case !errors.Is(err, errNoChange):
+			return err
+		case c.Op == AddLearner && !find(ms, c.Member.ID).Learner && len(changes) > 1:
+			// Alone it is left out; beside others raft would take the vote away.
+			return fmt.Errorf("%w: member %x is a voter already", ErrUnsafeMembership, c.Member.ID)
+		}
+	}
+	if len(ms.UnderWay) > 0 || len(cs.VotersOutgoing) > 0 {
+		return fmt.Errorf("%w: the one at index %d is half done", ErrMembershipBusy, ms.Index)
+	}
+	if nothing {
+		return errNoChange
+	}
+	_, err := tryChanges(cs, changes)
+	return err
+}
+
+// checkChange looks at one of them.
+func checkChange(ms *octopiipb.Membership, c Change) error {
 	id := c.Member.ID
 	if !validID(id) {
 		return fmt.Errorf("%w: no member can have the ID %x", ErrUnsafeMembership, id)
@@ -103,105 +175,208 @@ func checkChange(ms *octopiipb.Membership, cs raftpb.ConfState, c Change) error 
 		return fmt.Errorf("%w: %x", ErrIDReused, id)
 	}
 	old := find(ms, id)
+	if old == nil && c.Op != AddLearner && c.Op != Remove {
+		return fmt.Errorf("%w: there is no member %x", ErrUnsafeMembership, id)
+	}
 	switch c.Op {
 	case AddLearner:
-		if old != nil && !old.Learner {
-			if c.Member.Promote {
-				return errNoChange
-			}
-			return fmt.Errorf("%w: member %x is a voter already", ErrUnsafeMembership, id)
+		if r := c.Member.Replaces; r != 0 && (r == id || find(ms, r) == nil && !slices.Contains(ms.Removed, r)) {
+			return fmt.Errorf("%w: there is no member %x that %x could replace", ErrUnsafeMembership, r, id)
 		}
-		if old != nil && *old == merged(*old, c.record()) {
-			return errNoChange
+		if old != nil && !old.Learner && !c.Member.Promote {
+			return fmt.Errorf("%w: member %x is a voter already; demote it", ErrUnsafeMembership, id)
 		}
-	case Promote:
-		if old == nil {
-			return fmt.Errorf("%w: there is no learner %x", ErrUnsafeMembership, id)
-		}
-		if !old.Learner {
-			return errNoChange
-		}
-	case Remove:
-		if old == nil {
-			return errNoChange
-		}
-		if len(cs.Voters) == 1 && cs.Voters[0] == id {
-			return fmt.Errorf("%w: %x is the last voter", ErrUnsafeMembership, id)
+	case UpdateAddress:
+		if c.Member.Address == "" {
+			return fmt.Errorf("%w: no address for member %x", ErrUnsafeMembership, id)
 		}
 	}
-	return tryChange(cs, c)
-}
-
-// tryChange runs a change through raft's own rules, which panic when they are
-// broken at apply time.
-func tryChange(cs raftpb.ConfState, c Change) error {
-	cfg, progress, err := restoreConf(cs, 1)
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrUnsafeMembership, err)
-	}
-	t := tracker.MakeProgressTracker(1, 0)
-	t.Config, t.Progress = cfg, progress
-	_, _, err = confchange.Changer{Tracker: t, LastIndex: 1}.Simple(
-		raftpb.ConfChangeSingle{Type: confTypes[c.Op], NodeID: c.Member.ID})
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrUnsafeMembership, err)
+	if changed := c.apply(old); old == changed || old != nil && changed != nil && *old == *changed {
+		return errNoChange
 	}
 	return nil
 }
 
-// record is a member's record as the change wants it.
-func (c Change) record() octopiipb.Member {
-	m := c.Member
-	m.Learner = c.Op == AddLearner
-	m.Promote = m.Promote && m.Learner
-	return m
+// tryChanges runs changes through raft's own rules, which panic when they are broken
+// at apply time. It returns the configuration that they lead to.
+func tryChanges(cs raftpb.ConfState, changes []Change) (raftpb.ConfState, error) {
+	cfg, progress, err := restoreConf(cs, 1)
+	if err != nil {
+		return cs, fmt.Errorf("%w: %w", ErrUnsafeMembership, err)
+	}
+	t := tracker.MakeProgressTracker(1, 0)
+	t.Config, t.Progress = cfg, progress
+	changer := confchange.Changer{Tracker: t, LastIndex: 1}
+	cc := confChange(changes)
+	if auto, joint := cc.EnterJoint(); joint {
+		cfg, progress, err = changer.EnterJoint(auto, cc.Changes...)
+	} else {
+		cfg, progress, err = changer.Simple(cc.Changes...)
+	}
+	if err != nil {
+		return cs, fmt.Errorf("%w: raft does not allow it: %w", ErrUnsafeMembership, err)
+	}
+	t.Config, t.Progress = cfg, progress
+	return t.ConfState(), nil
+}
+
+// apply returns a member's record after a change; nil: there is none. old is nil if
+// there was none, and is not changed.
+func (c Change) apply(old *octopiipb.Member) *octopiipb.Member {
+	var m octopiipb.Member
+	if old != nil {
+		m = *old
+	}
+	switch c.Op {
+	case AddLearner:
+		if old != nil && !old.Learner {
+			return old // it joins again, and is a voter already
+		}
+		m = merged(m, c.Member)
+		m.Learner = true
+	case Promote:
+		if old != nil && !old.Learner {
+			return old
+		}
+		m = merged(m, c.Member)
+		m.Learner, m.Promote, m.Replaces = false, false, 0
+	case Demote:
+		m.Learner, m.Promote, m.Replaces = true, false, 0
+	case UpdateAddress:
+		m.Address = c.Member.Address
+	case SetPriority:
+		m.Priority = c.Member.Priority
+	case Remove:
+		return nil
+	}
+	return &m
 }
 
 // merged is a member's record after another one for it: what the new one leaves
 // open stays as it was, so that joining again, or adding a member that joined
 // by itself, takes nothing away.
 func merged(old, m octopiipb.Member) octopiipb.Member {
-	if m.Name == "" {
-		m.Name = old.Name
-	}
-	if m.Address == "" {
-		m.Address = old.Address
-	}
-	if m.Priority == 0 {
-		m.Priority = old.Priority
-	}
-	if m.Incarnation == 0 {
-		m.Incarnation = old.Incarnation
-	}
-	m.Promote = m.Learner && (m.Promote || old.Promote)
+	m.Name = cmp.Or(m.Name, old.Name)
+	m.Address = cmp.Or(m.Address, old.Address)
+	m.Priority = cmp.Or(m.Priority, old.Priority)
+	m.Incarnation = cmp.Or(m.Incarnation, old.Incarnation)
+	m.Replaces = cmp.Or(m.Replaces, old.Replaces)
+	m.Promote = m.Promote || old.Promote
 	return m
 }
 
-// withChange returns the membership after a change that checkChange allowed.
-func withChange(ms *octopiipb.Membership, index uint64, c Change) *octopiipb.Membership {
-	next := &octopiipb.Membership{
+// withChanges returns the membership after changes that checkChanges allowed. Those
+// of several members are under way until the joint configuration is left: until then
+// the votes of those who go may be needed.
+func withChanges(ms *octopiipb.Membership, index uint64, changes []Change) *octopiipb.Membership {
+	next := clone(ms, index)
+	if len(changes) > 1 {
+		next.UnderWay = toProto(changes)
+		return next.Membership
+	}
+	next.change(changes[0])
+	return next.Membership
+}
+
+// left returns the membership after the joint configuration was left.
+func left(ms *octopiipb.Membership, index uint64) *octopiipb.Membership {
+	next := clone(ms, index)
+	changes, err := fromProto(ms.UnderWay)
+	if err != nil {
+		panic(fmt.Sprintf("core: what is under way since index %d cannot be read: %v", ms.Index, err))
+	}
+	next.UnderWay = nil
+	for _, c := range changes {
+		next.change(c)
+	}
+	return next.Membership
+}
+
+// draft is a membership that nobody else has yet.
+type draft struct{ *octopiipb.Membership }
+
+func clone(ms *octopiipb.Membership, index uint64) draft {
+	return draft{&octopiipb.Membership{
 		Cluster: ms.Cluster,
 		Index:   index,
 		Members: slices.Clone(ms.Members),
 		Removed: slices.Clone(ms.Removed),
-	}
+	}}
+}
+
+func (d draft) change(c Change) {
 	id := c.Member.ID
-	if c.Op == Remove {
-		next.Members = slices.DeleteFunc(next.Members, func(m octopiipb.Member) bool { return m.ID == id })
-		next.Removed = append(next.Removed, id)
-		return next
+	old := find(d.Membership, id)
+	switch m := c.apply(old); {
+	case m == nil && old != nil:
+		d.Members = slices.DeleteFunc(d.Members, func(m octopiipb.Member) bool { return m.ID == id })
+		d.Removed = append(d.Removed, id)
+	case m == nil:
+	case old != nil:
+		*old = *m
+	default:
+		at, _ := slices.BinarySearchFunc(d.Members, id, func(m octopiipb.Member, id uint64) int { return cmp.Compare(m.ID, id) })
+		d.Members = slices.Insert(d.Members, at, *m)
 	}
-	m := c.record()
-	if old := find(next, id); old != nil {
-		*old = merged(*old, m)
-		return next
+}
+
+// CheckMembership says whether a membership is the one of a configuration. What came
+// from a peer, or from a disk, need not be.
+func CheckMembership(ms *octopiipb.Membership, cs raftpb.ConfState) error {
+	want, err := ConfState(ms)
+	if err == nil {
+		err = want.Equivalent(cs)
 	}
-	next.Members = append(next.Members, m)
-	slices.SortFunc(next.Members, func(a, b octopiipb.Member) int {
-		if a.ID < b.ID {
-			return -1
+	if err != nil {
+		return fmt.Errorf("members %v with %d changes under way are not those of the configuration %s: %w", ms.Members, len(ms.UnderWay), cs.String(), err)
+	}
+	return nil
+}
+
+// ConfState returns the configuration that belongs to a membership.
+func ConfState(ms *octopiipb.Membership) (raftpb.ConfState, error) {
+	var plain raftpb.ConfState
+	for _, m := range ms.Members {
+		if m.Learner {
+			plain.Learners = append(plain.Learners, m.ID)
+		} else {
+			plain.Voters = append(plain.Voters, m.ID)
 		}
-		return 1
-	})
-	return next
+	}
+	if len(ms.UnderWay) == 0 {
+		return plain, nil
+	}
+	changes, err := fromProto(ms.UnderWay)
+	switch {
+	case err != nil:
+		return plain, err
+	case len(changes) == 1:
+		return plain, fmt.Errorf("the change of %x alone is under way, which takes effect at once", changes[0].Member.ID)
+	}
+	before := *ms
+	before.UnderWay = nil
+	if err := checkChanges(&before, plain, changes); err != nil {
+		return plain, fmt.Errorf("what is under way cannot be: %w", err)
+	}
+	return tryChanges(plain, changes)
+}
+
+// Preview returns the membership as it would be after changes, or why they break a
+// rule. Nothing to change is no error. Who is alive it does not know: see allow.go.
+func Preview(ms *octopiipb.Membership, changes []Change) (*octopiipb.Membership, error) {
+	cs, err := ConfState(ms)
+	if err != nil {
+		return ms, err
+	}
+	if err := checkChanges(ms, cs, changes); err != nil {
+		if errors.Is(err, errNoChange) {
+			err = nil
+		}
+		return ms, err
+	}
+	next := withChanges(ms, ms.Index, changes)
+	if len(next.UnderWay) > 0 {
+		next = left(next, ms.Index)
+	}
+	return next, nil
 }

@@ -147,7 +147,7 @@ func TestConfIndexAfterTransferInSameBatch(t *testing.T) {
 	b.run(Input{Requests: []Request{
 		{Kind: Transfer, To: 2, Waiter: &call{name: "transfer"}},
 		{Kind: Propose, Data: FrameProposal([]byte("p")), Waiter: &call{name: "proposal"}},
-		{Kind: ChangeMembership, Change: Change{Op: AddLearner, Member: octopiipb.Member{ID: 3, Address: "a", Learner: true}}, Waiter: &call{name: "change"}},
+		{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 3, Address: "a", Learner: true}}}, Waiter: &call{name: "change"}},
 	}})
 	for _, o := range b.all {
 		t.Logf("%s: %v", o.Waiter.(*call).name, o.Err)
@@ -160,7 +160,7 @@ func TestConfIndexAfterTransferInSameBatch(t *testing.T) {
 		t.Fatal("not the scenario")
 	}
 	b.ack(2)
-	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Change: Change{Op: AddLearner, Member: octopiipb.Member{ID: 4, Address: "a", Learner: true}}, Waiter: &call{name: "again"}}}})
+	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 4, Address: "a", Learner: true}}}, Waiter: &call{name: "again"}}}})
 	for _, o := range b.all {
 		if errors.Is(o.Err, ErrMembershipBusy) {
 			t.Errorf("%s: %v; last %d applied %d", o.Waiter.(*call).name, o.Err, b.c.Status().Last, b.c.Status().Applied)
@@ -177,7 +177,7 @@ func TestConfIndexAfterLostLeadership(t *testing.T) {
 	for range 20 {
 		b.run(Input{Requests: []Request{{Kind: Propose, Data: FrameProposal([]byte("p")), Waiter: &call{name: "p"}}}})
 	}
-	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Change: Change{Op: AddLearner, Member: octopiipb.Member{ID: 4, Address: "a", Learner: true}}, Waiter: &call{name: "change"}}}})
+	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 4, Address: "a", Learner: true}}}, Waiter: &call{name: "change"}}}})
 	term := b.c.Status().Term
 	// 3 leads in the next term and has only the first entry of ours.
 	b.run(Input{Messages: []raftpb.Message{{Type: raftpb.MsgApp, From: 3, To: 1, Term: term + 1, Index: 2, LogTerm: term, Commit: 2,
@@ -198,7 +198,7 @@ func TestConfIndexAfterLostLeadership(t *testing.T) {
 		t.Fatalf("not the scenario: %+v", st)
 	}
 	b.all = nil
-	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Change: Change{Op: AddLearner, Member: octopiipb.Member{ID: 4, Address: "a", Learner: true}}, Waiter: &call{name: "again"}}}})
+	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 4, Address: "a", Learner: true}}}, Waiter: &call{name: "again"}}}})
 	for _, o := range b.all {
 		if errors.Is(o.Err, ErrMembershipBusy) {
 			t.Errorf("%v; last %d applied %d: busy until %d proposals more", o.Err, st.Last, st.Applied, b.c.confIndex-st.Applied)
@@ -211,7 +211,7 @@ func TestConfIndexAfterLostLeadership(t *testing.T) {
 func TestNoChangeReplyToLaggingFollower(t *testing.T) {
 	b := newBench(t, 1, []uint64{1, 2}, raftpb.HardState{Term: 1, Commit: 1})
 	b.run(Input{Messages: []raftpb.Message{{Type: raftpb.MsgHeartbeat, From: 2, To: 1, Term: 2, Commit: 1}}})
-	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Change: Change{Op: AddLearner, Member: octopiipb.Member{ID: 3, Address: "a", Learner: true}}, Waiter: &call{name: "change"}}}})
+	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 3, Address: "a", Learner: true}}}, Waiter: &call{name: "change"}}}})
 	id := b.fwd[0].Requests[0].ID
 	b.run(Input{Replies: []RemoteReplies{{From: 2, Replies: []octopiipb.Reply{{ID: id, Index: 50}}}}})
 	for _, o := range b.all {
@@ -239,7 +239,7 @@ func TestHeartbeatBehindTruncationInOneBatch(t *testing.T) {
 // LabelAt of an index that is in the log, durable in the state machine, and
 // not handed out yet after a restart.
 func TestLabelBeyondHanded(t *testing.T) {
-	data, err := encodeChange(Change{Op: AddLearner, Member: octopiipb.Member{ID: 3, Address: "a", Learner: true}})
+	data, err := encodeChanges([]Change{{Op: AddLearner, Member: octopiipb.Member{ID: 3, Address: "a", Learner: true}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -315,7 +315,7 @@ func TestUndeliveredGrows(t *testing.T) {
 func TestLateOutcomeOfRefusedChange(t *testing.T) {
 	b := newBench(t, 1, []uint64{1, 2}, raftpb.HardState{Term: 1, Commit: 1})
 	b.run(Input{Messages: []raftpb.Message{{Type: raftpb.MsgHeartbeat, From: 2, To: 1, Term: 2, Commit: 1}}})
-	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Change: Change{Op: AddLearner, Member: octopiipb.Member{ID: 3, Address: "a", Learner: true}}, Waiter: &call{name: "change"}}}})
+	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 3, Address: "a", Learner: true}}}, Waiter: &call{name: "change"}}}})
 	id := b.fwd[0].Requests[0].ID
 	// raft at the leader put an empty entry in its place (cockroach 105797)
 	b.run(Input{Messages: []raftpb.Message{
@@ -359,7 +359,7 @@ func TestMemberWithIDOfALocalThread(t *testing.T) {
 				b.run(Input{Ticks: 1})
 			}
 			noPanic(t, func() {
-				b.run(Input{Requests: []Request{{Kind: ChangeMembership, Change: Change{Op: AddLearner, Member: octopiipb.Member{ID: id, Address: "a", Learner: true}}, Waiter: &call{name: "add"}}}})
+				b.run(Input{Requests: []Request{{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: id, Address: "a", Learner: true}}}, Waiter: &call{name: "add"}}}})
 				for range 30 {
 					b.run(Input{Ticks: 1})
 				}
@@ -437,4 +437,21 @@ func TestVotesAreAskedForWhenTheTermIsDurable(t *testing.T) {
 		return
 	}
 	t.Fatal("no campaign in 40 ticks")
+}
+
+// Whoever was removed is not answered: its late request may be a copy of one that was
+// appended while it was a member, and what is known of its requests went with it.
+func TestRemovedMemberAsksAgain(t *testing.T) {
+	b := newBench(t, 1, []uint64{1}, raftpb.HardState{Term: 1, Commit: 1})
+	b.run(Input{})
+	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 2, Address: "a"}}}, Waiter: &call{name: "add"}}}})
+	late := RemoteRequests{From: 2, Requests: []octopiipb.Request{{ID: 5, Proposal: FrameProposal([]byte("once"))}}}
+	b.run(Input{Remote: []RemoteRequests{late}})
+	last := b.c.Status().Last
+	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Changes: []Change{{Op: Remove, Member: octopiipb.Member{ID: 2}}}, Waiter: &call{name: "remove"}}}})
+	before := len(b.reps)
+	b.run(Input{Remote: []RemoteRequests{late}})
+	if got := b.c.Status().Last; got != last+1 || len(b.reps) != before {
+		t.Errorf("the log ends at %d behind the removal at %d, and %d answers went out", got, last+1, len(b.reps)-before)
+	}
 }

@@ -138,6 +138,11 @@ func (c *Core) stepReads(st *raft.BasicStatus) {
 
 // takeRemote queues what a follower wants, as far as there is room.
 func (c *Core) takeRemote(r *RemoteRequests) {
+	if find(c.handed.Membership, r.From) == nil {
+		// Whoever was removed is not answered: what it asked may be a copy of what was
+		// appended before, which nobody remembers any more.
+		return
+	}
 	seen := &c.peers.get(r.From).seen
 	for i := range r.Requests {
 		if !seen.take(r.Requests[i].ID) {
@@ -163,11 +168,11 @@ func (c *Core) decodeRequest(from uint64, q *octopiipb.Request) (request, error)
 	case len(q.Proposal) > 0 && knownFrame(q.Proposal):
 		it.Kind, it.Data = Propose, q.Proposal
 	case len(q.ConfChange) > 0:
-		change, err := decodeChange(q.ConfChange)
+		changes, err := decodeChanges(q.ConfChange)
 		if err != nil {
 			return it, fmt.Errorf("%w: %w", ErrUnsafeMembership, err)
 		}
-		it.Kind, it.Change = ChangeMembership, change
+		it.Kind, it.Changes, it.DryRun = ChangeMembership, changes, q.DryRun
 	case q.Transfer:
 		it.Kind, it.To = Transfer, q.TransferTo
 	default:

@@ -8,6 +8,7 @@ import (
 	chacha "math/rand/v2"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -129,6 +130,15 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		c := Change{Op: Remove}
 		d.ScanArgs(t, "member", &c.Member.ID)
 		s.change(m, c)
+	case "change":
+		s.step(m, &Input{Requests: []Request{{Kind: ChangeMembership, Changes: parseChanges(t, d), DryRun: d.HasArg("dry-run"), Waiter: &call{name: "change"}}}})
+	case "heard":
+		// What came from a peer is told by what the script delivers; of one that the
+		// script does not have, this says that it was heard, or where.
+		p := PeerUp{Incarnation: 9}
+		d.ScanArgs(t, "peer", &p.ID)
+		d.MaybeScanArgs(t, "at", &p.Address)
+		s.step(m, &Input{PeersUp: []PeerUp{p}})
 	case "transfer":
 		var to uint64
 		d.ScanArgs(t, "to", &to)
@@ -137,6 +147,9 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		n := 1
 		d.MaybeScanArgs(t, "n", &n)
 		s.step(m, &Input{Ticks: n})
+		if d.HasArg("quiet") {
+			s.out.Reset()
+		}
 	case "receive":
 		s.receive(t, m, s.parseMessage(t, d, id))
 	case "deliver":
@@ -172,7 +185,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 
 func (s *script) start(t *testing.T, m *scripted, start Label, applied uint64) {
 	c, err := New(Config{ID: m.id, Start: start, Applied: applied, Storage: m.disk, ElectionTicks: 10, HeartbeatTicks: 1,
-		MessageBytesMax: 1 << 20, InflightMessagesMax: 16, PromoteLagMax: 2, PromoteStableTicks: 2,
+		MessageBytesMax: 1 << 20, InflightMessagesMax: 16, PromoteLagMax: 2, PromoteStableTicks: 2, JoinTimeoutTicks: 100,
 		ProposalBytesMax: 1 << 20, WaitingBytesMax: 1 << 26, ReadSeed: m.id, Logger: quiet{}})
 	if err != nil {
 		t.Fatal(err)
@@ -182,7 +195,7 @@ func (s *script) start(t *testing.T, m *scripted, start Label, applied uint64) {
 }
 
 func (s *script) change(m *scripted, c Change) {
-	s.step(m, &Input{Requests: []Request{{Kind: ChangeMembership, Change: c, Waiter: &call{name: "change"}}}})
+	s.step(m, &Input{Requests: []Request{{Kind: ChangeMembership, Changes: []Change{c}, Waiter: &call{name: "change"}}}})
 }
 
 // step gives one input to a core, and whatever follows from it by itself.
@@ -201,6 +214,9 @@ func (s *script) effects(m *scripted, e *Effects) {
 	if e.LeaderChanged {
 		st := m.core.Status()
 		s.printf("%d: term %d, leader %d", m.id, st.Term, st.Leader)
+	}
+	for _, id := range e.GivenUp {
+		s.printf("%d: gives up %d", m.id, id)
 	}
 	if e.Membership != nil {
 		s.printf("%d: members %s", m.id, describe(e.Membership))
@@ -379,6 +395,28 @@ func (s *script) parseMessage(t *testing.T, d *datadriven.TestData, to uint64) r
 	return msg
 }
 
+// parseChanges reads what becomes of which member, as in promote=4 remove=2, with
+// replaces=2 for the one before it.
+func parseChanges(t *testing.T, d *datadriven.TestData) (changes []Change) {
+	ops := map[string]ChangeOp{"add": AddLearner, "promote": Promote, "remove": Remove, "demote": Demote, "move": UpdateAddress, "rank": SetPriority}
+	for _, a := range d.CmdArgs {
+		op, ok := ops[a.Key]
+		if !ok && a.Key != "replaces" {
+			continue
+		}
+		id, err := strconv.ParseUint(a.Vals[0], 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !ok {
+			changes[len(changes)-1].Member.Replaces = id
+			continue
+		}
+		changes = append(changes, Change{Op: op, IfSilent: d.HasArg("if-silent"), Member: octopiipb.Member{ID: id, Address: fmt.Sprintf("addr%d", id), Promote: op == AddLearner && d.HasArg("wish")}})
+	}
+	return changes
+}
+
 func describe(ms *octopiipb.Membership) string {
 	var b strings.Builder
 	for _, m := range ms.Members {
@@ -387,6 +425,9 @@ func describe(ms *octopiipb.Membership) string {
 			kind = "learner"
 		}
 		fmt.Fprintf(&b, "%d:%s ", m.ID, kind)
+	}
+	for _, c := range ms.UnderWay {
+		fmt.Fprintf(&b, "(%d of %d under way) ", c.Op, c.Member.ID)
 	}
 	if len(ms.Removed) > 0 {
 		fmt.Fprintf(&b, "removed:%v ", ms.Removed)

@@ -1,0 +1,188 @@
+package core
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"go.etcd.io/raft/v3"
+)
+
+// allowChanges says whether this leader may append changes now. Beside what every
+// member checks when it applies them, the leader looks at who is alive and how far.
+func (c *Core) allowChanges(changes []Change) error {
+	if err := checkChanges(c.handed.Membership, c.handed.ConfState, changes); err != nil {
+		return err
+	}
+	if c.confIndex > c.applied {
+		return fmt.Errorf("%w: the one at index %d is not applied yet", ErrMembershipBusy, c.confIndex)
+	}
+	for _, change := range changes {
+		var err error
+		switch change.Op {
+		case Promote:
+			err = c.caughtUp(change.Member.ID)
+		case AddLearner:
+			if r := change.Member.Replaces; change.IfSilent && r != 0 && c.alive(r) {
+				err = fmt.Errorf("%w: member %x, which has the same name or address, is alive; choose another name, or remove it first", ErrUnsafeMembership, r)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return c.keepsQuorum(changes)
+}
+
+// caughtUp refuses to give a vote to whoever has not the log behind it.
+func (c *Core) caughtUp(id uint64) error {
+	if m := find(c.handed.Membership, id); m == nil || !m.Learner {
+		return nil // a voter already: there is nothing to change
+	}
+	pr, _ := c.progressOf(id)
+	commit := c.rn.BasicStatus().Commit
+	switch {
+	case !c.alive(id):
+		return fmt.Errorf("%w: learner %x was not heard of for %d ticks; start it and try again", ErrUnsafeMembership, id, min(c.peers.get(id).silent, silentMax))
+	case pr.Match == 0 || pr.Match+c.cfg.PromoteLagMax < commit:
+		return fmt.Errorf("%w: learner %x has the log up to %d of %d, and may lag by %d entries; try again when it has caught up",
+			ErrUnsafeMembership, id, pr.Match, commit, c.cfg.PromoteLagMax)
+	}
+	return nil
+}
+
+func (c *Core) progressOf(id uint64) (pr progress, ok bool) {
+	c.rn.WithProgress(func(other uint64, _ raft.ProgressType, p progress) {
+		if other == id {
+			pr, ok = p, true
+		}
+	})
+	return pr, ok
+}
+
+// keepsQuorum refuses changes that would leave a majority of silent voters.
+func (c *Core) keepsQuorum(changes []Change) error {
+	cs, err := tryChanges(c.handed.ConfState, changes)
+	if err != nil {
+		return err
+	}
+	if slices.Equal(cs.Voters, c.handed.ConfState.Voters) {
+		return nil
+	}
+	alive := 0
+	for _, id := range cs.Voters {
+		if c.alive(id) {
+			alive++
+		}
+	}
+	if quorum := len(cs.Voters)/2 + 1; alive < quorum {
+		return fmt.Errorf("%w: it would leave %d voters, of which %d must be alive and %d are",
+			ErrUnsafeMembership, len(cs.Voters), quorum, alive)
+	}
+	return nil
+}
+
+// tendLearners looks after those that want to vote: they are promoted when they have
+// caught up for long enough, for a vote is worth something only with the log behind
+// it, and given up when they do not show up.
+func (c *Core) tendLearners() {
+	if c.busy() {
+		return
+	}
+	var ready, absent []Change
+	c.rn.WithProgress(func(id uint64, typ raft.ProgressType, pr progress) {
+		m := find(c.handed.Membership, id)
+		if typ != raft.ProgressTypeLearner || m == nil || !m.Promote {
+			return
+		}
+		notes := c.peers.get(id)
+		if c.alive(id) {
+			notes.absent = 0
+		} else if notes.absent++; notes.absent >= c.cfg.JoinTimeoutTicks {
+			absent = append(absent, Change{Op: Remove, Member: *m})
+		}
+		if c.caughtUp(id) != nil {
+			notes.caughtUp = 0
+			return
+		}
+		if notes.caughtUp++; notes.caughtUp < c.cfg.PromoteStableTicks {
+			return
+		}
+		voter := *m
+		if notes.incarnation != 0 {
+			voter.Incarnation = notes.incarnation
+		}
+		ready = append(ready, Change{Op: Promote, Member: voter})
+	})
+	switch {
+	case len(absent) > 0:
+		c.giveUp(absent[0])
+	case len(ready) > 0:
+		c.promote(ready[:min(len(ready), changesMax/2)])
+	}
+}
+
+// tendAddresses corrects the records of members that moved: of those that this leader
+// reached elsewhere. (Whoever moved calls the others, and so they know where it is.)
+func (c *Core) tendAddresses() {
+	if c.busy() {
+		return
+	}
+	for i := range c.handed.Membership.Members {
+		m := &c.handed.Membership.Members[i]
+		notes := c.peers.find(m.ID)
+		if notes == nil || notes.address == "" {
+			continue
+		}
+		moved := *m
+		moved.Address, notes.address = notes.address, "" // it may be old news the next time
+		if moved.Address == m.Address {
+			continue
+		}
+		c.wait(request{Request: Request{Kind: ChangeMembership, Changes: []Change{{Op: UpdateAddress, Member: moved}}}})
+		return
+	}
+}
+
+// busy: this member does not lead, or a change or a transfer is under way.
+func (c *Core) busy() bool {
+	st := c.rn.BasicStatus()
+	return st.RaftState != raft.StateLeader || st.LeadTransferee != raft.None ||
+		len(c.handed.Membership.UnderWay) > 0 || c.confIndex > c.applied
+}
+
+// giveUp removes a member that was to vote and is not there.
+func (c *Core) giveUp(change Change) {
+	id := change.Member.ID
+	c.peers.get(id).absent = 0
+	c.effects.GivenUp = append(c.effects.GivenUp, id)
+	c.wait(request{Request: Request{Kind: ChangeMembership, Changes: []Change{change}}})
+}
+
+// promote makes voters, and removes those whose places they take, in one change.
+func (c *Core) promote(changes []Change) {
+	for _, p := range changes {
+		old := p.Member.Replaces
+		if find(c.handed.Membership, old) == nil || slices.ContainsFunc(changes, func(o Change) bool { return o.Member.ID == old }) {
+			continue
+		}
+		changes = append(changes, Change{Op: Remove, Member: *find(c.handed.Membership, old)})
+	}
+	for _, p := range changes {
+		c.peers.get(p.Member.ID).caughtUp = 0
+	}
+	if err := c.allowChanges(changes); err != nil && !errors.Is(err, errNoChange) {
+		return // it may do so at the next try
+	}
+	c.wait(request{Request: Request{Kind: ChangeMembership, Changes: changes}})
+}
+
+// mustHandOver says whether another one must lead before a change that takes this
+// leader's vote away, so that nobody waits for an election. The next leader makes the
+// change. If there is nobody else it is made all the same.
+func (c *Core) mustHandOver(it *request) bool {
+	goes := slices.ContainsFunc(it.Changes, func(o Change) bool {
+		return o.Member.ID == c.cfg.ID && (o.Op == Remove || o.Op == Demote)
+	})
+	return goes && !it.DryRun && c.bestCandidate() != 0 && c.allowChanges(it.Changes) == nil
+}

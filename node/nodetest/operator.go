@@ -1,0 +1,247 @@
+package nodetest
+
+import (
+	"slices"
+	"time"
+
+	"github.com/octopii/octopii/node/internal/core"
+	"github.com/octopii/octopii/node/internal/stepped"
+	octopiipb "github.com/octopii/octopii/proto"
+)
+
+// The operator's side of nemesis: who joins, goes, and takes whose place.
+
+// heirs are the ways in which a new member takes the place of a lost one.
+type heirs int
+
+const (
+	// byHand: it joins, and the operator removes the lost one.
+	byHand heirs = iota
+	// byID: it says whose place it takes.
+	byID
+	// byAddress: it is where the lost one was.
+	byAddress
+)
+
+// replace has a new member take the place of a lost one.
+func (n *nemesis) replace(m *member) {
+	n.w.at(n.w.between(3*time.Second, 8*time.Second), "replace", func() {
+		if n.over {
+			return
+		}
+		n.tell(m, "is to be replaced")
+		if m.up() {
+			m.kill(false)
+		}
+		m.gone = true
+		n.removed[m.id] = true
+		n.heir = n.newHeir()
+		n.settleLoss()
+	})
+}
+
+// newHeir starts the member that takes the lost one's place.
+func (n *nemesis) newHeir() *member {
+	m := n.w.addMember()
+	switch m.heir = pick(n.w.rnd, byHand, byID, byAddress); m.heir {
+	case byID:
+		m.rejoins, m.replaces = true, n.lost.id
+	case byAddress:
+		m.rejoins, m.address = true, n.lost.address
+	}
+	n.letJoin(m)
+	return m
+}
+
+// settleLoss waits until the lost member is replaced, and has a hand in it if it must.
+func (n *nemesis) settleLoss() {
+	n.w.at(time.Second, "is it replaced?", func() {
+		l := n.w.leader()
+		if n.over || n.lost == nil {
+			return
+		}
+		if l == nil || l.paused {
+			n.settleLoss()
+			return
+		}
+		ms := l.status().Membership
+		_, there := ms.Member(n.lost.id)
+		heir, ok := ms.Member(n.heir.id)
+		switch {
+		case there && n.heir.heir == byHand:
+			n.change(l, core.Change{Op: core.Remove, Member: octopiipb.Member{ID: n.lost.id}})
+		case n.heir.gone: // it was given up
+			n.heir = n.newHeir()
+		case !there && ok && !heir.Learner:
+			n.tell(n.lost, "is replaced by %s", n.heir.name())
+			n.lost, n.heir = nil, nil
+			return
+		}
+		n.settleLoss()
+	})
+}
+
+// change asks a member for a change of membership.
+func (n *nemesis) change(m *member, cs ...core.Change) {
+	m.node.Submit(core.Request{Kind: core.ChangeMembership, Changes: cs}, func(a stepped.Answer) {
+		for _, c := range cs {
+			n.tell(m, "change %d of %x: %v", c.Op, c.Member.ID, a.Err)
+		}
+	})
+	m.settle()
+}
+
+// targets are some members to ask to join.
+func (n *nemesis) targets() []string {
+	var list []string
+	for _, m := range n.w.running() {
+		list = append(list, m.address)
+	}
+	n.w.rnd.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	return list[:min(len(list), 3)]
+}
+
+// newcomer starts a new member that asks to join.
+func (n *nemesis) newcomer() *member {
+	m := n.w.addMember()
+	n.letJoin(m)
+	return m
+}
+
+func (n *nemesis) letJoin(m *member) {
+	m.join = n.targets()
+	if len(m.join) == 0 {
+		m.join = []string{n.w.members[0].address}
+	}
+	n.tell(m, "joins by %v", m.join)
+	n.letIn(m)
+}
+
+// letIn starts a member that has no log yet.
+func (n *nemesis) letIn(m *member) {
+	m.start()
+	if slices.ContainsFunc(n.kinds, func(f fault) bool { return f.name == "forged" }) {
+		for i := range time.Duration(4) { // while it has no log
+			n.later((i+1)*n.w.cfg.tick/2, (i+2)*n.w.cfg.tick/2, "forged", func() { n.forgeFor(m) })
+		}
+	}
+}
+
+// membersMax bounds how many members a cluster has.
+const membersMax = 7
+
+// room is how many more members there may be.
+func (n *nemesis) room() int {
+	living := 0
+	for _, m := range n.w.members {
+		if !m.gone {
+			living++
+		}
+	}
+	return membersMax - living
+}
+
+func (n *nemesis) join() {
+	if n.room() > 0 {
+		n.newcomer()
+	}
+}
+
+// toVote is the change that adds a member which wants to vote.
+func toVote(m *member, replaces uint64) core.Change {
+	return core.Change{Op: core.AddLearner, Member: octopiipb.Member{ID: m.id, Name: m.name(), Address: m.address, Promote: true, Replaces: replaces}}
+}
+
+// several adds two members in one change. They wait to be added.
+func (n *nemesis) several() {
+	l := n.w.leader()
+	if l == nil || l.paused || n.room() < 2 {
+		return
+	}
+	a, b := n.w.addMember(), n.w.addMember()
+	n.tell(l, "add %x and %x", a.id, b.id)
+	n.letIn(a)
+	n.letIn(b)
+	n.change(l, toVote(a, 0), toVote(b, 0))
+}
+
+// swap has a new member take the place of one that is well.
+func (n *nemesis) swap() {
+	l := n.w.leader()
+	if l == nil || l.paused || n.lost != nil || n.room() < 1 {
+		return
+	}
+	voters := l.status().Membership.Voters()
+	old := voters[n.w.rnd.IntN(len(voters))]
+	m := n.w.addMember()
+	n.tell(l, "replace %x by %x", old, m.id)
+	n.removed[old] = true
+	n.letIn(m)
+	n.change(l, toVote(m, old))
+}
+
+// noShow adds a member that never shows up: it is given up.
+func (n *nemesis) noShow() {
+	l := n.w.leader()
+	if l == nil || l.paused || n.room() < 1 {
+		return
+	}
+	m := n.w.addMember()
+	m.gone, m.noShow = true, true
+	n.tell(l, "add %x, which never shows up", m.id)
+	n.change(l, toVote(m, 0))
+}
+
+// demote takes a vote away for a while.
+func (n *nemesis) demote() {
+	l := n.w.leader()
+	if l == nil || l.paused || n.lost != nil {
+		return
+	}
+	voters := l.status().Membership.Voters()
+	if len(voters) <= 3 {
+		return
+	}
+	id := voters[n.w.rnd.IntN(len(voters))]
+	n.tell(l, "demote %x", id)
+	n.change(l, core.Change{Op: core.Demote, Member: octopiipb.Member{ID: id}})
+	n.demoted[id] = true
+	n.later(time.Second, 6*time.Second, "promote", func() {
+		if l := n.w.leader(); l != nil && !l.paused {
+			// At once, which is refused if it lags; and else when it has caught up.
+			n.change(l, core.Change{Op: core.Promote, Member: octopiipb.Member{ID: id}})
+			if m := n.member(id); n.w.oneIn(2) {
+				n.change(l, toVote(m, 0))
+			}
+		}
+	})
+}
+
+func (n *nemesis) remove() {
+	l := n.w.leader()
+	if l == nil || l.paused || n.lost != nil {
+		return
+	}
+	voters := l.status().Membership.Voters()
+	if len(voters) <= 3 {
+		return
+	}
+	id := voters[n.w.rnd.IntN(len(voters))]
+	n.tell(l, "remove %x", id)
+	n.removed[id] = true
+	n.change(l, core.Change{Op: core.Remove, Member: octopiipb.Member{ID: id}})
+}
+
+func (n *nemesis) transfer() {
+	m := n.someone()
+	if m == nil || m.paused {
+		return
+	}
+	to := uint64(0)
+	if voters := m.status().Membership.Voters(); len(voters) > 0 && n.w.oneIn(2) {
+		to = voters[n.w.rnd.IntN(len(voters))]
+	}
+	n.tell(m, "transfer leadership to %x", to)
+	m.node.Submit(core.Request{Kind: core.Transfer, To: to}, func(stepped.Answer) {})
+	m.settle()
+}

@@ -1,0 +1,149 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"math"
+
+	"github.com/octopii/octopii/node/internal/core"
+	octopiipb "github.com/octopii/octopii/proto"
+)
+
+// Verb is one of the ways to change the membership. Each is also a method of Node.
+type Verb string
+
+// The verbs.
+const (
+	VerbAddLearner    Verb = "add-learner"
+	VerbAddVoter      Verb = "add-voter"
+	VerbPromote       Verb = "promote"
+	VerbDemote        Verb = "demote"
+	VerbRemove        Verb = "remove"
+	VerbReplace       Verb = "replace"
+	VerbUpdateAddress Verb = "update-address"
+	VerbSetPriority   Verb = "set-priority"
+)
+
+// Change is a verb and what it is about.
+type Change struct {
+	Verb Verb
+	// Member is the new member, as AddLearner takes it; of one that is there already
+	// its ID, and what is to be new.
+	Member Member
+	// Old is whom VerbReplace replaces.
+	Old uint64
+}
+
+// Plan is what a change of membership leads to.
+type Plan struct{ Before, After Membership }
+
+// Plan asks the leader whether it would make a change now, and returns what it would
+// lead to; it changes nothing. The errors are those of the verb. Any member may be
+// asked.
+func (n *Node) Plan(ctx context.Context, c Change) (Plan, error) {
+	if err := n.ready(ctx); err != nil {
+		return Plan{}, err
+	}
+	first, then, err := n.steps(ctx, c)
+	if err != nil {
+		return Plan{}, err
+	}
+	if _, err := n.submit(ctx, core.Request{Kind: core.ChangeMembership, Changes: []core.Change{first}, DryRun: true}); err != nil {
+		return Plan{}, err
+	}
+	ms := n.members.Load()
+	after, err := core.Preview(ms, []core.Change{first})
+	if err == nil && len(then) > 0 {
+		after, err = core.Preview(after, then)
+	}
+	if err != nil {
+		return Plan{}, publicError(err)
+	}
+	return Plan{Before: publicMembership(ms), After: publicMembership(after)}, nil
+}
+
+// verb makes a change, and returns when all of it is done and a majority knows.
+func (n *Node) verb(ctx context.Context, c Change) (Membership, error) {
+	if err := n.ready(ctx); err != nil {
+		return Membership{}, err
+	}
+	first, then, err := n.steps(ctx, c)
+	if err != nil {
+		return Membership{}, err
+	}
+	ms, err := n.change(ctx, first)
+	if err == nil && len(then) > 0 {
+		ms, err = n.untilVoter(ctx, first.Member, ms.Index)
+	}
+	if err != nil {
+		return ms, err
+	}
+	return ms, n.spread(ctx)
+}
+
+// steps are what a change begins with, and what the leader makes of it by itself when
+// the member has caught up.
+func (n *Node) steps(ctx context.Context, c Change) (first core.Change, then []core.Change, err error) {
+	op, ok := ops[c.Verb]
+	if !ok {
+		return first, nil, fmt.Errorf("node: there is no verb %q", c.Verb)
+	}
+	if p := c.Member.Priority; p < math.MinInt32 || p > math.MaxInt32 {
+		return first, nil, fmt.Errorf("%w: the priority %d does not fit into 32 bits", ErrUnsafeMembership, p)
+	}
+	record := octopiipb.Member{ID: c.Member.ID, Name: c.Member.Name, Address: c.Member.Address, Priority: int32(c.Member.Priority)}
+	switch c.Verb {
+	case VerbAddLearner, VerbAddVoter, VerbReplace:
+		if err := n.resolve(ctx, &record); err != nil {
+			return first, nil, err
+		}
+	case VerbUpdateAddress:
+		if err := n.reach(ctx, &record); err != nil {
+			return first, nil, err
+		}
+	}
+	if c.Verb == VerbAddVoter || c.Verb == VerbReplace {
+		record.Promote = true
+		then = append(then, core.Change{Op: core.Promote, Member: record})
+	}
+	if c.Verb == VerbReplace {
+		if c.Old == 0 || c.Old == record.ID {
+			return first, nil, fmt.Errorf("%w: member %x cannot replace %x", ErrUnsafeMembership, record.ID, c.Old)
+		}
+		if now, ok := n.Status().Membership.Member(record.ID); ok && !now.Learner {
+			// It votes already: what is left is to remove the old one.
+			return core.Change{Op: core.Remove, Member: octopiipb.Member{ID: c.Old}}, nil, nil
+		}
+		record.Replaces = c.Old
+		then = append(then, core.Change{Op: core.Remove, Member: octopiipb.Member{ID: c.Old}})
+	}
+	return core.Change{Op: op, Member: record}, then, nil
+}
+
+// ops are the core's words for what a verb begins with.
+var ops = map[Verb]core.ChangeOp{
+	VerbAddLearner:    core.AddLearner,
+	VerbAddVoter:      core.AddLearner,
+	VerbReplace:       core.AddLearner,
+	VerbPromote:       core.Promote,
+	VerbDemote:        core.Demote,
+	VerbRemove:        core.Remove,
+	VerbUpdateAddress: core.UpdateAddress,
+	VerbSetPriority:   core.SetPriority,
+}
+
+// untilVoter waits until the leader has made a voter of a member, and removed the one
+// that it replaces. index is that of the membership with its wish.
+func (n *Node) untilVoter(ctx context.Context, m octopiipb.Member, index uint64) (Membership, error) {
+	st, err := n.until(ctx, func(st Status) bool {
+		now, ok := st.Membership.Member(m.ID)
+		return st.Membership.Index >= index && !st.Membership.Joint && (!ok || !now.Learner)
+	})
+	if err != nil {
+		return st.Membership, fmt.Errorf("node: member %x is a learner and is promoted once it has caught up: %w", m.ID, err)
+	}
+	if _, ok := st.Membership.Member(m.ID); !ok {
+		return st.Membership, fmt.Errorf("node: member %x was removed before it was promoted, as somebody asked for or because it did not show up: %w", m.ID, ErrRemoved)
+	}
+	return st.Membership, nil
+}

@@ -1,0 +1,212 @@
+package node_test
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/octopii/octopii/node"
+)
+
+// A voter is demoted, which keeps receiving the log, and promoted again.
+func TestDemotePromote(t *testing.T) {
+	ms := cluster(t, 3)
+	for _, by := range ms { // the third demotes itself, and the first, which leads, is demoted by it
+		id := by.cfg.ID
+		got, err := ms[2].Demote(timeout(t), id)
+		if err != nil || slices.Contains(got.Voters(), id) || len(got.Members) != 3 {
+			t.Fatalf("demote %d: %v, %v", id, got, err)
+		}
+		if _, err := ms[2].Demote(timeout(t), id); err != nil {
+			t.Errorf("demote %d again: %v", id, err)
+		}
+		propose(t, by, "through a learner")
+		if got, err = ms[2].Promote(timeout(t), id); err != nil || len(got.Voters()) != 3 {
+			t.Fatalf("promote %d: %v, %v", id, got, err)
+		}
+	}
+	if _, err := ms[0].Promote(timeout(t), 2); err != nil {
+		t.Errorf("promote a voter: %v", err)
+	}
+	converged(t, ms...)
+}
+
+// What lags, or is silent, gets no vote, and the error has the numbers.
+func TestPromoteRefused(t *testing.T) {
+	ms := cluster(t, 1)
+	if _, err := ms[0].AddLearner(timeout(t), node.Member{ID: 2, Address: "127.0.0.1:1"}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := ms[0].Promote(timeout(t), 2)
+	if !errors.Is(err, node.ErrUnsafeMembership) || !strings.Contains(err.Error(), "was not heard of") {
+		t.Errorf("promote a learner that never was there: %v", err)
+	}
+	for _, id := range []uint64{0, 9, 1<<64 - 1} {
+		for name, verb := range map[string]func() error{
+			"promote":      func() error { _, err := ms[0].Promote(timeout(t), id); return err },
+			"demote":       func() error { _, err := ms[0].Demote(timeout(t), id); return err },
+			"set-priority": func() error { _, err := ms[0].SetPriority(timeout(t), id, 1); return err },
+			"update":       func() error { _, err := ms[0].UpdateAddress(timeout(t), id, "127.0.0.1:1"); return err },
+			"replace": func() error {
+				_, err := ms[0].Replace(timeout(t), id, node.Member{ID: 3, Address: "127.0.0.1:1"})
+				return err
+			},
+		} {
+			if err := verb(); !errors.Is(err, node.ErrUnsafeMembership) {
+				t.Errorf("%s of member %x, which is not there: %v, want ErrUnsafeMembership", name, id, err)
+			}
+		}
+	}
+	if _, err := ms[0].Demote(timeout(t), 1); !errors.Is(err, node.ErrUnsafeMembership) {
+		t.Errorf("demote the last voter: %v, want ErrUnsafeMembership", err)
+	}
+	if _, err := ms[0].SetPriority(timeout(t), 1, 1<<40); !errors.Is(err, node.ErrUnsafeMembership) {
+		t.Errorf("a priority that is too high: %v, want ErrUnsafeMembership", err)
+	}
+	if got, err := ms[0].SetPriority(timeout(t), 1, -7); err != nil || got.Members[0].Priority != -7 {
+		t.Errorf("set a priority: %v, %v", got, err)
+	}
+	if got, err := ms[0].SetPriority(timeout(t), 1, 0); err != nil || got.Members[0].Priority != 0 {
+		t.Errorf("take it back: %v, %v", got, err)
+	}
+}
+
+// A new member takes the place of another one, dead or alive, and of the leader.
+func TestReplace(t *testing.T) {
+	ms := cluster(t, 3)
+	ms[2].kill()
+	heir := newMember(t, 4).start()
+	got, err := ms[1].Replace(timeout(t), 3, node.Member{ID: 4, Address: heir.addr})
+	if err != nil || !slices.Equal(got.Voters(), []uint64{1, 2, 4}) || len(got.Members) != 3 || got.Joint {
+		t.Fatalf("replace the dead one: %v, %v", got, err)
+	}
+	propose(t, heir, "by the heir")
+
+	old := ms[0].Node
+	next := newMember(t, 5).start()
+	if got, err = ms[1].Replace(timeout(t), 1, node.Member{ID: 5, Address: next.addr}); err != nil || !slices.Equal(got.Voters(), []uint64{2, 4, 5}) {
+		t.Fatalf("replace the leader: %v, %v", got, err)
+	}
+	<-old.Done()
+	if err := old.Err(); !errors.Is(err, node.ErrRemoved) {
+		t.Errorf("the replaced leader stopped with %v, want ErrRemoved", err)
+	}
+	if got, err = ms[1].Replace(timeout(t), 1, node.Member{ID: 5, Address: next.addr}); err != nil || len(got.Members) != 3 {
+		t.Errorf("the same again: %v, %v", got, err)
+	}
+	converged(t, ms[1], heir, next)
+
+	// Between two voters what is left to do is the removal.
+	if got, err = ms[1].Replace(timeout(t), 4, node.Member{ID: 5, Address: next.addr}); err != nil || !slices.Equal(got.Voters(), []uint64{2, 5}) {
+		t.Errorf("replace one voter by another: %v, %v", got, err)
+	}
+	if _, err = ms[1].Replace(timeout(t), 5, node.Member{ID: 5, Address: next.addr}); !errors.Is(err, node.ErrUnsafeMembership) {
+		t.Errorf("replace a member by itself: %v, want ErrUnsafeMembership", err)
+	}
+}
+
+// A plan says what would be, or what the verb would say, and changes nothing.
+func TestPlan(t *testing.T) {
+	ms := cluster(t, 3)
+	before := ms[0].Status().Membership
+	nobody := node.Member{ID: 4, Address: "127.0.0.1:1"}
+	for _, c := range []struct {
+		change         node.Change
+		voters, quorum int
+	}{
+		{node.Change{Verb: node.VerbAddLearner, Member: nobody}, 3, 2},
+		{node.Change{Verb: node.VerbAddVoter, Member: nobody}, 4, 3},
+		{node.Change{Verb: node.VerbReplace, Member: nobody, Old: 2}, 3, 2},
+		{node.Change{Verb: node.VerbRemove, Member: node.Member{ID: 2}}, 2, 2},
+		{node.Change{Verb: node.VerbDemote, Member: node.Member{ID: 2}}, 2, 2},
+		{node.Change{Verb: node.VerbPromote, Member: node.Member{ID: 2}}, 3, 2},
+		{node.Change{Verb: node.VerbUpdateAddress, Member: node.Member{ID: 2, Address: "127.0.0.1:1"}}, 3, 2},
+		{node.Change{Verb: node.VerbSetPriority, Member: node.Member{ID: 2, Priority: 3}}, 3, 2},
+	} {
+		for _, by := range ms[:2] {
+			plan, err := by.Plan(timeout(t), c.change)
+			if err != nil || len(plan.Before.Voters()) != 3 || len(plan.After.Voters()) != c.voters || plan.After.Quorum() != c.quorum {
+				t.Errorf("%s on member %d: %v, %v; want %d voters and a quorum of %d", c.change.Verb, by.cfg.ID, plan, err, c.voters, c.quorum)
+			}
+		}
+	}
+	for want, c := range map[error]node.Change{
+		node.ErrUnsafeMembership: {Verb: node.VerbPromote, Member: node.Member{ID: 9}},
+		nil:                      {Verb: node.VerbRemove, Member: node.Member{ID: 9}},
+	} {
+		if _, err := ms[1].Plan(timeout(t), c); !errors.Is(err, want) {
+			t.Errorf("%s of a member that is not there: %v, want %v", c.Verb, err, want)
+		}
+	}
+	if _, err := ms[1].Plan(timeout(t), node.Change{Verb: "explode"}); err == nil {
+		t.Error("an unknown verb was planned")
+	}
+	if now := ms[0].Status().Membership; now.Index != before.Index {
+		t.Errorf("plans changed the membership: %v, was %v", now, before)
+	}
+}
+
+// A voter that never shows up is given up, and whoever waits for it hears of it.
+func TestAddVoterGivenUp(t *testing.T) {
+	m := newMember(t, 1)
+	m.cfg.Bootstrap, m.cfg.JoinTimeoutTicks = true, 5
+	m.start()
+	if _, err := m.AddVoter(timeout(t), node.Member{ID: 2, Address: "127.0.0.1:1"}); !errors.Is(err, node.ErrRemoved) {
+		t.Errorf("add a voter that is not there: %v, want ErrRemoved", err)
+	}
+	if _, err := m.AddVoter(timeout(t), node.Member{ID: 2, Address: "127.0.0.1:1"}); !errors.Is(err, node.ErrIDReused) {
+		t.Errorf("and again: %v, want ErrIDReused", err)
+	}
+}
+
+// A member that lost its disk comes back under a new ID and takes its own place, which
+// is known by its address, its name, or its old ID. A living one keeps its place.
+func TestRejoin(t *testing.T) {
+	for _, by := range []string{"address", "name", "ID"} {
+		t.Run(by, func(t *testing.T) {
+			ms := filled(t)
+			join := []string{ms[1].addr, ms[0].addr}
+			addr := ms[2].addr
+			ms[2].kill()
+			back := newMember(t, 0)
+			back.cfg.Join, back.cfg.Rejoin = join, true
+			switch by {
+			case "address":
+				back.addr = addr
+			case "name":
+				back.cfg.Name = "n3"
+			case "ID":
+				back.cfg.Replaces = 3
+			}
+			back.start()
+			eventually(t, "it votes, and its old self is gone", func() bool {
+				got := ms[0].Status().Membership
+				_, old := got.Member(3)
+				return len(got.Voters()) == 3 && !old && slices.Contains(got.Voters(), back.Status().ID)
+			})
+			converged(t, ms[0], ms[1], back)
+		})
+	}
+	t.Run("alive", func(t *testing.T) {
+		ms := cluster(t, 3)
+		twin := newMember(t, 0)
+		twin.cfg.Join, twin.cfg.Rejoin, twin.cfg.Name = []string{ms[0].addr}, true, "n3"
+		twin.start()
+		for range 50 { // some of them while it asks
+			propose(t, ms[2], "the first of that name is still here")
+		}
+		if isMember(ms[0], twin.Status().ID) {
+			t.Error("a second one of the same name was let in")
+		}
+		ms[2].kill()
+		eventually(t, "it takes the place when the first is dead", func() bool {
+			return slices.Contains(ms[0].Status().Membership.Voters(), twin.Status().ID) && !isMember(ms[0], 3)
+		})
+	})
+}
+
+func isMember(m *member, id uint64) bool {
+	_, ok := m.Status().Membership.Member(id)
+	return ok
+}
