@@ -53,6 +53,9 @@ type Hello struct {
 	Address string
 	// Remembers is what the sender knows of the receiver's log.
 	Remembers Memory
+	// To is whom the sender wants; 0: whoever listens. A Handler whose own Hello has no
+	// Node judges it; else the transport does.
+	To uint64
 	// At is where the sender was reached; empty if it called. It is not sent.
 	At string
 }

@@ -45,6 +45,9 @@ type config struct {
 	ClientCAFile        string   `koanf:"client-ca-file"`
 	WAL                 string   `koanf:"wal"`
 	LogLevel            string   `koanf:"log-level"`
+
+	// FoundAtOnce: nobody can have known this founder before.
+	FoundAtOnce bool `koanf:"-"`
 }
 
 // configFlag names the file; it can be set by flag and environment only.
@@ -225,6 +228,9 @@ func (c config) nodeDir() string  { return filepath.Join(c.DataDir, "node") }
 func (c config) storeDir() string { return filepath.Join(c.DataDir, "kv") }
 func (c config) lockFile() string { return filepath.Join(c.DataDir, "LOCK") }
 
+// peersFile has where the other members are: see peers.
+func (c config) peersFile() string { return filepath.Join(c.DataDir, "peers.json") }
+
 // checkFounding refuses an empty directory without a word on how to begin.
 // Later starts ignore both flags.
 func (c config) checkFounding() error {
@@ -233,6 +239,8 @@ func (c config) checkFounding() error {
 	case err != nil:
 		return err
 	case !fresh:
+		return nil
+	case len(readPeers(c).Peers) > 0: // it was a member
 		return nil
 	case !c.Bootstrap && len(c.Join) == 0:
 		return fmt.Errorf("%s is empty; add --bootstrap to found a new cluster, or --join PEER-ADDR to join one", c.DataDir)

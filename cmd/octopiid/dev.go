@@ -183,12 +183,13 @@ func devError(name string, err error) error {
 func (d *dev) config(i int) config {
 	client, peer := d.ports(i)
 	return config{
-		Name:       memberName(i),
-		DataDir:    d.memberDir(i),
-		ClientAddr: fmt.Sprintf("127.0.0.1:%d", client),
-		PeerAddr:   fmt.Sprintf("127.0.0.1:%d", peer),
-		Bootstrap:  true,
-		WAL:        d.wal,
+		Name:        memberName(i),
+		DataDir:     d.memberDir(i),
+		ClientAddr:  fmt.Sprintf("127.0.0.1:%d", client),
+		PeerAddr:    fmt.Sprintf("127.0.0.1:%d", peer),
+		Bootstrap:   true,
+		FoundAtOnce: true,
+		WAL:         d.wal,
 	}
 }
 

@@ -74,7 +74,7 @@ type readyLine struct {
 // spawn starts octopiid with an empty environment and env.
 func spawn(t *testing.T, env []string, args ...string) *process {
 	t.Helper()
-	p := &process{t: t, args: args, cmd: exec.Command(binary, args...), ready: make(chan readyLine, 1), ended: make(chan struct{})}
+	p := &process{t: t, args: args, cmd: exec.Command(binary, args...), ready: make(chan readyLine, 16), ended: make(chan struct{})}
 	p.cmd.Env = append([]string{}, env...) // nil would be this process's own
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {

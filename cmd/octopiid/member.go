@@ -48,6 +48,8 @@ type member struct {
 	// ready is closed when this member serves linearizable reads and is known to
 	// its cluster.
 	ready chan struct{}
+	// memberships has the newest one that was not written to the peers file yet.
+	memberships chan node.Membership
 	// failed gets the error of a server that ended by itself. It has room for
 	// all of them.
 	failed chan error
@@ -61,7 +63,7 @@ type member struct {
 
 // startMember starts everything. cfg was checked. Being ready comes later.
 func startMember(cfg config, lg *zap.Logger) (*member, error) {
-	m := &member{cfg: cfg, lg: lg, ready: make(chan struct{}), failed: make(chan error, 2)}
+	m := &member{cfg: cfg, lg: lg, ready: make(chan struct{}), memberships: make(chan node.Membership, 1), failed: make(chan error, 2)}
 	if err := m.start(); err != nil {
 		return nil, errors.Join(err, m.close())
 	}
@@ -100,6 +102,7 @@ func (m *member) start() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	m.cancel = cancel
 	m.wg.Go(func() { m.publish(ctx) })
+	m.wg.Go(func() { m.keepPeers(ctx) })
 	return nil
 }
 
@@ -188,12 +191,11 @@ func (m *member) startNode() error {
 	}
 	m.store = store
 	m.onClose(store.Close)
-	peers, err := tcp.New(tcp.Config{
-		Listen:    m.cfg.PeerAddr,
-		Advertise: m.cfg.AdvertisePeerAddr,
-		TLS:       tcp.TLS{CertFile: m.cfg.PeerCertFile, KeyFile: m.cfg.PeerKeyFile, CAFile: m.cfg.PeerCAFile},
-		Logger:    m.lg.Named("transport"),
-	})
+	from, err := m.origin()
+	if err != nil {
+		return err
+	}
+	peers, err := tcp.New(m.peerConfig())
 	if err != nil {
 		return listenError("peer-addr", m.cfg.PeerAddr, err)
 	}
@@ -204,8 +206,11 @@ func (m *member) startNode() error {
 		Dir:          m.cfg.nodeDir(),
 		StateMachine: store,
 		Transport:    peers,
-		Bootstrap:    m.cfg.Bootstrap,
-		Join:         m.cfg.Join,
+		Bootstrap:    from.bootstrap,
+		Join:         from.join,
+		Rejoin:       from.rejoin,
+		Replaces:     from.replaces,
+		Events:       node.Events{MembershipChanged: m.membershipChanged},
 		WAL:          walBackend(m.cfg.WAL, m.lg),
 		Logger:       m.lg.Named("node"),
 		Metrics:      m.registry,
@@ -215,6 +220,15 @@ func (m *member) startNode() error {
 	}
 	m.onClose(m.node.Close)
 	return nil
+}
+
+func (m *member) peerConfig() tcp.Config {
+	return tcp.Config{
+		Listen:    m.cfg.PeerAddr,
+		Advertise: m.cfg.AdvertisePeerAddr,
+		TLS:       tcp.TLS{CertFile: m.cfg.PeerCertFile, KeyFile: m.cfg.PeerKeyFile, CAFile: m.cfg.PeerCAFile},
+		Logger:    m.lg.Named("transport"),
+	}
 }
 
 // serveClients answers clients from now on; until this member is part of a

@@ -50,8 +50,8 @@ func newLogger(w io.Writer, level string) *zap.Logger {
 	return zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(enc), zapcore.Lock(zapcore.AddSync(w)), l))
 }
 
-// serve runs a member until ctx ends, which is no error, or it stops by itself.
-func serve(ctx context.Context, cfg config, lg *zap.Logger) error {
+// runMember runs a member until ctx ends, which is no error, or it stops by itself.
+func runMember(ctx context.Context, cfg config, lg *zap.Logger) error {
 	m, err := startMember(cfg, lg)
 	if err != nil {
 		return err

@@ -33,7 +33,7 @@ func openDatabase(path string, lg *zap.Logger, l limits) (db *database, err erro
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if cause := recover(); cause != nil {
-			err = errors.Join(fmt.Errorf("the database is damaged: %v", cause), db.close())
+			err = errors.Join(fmt.Errorf("%w: %v", ErrDamaged, cause), db.close())
 			db = nil
 		}
 	}()

@@ -20,6 +20,9 @@ import (
 // revision, and an underscore between them. A tombstone has one byte more.
 const revisionBytes = 8 + 1 + 8
 
+// ErrDamaged: the file holds what this package did not write.
+var ErrDamaged = errors.New("the database is damaged")
+
 // verifyFile reads the whole database at path, because etcd's parts end the
 // process when they meet a record that they cannot read. A file that does not
 // exist is fs.ErrNotExist.
@@ -33,7 +36,7 @@ func verifyFile(path string) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if cause := recover(); cause != nil {
-			err = fmt.Errorf("the database is damaged: %v", cause)
+			err = fmt.Errorf("%w: %v", ErrDamaged, cause)
 		}
 	}()
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: time.Millisecond})
@@ -41,7 +44,7 @@ func verifyFile(path string) (err error) {
 	case errors.Is(err, bbolterrors.ErrTimeout):
 		return errors.New("another process uses the database; stop it first")
 	case err != nil:
-		return fmt.Errorf("the database is damaged: %w", err)
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	defer db.Close() // nothing was written
 	return db.View(func(tx *bbolt.Tx) error { return verifyTx(tx, file) })
@@ -53,14 +56,14 @@ func verifyTx(tx *bbolt.Tx, file *os.File) error {
 		return err
 	}
 	if tx.Size() > info.Size() {
-		return fmt.Errorf("the database is cut off: it has %d of %d bytes", info.Size(), tx.Size())
+		return fmt.Errorf("%w: it is cut off and has %d of %d bytes", ErrDamaged, info.Size(), tx.Size())
 	}
 	if err := verifyPages(tx, file); err != nil {
-		return fmt.Errorf("the database is damaged: %w", err)
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	return tx.ForEach(func(name []byte, b *bbolt.Bucket) error {
 		if err := verifyBucket(name, b); err != nil {
-			return fmt.Errorf("the database is damaged: bucket %q: %w", name, err)
+			return fmt.Errorf("%w: bucket %q: %w", ErrDamaged, name, err)
 		}
 		return nil
 	})

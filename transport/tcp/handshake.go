@@ -177,7 +177,7 @@ func (c *conn) judge(hello octopiipb.Hello) error {
 	if hello.Purpose == 0 || hello.Purpose >= purposeEnd {
 		return fmt.Errorf("purpose %d is not known here", hello.Purpose)
 	}
-	if self := t.handler.Hello(hello.From).Node; hello.To != 0 && hello.To != self {
+	if self := t.handler.Hello(hello.From).Node; self != 0 && hello.To != 0 && hello.To != self {
 		return fmt.Errorf("this is member %d, not %d: correct its address", self, hello.To)
 	}
 	if hello.Purpose == purposeProbe {
@@ -198,7 +198,7 @@ func (c *conn) judge(hello octopiipb.Hello) error {
 
 func toHello(h octopiipb.Hello) transport.Hello {
 	return transport.Hello{
-		Cluster: h.Cluster, Node: h.From, Incarnation: h.Incarnation, Address: h.Address,
+		Cluster: h.Cluster, Node: h.From, Incarnation: h.Incarnation, Address: h.Address, To: h.To,
 		Remembers: transport.Memory{Term: h.Remembers.Term, Match: h.Remembers.Match, Commit: h.Remembers.Commit},
 	}
 }

@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+func (c *cluster) dataDir(i int) string { return filepath.Join(c.dir, memberName(i)) }
+
+// id is the ID of the member that a process is, as the others know it.
+func (c *cluster) id(by int, name string) uint64 {
+	c.t.Helper()
+	list, err := client(c.t, nil, c.endpoints[by]).MemberList(c.t.Context())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, m := range list.Members {
+		if m.Name == name {
+			return m.ID
+		}
+	}
+	return 0
+}
+
+// waitReplaced waits until the cluster is of three voters, among which one of that name
+// is not old any more, and that one serves what was written.
+func (c *cluster) waitReplaced(i int, old uint64, want string) {
+	c.t.Helper()
+	by := client(c.t, nil, c.endpoints[(i+1)%3], c.endpoints[(i+2)%3])
+	until(c.t, func(ctx context.Context) error {
+		list, err := by.MemberList(ctx)
+		if err != nil {
+			return err
+		}
+		voters, there := 0, false
+		for _, m := range list.Members {
+			if m.ID == old {
+				return errors.New("its old self is still a member")
+			}
+			there = there || m.Name == memberName(i)
+			if !m.IsLearner {
+				voters++
+			}
+		}
+		if !there || voters != 3 || len(list.Members) != 3 {
+			return fmt.Errorf("it is not in its place: %v", list.Members)
+		}
+		return nil
+	})
+	c.processes[i].waitReady()
+	until(c.t, func(ctx context.Context) error {
+		resp, err := client(c.t, nil, c.endpoints[i]).Get(ctx, "k")
+		if err == nil && (len(resp.Kvs) == 0 || string(resp.Kvs[0].Value) != want) {
+			err = fmt.Errorf("it reads %v; want %s", resp.Kvs, want)
+		}
+		return err
+	})
+}
+
+func (c *cluster) put(by *clientv3.Client, value string) {
+	c.t.Helper()
+	until(c.t, func(ctx context.Context) error {
+		_, err := by.Put(ctx, "k", value)
+		return err
+	})
+}
+
+// Each of three loses its disk in turn, the founder too, and comes back with the same
+// command: as a new member, in its old place, while the others serve.
+func TestWipedMembersRejoin(t *testing.T) {
+	cl := startCluster(t)
+	for i := range cl.processes {
+		rest := client(t, nil, cl.endpoints[(i+1)%3], cl.endpoints[(i+2)%3])
+		cl.put(rest, fmt.Sprint("before ", i))
+		old := cl.id(i, memberName(i))
+		cl.processes[i].kill()
+		if err := os.RemoveAll(cl.dataDir(i)); err != nil {
+			t.Fatal(err)
+		}
+		cl.start(i)
+		cl.put(rest, fmt.Sprint("while ", i, " was away"))
+		cl.waitReplaced(i, old, fmt.Sprint("while ", i, " was away"))
+	}
+}
+
+// An older copy of a member's directory is put back: it is noticed, put aside, and the
+// member takes its own place.
+func TestRolledBackMemberRejoins(t *testing.T) {
+	cl := startCluster(t)
+	c := client(t, nil, cl.endpoints...)
+	i := (cl.leader(c) + 1) % 3
+	cl.put(c, "early")
+	cl.processes[i].stop()
+	saved := filepath.Join(t.TempDir(), "saved")
+	if err := os.CopyFS(saved, os.DirFS(cl.dataDir(i))); err != nil {
+		t.Fatal(err)
+	}
+	cl.start(i)
+	cl.processes[i].waitReady()
+	for n := range 20 {
+		cl.put(c, fmt.Sprint("later ", n))
+	}
+	old := cl.id(i, memberName(i))
+	cl.processes[i].kill()
+	if err := errors.Join(os.RemoveAll(cl.dataDir(i)), os.Rename(saved, cl.dataDir(i))); err != nil {
+		t.Fatal(err)
+	}
+	cl.start(i)
+	cl.waitReplaced(i, old, "later 19")
+	if kept, _ := filepath.Glob(filepath.Join(cl.dataDir(i), "quarantine", "*", "node", "identity")); len(kept) != 1 {
+		t.Errorf("put aside: %v; want the old files", kept)
+	}
+}
+
+// A damaged log, identity or database is put aside as it is, and named; the member is
+// rebuilt from the others. The founder has no addresses but those that it kept.
+func TestDamagedMembersRejoin(t *testing.T) {
+	cl := startCluster(t)
+	c := client(t, nil, cl.endpoints...)
+	for i, what := range []string{"node/wal/*/*.seg", "node/identity", "kv/db"} {
+		for n := range 50 {
+			cl.put(c, fmt.Sprintf("value %d of %d", n, i))
+		}
+		old := cl.id((i+1)%3, memberName(i))
+		cl.processes[i].stop()
+		file, data := damage(t, filepath.Join(cl.dataDir(i), what))
+		cl.start(i)
+		cl.waitReplaced(i, old, fmt.Sprintf("value 49 of %d", i))
+		rest, _ := filepath.Rel(cl.dataDir(i), file)
+		kept, _ := filepath.Glob(filepath.Join(cl.dataDir(i), "quarantine", "*", rest))
+		if len(kept) != 1 {
+			t.Fatalf("put aside: %v; want %s", kept, rest)
+		}
+		now, err := os.ReadFile(kept[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(data, now); diff != "" {
+			t.Errorf("%s was changed", file)
+		}
+		if !strings.Contains(cl.processes[i].text(), file) {
+			t.Errorf("the log does not name %s", file)
+		}
+	}
+}
+
+// damage changes many bytes of the first file of a pattern, and returns what it holds
+// then.
+func damage(t *testing.T, pattern string) (string, []byte) {
+	t.Helper()
+	files, err := filepath.Glob(pattern)
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%s: %v, %v", pattern, files, err)
+	}
+	data, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at := 20; at < min(len(data), 40<<10); at += 100 {
+		data[at] ^= 0x55
+	}
+	if err := os.WriteFile(files[0], data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return files[0], data
+}
