@@ -88,13 +88,14 @@ func (b *inbox) take(in *core.Input, calls []func()) []func() {
 
 // reset empties an input and keeps its room.
 func reset(in *core.Input) {
-	in.Ticks, in.NoSpace = 0, false
+	in.Ticks, in.NoSpace, in.Campaign = 0, false, false
 	empty(&in.Messages)
 	empty(&in.Appended)
 	empty(&in.Applied)
 	empty(&in.SnapshotsSent)
 	empty(&in.PeersUp)
 	empty(&in.PeersDown)
+	empty(&in.PeersGone)
 	empty(&in.Requests)
 	empty(&in.Remote)
 	empty(&in.Replies)

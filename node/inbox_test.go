@@ -120,6 +120,7 @@ func TestInboxReusesRoom(t *testing.T) {
 				in.SnapshotsSent = append(in.SnapshotsSent, core.SnapshotSent{To: round})
 				in.PeersUp = append(in.PeersUp, core.PeerUp{ID: round})
 				in.PeersDown = append(in.PeersDown, round)
+				in.PeersGone = append(in.PeersGone, round)
 				in.Remote = append(in.Remote, core.RemoteRequests{From: round})
 				in.Replies = append(in.Replies, core.RemoteReplies{From: round})
 			})
@@ -128,7 +129,7 @@ func TestInboxReusesRoom(t *testing.T) {
 		n := int(round)
 		for what, got := range map[string]int{
 			"Ticks": in.Ticks, "Messages": len(in.Messages), "Appended": len(in.Appended), "Applied": len(in.Applied),
-			"SnapshotsSent": len(in.SnapshotsSent), "PeersUp": len(in.PeersUp), "PeersDown": len(in.PeersDown),
+			"SnapshotsSent": len(in.SnapshotsSent), "PeersUp": len(in.PeersUp), "PeersDown": len(in.PeersDown), "PeersGone": len(in.PeersGone),
 			"Requests": len(in.Requests), "Remote": len(in.Remote), "Replies": len(in.Replies), "calls": len(calls),
 		} {
 			if got != n {
@@ -150,6 +151,7 @@ func TestResetLeavesNothing(t *testing.T) {
 	in := core.Input{
 		Ticks: 3, NoSpace: true, Messages: make([]raftpb.Message, 1), Appended: make([]*core.Append, 1), Applied: make([]*core.Apply, 1),
 		SnapshotsSent: make([]core.SnapshotSent, 1), PeersUp: make([]core.PeerUp, 1), PeersDown: []uint64{1},
+		PeersGone: []uint64{1}, Campaign: true,
 		Requests: request, Remote: make([]core.RemoteRequests, 1), Replies: make([]core.RemoteReplies, 1),
 	}
 	fields := inputFields(&in)

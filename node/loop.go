@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/octopii/octopii/node/internal/core"
+	"github.com/octopii/octopii/node/internal/stepped"
 	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/wal"
 )
@@ -29,6 +30,8 @@ type loop struct {
 	input core.Input
 	calls []func()
 	join  joiner
+	// campaign fires when this member should campaign for a leader that is dead.
+	campaign stepped.Timer
 	// lonely is for how many ticks no leader was known.
 	lonely int
 	// answers are given to callers when the status is published.
@@ -39,6 +42,7 @@ type loop struct {
 func newLoop(n *Node) (*loop, error) {
 	l := &loop{Node: n, peers: map[uint64]string{}}
 	l.join.loop = l
+	l.campaign = n.host.timer(func() { n.inbox.add(func(in *core.Input) { in.Campaign = true }) })
 	n.snapshots.loop = l
 	if !n.store.Initialized() {
 		n.applier.start(core.Label{}, 0)
@@ -87,6 +91,7 @@ func (l *loop) startCore(start octopiipb.SnapshotHeader, applied uint64) error {
 func (l *loop) run() {
 	ticker := time.NewTicker(l.cfg.TickInterval)
 	defer ticker.Stop()
+	defer l.campaign.Stop()
 	for {
 		ticks := 0
 		if l.core == nil || !l.core.More() {
@@ -209,9 +214,34 @@ func (l *loop) carryOut(eff *core.Effects) {
 		l.log.Info("leader changed", zap.Uint64("term", st.Term), zap.String("leader", hex(st.Leader)))
 		l.events.leaderChanged(st.Term, st.Leader)
 	}
+	if eff.CampaignSoon > 0 {
+		l.log.Info("the leader's process is dead, as its address refuses connections", zap.Int("campaign", eff.CampaignSoon))
+		l.campaign.Reset(campaignDelay(eff.CampaignSoon))
+	}
 	if l.store.SnapshotWanted() {
 		l.snapshots.take(nil)
 	}
+}
+
+// The bounds of the delay before a member campaigns for a leader whose process is
+// dead. Long enough for the others to notice as well, and apart enough that one of
+// them is mostly elected before the next one tries; bench/failover measures it.
+const (
+	campaignDelayMin = 5 * time.Millisecond
+	campaignDelayMax = 40 * time.Millisecond
+	// campaignAgainMin is for the second time, and twice that for the third, with as
+	// much again to draw from: an election that is under way on slow disks should not
+	// be disturbed.
+	campaignAgainMin = 75 * time.Millisecond
+)
+
+func campaignDelay(n int) time.Duration {
+	lo, hi := campaignDelayMin, campaignDelayMax
+	if n > 1 {
+		lo = campaignAgainMin << (n - 2)
+		hi = 2 * lo
+	}
+	return lo + time.Duration(randomID()%uint64(hi-lo))
 }
 
 // suspect stops a member whose leader remembers more of its log than there is.

@@ -88,6 +88,13 @@ type Core struct {
 	// forwarded are requests that the leader has, by the ID under which it got
 	// them.
 	forwarded forwarded
+	// campaigns is how often this member campaigned, or is about to, since it forgot a
+	// leader that is dead. 0: it has another one, or leaves it to the election timeout.
+	// yielded: another one got a vote or a pre-vote of this member since.
+	// storing counts the appends of any kind that are not durable yet.
+	campaigns int
+	yielded   bool
+	storing   int
 	pending   pending
 	forgot    forgot
 	reads     reads
@@ -204,6 +211,7 @@ func (c *Core) Step(in *Input) *Effects {
 	for _, p := range in.PeersUp {
 		c.peers.up(p)
 	}
+	c.storing -= len(in.Appended)
 	for _, a := range in.Appended {
 		if a.Snapshot != nil {
 			c.installed(a.Installed)
@@ -215,6 +223,11 @@ func (c *Core) Step(in *Input) *Effects {
 	}
 	for _, a := range in.Applied {
 		c.stepApplied(a)
+	}
+	if in.Campaign {
+		// Before messages: what another candidate asks for in this Step must not be
+		// given first and contested then.
+		c.stepCampaign()
 	}
 	deferred := c.deferred
 	c.deferred = nil
@@ -237,6 +250,7 @@ func (c *Core) Step(in *Input) *Effects {
 		c.rn.ReportUnreachable(id)
 		c.forwarded.dropped(id, c.refuse)
 	}
+	c.stepGone(in.PeersGone)
 	c.stepRequests(in)
 	c.ready()
 	return &c.effects
@@ -349,6 +363,8 @@ func (c *Core) askForVotes(requests []raftpb.Message) {
 func (c *Core) emit(m *raftpb.Message) {
 	switch m.Type {
 	case raftpb.MsgStorageAppend:
+		c.storing++
+		c.noteVotes(m.Responses)
 		c.effects.Append = c.newAppend(m)
 	case raftpb.MsgStorageApply:
 		c.effects.Apply = c.newApply(m)
@@ -379,6 +395,9 @@ func (c *Core) newAppend(m *raftpb.Message) *Append {
 // note compares raft's state with what it was at the last Step.
 func (c *Core) note() {
 	now := c.rn.BasicStatus()
+	if now.Lead != raft.None {
+		c.campaigns = 0
+	}
 	if now.Lead != c.status.Lead || now.Term != c.status.Term {
 		c.effects.LeaderChanged = true
 		// A round that the old leader had may never be answered.

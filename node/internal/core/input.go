@@ -90,9 +90,13 @@ type Input struct {
 	PeersUp       []PeerUp
 	// PeersDown are peers with which a connection broke.
 	PeersDown []uint64
-	Requests  []Request
-	Remote    []RemoteRequests
-	Replies   []RemoteReplies
+	// PeersGone are peers that listen no more: see transport.Handler.
+	PeersGone []uint64
+	// Campaign: the delay is over that Effects.CampaignSoon asked for.
+	Campaign bool
+	Requests []Request
+	Remote   []RemoteRequests
+	Replies  []RemoteReplies
 }
 
 // Label says what a state at Index is: which entry it ends with, and who
@@ -179,6 +183,11 @@ type Effects struct {
 	// GivenUp are members that were to vote and were not heard of for too long: this
 	// leader removes them.
 	GivenUp []uint64
+	// CampaignSoon, if not 0, says that the leader is dead, and asks for
+	// Input.Campaign after a short delay that is drawn: for the first, second, ... time
+	// since. The delay lets the others notice, too, and keeps members from campaigning
+	// at once. A new wish takes the place of one that was not granted yet.
+	CampaignSoon int
 	// Suspects are peers whose messages contradict what this member knows.
 	Suspects []Suspect
 }

@@ -150,6 +150,15 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		if d.HasArg("quiet") {
 			s.out.Reset()
 		}
+	case "gone":
+		var peer uint64
+		d.ScanArgs(t, "peer", &peer)
+		s.step(m, &Input{PeersGone: []uint64{peer}})
+	case "campaign":
+		s.step(m, &Input{Campaign: true})
+	case "kill":
+		delete(s.members, id)
+		s.printf("%d is dead", id)
 	case "receive":
 		s.receive(t, m, s.parseMessage(t, d, id))
 	case "deliver":
@@ -218,6 +227,9 @@ func (s *script) effects(m *scripted, e *Effects) {
 	for _, id := range e.GivenUp {
 		s.printf("%d: gives up %d", m.id, id)
 	}
+	if e.CampaignSoon > 0 {
+		s.printf("%d: wants to campaign soon, for the %d. time", m.id, e.CampaignSoon)
+	}
 	if e.Membership != nil {
 		s.printf("%d: members %s", m.id, describe(e.Membership))
 	}
@@ -237,6 +249,9 @@ func (s *script) effects(m *scripted, e *Effects) {
 	for _, f := range e.Forwards {
 		s.printf("%d: forward %d requests to %d", m.id, len(f.Requests), f.To)
 		to := s.members[f.To]
+		if to == nil {
+			continue
+		}
 		to.remote = append(to.remote, RemoteRequests{From: m.id, Requests: f.Requests})
 	}
 	for _, r := range e.Replies {
@@ -244,6 +259,9 @@ func (s *script) effects(m *scripted, e *Effects) {
 			s.printf("%d: reply to %d: index %d term %d %s", m.id, r.To, p.Index, p.Term, p.Reason)
 		}
 		to := s.members[r.To]
+		if to == nil {
+			continue
+		}
 		to.replies = append(to.replies, RemoteReplies{From: m.id, Replies: r.Replies})
 	}
 	if a := e.Apply; a != nil {
