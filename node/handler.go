@@ -201,6 +201,11 @@ func (h handler) PeerDown(id uint64) {
 	h.inbox.add(func(in *core.Input) { in.PeersDown = append(in.PeersDown, id) })
 }
 
+// PeerGone implements transport.Handler.
+func (h handler) PeerGone(id uint64) {
+	h.inbox.add(func(in *core.Input) { in.PeersGone = append(in.PeersGone, id) })
+}
+
 // HandleCall implements transport.Handler.
 func (h handler) HandleCall(ctx context.Context, from transport.Hello, in transport.Inbound) (transport.Message, error) {
 	type answered struct {

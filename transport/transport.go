@@ -95,6 +95,15 @@ type Handler interface {
 	// on it and not yet answered may be lost. An attempt to connect that failed
 	// is not told.
 	PeerDown(id uint64)
+	// PeerGone says that the connections with a peer broke and that its address
+	// refused a new one: nobody listens there any more, so the process that was
+	// there is dead, as far as the kernel of its machine can tell. It may live: a
+	// firewall refuses, too. Silence, as of a machine that lost its power or of a
+	// network that is cut, is never told.
+	//
+	// It comes at most once for a connection that broke, soon after PeerDown, and
+	// behind everything that the peer had sent on its own connection.
+	PeerGone(id uint64)
 }
 
 // Transport carries messages between the members of one cluster. All methods

@@ -190,7 +190,9 @@ func (l *link) deliver(batch []transport.Inbound) {
 	inbox := target.inbox(l.node)
 	inbox.Lock()
 	defer inbox.Unlock()
-	handler.HandleMessages(l.node, batch)
+	if l.e.life.Err() == nil { // nothing comes behind PeerGone
+		handler.HandleMessages(l.node, batch)
+	}
 }
 
 func (e *endpoint) inbox(from uint64) *sync.Mutex {
@@ -248,7 +250,21 @@ func (l *link) disconnect() {
 	if l.ctx.Err() == nil {
 		if handler, err := l.e.enter(); err == nil {
 			handler.PeerDown(l.id)
+			l.tellGone(handler, target.address)
 			l.e.wg.Done()
 		}
 	}
+}
+
+// tellGone tells this side when nobody listens any more where it was connected to,
+// unless the member was moved from there. Across a cut there is only silence.
+func (l *link) tellGone(handler transport.Handler, address string) {
+	if l.where() != address || !l.e.net.refuses(l.e.address, address) {
+		return
+	}
+	// A batch of the peer's that is being handed over comes first.
+	inbox := l.e.inbox(l.id)
+	inbox.Lock()
+	defer inbox.Unlock()
+	handler.PeerGone(l.id)
 }

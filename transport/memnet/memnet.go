@@ -97,7 +97,8 @@ func (n *Network) Heal() {
 }
 
 // Break ends the connections between two addresses, as a reset would: both
-// sides are told PeerDown, and the next message makes a new connection.
+// sides are told PeerDown, and the next message makes a new connection. Nobody is
+// told PeerGone, as both listen.
 func (n *Network) Break(a, b string) {
 	n.mu.Lock()
 	ends := [...]*endpoint{n.listening[a], n.listening[b]}
@@ -154,6 +155,14 @@ func (n *Network) find(from, to string, bothWays bool) (*endpoint, error) {
 		return e, nil
 	}
 	return nil, fmt.Errorf("nobody listens at %s", to)
+}
+
+// refuses says whether an attempt to connect is answered with a refusal, as by a
+// machine on which nobody listens at that address.
+func (n *Network) refuses(from, to string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.listening[to] == nil && !n.cuts[direction{from, to}] && !n.cuts[direction{to, from}]
 }
 
 // source is the source of chance of one link.

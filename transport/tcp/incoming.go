@@ -127,6 +127,27 @@ func (t *Transport) receiveBatches(c *conn, from uint64) error {
 	}
 }
 
+// connectOthers makes the connections to all peers but one, where there are none. If
+// that one led, the others have an election before them, and may never have had
+// anything to say to each other before.
+func (t *Transport) connectOthers(id uint64) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for other, p := range t.peers {
+		if other != id {
+			p.want()
+		}
+	}
+}
+
+// flowing says whether a peer has a connection for its messages to this member, or
+// what came on one is still being handed over: then it lives, or has not died yet.
+func (t *Transport) flowing(id uint64) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.flows[id] != nil
+}
+
 // hurryPeer ends the wait before dialing a peer that is evidently alive.
 func (t *Transport) hurryPeer(id uint64) {
 	t.mu.RLock()

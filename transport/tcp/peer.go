@@ -2,8 +2,11 @@ package tcp
 
 import (
 	"context"
+	"errors"
+	"io"
 	"math/rand/v2"
 	"sync"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -13,7 +16,17 @@ import (
 
 const (
 	backoffMin = 20 * time.Millisecond
-	backoffMax = 2 * time.Second
+	backoffMax = time.Second
+	// A peer whose connection broke is dialed again at once, whether or not anything
+	// waits for it: so a dead process is known by its address that refuses. It takes
+	// a few attempts, with pauses that double from redialPauseMin (30 ms at most in all), as
+	// a process that dies may close what it listens on behind its connections. After
+	// briefMax connections in a row that lasted less than briefTime the next one waits
+	// until there is something to send, as any other.
+	redialsMax     = 5
+	redialPauseMin = 2 * time.Millisecond
+	briefTime      = time.Second
+	briefMax       = 3
 	// What a sender keeps of its memory when it falls idle.
 	keepFrameBytes = 1 << 20
 	keepMessages   = 1 << 14
@@ -35,6 +48,8 @@ type peer struct {
 	// abort ends the attempt to connect, or the connection, that is under way.
 	abort context.CancelFunc
 	queue []outgoing
+	// up: there is a connection. wanted: one is to be made, though nothing waits for it.
+	up, wanted bool
 	// messages and bytes are what was queued and is not yet written or dropped,
 	// so they cover what the sender has taken from queue, too.
 	messages int
@@ -44,6 +59,10 @@ type peer struct {
 	spare    []outgoing
 	frame    []byte
 	failures int // attempts to connect since the last one that succeeded
+	// redials is how many attempts are left to learn why the connection broke; brief
+	// counts the connections in a row that lasted less than briefTime, and broke though
+	// the process at the other end lived.
+	redials, brief int
 }
 
 func newPeer(t *Transport, id uint64, address string) *peer {
@@ -131,7 +150,7 @@ func (p *peer) drop(items []outgoing) {
 
 // run is the sender. It ends when the peer is removed.
 func (p *peer) run() {
-	for p.waitQueued() {
+	for p.redials > 0 || p.waitQueued() {
 		if !p.session() {
 			p.pause()
 		}
@@ -139,16 +158,30 @@ func (p *peer) run() {
 	p.drop(p.take())
 }
 
-// waitQueued returns false when the peer is removed.
+// want has a connection made, if there is none.
+func (p *peer) want() {
+	p.mu.Lock()
+	p.wanted = !p.up
+	p.mu.Unlock()
+	signal(p.wake)
+}
+
+func (p *peer) setUp(up bool) {
+	p.mu.Lock()
+	p.up, p.wanted = up, false
+	p.mu.Unlock()
+}
+
+// waitQueued waits for a reason to connect. It returns false when the peer is removed.
 func (p *peer) waitQueued() bool {
 	for {
 		p.mu.Lock()
-		queued := len(p.queue)
+		reason := len(p.queue) > 0 || p.wanted
 		p.mu.Unlock()
 		if p.ctx.Err() != nil {
 			return false
 		}
-		if queued > 0 {
+		if reason {
 			return true
 		}
 		select {
@@ -159,12 +192,13 @@ func (p *peer) waitQueued() bool {
 }
 
 // session makes one connection and uses it until it breaks. It returns true
-// when the next one need not wait, because the peer was moved.
-func (p *peer) session() (moved bool) {
+// when the next one need not wait, because the peer was moved or is to be looked
+// for at once.
+func (p *peer) session() (atOnce bool) {
 	p.mu.Lock()
 	address := p.address
 	ctx, cancel := context.WithCancel(p.ctx)
-	p.abort = cancel
+	p.abort, p.wanted = cancel, false
 	p.mu.Unlock()
 	defer cancel()
 
@@ -175,15 +209,55 @@ func (p *peer) session() (moved bool) {
 	c, _, err := p.t.open(ctx, address, purposeMessages, p.id)
 	if err != nil {
 		if p.where() != address {
+			p.redials = 0
 			return true
 		}
 		p.cannotConnect(address, err)
 		return false
 	}
-	p.failures = 0
+	p.failures, p.redials = 0, 0
 	p.t.log.Info("connected", zap.Uint64("member", p.id), zap.String("address", address))
+	began := time.Now()
+	p.setUp(true)
 	p.serve(ctx, c)
-	return p.where() != address
+	p.setUp(false)
+	return p.where() != address || p.redialSoon(time.Since(began))
+}
+
+// redialSoon begins the attempts to learn why a connection broke that had lasted so
+// long.
+func (p *peer) redialSoon(lasted time.Duration) bool {
+	if p.brief++; lasted >= briefTime {
+		p.brief = 0
+	}
+	if p.ctx.Err() != nil || p.brief > briefMax {
+		return false
+	}
+	p.redials = redialsMax
+	return true
+}
+
+// redialFailed learns from one of those attempts.
+func (p *peer) redialFailed(err error) {
+	refused := errors.Is(err, syscall.ECONNREFUSED)
+	switch {
+	case p.ctx.Err() != nil || !refused && !cutOff(err):
+		p.redials = 0 // silence, or an answer: either way it is not known to be dead
+	case refused && !p.t.flowing(p.id):
+		p.redials, p.brief = 0, 0
+		p.t.log.Info("nobody listens there any more", zap.Uint64("member", p.id), zap.String("address", p.where()))
+		p.t.handler.PeerGone(p.id)
+		p.t.connectOthers(p.id)
+	default:
+		p.redials-- // it may be in the middle of dying
+	}
+}
+
+// cutOff says whether a handshake ended as it does when the process at the other
+// end dies.
+func cutOff(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 // cannotConnect drops what is queued: raft sends anew what matters, and nothing
@@ -194,13 +268,21 @@ func (p *peer) cannotConnect(address string, err error) {
 		level = zap.WarnLevel
 	}
 	p.t.log.Log(level, "cannot connect", zap.Uint64("member", p.id), zap.String("address", address), zap.Error(err))
-	p.failures++
+	if p.redials > 0 {
+		p.redialFailed(err)
+	}
+	if p.redials == 0 {
+		p.failures++
+	}
 	p.drop(p.take())
 }
 
 // pause waits before the next attempt, longer after each that failed.
 func (p *peer) pause() {
 	d := min(backoffMin<<min(p.failures, 10), backoffMax)
+	if p.redials > 0 {
+		d = redialPauseMin << (redialsMax - p.redials - 1)
+	}
 	timer := time.NewTimer(d/2 + rand.N(d/2))
 	defer timer.Stop()
 	select {

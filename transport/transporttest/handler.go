@@ -25,7 +25,8 @@ type Handler struct {
 
 	accepted         []transport.Hello
 	messages         map[uint64][]transport.Inbound
-	downs            map[uint64]int
+	downs, gone      map[uint64]int
+	beforeGone       map[uint64]int
 	refusals         []string
 	snapshots, calls int
 }
@@ -38,6 +39,9 @@ func NewHandler(id uint64) *Handler {
 		self:     transport.Hello{Cluster: 1, Node: id, Incarnation: id + 100},
 		messages: make(map[uint64][]transport.Inbound),
 		downs:    make(map[uint64]int),
+		gone:     make(map[uint64]int),
+
+		beforeGone: make(map[uint64]int),
 	}
 }
 
@@ -95,6 +99,21 @@ func (h *Handler) Downs(id uint64) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.downs[id]
+}
+
+// Gone returns how often PeerGone was called for a member.
+func (h *Handler) Gone(id uint64) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.gone[id]
+}
+
+// ReceivedBeforeGone returns how many messages had come from a member when PeerGone
+// was called for it last.
+func (h *Handler) ReceivedBeforeGone(id uint64) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.beforeGone[id]
 }
 
 // Snapshots returns how many snapshots began to be handled.
@@ -181,6 +200,14 @@ func (h *Handler) PeerDown(id uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.downs[id]++
+}
+
+// PeerGone implements transport.Handler.
+func (h *Handler) PeerGone(id uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.gone[id]++
+	h.beforeGone[id] = len(h.messages[id])
 }
 
 // Bytes is a message that is its own encoding.

@@ -34,6 +34,7 @@ func Run(t *testing.T, listen func(t *testing.T) transport.Transport) {
 		{"RefusedByDialer", testRefusedByDialer},
 		{"WrongMember", testWrongMember},
 		{"PeerDownAndBack", testPeerDownAndBack},
+		{"PeerGone", testPeerGone},
 		{"RemovePeer", testRemovePeer},
 		{"Call", testCall},
 		{"CallCancelled", testCallCancelled},
@@ -256,6 +257,58 @@ func testPeerDownAndBack(t *testing.T, listen func() transport.Transport) {
 		t.Fatalf("Close: %v", err)
 	}
 	Until(t, "the receiving side hears of the end as well", func() bool { return again.h.Downs(1) > 0 })
+}
+
+// testPeerGone: that nobody listens any more is told once, behind all that the peer
+// had sent, and not of a connection that merely broke.
+func testPeerGone(t *testing.T, listen func() transport.Transport) {
+	a, b := start(t, listen, 1), start(t, listen, 2)
+	a.SetPeer(2, b.Address())
+	b.SetPeer(1, a.Address())
+	a.Send(2, 1, number(0))
+	Until(t, "the first message arrives", func() bool { return b.h.Received(1) == 1 })
+	b.RemovePeer(1) // closes the connection, and lives
+	b.SetPeer(1, a.Address())
+	Until(t, "a new connection is made", func() bool {
+		a.Send(2, 1, number(1))
+		return b.h.Received(1) > 1
+	})
+	if n := a.h.Gone(2); n != 0 {
+		t.Errorf("PeerGone was called %d times for a member that lives", n)
+	}
+
+	const count = 500
+	for i := range uint64(count) {
+		b.Send(1, 1, number(i))
+	}
+	Until(t, "messages are on their way", func() bool { return a.h.Received(2) > 0 })
+	if err := b.Close(); err != nil {
+		t.Fatalf("Close: %v", err)
+	}
+	Until(t, "the other side hears that nobody listens there any more", func() bool { return a.h.Gone(2) > 0 })
+	if early, n := a.h.ReceivedBeforeGone(2), a.h.Received(2); early != n {
+		t.Errorf("%d messages came before PeerGone, and %d behind it", early, n-early)
+	}
+
+	again := startWith(t, listen, NewHandler(2))
+	a.SetPeer(2, again.Address())
+	Until(t, "messages arrive where it came back", func() bool {
+		a.Send(2, 1, number(2))
+		return again.h.Received(1) > 0
+	})
+	if n := a.h.Gone(2); n != 1 {
+		t.Errorf("PeerGone was called %d times for one break", n)
+	}
+	a.RemovePeer(2)
+	if err := again.Close(); err != nil {
+		t.Fatalf("Close: %v", err)
+	}
+	if err := a.Close(); err != nil {
+		t.Fatalf("Close: %v", err)
+	}
+	if n := a.h.Gone(2); n != 1 {
+		t.Errorf("PeerGone was called for a member that was removed on purpose")
+	}
 }
 
 func testRemovePeer(t *testing.T, listen func() transport.Transport) {
