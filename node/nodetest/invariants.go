@@ -98,6 +98,15 @@ type view struct {
 	// damaged: its disk is not what it wrote, and it may say so and not start.
 	// forgets: it lost all of what it promised, and nobody can hold it to that.
 	damaged, forgets bool
+	// lead is its leader, in leadTerm, at the last look, and heard is when it heard of
+	// that last, in ticks of its clock. gone are those of whom it was told that nobody
+	// listens there any more, since it began to follow them.
+	lead, leadTerm uint64
+	ticks, heard   int
+	gone           map[uint64]bool
+	// granted is the highest term for which another one gave it a pre-vote, or told it
+	// to campaign.
+	granted uint64
 }
 
 type stampedTerm struct {
@@ -340,6 +349,10 @@ func (c *checker) sent(m *member, msg *raftpb.Message) {
 		if hs.Term < msg.Term || hs.Term == msg.Term && hs.Vote != m.id {
 			c.w.fail("votes are durable", "%s asks for votes in term %d, and on its disk is a vote for %x in term %d", m.name(), msg.Term, hs.Vote, hs.Term)
 		}
+		// A late pre-vote for the term before counts as well: raft takes it for a new one.
+		if msg.Term > v.granted+1 {
+			c.w.fail("whoever campaigns has pre-votes", "%s asks for votes in term %d without a pre-vote of another one, and was not told to", m.name(), msg.Term)
+		}
 		if msg.Term > v.term {
 			v.term, v.vote = msg.Term, m.id
 		}
@@ -395,6 +408,7 @@ func (c *checker) looked(m *member) {
 	st := m.status()
 	v := &m.view
 	c.born(m)
+	c.followed(m, st)
 	if st.Commit < v.commit {
 		c.w.fail("commit grows", "%s is committed up to %d, and was up to %d", m.name(), st.Commit, v.commit)
 	}
@@ -420,6 +434,47 @@ func (c *checker) looked(m *member) {
 		c.leaders[st.Term] = m.id
 		c.w.tell(m, "leads in term %d", st.Term)
 		c.complete(m)
+	}
+}
+
+// heard notes that a member hears of its leader, or gets what it needs to campaign.
+func (c *checker) heard(m *member, msg *raftpb.Message) {
+	v := &m.view
+	switch {
+	case msg.Type == raftpb.MsgHeartbeat && msg.From == v.lead && msg.Term == v.leadTerm:
+		v.heard = v.ticks
+	case msg.Type == raftpb.MsgPreVoteResp && !msg.Reject:
+		v.granted = max(v.granted, msg.Term)
+	case msg.Type == raftpb.MsgTimeoutNow:
+		v.granted = max(v.granted, msg.Term+1)
+	}
+}
+
+// gone notes that a member is told that nobody listens any more where another was.
+func (c *checker) gone(m *member, id uint64) {
+	if m.view.gone == nil {
+		m.view.gone = map[uint64]bool{}
+	}
+	m.view.gone[id] = true
+}
+
+// followed: whoever follows goes on until it has not heard of its leader for an
+// election timeout, or nobody listens any more where that was. A connection that
+// breaks is no reason.
+func (c *checker) followed(m *member, st node.Status) {
+	v := &m.view
+	lead, term := v.lead, v.leadTerm
+	v.lead, v.leadTerm = st.Leader, st.Term
+	if st.Leader != 0 && (st.Leader != lead || st.Term != term) {
+		v.heard = v.ticks
+		delete(v.gone, st.Leader)
+	}
+	if lead == 0 || lead == m.id || st.Leader != 0 || st.Term != term || v.gone[lead] || v.forgets {
+		return
+	}
+	// A turn may be late by a tick, and a message wait for the next turn.
+	if silent := v.ticks - v.heard; silent < c.w.cfg.electionTicks-2 {
+		c.w.fail("a leader is forgotten for a reason", "%s follows %x no more in term %d, heard of it %d ticks ago, and was not refused by it", m.name(), lead, term, silent)
 	}
 }
 

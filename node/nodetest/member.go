@@ -47,6 +47,9 @@ type member struct {
 	ended error
 	gone  bool
 
+	// dark: its machine has no power. Nothing there refuses a connection, and those
+	// that there were do not break.
+	dark bool
 	// paused: the process does not run, and does not know; held is what happened
 	// meanwhile.
 	paused bool
@@ -167,6 +170,7 @@ func (m *member) start() {
 	}
 	w, c := m.w, &m.w.cfg
 	m.life++
+	m.dark = false
 	m.ended, m.due, m.remembered, m.beats = nil, stepped.Work{}, 0, 0
 	before := m.log
 	m.log = nil
@@ -214,6 +218,7 @@ func (m *member) start() {
 // tick lets the member's clock tick, for as long as it lives.
 func (m *member) tick() {
 	m.after(m.clock(m.w.cfg.tick), "tick", func() {
+		m.view.ticks++
 		m.node.Loop(1)
 		m.w.check.looked(m)
 		m.tick()
@@ -324,6 +329,7 @@ func (m *member) stopped(err error) {
 
 // kill ends the process; with power, the machine with it.
 func (m *member) kill(power bool) {
+	m.dark = m.dark || power
 	if m.end != nil {
 		m.end.close()
 	}

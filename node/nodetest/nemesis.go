@@ -80,6 +80,7 @@ var faults = []fault{
 	{"left-behind", 12 * time.Second, (*nemesis).leaveBehind},
 	{"forged", 3 * time.Second, (*nemesis).forge},
 	{"abandoned", 15 * time.Second, (*nemesis).abandon},
+	{"firewall", 10 * time.Second, (*nemesis).firewall},
 }
 
 // FaultNames lists the kinds of faults.
@@ -394,6 +395,22 @@ func (n *nemesis) oneWay() {
 		n.w.net.cut(all[0], all[1])
 		n.healLater()
 	}
+}
+
+// firewall has a living member refuse the connections of another one, which will
+// take it for dead: often the leader, as nobody else is missed.
+func (n *nemesis) firewall() {
+	all := n.addresses()
+	if len(all) < 2 {
+		return
+	}
+	from, to := all[0], all[1]
+	if l := n.w.leader(); l != nil && l.address != from {
+		to = l.address
+	}
+	n.tell(nil, "%s refuses connections from %s", to, from)
+	n.w.net.wall(from, to)
+	n.healLater()
 }
 
 // bridge cuts the cluster in two halves that share one member.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -20,8 +21,13 @@ type network struct {
 	ends map[string]*endpoint
 	// cuts are the directions in which nothing arrives.
 	cuts map[direction]bool
+	// walls are the directions in which connections are refused, though somebody
+	// listens: firewalls.
+	walls map[direction]bool
 	// clogs hold everything back until a moment.
 	clogs map[direction]time.Duration
+	// losses are how many messages of a hundred are lost on the way, beside lose.
+	losses map[direction]int
 	// fast and slow bound how long a message takes; the rest is what befalls it,
 	// one in so many (0: never).
 	fast, slow                   time.Duration
@@ -41,7 +47,7 @@ type network struct {
 type direction struct{ from, to string }
 
 func newNetwork(w *world) *network {
-	n := &network{w: w, ends: map[string]*endpoint{}, cuts: map[direction]bool{}, clogs: map[direction]time.Duration{}}
+	n := &network{w: w, ends: map[string]*endpoint{}, cuts: map[direction]bool{}, walls: map[direction]bool{}, losses: map[direction]int{}, clogs: map[direction]time.Duration{}}
 	n.calm()
 	return n
 }
@@ -51,10 +57,27 @@ func (n *network) calm() {
 	n.fast, n.slow = 50*time.Microsecond, 500*time.Microsecond
 	n.lose, n.double, n.late, n.breaking = 0, 0, 0, 0
 	clear(n.clogs)
+	clear(n.losses)
 }
 
-// heal mends every cut.
-func (n *network) heal() { clear(n.cuts) }
+// heal mends every cut, and takes the firewalls away.
+func (n *network) heal() {
+	clear(n.cuts)
+	clear(n.walls)
+}
+
+// wall breaks the connections between two addresses, and refuses new ones from one
+// to the other.
+func (n *network) wall(from, to string) {
+	n.walls[direction{from, to}] = true
+	for _, d := range []direction{{from, to}, {to, from}} {
+		if e := n.ends[d.from]; e != nil && e.links[d.to] != nil {
+			if l := e.links[d.to]; l.to != nil && l.to.alive() {
+				e.lose(l)
+			}
+		}
+	}
+}
 
 func (n *network) cut(from, to string) { n.cuts[direction{from, to}] = true }
 
@@ -79,12 +102,27 @@ func (n *network) reachable(from, to string) (*endpoint, error) {
 	switch {
 	case n.cuts[direction{from, to}] || n.cuts[direction{to, from}]:
 		return nil, fmt.Errorf("%s is cut off from %s", to, from)
+	case n.walls[direction{from, to}]:
+		return nil, fmt.Errorf("%s refuses connections from %s", to, from)
 	case e == nil || e.handler == nil:
 		return nil, fmt.Errorf("nobody listens at %s", to)
 	case e.m.paused:
 		return nil, fmt.Errorf("%s does not answer", to)
 	}
 	return e, nil
+}
+
+// refuses says whether an attempt to connect is refused: nobody listens, and the
+// machine is up and can be reached, or a firewall says so. All else is silence.
+func (n *network) refuses(from, to string) bool {
+	if n.cuts[direction{from, to}] || n.cuts[direction{to, from}] {
+		return false
+	}
+	if n.walls[direction{from, to}] {
+		return true
+	}
+	dark := slices.ContainsFunc(n.w.members, func(m *member) bool { return m.address == to && m.dark })
+	return n.ends[to] == nil && !dark
 }
 
 // endpoint is the transport of one life of a member.
@@ -205,6 +243,9 @@ func (e *endpoint) connect(l *link, address string) {
 	if err != nil {
 		return // and what waited is lost
 	}
+	if l.to != nil { // its machine lost its power, and is up again: now it tells
+		e.handler.PeerDown(l.to.m.id)
+	}
 	l.to = to
 	for _, p := range waiting {
 		if l.to == nil {
@@ -251,6 +292,9 @@ func (e *endpoint) deliver(l *link, address string, p parcel) {
 	if n.lose > 0 && n.w.oneIn(n.lose) {
 		times = 0
 	}
+	if percent := n.losses[direction{e.m.address, address}]; percent > 0 && n.w.rnd.IntN(100) < percent {
+		times = 0
+	}
 	from, to := e.m.id, l.to
 	for range times {
 		what := "message"
@@ -263,6 +307,9 @@ func (e *endpoint) deliver(l *link, address string, p parcel) {
 			}
 			n.w.mixBytes(p.payload)
 			n.w.tell(at.m, "  gets %s", what)
+			if p.raft != nil {
+				n.w.check.heard(at.m, p.raft)
+			}
 			at.handler.HandleMessages(from, []transport.Inbound{{Kind: p.kind, Payload: p.payload}})
 		}
 		arrive := func(to *endpoint) {
@@ -303,14 +350,36 @@ func (e *endpoint) lose(l *link) {
 	if to.alive() {
 		tell(to, e)
 	}
+	e.redial(l, to)
+}
+
+// redial looks at once for a peer whose connection broke, as transport/tcp does: an
+// address that refuses tells that the process there is dead. What it had sent has
+// arrived by then, but for what is late.
+func (e *endpoint) redial(l *link, lost *endpoint) {
+	address, id := lost.m.address, lost.m.id
+	e.m.after(e.net.slow+e.net.travel(e.m.address, address), "redial", func() {
+		switch {
+		case e.peers[id] != address || l.to != nil:
+		case e.net.refuses(e.m.address, address):
+			e.net.w.tell(e.m, "  is refused by %s: nobody listens there", lost.m.name())
+			e.net.w.check.gone(e.m, id)
+			e.handler.PeerGone(id)
+		case !l.connecting:
+			e.connect(l, address)
+		}
+	})
 }
 
 // close ends the process's part in the network. Those that are connected to it
-// notice, if the network lets them.
+// notice, if the network lets them, and if its machine is still there to tell.
 func (e *endpoint) close() {
 	n := e.net
 	if n.ends[e.m.address] == e {
 		delete(n.ends, e.m.address)
+	}
+	if e.m.dark {
+		return
 	}
 	for _, m := range n.w.members {
 		other := m.end
@@ -322,6 +391,7 @@ func (e *endpoint) close() {
 			if !n.cuts[direction{e.m.address, m.address}] {
 				id := e.m.id
 				m.after(n.travel(e.m.address, m.address), "peer down", func() { other.handler.PeerDown(id) })
+				other.redial(l, e)
 			}
 		}
 	}

@@ -205,12 +205,17 @@ var commands = map[string]func(*scenario){
 
 	"partition": (*scenario).partition,
 	"cut":       func(s *scenario) { s.w.net.cut(s.member("from").address, s.member("to").address) },
-	"heal":      func(s *scenario) { s.w.net.heal(); s.w.net.calm() },
-	"net":       (*scenario).net,
-	"hold":      func(s *scenario) { s.rule("hold") },
-	"lose":      func(s *scenario) { s.rule("lose") },
-	"copy":      func(s *scenario) { s.rule("copy") },
-	"release":   (*scenario).release,
+	"firewall":  func(s *scenario) { s.w.net.wall(s.member("from").address, s.member("to").address) },
+	"loss": func(s *scenario) {
+		d := direction{s.member("from").address, s.member("to").address}
+		s.w.net.losses[d] = int(s.number("percent", 0))
+	},
+	"heal":    func(s *scenario) { s.w.net.heal(); s.w.net.calm() },
+	"net":     (*scenario).net,
+	"hold":    func(s *scenario) { s.rule("hold") },
+	"lose":    func(s *scenario) { s.rule("lose") },
+	"copy":    func(s *scenario) { s.rule("copy") },
+	"release": (*scenario).release,
 
 	"status":    (*scenario).status,
 	"values":    (*scenario).values,
@@ -757,7 +762,7 @@ func (s *scenario) crash() {
 }
 
 func (s *scenario) kill(m *member) {
-	if s.d.HasArg("power") {
+	if m.dark = s.d.HasArg("power"); m.dark {
 		m.disk.plug(m.disk.mem.CrashLosingAll())
 	}
 	m.kill(s.d.HasArg("torn"))
@@ -771,6 +776,7 @@ func (s *scenario) crashWhenAnswered(m *member, c *call) {
 		w.runUntil(w.todo[0].at)
 	}
 	m.disk.plug(m.disk.mem.CrashLosingAll())
+	m.dark = true
 	m.kill(false)
 }
 
@@ -813,6 +819,9 @@ func (s *scenario) begin(m *member, n int) (life int, finished *bool) {
 			write(w.leader())
 		}
 		s.within("all are equal", s.equal)
+		if m.machine.durable {
+			m.machine.save() // else there may be nothing new to take
+		}
 		m.disk.crashIn = n
 		m.node.Snapshot(func(uint64, error) { *finished = true })
 	case "proposal":
