@@ -201,6 +201,33 @@ func TestClusterSurvivesRestarts(t *testing.T) {
 	}
 }
 
+// The leader's process is killed, three times, while somebody writes through a survivor:
+// another one leads, and the writes go on. How soon is measured by scripts/failover-bench
+// and asserted nowhere.
+func TestFailover(t *testing.T) {
+	cl := startCluster(t)
+	c := client(t, nil, cl.endpoints...)
+	for trial := range 3 {
+		leader := cl.leader(c)
+		survivor := client(t, nil, cl.endpoints[(leader+1)%3])
+		if _, err := survivor.Put(t.Context(), "trial", fmt.Sprint(trial)); err != nil {
+			t.Fatal(err)
+		}
+		cl.processes[leader].kill()
+		until(t, func(ctx context.Context) error {
+			try, cancel := context.WithTimeout(ctx, 5*time.Second)
+			defer cancel()
+			_, err := survivor.Put(try, "after", fmt.Sprint(trial))
+			return err
+		})
+		cl.start(leader)
+		cl.processes[leader].waitReady()
+		if v := get(t, client(t, nil, cl.endpoints[leader]), "after"); v != fmt.Sprint(trial) {
+			t.Errorf("trial %d: the member that came back reads %q", trial, v)
+		}
+	}
+}
+
 // leader returns which process leads.
 func (c *cluster) leader(cl *clientv3.Client) int {
 	c.t.Helper()
