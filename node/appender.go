@@ -64,8 +64,9 @@ type appender struct {
 
 	// full: the disk is. Proposals are refused, while what the cluster needs for
 	// itself goes into what is left of the current file. stuck: nothing is left,
-	// and the backlog waits. Any goroutine may read them.
-	full, stuck atomic.Bool
+	// and the backlog waits. waits: it does so now, and is not being tried again,
+	// which may hang. Any goroutine may read them.
+	full, stuck, waits atomic.Bool
 }
 
 // appendJob is an append, the mark of a local snapshot, or a reason to look at
@@ -171,7 +172,10 @@ func (a *appender) sort(jobs []appendJob) (again bool, err error) {
 		case notWoken:
 			if j.mark != nil && a.stuck.Load() {
 				// It needs nothing of what waits, and may free what that waits for.
-				if err := a.special(j); err != nil {
+				a.node.watchdog.log.begin()
+				err := a.special(j)
+				a.node.watchdog.log.end()
+				if err != nil {
 					return false, err
 				}
 				again = again || a.store.Reserved()
@@ -202,6 +206,7 @@ func (a *appender) work() error {
 		return nil
 	}
 	start := a.node.host.now()
+	a.waits.Store(false)
 	n, err := a.do(a.backlog)
 	a.backlog = slices.Delete(a.backlog, 0, n)
 	if errors.Is(err, wal.ErrNoSpace) {
@@ -209,6 +214,7 @@ func (a *appender) work() error {
 		err = nil
 	}
 	a.stuck.Store(len(a.backlog) > 0)
+	a.waits.Store(len(a.backlog) > 0)
 	if n > 0 {
 		a.unproven = true
 		// On a slow disk a caller's pauses are longer.
@@ -222,12 +228,14 @@ func (a *appender) work() error {
 func (a *appender) do(jobs []appendJob) (done int, err error) {
 	for done < len(jobs) {
 		n := group(jobs[done:])
+		a.node.watchdog.log.begin()
 		if n > 0 {
 			err = a.write(jobs[done : done+n])
 		} else {
 			n = 1
 			err = a.special(&jobs[done])
 		}
+		a.node.watchdog.log.end()
 		if err != nil {
 			return done, err
 		}
@@ -312,7 +320,9 @@ func (a *appender) idle() error {
 		return nil
 	}
 	a.unproven = false
+	a.node.watchdog.log.begin()
 	err := a.store.Idle()
+	a.node.watchdog.log.end()
 	if errors.Is(err, wal.ErrNoSpace) {
 		a.noSpace(err)
 		return nil
@@ -328,7 +338,10 @@ func (a *appender) reserveAhead() {
 	}
 	a.reserving = true
 	a.node.host.helper(&a.reserve, func() {
-		a.jobs.put(appendJob{wake: wakeReserved, err: a.store.Reserve()})
+		a.node.watchdog.files.begin()
+		err := a.store.Reserve()
+		a.node.watchdog.files.end()
+		a.jobs.put(appendJob{wake: wakeReserved, err: err})
 	})
 }
 

@@ -88,6 +88,17 @@ type Config struct {
 	// silent before the leader gives it up and removes it. 0: 600.
 	JoinTimeoutTicks int
 
+	// StallTicks is for how long a write to the log may not return before a leader
+	// hands leadership over, and goes on trying to. 0: one and a half times
+	// ElectionTicks: a disk that hangs costs hardly more than a leader that dies, one
+	// that takes some 100 ms now and then costs nothing, and what other members
+	// forwarded is not given up yet. Negative: it stays.
+	StallTicks int
+	// StallLimit is for how long a read or write of the disk may not return before the
+	// node stops with ErrDiskStalled, whoever leads. A disk that is full is not
+	// meant. 0: 1 min. Negative: it waits for ever, and so does Close.
+	StallLimit time.Duration
+
 	// Logger of what an operator should know. nil: silent.
 	Logger *zap.Logger
 	// Events are called in order from one goroutine.
@@ -118,6 +129,9 @@ type Events struct {
 	SnapshotInstalled func(SnapshotInfo)
 	// PeerRefused: a connection from or to a peer was refused, and why.
 	PeerRefused func(id uint64, reason error)
+	// DiskStalled: a write to the log has not returned for so long, which is more
+	// than Config.StallTicks. It is called once each time.
+	DiskStalled func(time.Duration)
 }
 
 // withDefaults returns cfg with every zero value replaced, or what is wrong
@@ -147,6 +161,8 @@ func (cfg Config) withDefaults() (Config, error) {
 	zero(&cfg.PromoteLagMax, 1_000)
 	zero(&cfg.PromoteStableTicks, 3)
 	zero(&cfg.JoinTimeoutTicks, 600)
+	zero(&cfg.StallTicks, cfg.ElectionTicks+cfg.ElectionTicks/2)
+	zero(&cfg.StallLimit, time.Minute)
 	if cfg.ElectionTicks <= cfg.HeartbeatTicks {
 		return cfg, fmt.Errorf("node: Config.ElectionTicks %d must be above HeartbeatTicks %d", cfg.ElectionTicks, cfg.HeartbeatTicks)
 	}

@@ -53,6 +53,9 @@ var (
 	// ErrCorrupt: a file holds bytes that Octopii did not write. The error names
 	// the file; nothing was changed.
 	ErrCorrupt = errors.New("node: corrupt file")
+	// ErrDiskStalled: the disk did not answer within Config.StallLimit. What hangs
+	// in the operating system cannot be ended but with the process: end it.
+	ErrDiskStalled = errors.New("node: the disk stalled")
 )
 
 // NotLeaderError: the verb needs the leader, and this member is not it.

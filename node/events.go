@@ -1,6 +1,9 @@
 package node
 
-import "sync"
+import (
+	"sync"
+	"time"
+)
 
 // eventsMax bounds the events that wait for a user that is slow.
 const eventsMax = 1024
@@ -87,6 +90,12 @@ func (e *events) snapshotTaken(s SnapshotInfo) {
 func (e *events) snapshotInstalled(s SnapshotInfo) {
 	if f := e.SnapshotInstalled; f != nil {
 		e.add(func() { f(s) })
+	}
+}
+
+func (e *events) diskStalled(d time.Duration) {
+	if f := e.DiskStalled; f != nil {
+		e.add(func() { f(d) })
 	}
 }
 

@@ -276,7 +276,7 @@ func (h handler) HandleSnapshot(from uint64, header []byte, body io.Reader) erro
 
 func (h handler) receive(header octopiipb.SnapshotHeader, body io.Reader) error {
 	header.External = false
-	w, err := h.store.CreateSnapshot(header)
+	w, err := h.createSnapshot(header)
 	if err != nil {
 		return err
 	}

@@ -20,6 +20,9 @@ type host interface {
 	// timer returns a timer that is stopped.
 	timer(f func()) stepped.Timer
 	now() time.Time
+	// await returns nil when f has ended. If it has not a while after limit was closed
+	// it is left behind, and what is returned is closed when it has.
+	await(f func(), limit <-chan struct{}) <-chan struct{}
 	decided(*core.Effects)
 }
 
@@ -34,6 +37,29 @@ func (machine) timer(f func()) stepped.Timer {
 	t := time.AfterFunc(time.Hour, f)
 	t.Stop()
 	return t
+}
+
+// abandonAfter is how long what may hang has to end once it is known that the disk
+// does.
+const abandonAfter = time.Second
+
+func (machine) await(f func(), limit <-chan struct{}) <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-limit:
+	}
+	select {
+	case <-done:
+		return nil
+	case <-time.After(abandonAfter):
+		return done
+	}
 }
 
 // callTimeout is how long an answer to a call may take.

@@ -88,7 +88,7 @@ func (b *inbox) take(in *core.Input, calls []func()) []func() {
 
 // reset empties an input and keeps its room.
 func reset(in *core.Input) {
-	in.Ticks, in.NoSpace, in.Campaign = 0, false, false
+	in.Ticks, in.NoSpace, in.Stuck, in.Campaign = 0, false, false, false
 	empty(&in.Messages)
 	empty(&in.Appended)
 	empty(&in.Applied)

@@ -34,6 +34,7 @@ type loop struct {
 	campaign stepped.Timer
 	// lonely is for how many ticks no leader was known.
 	lonely int
+	disk   diskState
 	// answers are given to callers when the status is published.
 	answers []func()
 }
@@ -73,6 +74,7 @@ func (l *loop) startCore(start octopiipb.SnapshotHeader, applied uint64) error {
 		PromoteLagMax:       l.cfg.PromoteLagMax,
 		PromoteStableTicks:  l.cfg.PromoteStableTicks,
 		JoinTimeoutTicks:    l.cfg.JoinTimeoutTicks,
+		StallTicks:          max(0, l.cfg.StallTicks),
 		ProposalBytesMax:    l.cfg.ProposalBytesMax,
 		WaitingBytesMax:     4 * l.cfg.PendingBytesMax,
 		ReadSeed:            randomID(),
@@ -117,12 +119,14 @@ func (l *loop) turn(ticks int) bool {
 		return false
 	default:
 	}
+	l.watchdog.loop.begin()
+	defer l.watchdog.loop.end()
 	l.calls = l.inbox.take(&l.input, l.calls)
 	for _, call := range l.calls {
 		call()
 	}
 	l.input.Ticks = ticks
-	l.input.NoSpace = l.appender.full.Load()
+	l.input.NoSpace, l.input.Stuck = l.appender.full.Load(), l.appender.waits.Load()
 	l.step()
 	return true
 }
@@ -151,6 +155,7 @@ func (l *loop) step() {
 	l.carryOut(eff)
 	if l.input.Ticks > 0 {
 		l.snapshots.maybeTake()
+		l.disk.look(l, l.core.Status().Unwritten)
 		l.knock(l.input.Ticks)
 	}
 	for _, o := range eff.Outcomes {
@@ -348,6 +353,7 @@ func (l *loop) publish() {
 		st.FirstIndex, _ = l.store.FirstIndex()
 		st.LastIndex, _ = l.store.LastIndex()
 		st.SnapshotIndex = l.store.SnapshotIndex()
+		st.DiskStalled = time.Duration(c.Unwritten) * l.cfg.TickInterval
 		st.Membership = l.public
 		if l.input.Ticks > 0 && c.Role == raft.StateLeader {
 			l.core.VisitProgress(func(id, match uint64, state string, alive bool) {

@@ -61,6 +61,13 @@ func (m *mailbox[T]) waiting() bool {
 	return len(m.items) > 0 || m.closed
 }
 
+// queued says whether there are items.
+func (m *mailbox[T]) queued() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.items) > 0
+}
+
 // close lets take return what is left, and then false. The channel stays open:
 // somebody may be about to send on it.
 func (m *mailbox[T]) close() {

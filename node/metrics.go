@@ -42,6 +42,7 @@ func newMetrics(n *Node) (*metrics, error) {
 	add("members", "Members of the cluster.", func(s Status) float64 { return float64(len(s.Membership.Members)) })
 	add("pending_proposals", "Calls that wait for their outcome on this member.", func(Status) float64 { return float64(n.pending.Load()) })
 	add("no_space", "1 if the disk is full and proposals are refused.", func(s Status) float64 { return oneIf(s.NoSpace) })
+	add("disk_stalled_seconds", "For how long the oldest write to the log has not returned.", func(s Status) float64 { return s.DiskStalled.Seconds() })
 	if n.cfg.Metrics == nil {
 		return m, nil
 	}

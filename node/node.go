@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -33,6 +34,7 @@ type Node struct {
 	applier  *applier
 	events   *events
 	metrics  *metrics
+	watchdog watchdog
 	watch    watch
 	// snapshots belongs to the loop.
 	snapshots snapshots
@@ -118,6 +120,7 @@ func start(cfg Config, h host) (*Node, error) {
 	n.appender = newAppender(n)
 	n.applier = newApplier(n)
 	n.events = newEvents(h, cfg.Events)
+	n.watchdog.start(n)
 	if err := n.run(); err != nil {
 		return nil, errors.Join(err, n.shutdown())
 	}
@@ -262,6 +265,10 @@ func (n *Node) fatal(err error) {
 // Close hands leadership over first, if this member leads and another one
 // could, and then stops it. It returns when every goroutine has ended and
 // everything is on disk. Further calls wait for the first and return the same.
+//
+// What hangs in a disk that does not answer cannot be ended: when
+// Config.StallLimit is over, Close returns ErrDiskStalled and names what it left
+// behind, which ends, and gives the directory free, if the disk ever answers.
 func (n *Node) Close() error {
 	n.closeOnce.Do(func() {
 		n.handOver()
@@ -275,14 +282,65 @@ func (n *Node) Close() error {
 // other.
 func (n *Node) shutdown() error {
 	n.stop(ErrClosed)
-	n.loop.Wait()
-	err := n.transport.Close()
-	n.appender.close()
-	n.applier.close()
-	n.helpers.Wait()
+	var left leftovers
+	var transportErr, storeErr error
+	left.await(n, "the loop", n.loop.Wait)
+	left.await(n, "the transport", func() { transportErr = n.transport.Close() })
+	left.await(n, "the appender", n.appender.close)
+	left.await(n, "the applier", n.applier.close)
+	left.await(n, "a snapshot", n.helpers.Wait)
 	n.events.close()
 	n.metrics.unregister()
-	return errors.Join(err, n.store.Close())
+	if len(left) == 0 {
+		left.await(n, "the log", func() {
+			n.watchdog.files.begin()
+			defer n.watchdog.files.end()
+			storeErr = n.store.Close()
+		})
+	} else {
+		n.closeLate(left)
+	}
+	n.watchdog.close()
+	if len(left) > 0 {
+		return fmt.Errorf("%w: closed, but for %s, which waits for the disk of %s; end the process", ErrDiskStalled, left.names(), n.cfg.Dir)
+	}
+	return errors.Join(transportErr, storeErr)
+}
+
+// leftovers are what did not end in time when a node stopped, as its disk hangs.
+type leftovers []leftover
+
+type leftover struct {
+	name  string
+	ended <-chan struct{}
+}
+
+// await waits for a part to end, or until there is no hope.
+func (l *leftovers) await(n *Node, name string, f func()) {
+	if ended := n.host.await(f, n.watchdog.expired); ended != nil {
+		*l = append(*l, leftover{name, ended})
+	}
+}
+
+func (l leftovers) names() string {
+	var names []string
+	for _, o := range l {
+		names = append(names, o.name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// closeLate closes the store when everything that uses it has ended after all, so
+// that the directory is free then.
+func (n *Node) closeLate(left leftovers) {
+	go func() {
+		for _, o := range left {
+			<-o.ended
+		}
+		if err := n.store.Close(); err != nil {
+			n.log.Warn("closed late, and not well", zap.Error(err))
+		}
+	}()
 }
 
 // setInitialized tells that this member is part of a cluster.

@@ -97,7 +97,7 @@ func (n *Node) writeSnapshot(header octopiipb.SnapshotHeader, snapshot Snapshot)
 	if snapshot != nil {
 		defer func() { err = errors.Join(err, snapshot.Close()) }()
 	}
-	w, err := n.store.CreateSnapshot(header)
+	w, err := n.createSnapshot(header)
 	if err != nil {
 		return 0, err
 	}

@@ -1,5 +1,7 @@
 package node
 
+import "time"
+
 // Role is what a member is at the moment.
 type Role uint8
 
@@ -34,8 +36,11 @@ type Status struct {
 	// SnapshotIndex is that of the newest durable snapshot or mark.
 	SnapshotIndex uint64
 	// NoSpace: the disk is full, and proposals are refused until there is space.
-	NoSpace    bool
-	Membership Membership
+	NoSpace bool
+	// DiskStalled is for how long the oldest write to the log has not returned, in
+	// whole ticks.
+	DiskStalled time.Duration
+	Membership  Membership
 	// Progress is what the leader knows of its followers, ordered by ID; nil on
 	// others.
 	Progress []Progress

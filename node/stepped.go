@@ -20,7 +20,11 @@ func (steppedHost) unit(*sync.WaitGroup, func())         {}
 func (h steppedHost) helper(_ *sync.WaitGroup, f func()) { h.Go(f) }
 func (h steppedHost) timer(f func()) stepped.Timer       { return h.Timer(f) }
 func (h steppedHost) now() time.Time                     { return h.Now() }
-func (h steppedHost) decided(eff *core.Effects)          { h.Decided(eff) }
+func (h steppedHost) await(f func(), _ <-chan struct{}) <-chan struct{} {
+	f()
+	return nil
+}
+func (h steppedHost) decided(eff *core.Effects) { h.Decided(eff) }
 
 // steppedNode is a Node whose turns somebody else takes. The goroutines of an
 // ordinary one do the same in loops of their own.

@@ -90,7 +90,10 @@ func (d *disk) decide(op vfstest.Op) error {
 	log := d.pause != nil && (op.Kind == vfstest.Write || op.Kind == vfstest.Sync) && path.Ext(op.Path) == ".seg"
 	if log && !d.dead && !d.gone {
 		if op.Kind == vfstest.Sync {
-			d.pause(d.latency())
+			d.pause(d.w.between(d.fast, d.slow))
+			for d.stalled > d.w.now && !d.gone { // it may be mended meanwhile
+				d.pause(min(d.stalled-d.w.now, 100*time.Millisecond))
+			}
 		} else if d.w.oneIn(8) {
 			d.pause(d.w.between(0, d.fast))
 		}

@@ -197,6 +197,7 @@ func (m *member) start() {
 			InflightMessagesMax: c.inflight,
 			PromoteLagMax:       c.promoteLag,
 			JoinTimeoutTicks:    c.joinTimeoutTicks,
+			StallLimit:          c.stallLimit,
 			Logger:              logger,
 		},
 	})

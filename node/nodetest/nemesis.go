@@ -81,6 +81,7 @@ var faults = []fault{
 	{"forged", 3 * time.Second, (*nemesis).forge},
 	{"abandoned", 15 * time.Second, (*nemesis).abandon},
 	{"firewall", 10 * time.Second, (*nemesis).firewall},
+	{"dead-disk", 15 * time.Second, (*nemesis).deadDisk},
 }
 
 // FaultNames lists the kinds of faults.
@@ -468,6 +469,47 @@ func (n *nemesis) stall() {
 	}
 }
 
+// deadDisk lets the leader's disk hang while all others are well and connected:
+// another one must lead soon (hashicorp/raft 503). It comes back, or hangs until
+// the process has ended of it.
+func (n *nemesis) deadDisk() {
+	n.held = true
+	n.mend(n.hopeful())
+	timeout := n.w.cfg.electionTimeout()
+	n.w.at(4*timeout, "a disk dies", func() {
+		l := n.w.leader()
+		if n.over || l == nil || !n.othersRun(l) {
+			n.held = false
+			return
+		}
+		life := l.life
+		l.disk.stalled = n.w.now + 12*timeout
+		if n.w.oneIn(2) {
+			l.disk.stalled = n.w.now + 4*n.w.cfg.stallLimit
+		}
+		n.tell(l, "its disk hangs until %v", l.disk.stalled)
+		once := &client{w: n.w, number: len(n.w.clients) + 1, once: true}
+		once.propose(l) // else it has nothing to write
+		n.w.at(10*timeout, "does another one lead?", func() {
+			n.held = false
+			if !n.over && l.life == life && n.w.leader() == l {
+				n.w.fail("a leader whose disk hangs hands over", "%s leads, and its disk has hung for %v: %s", l.name(), 10*timeout, n.w.summary())
+			}
+		})
+	})
+}
+
+// othersRun says whether a majority runs without one of the voters.
+func (n *nemesis) othersRun(l *member) bool {
+	voters, run := l.status().Membership.Voters(), 0
+	for _, id := range voters {
+		if m := n.member(id); m != l && m.awake() && !m.hopeless() {
+			run++
+		}
+	}
+	return run > len(voters)/2
+}
+
 func (n *nemesis) ioError() {
 	if m := n.someone(); m != nil {
 		kind := pick(n.w.rnd, vfstest.Write, vfstest.Sync, vfstest.Sync, vfstest.SyncDir, vfstest.Rename, vfstest.Create, vfstest.Read)
@@ -634,7 +676,7 @@ func (n *nemesis) rollback() {
 	n.tell(m, "an image of its disk is taken")
 	mem, saved, old := m.disk.mem.Clone(), m.machine.saved, m.view
 	n.later(2*time.Second, 6*time.Second, "rollback", func() {
-		if m.gone || !n.mayLose(m) {
+		if m.gone || n.held || !n.mayLose(m) {
 			return
 		}
 		n.held = true
@@ -692,6 +734,11 @@ func (n *nemesis) stopped(m *member, err error, struck bool) {
 	case errors.Is(err, node.ErrRemoved), errors.Is(err, node.ErrIDReused), errors.Is(err, node.ErrAmnesia):
 		m.gone = true
 	case m.gone:
+	case errors.Is(err, node.ErrDiskStalled):
+		if !n.w.byHand { // the operator has another one put in
+			m.disk.stalled = 0
+			m.restartLater()
+		}
 	case struck || m.view.damaged || m.view.forgets:
 		// The operator starts it again, and once more; and may pull the plug then.
 		m.restartLater()

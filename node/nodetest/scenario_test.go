@@ -331,6 +331,10 @@ func (s *scenario) cluster() {
 	cfg.promoteLag = s.number("promote-lag", 10)
 	cfg.joinTimeoutTicks = int(s.number("join-timeout", 600))
 	cfg.segmentBytes = int64(s.number("segment-bytes", 64<<10))
+	cfg.stallLimit = time.Minute
+	if s.d.HasArg("stall-limit") {
+		cfg.stallLimit = s.time(s.text("stall-limit"))
+	}
 	cfg.think, cfg.patience = 200*time.Millisecond, 1000*time.Hour
 	cfg.loopMax, cfg.applyMax, cfg.taskMax = 50*time.Microsecond, 50*time.Microsecond, time.Millisecond
 	if s.d.HasArg("task") { // how long the writing or sending of a snapshot takes at most

@@ -109,6 +109,7 @@ type setting struct {
 	segmentBytes                              int64
 	think, patience                           time.Duration
 	loopMax, applyMax, taskMax                time.Duration
+	stallLimit                                time.Duration
 
 	// audit, if set, looks at the whole story with the state that it led to.
 	audit func(*checker, node.StateMachine)
@@ -145,6 +146,7 @@ func draw(seed uint64, o Options) setting {
 	s.promoteLag = pick(rnd, uint64(1), 10, 100)
 	s.joinTimeoutTicks = pick(rnd, 60, 150, 600)
 	s.segmentBytes = pick(rnd, int64(32<<10), 64<<10, 256<<10)
+	s.stallLimit = 15 * time.Second
 	s.think = pick(rnd, 20*time.Millisecond, 100*time.Millisecond, 400*time.Millisecond)
 	if s.Operations == 0 {
 		s.Operations = 8000

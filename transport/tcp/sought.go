@@ -56,6 +56,7 @@ func (seeker) HandleMessages(uint64, []transport.Inbound)     {}
 func (seeker) HandleSnapshot(uint64, []byte, io.Reader) error { return errNoMember }
 func (seeker) Refused(transport.Hello, string)                {}
 func (seeker) PeerDown(uint64)                                {}
+func (seeker) PeerGone(uint64)                                {}
 func (seeker) HandleCall(context.Context, transport.Hello, transport.Inbound) (transport.Message, error) {
 	return nil, errNoMember
 }

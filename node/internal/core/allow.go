@@ -184,5 +184,5 @@ func (c *Core) mustHandOver(it *request) bool {
 	goes := slices.ContainsFunc(it.Changes, func(o Change) bool {
 		return o.Member.ID == c.cfg.ID && (o.Op == Remove || o.Op == Demote)
 	})
-	return goes && !it.DryRun && c.bestCandidate() != 0 && c.allowChanges(it.Changes) == nil
+	return goes && !it.DryRun && c.bestCandidate(false) != 0 && c.allowChanges(it.Changes) == nil
 }

@@ -41,6 +41,9 @@ type Config struct {
 	// JoinTimeoutTicks is for how long a member that is to vote may be silent before
 	// it is given up.
 	JoinTimeoutTicks int
+	// StallTicks is for how long an append may be out before a leader hands
+	// leadership over; 0: for ever.
+	StallTicks int
 	// ProposalBytesMax bounds a proposal; WaitingBytesMax all that wait here.
 	ProposalBytesMax int
 	WaitingBytesMax  int64
@@ -81,8 +84,12 @@ type Core struct {
 	unchanged []unchanged
 	// halfDone wait until the joint configuration is left that they led to.
 	halfDone []Outcome
-	// appending counts the appends with entries that are not durable yet.
-	appending int
+	// appending counts the appends with entries that are not durable yet;
+	// outstanding are those and all others.
+	appending   int
+	outstanding outstanding
+	// offered is the member to which this leader hands over by itself; 0: none.
+	offered uint64
 	// confIndex is where this leader appended its last change of membership.
 	confIndex uint64
 	// forwarded are requests that the leader has, by the ID under which it got
@@ -91,10 +98,8 @@ type Core struct {
 	// campaigns is how often this member campaigned, or is about to, since it forgot a
 	// leader that is dead. 0: it has another one, or leaves it to the election timeout.
 	// yielded: another one got a vote or a pre-vote of this member since.
-	// storing counts the appends of any kind that are not durable yet.
 	campaigns int
 	yielded   bool
-	storing   int
 	pending   pending
 	forgot    forgot
 	reads     reads
@@ -211,8 +216,8 @@ func (c *Core) Step(in *Input) *Effects {
 	for _, p := range in.PeersUp {
 		c.peers.up(p)
 	}
-	c.storing -= len(in.Appended)
 	for _, a := range in.Appended {
+		c.outstanding.back()
 		if a.Snapshot != nil {
 			c.installed(a.Installed)
 		}
@@ -239,6 +244,9 @@ func (c *Core) Step(in *Input) *Effects {
 	}
 	for _, s := range in.SnapshotsSent {
 		c.stepSnapshotSent(s)
+	}
+	if in.Stuck {
+		c.outstanding.restart()
 	}
 	for range in.Ticks {
 		c.tick()
@@ -316,6 +324,7 @@ func (c *Core) stepSnapshotSent(s SnapshotSent) {
 func (c *Core) tick() {
 	c.rn.Tick()
 	c.peers.tick()
+	c.outstanding.tick()
 	c.forgot.tick(c.cfg.ElectionTicks)
 	c.reads.tick(max(2*c.cfg.HeartbeatTicks, c.cfg.ElectionTicks/2))
 	c.forwarded.tick(2*c.cfg.ElectionTicks, c.refuse)
@@ -323,6 +332,7 @@ func (c *Core) tick() {
 	c.tryReturned()
 	c.tendLearners()
 	c.tendAddresses()
+	c.handOver()
 }
 
 // ready draws one Ready from raft and turns it into effects.
@@ -363,7 +373,6 @@ func (c *Core) askForVotes(requests []raftpb.Message) {
 func (c *Core) emit(m *raftpb.Message) {
 	switch m.Type {
 	case raftpb.MsgStorageAppend:
-		c.storing++
 		c.noteVotes(m.Responses)
 		c.effects.Append = c.newAppend(m)
 	case raftpb.MsgStorageApply:
@@ -389,6 +398,7 @@ func (c *Core) newAppend(m *raftpb.Message) *Append {
 		c.last = m.Entries[n-1].Index
 		c.appending++
 	}
+	c.outstanding.add()
 	return a
 }
 
@@ -405,6 +415,8 @@ func (c *Core) note() {
 		c.tryReturned()
 		// What another leader appended, or cut off, raft itself looks after.
 		c.confIndex = 0
+		c.offered = raft.None
+		c.peers.rested()
 	}
 	c.status = now
 }
@@ -419,7 +431,9 @@ type Status struct {
 	Term, Leader, Commit, Applied uint64
 	Role                          raft.StateType
 	// Last is the last index; its end may not be durable yet.
-	Last       uint64
+	Last uint64
+	// Unwritten is for how many ticks the oldest append has been out.
+	Unwritten  int
 	Membership *octopiipb.Membership
 }
 
@@ -432,6 +446,7 @@ func (c *Core) Status() Status {
 		Applied:    c.applied,
 		Role:       c.status.RaftState,
 		Last:       c.last,
+		Unwritten:  c.outstanding.ticks(),
 		Membership: c.handed.Membership,
 	}
 }

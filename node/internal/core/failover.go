@@ -59,7 +59,7 @@ func (c *Core) stepCampaign() {
 		return
 	}
 	candidate := st.RaftState == raft.StateCandidate
-	if !candidate && !c.yielded || candidate && c.storing == 0 {
+	if !candidate && !c.yielded || candidate && c.outstanding.none() {
 		_ = c.rn.Campaign()
 	}
 	c.yielded = false

@@ -78,6 +78,9 @@ type Input struct {
 	Ticks int
 	// NoSpace: the disk is full. Nothing is proposed for the state machine.
 	NoSpace bool
+	// Stuck: what is out to be appended waits for space on the disk, and so has not
+	// stalled.
+	Stuck bool
 	// Messages from peers. From was checked against the connection.
 	Messages []raftpb.Message
 	// Appended are appends that are durable now, in the order in which Effects

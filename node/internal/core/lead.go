@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 
-	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
 	octopiipb "github.com/octopii/octopii/proto"
@@ -44,7 +43,7 @@ func (c *Core) serve() {
 		c.transfer(it)
 	}
 	if len(leaving) > 0 {
-		c.rn.TransferLeader(c.bestCandidate())
+		c.rn.TransferLeader(c.bestCandidate(false))
 	}
 	for _, it := range leaving {
 		c.wait(it)
@@ -134,7 +133,7 @@ func (c *Core) placeProposals(entries []raftpb.Entry) {
 func (c *Core) transfer(it request) {
 	to := it.To
 	if to == 0 {
-		to = c.bestCandidate()
+		to = c.bestCandidate(false)
 	}
 	m := find(c.handed.Membership, to)
 	switch {
@@ -149,22 +148,4 @@ func (c *Core) transfer(it request) {
 		return
 	}
 	c.settle(it, Outcome{Index: to})
-}
-
-// bestCandidate is the voter that is alive, of the highest priority, and of
-// those the one that has most of the log; 0 if there is none but this one.
-func (c *Core) bestCandidate() uint64 {
-	var best uint64
-	var bestMatch uint64
-	var bestPriority int32
-	c.rn.WithProgress(func(id uint64, typ raft.ProgressType, pr progress) {
-		m := find(c.handed.Membership, id)
-		if id == c.cfg.ID || typ == raft.ProgressTypeLearner || m == nil || !c.alive(id) {
-			return
-		}
-		if best == 0 || m.Priority > bestPriority || m.Priority == bestPriority && pr.Match > bestMatch {
-			best, bestMatch, bestPriority = id, pr.Match, m.Priority
-		}
-	})
-	return best
 }

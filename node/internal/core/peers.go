@@ -28,6 +28,9 @@ type peer struct {
 	// caughtUp is for how many ticks, as a learner that is to vote, it was close
 	// behind, and absent for how many it was silent.
 	caughtUp, absent int
+	// rest is for how many ticks this leader does not hand over to it, and pause for
+	// how many it did not after the last transfer to it that failed.
+	rest, pause int
 	// seen are the requests that it forwarded to this member.
 	seen seen
 }
@@ -63,6 +66,14 @@ func (p *peers) forget(id uint64) {
 func (p *peers) tick() {
 	for i := range p.list {
 		p.list[i].silent = min(p.list[i].silent+1, silentMax)
+		p.list[i].rest = max(p.list[i].rest-1, 0)
+	}
+}
+
+// rested forgets what became of transfers: somebody else leads, or another term.
+func (p *peers) rested() {
+	for _, o := range p.list {
+		o.rest, o.pause = 0, 0
 	}
 }
 

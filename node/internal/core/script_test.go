@@ -48,8 +48,10 @@ type scripted struct {
 	replies []RemoteReplies
 	appends []*Append
 	applies []*Apply
-	// full: its disk is.
-	full bool
+	// full: its disk is. stuck: what is to be appended waits for space.
+	full, stuck bool
+	// hangs: nothing becomes durable by itself.
+	hangs bool
 	// snapshots are the labels of what this member received as a stream.
 	snapshots map[uint64]Label
 }
@@ -167,7 +169,9 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		s.printf("%d messages for %d are lost", len(m.inbox), id)
 		m.inbox = nil
 	case "disk-full", "disk-free":
-		m.full = d.Cmd == "disk-full"
+		m.full, m.stuck = d.Cmd == "disk-full", d.HasArg("stuck")
+	case "disk-hangs", "disk-answers":
+		m.hangs = d.Cmd == "disk-hangs"
 	case "durable":
 		s.durable(m)
 	case "apply":
@@ -194,7 +198,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 
 func (s *script) start(t *testing.T, m *scripted, start Label, applied uint64) {
 	c, err := New(Config{ID: m.id, Start: start, Applied: applied, Storage: m.disk, ElectionTicks: 10, HeartbeatTicks: 1,
-		MessageBytesMax: 1 << 20, InflightMessagesMax: 16, PromoteLagMax: 2, PromoteStableTicks: 2, JoinTimeoutTicks: 100,
+		MessageBytesMax: 1 << 20, InflightMessagesMax: 16, PromoteLagMax: 2, PromoteStableTicks: 2, JoinTimeoutTicks: 100, StallTicks: 20,
 		ProposalBytesMax: 1 << 20, WaitingBytesMax: 1 << 26, ReadSeed: m.id, Logger: quiet{}})
 	if err != nil {
 		t.Fatal(err)
@@ -210,7 +214,7 @@ func (s *script) change(m *scripted, c Change) {
 // step gives one input to a core, and whatever follows from it by itself.
 func (s *script) step(m *scripted, in *Input) {
 	for {
-		in.NoSpace = m.full
+		in.NoSpace, in.Stuck = m.full, m.stuck
 		s.effects(m, m.core.Step(in))
 		if !m.core.More() {
 			break
@@ -365,7 +369,7 @@ func (s *script) stabilize(t *testing.T, quiet bool) {
 				busy = true
 				s.deliver(t, m)
 			}
-			if len(m.appends) > 0 {
+			if len(m.appends) > 0 && !m.hangs && !m.stuck {
 				busy = true
 				s.durable(m)
 			}
