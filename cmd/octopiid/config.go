@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/go-viper/mapstructure/v2"
 	"github.com/knadh/koanf/parsers/yaml"
@@ -46,6 +47,8 @@ type config struct {
 	WAL                 string   `koanf:"wal"`
 	LogLevel            string   `koanf:"log-level"`
 
+	// DiskStallLimit is node.Config.StallLimit.
+	DiskStallLimit time.Duration `koanf:"disk-stall-limit"`
 	// FoundAtOnce: nobody can have known this founder before.
 	FoundAtOnce bool `koanf:"-"`
 }
@@ -70,6 +73,7 @@ func addFlags(f *pflag.FlagSet) {
 	f.String("client-key-file", "", "key of the certificate for clients")
 	f.String("client-ca-file", "", "authorities that vouch for clients; without it every client is served")
 	addWALFlag(f)
+	f.Duration("disk-stall-limit", time.Minute, "end when the disk has not answered for so long; 0: never")
 	f.String("log-level", "info", "debug, info, warn or error")
 	f.String(configFlag, "", "YAML file with any of these keys")
 }
@@ -144,7 +148,8 @@ func decode(k *koanf.Koanf) (config, error) {
 		Result:           &c,
 		TagName:          "koanf",
 		WeaklyTypedInput: true,
-		DecodeHook:       mapstructure.StringToSliceHookFunc(","),
+		DecodeHook: mapstructure.ComposeDecodeHookFunc(
+			mapstructure.StringToSliceHookFunc(","), mapstructure.StringToTimeDurationHookFunc()),
 	}})
 	if err != nil {
 		return config{}, fmt.Errorf("read the configuration: %w", err)
@@ -159,6 +164,9 @@ func (c config) check() error {
 	}
 	if err := checkWAL(c.WAL); err != nil {
 		return err
+	}
+	if c.DiskStallLimit != 0 && c.DiskStallLimit < time.Second {
+		return fmt.Errorf("--disk-stall-limit %v: name a duration such as 1m, of 1s at least, or 0 for none", c.DiskStallLimit)
 	}
 	if _, err := zapcore.ParseLevel(c.LogLevel); err != nil {
 		return fmt.Errorf("--log-level %q: use debug, info, warn or error", c.LogLevel)
@@ -221,6 +229,14 @@ func (c config) checkFiles() error {
 		return errors.New("TLS for clients needs --client-cert-file and --client-key-file together, and both before --client-ca-file")
 	}
 	return nil
+}
+
+// stallLimit is what node.Config calls so, where 0 is another value.
+func (c config) stallLimit() time.Duration {
+	if c.DiskStallLimit == 0 {
+		return -1
+	}
+	return c.DiskStallLimit
 }
 
 // Inside the data directory.

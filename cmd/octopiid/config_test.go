@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
@@ -30,7 +31,7 @@ func load(t testing.TB, args, environ []string, file string) (config, error) {
 func TestConfigPrecedence(t *testing.T) {
 	got, err := load(t,
 		[]string{"--name", "flag", "--join", "a:1,b:2"},
-		[]string{"OCTOPII_NAME=env", "OCTOPII_DATA_DIR=/env", "OCTOPII_JOIN=c:3", "OCTOPII_WAL=etcd", "HOME=/root"},
+		[]string{"OCTOPII_NAME=env", "OCTOPII_DATA_DIR=/env", "OCTOPII_JOIN=c:3", "OCTOPII_WAL=etcd", "OCTOPII_DISK_STALL_LIMIT=30s", "HOME=/root"},
 		"name: file\ndata-dir: /file\nclient-addr: 127.0.0.1:1\nbootstrap: true\n")
 	if err != nil {
 		t.Fatal(err)
@@ -38,6 +39,7 @@ func TestConfigPrecedence(t *testing.T) {
 	want := config{
 		Name: "flag", DataDir: "/env", ClientAddr: "127.0.0.1:1", PeerAddr: "127.0.0.1:2380",
 		Bootstrap: true, Join: []string{"a:1", "b:2"}, WAL: "etcd", LogLevel: "info",
+		DiskStallLimit: 30 * time.Second,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("flags before environment before file before defaults (-want +got):\n%s", diff)

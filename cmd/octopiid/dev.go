@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/knadh/koanf/providers/posflag"
 	"github.com/knadh/koanf/v2"
@@ -190,6 +191,8 @@ func (d *dev) config(i int) config {
 		Bootstrap:   true,
 		FoundAtOnce: true,
 		WAL:         d.wal,
+
+		DiskStallLimit: time.Minute,
 	}
 }
 

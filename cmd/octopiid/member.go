@@ -109,6 +109,8 @@ func (m *member) start() error {
 // onClose adds what close does before everything that was added so far.
 func (m *member) onClose(f func() error) { m.closers = append(m.closers, f) }
 
+// close ends everything. A disk that does not answer ends it early, with
+// node.ErrDiskStalled: what is left would wait for it, and ends with the process.
 func (m *member) close() error {
 	if m.cancel != nil {
 		m.cancel()
@@ -116,6 +118,9 @@ func (m *member) close() error {
 	var err error
 	for _, f := range slices.Backward(m.closers) {
 		err = errors.Join(err, f())
+		if errors.Is(err, node.ErrDiskStalled) {
+			return err
+		}
 	}
 	m.wg.Wait()
 	return err
@@ -214,6 +219,7 @@ func (m *member) startNode() error {
 		WAL:          walBackend(m.cfg.WAL, m.lg),
 		Logger:       m.lg.Named("node"),
 		Metrics:      m.registry,
+		StallLimit:   m.cfg.stallLimit(),
 	})
 	if err != nil {
 		return walError(m.cfg, err) // it closed the transport

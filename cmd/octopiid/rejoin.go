@@ -58,7 +58,8 @@ func putAside(cfg config, lg *zap.Logger, cause error) error {
 	lost := errors.Is(cause, node.ErrAmnesia) || errors.Is(cause, node.ErrCorrupt) || errors.Is(cause, kv.ErrDamaged)
 	// Whoever was given up before it came in may try again.
 	never := (errors.Is(cause, node.ErrRemoved) || errors.Is(cause, node.ErrIDReused)) && !hasLog(cfg)
-	if !lost && !never || len(readPeers(cfg).Peers)+len(cfg.Join) == 0 {
+	hangs := errors.Is(cause, node.ErrDiskStalled) // nothing can be moved there
+	if !lost && !never || hangs || len(readPeers(cfg).Peers)+len(cfg.Join) == 0 {
 		return cause
 	}
 	aside := filepath.Join(cfg.DataDir, "quarantine", time.Now().UTC().Format("20060102T150405.000Z"))

@@ -63,6 +63,10 @@ func runMember(ctx context.Context, cfg config, lg *zap.Logger) error {
 	case err := <-m.failed:
 		return errors.Join(err, m.close())
 	case <-m.node.Done():
+		if errors.Is(m.node.Err(), node.ErrDiskStalled) {
+			_ = m.close() // the same once more
+			return whyDone(m.node.Err())
+		}
 		return errors.Join(whyDone(m.node.Err()), m.close())
 	}
 }

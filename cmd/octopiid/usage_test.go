@@ -26,6 +26,7 @@ func TestUsageErrors(t *testing.T) {
 		"too many members":  {nil, []string{"dev", "--nodes", "7"}, "--nodes 7"},
 		"log format":        {nil, []string{"start", "--data-dir", dir, "--bootstrap", "--wal", "x"}, "use native or etcd"},
 		"log format of dev": {[]string{"OCTOPII_WAL=x"}, []string{"dev"}, "use native or etcd"},
+		"stall limit":       {nil, []string{"start", "--data-dir", dir, "--bootstrap", "--disk-stall-limit", "60ns"}, "--disk-stall-limit 60ns"},
 		"no members at all": {nil, []string{"dev", "--nodes", "0"}, "--nodes 0"},
 	} {
 		t.Run(name, func(t *testing.T) {
