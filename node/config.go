@@ -21,6 +21,11 @@ type Config struct {
 	ID uint64
 	// Name is for people. Empty: the ID in hexadecimal.
 	Name string
+	// Priority of this member, as it founds or joins: where a voter of a higher
+	// priority than the leader's is alive and close behind, leadership is handed to it.
+	// It changes nothing about who may be elected. It is in the member's record from
+	// then on, and ignored once Dir has state.
+	Priority int
 	// Dir holds everything that this member must not lose. Required. One process
 	// at a time.
 	Dir string
@@ -80,7 +85,7 @@ type Config struct {
 	InflightMessagesMax int
 
 	// PromoteLagMax is how many entries a learner may be behind when it is
-	// promoted. 0: 1,000.
+	// promoted, and a voter when leadership is handed to it for its priority. 0: 1,000.
 	PromoteLagMax uint64
 	// PromoteStableTicks is for how long it must have been so. 0: 3.
 	PromoteStableTicks int
@@ -146,6 +151,8 @@ func (cfg Config) withDefaults() (Config, error) {
 		return cfg, errors.New("node: Config.Transport is nil; use transport/tcp")
 	case cfg.ID > idMax:
 		return cfg, fmt.Errorf("node: Config.ID %d is above %d, where raft keeps its own", cfg.ID, uint64(idMax))
+	case int(int32(cfg.Priority)) != cfg.Priority:
+		return cfg, fmt.Errorf("node: Config.Priority %d does not fit into 32 bits", cfg.Priority)
 	}
 	zero(&cfg.TickInterval, 100*time.Millisecond)
 	zero(&cfg.HeartbeatTicks, 1)

@@ -35,7 +35,7 @@ var (
 	ErrUnknownOutcome = errors.New("node: outcome unknown; it may yet be committed")
 )
 
-// Errors of membership changes.
+// Errors of membership changes and transfers of leadership.
 var (
 	// ErrMembershipBusy: another change is under way. Retry when it is done.
 	ErrMembershipBusy = errors.New("node: another membership change is under way; retry")
@@ -44,6 +44,9 @@ var (
 	ErrUnsafeMembership = errors.New("node: unsafe membership change")
 	// ErrIDReused: that ID belonged to a member that was removed.
 	ErrIDReused = errors.New("node: a removed member's ID cannot be used again")
+	// ErrNoTarget: leadership can be handed to nobody, or not to the member that was
+	// named. The error says why.
+	ErrNoTarget = errors.New("node: no member that could lead")
 )
 
 // Errors that keep a member from starting, or stop it.

@@ -12,7 +12,8 @@ type Member struct {
 	Address string
 	// Learner: it receives the log and does not vote.
 	Learner bool
-	// Priority ranks the candidates for leadership; higher is preferred.
+	// Priority ranks the candidates for leadership: a voter of a higher one that is
+	// alive and close behind is handed leadership.
 	Priority int
 }
 

@@ -47,6 +47,7 @@ func (n *Node) self() octopiipb.Member {
 		Name:        n.identity.Name,
 		Address:     n.cfg.Transport.Address(),
 		Incarnation: n.identity.Incarnation,
+		Priority:    int32(n.cfg.Priority),
 	}
 }
 

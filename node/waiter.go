@@ -109,6 +109,7 @@ var publicErrors = []struct{ core, node error }{
 	{core.ErrUnsafeMembership, ErrUnsafeMembership},
 	{core.ErrIDReused, ErrIDReused},
 	{core.ErrNoSpace, ErrNoSpace},
+	{core.ErrNoTarget, ErrNoTarget},
 }
 
 // publicError turns an error of the core into one that callers know, and keeps

@@ -36,6 +36,8 @@ type member struct {
 	heir     heirs
 	// noShow: it was added, and never runs.
 	noShow bool
+	// priority is in its record when it founds or joins.
+	priority int
 
 	// node is nil while the process does not run. life counts its starts: what was
 	// meant for an earlier one does not happen.
@@ -142,6 +144,11 @@ func (w *world) addMember() *member {
 	m := &member{w: w, id: w.nextID, rate: 1, disk: newDisk(w)}
 	m.address = fmt.Sprintf("n%d", m.id)
 	m.machine = newMachine(m)
+	if at := len(w.members); w.byHand && at < len(w.cfg.priorities) {
+		m.priority = w.cfg.priorities[at]
+	} else if !w.byHand {
+		m.priority = pick(w.rnd, 0, 0, 1, 2)
+	}
 	w.nextID++
 	w.members = append(w.members, m)
 	return m
@@ -186,7 +193,7 @@ func (m *member) start() {
 		CacheBytes: c.cacheBytes,
 		Node: node.Config{
 			ID: m.id, Dir: dataDir, StateMachine: m.machine, Transport: m.end,
-			Bootstrap: m.founder, Join: m.join, Rejoin: m.rejoins, Replaces: m.replaces,
+			Bootstrap: m.founder, Join: m.join, Rejoin: m.rejoins, Replaces: m.replaces, Priority: m.priority,
 			WAL:                 watched{wal.New(wal.Options{FS: m.disk.fs, SegmentBytes: c.segmentBytes}), m},
 			TickInterval:        c.tick,
 			ElectionTicks:       c.electionTicks,

@@ -340,6 +340,15 @@ func (s *scenario) cluster() {
 	if s.d.HasArg("task") { // how long the writing or sending of a snapshot takes at most
 		cfg.taskMax = s.time(s.text("task"))
 	}
+	if a, ok := s.d.Arg("priorities"); ok {
+		for _, v := range a.Vals {
+			p, err := strconv.Atoi(v)
+			if err != nil {
+				s.fatalf("%v", err)
+			}
+			cfg.priorities = append(cfg.priorities, p)
+		}
+	}
 	cfg.Members = int(s.number("members", 3))
 
 	w := newWorld(cfg)
@@ -360,6 +369,7 @@ func (s *scenario) join() {
 	if by := s.maybeMember("by"); by != nil {
 		m.join[0] = by.address
 	}
+	m.priority = int(s.number("priority", 0))
 	m.start()
 	if s.d.HasArg("voter") {
 		s.within("it votes", func() bool { return slices.Contains(s.w.leader().status().Membership.Voters(), m.id) })

@@ -111,6 +111,9 @@ type setting struct {
 	loopMax, applyMax, taskMax                time.Duration
 	stallLimit                                time.Duration
 
+	// priorities of the members that a script begins with.
+	priorities []int
+
 	// audit, if set, looks at the whole story with the state that it led to.
 	audit func(*checker, node.StateMachine)
 }
@@ -488,6 +491,24 @@ func (w *world) beCalm() {
 	}
 	patience := time.Duration(3*w.cfg.joinTimeoutTicks) * w.cfg.tick // one after the other is given up
 	w.within(60*w.cfg.electionTimeout()+patience, "all members are equal, and vote", func() bool { return w.settled() && w.allVote() })
+	// A transfer that failed while things broke may not be tried again for a while.
+	w.within(60*w.cfg.electionTimeout(), "a voter of the highest priority leads", w.ranked)
+}
+
+// ranked says whether no voter that runs has a higher priority than the leader.
+func (w *world) ranked() bool {
+	l := w.leader()
+	if l == nil {
+		return false
+	}
+	ms := l.status().Membership
+	self, _ := ms.Member(l.id)
+	for _, mem := range ms.Members {
+		if !mem.Learner && mem.Priority > self.Priority && !w.nemesis.member(mem.ID).hopeless() {
+			return false
+		}
+	}
+	return true
 }
 
 // settled says whether nobody waits any more, and all are equal.

@@ -90,6 +90,8 @@ type Core struct {
 	outstanding outstanding
 	// offered is the member to which this leader hands over by itself; 0: none.
 	offered uint64
+	// committed is the commit index of the last tick at which this member led.
+	committed uint64
 	// confIndex is where this leader appended its last change of membership.
 	confIndex uint64
 	// forwarded are requests that the leader has, by the ID under which it got

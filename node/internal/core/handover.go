@@ -24,6 +24,7 @@ func (c *Core) handOver() {
 		c.leaveStalled()
 		return
 	}
+	c.yield(&st)
 }
 
 // offer begins a transfer of leadership that nobody asked for.

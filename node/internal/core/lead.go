@@ -137,8 +137,14 @@ func (c *Core) transfer(it request) {
 	}
 	m := find(c.handed.Membership, to)
 	switch {
-	case to == 0 || m == nil || m.Learner:
-		c.settle(it, Outcome{Err: fmt.Errorf("%w: %x", ErrNoTarget, it.To)})
+	case to == 0:
+		c.settle(it, Outcome{Err: fmt.Errorf("%w: no other voter is alive; start one, or wait for it", ErrNoTarget)})
+		return
+	case m == nil:
+		c.settle(it, Outcome{Err: fmt.Errorf("%w: there is no member %x", ErrNoTarget, to)})
+		return
+	case m.Learner:
+		c.settle(it, Outcome{Err: fmt.Errorf("%w: member %x is a learner; promote it first", ErrNoTarget, to)})
 		return
 	case to != c.cfg.ID:
 		c.rn.TransferLeader(to)

@@ -31,6 +31,9 @@ type peer struct {
 	// rest is for how many ticks this leader does not hand over to it, and pause for
 	// how many it did not after the last transfer to it that failed.
 	rest, pause int
+	// near is for how many ticks, as a voter of a higher priority than this leader's,
+	// it was close behind.
+	near int
 	// seen are the requests that it forwarded to this member.
 	seen seen
 }
@@ -73,7 +76,7 @@ func (p *peers) tick() {
 // rested forgets what became of transfers: somebody else leads, or another term.
 func (p *peers) rested() {
 	for _, o := range p.list {
-		o.rest, o.pause = 0, 0
+		o.rest, o.pause, o.near = 0, 0, 0
 	}
 }
 

@@ -127,6 +127,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		d.ScanArgs(t, "member", &c.Member.ID)
 		c.Member.Address = fmt.Sprintf("addr%d", c.Member.ID)
 		c.Member.Learner, c.Member.Promote = true, d.HasArg("promote")
+		d.MaybeScanArgs(t, "priority", &c.Member.Priority)
 		s.change(m, c)
 	case "remove":
 		c := Change{Op: Remove}
