@@ -33,6 +33,8 @@ type disk struct {
 	// nothing is written at all.
 	fast, slow time.Duration
 	stalled    time.Duration
+	// hung is until when a write hangs at least, also if the disk is mended.
+	hung time.Duration
 
 	// crashAt is a kind of change at which the power fails, before it or, with
 	// crashAfter, before the next one; empty: it does not.
@@ -92,7 +94,8 @@ func (d *disk) decide(op vfstest.Op) error {
 		if op.Kind == vfstest.Sync {
 			d.pause(d.w.between(d.fast, d.slow))
 			for d.stalled > d.w.now && !d.gone { // it may be mended meanwhile
-				d.pause(min(d.stalled-d.w.now, 100*time.Millisecond))
+				d.hung = d.w.now + min(d.stalled-d.w.now, 100*time.Millisecond)
+				d.pause(d.hung - d.w.now)
 			}
 		} else if d.w.oneIn(8) {
 			d.pause(d.w.between(0, d.fast))

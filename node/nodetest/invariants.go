@@ -687,7 +687,7 @@ func (c *checker) refused(m *member, err error) {
 func (c *checker) stopped(m *member, err error, struck bool) {
 	switch {
 	case struck, m.view.damaged, m.view.forgets:
-	case errors.Is(err, node.ErrDiskStalled) && m.disk.stalled > c.w.now:
+	case errors.Is(err, node.ErrDiskStalled) && max(m.disk.stalled, m.disk.hung) >= c.w.now:
 	case errors.Is(err, node.ErrRemoved), errors.Is(err, node.ErrIDReused):
 		if !c.w.nemesis.removed[m.id] {
 			c.w.fail("nobody is removed who was not", "%s stops: %v", m.name(), err)
