@@ -62,6 +62,7 @@ func (h handler) Accept(peer transport.Hello) error {
 	if !known && peer.Cluster == 0 {
 		return nil // somebody who asks to join
 	}
+	h.whereabouts.met(peer)
 	h.inbox.add(func(in *core.Input) {
 		in.PeersUp = append(in.PeersUp, core.PeerUp{ID: peer.Node, Incarnation: peer.Incarnation, Address: peer.At})
 	})
@@ -230,7 +231,7 @@ func (h handler) Answer(from transport.Hello, in transport.Inbound, done func(tr
 	case kindJoin:
 		h.handleJoin(from, in.Payload, done)
 	case kindKnock:
-		done(&octopiipb.JoinReply{}, nil) // being let in was the question
+		done(h.answerKnock(from), nil)
 	default:
 		done(nil, fmt.Errorf("calls of kind %d are not known here", in.Kind))
 	}

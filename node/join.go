@@ -190,7 +190,8 @@ func (n *Node) changeSoon(c core.Change, tries int, done func(error)) {
 // time that two election timeouts have passed. A removed member is refused and
 // so learns of it (see handler.Refused); a learner would not find out otherwise,
 // since it never campaigns. And those who are called learn where this one is now:
-// that is why the addresses of Config.Join are among them, for all members may have moved.
+// that is why the addresses of Config.Join are among them, for all members may have
+// moved. They answer where they met the others.
 func (l *loop) knock(ticks int) {
 	if !l.core.Lonely() {
 		l.lonely = 0
@@ -201,18 +202,50 @@ func (l *loop) knock(ticks int) {
 	l.lonely += ticks
 	addresses := slices.Clone(l.cfg.Join)
 	for _, m := range l.public.Members {
-		if m.ID != l.id {
-			addresses = append(addresses, m.Address)
-		}
+		addresses = append(addresses, m.Address) // also where this one was: it may have been a swap
 	}
+	addresses = slices.DeleteFunc(addresses, func(a string) bool { return a == l.cfg.Transport.Address() })
 	if round := l.lonely / every; round > before && len(addresses) > 0 {
 		address := addresses[round%len(addresses)]
-		l.call(address, kindKnock, &octopiipb.JoinReply{}, func(_ []byte, err error) {
+		l.call(address, kindKnock, &octopiipb.JoinReply{}, func(payload []byte, err error) {
+			var reply octopiipb.JoinReply
+			if err == nil {
+				err = reply.Unmarshal(payload)
+			}
 			if err != nil {
 				l.log.Debug("a member cannot be called", zap.String("address", address), zap.Error(err))
+				return
 			}
+			l.inbox.call(func() { l.lookFor(reply.Members) })
 		})
 	}
+}
+
+// answerKnock answers a member that hears of no leader. Being let in was the question;
+// beside that it is told where this member met the others, and if it moved, the leader,
+// which looks for it in vain, is told by its record.
+func (n *Node) answerKnock(from transport.Hello) *octopiipb.JoinReply {
+	reply := &octopiipb.JoinReply{}
+	ms := n.members.Load()
+	if ms == nil {
+		return reply
+	}
+	for i := range ms.Members {
+		m := ms.Members[i]
+		if m.ID != from.Node {
+			continue
+		}
+		reply.Members = n.whereabouts.list(ms)
+		if m.Address != from.Address && from.Address != "" {
+			m.Address = from.Address
+			n.changeSoon(core.Change{Op: core.UpdateAddress, Member: m}, 0, func(err error) {
+				if err != nil {
+					n.log.Debug("cannot tell where a member moved", zap.String("member", hex(m.ID)), zap.Error(err))
+				}
+			})
+		}
+	}
+	return reply
 }
 
 // says: a member refuses this one because of err. The texts of ErrRemoved and

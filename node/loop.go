@@ -84,6 +84,10 @@ func (l *loop) startCore(start octopiipb.SnapshotHeader, applied uint64) error {
 		l.core = nil
 		return err
 	}
+	// Nobody else tells a leader that it moved.
+	l.inbox.add(func(in *core.Input) {
+		in.PeersUp = append(in.PeersUp, core.PeerUp{ID: l.id, Incarnation: l.identity.Incarnation, Address: l.cfg.Transport.Address()})
+	})
 	l.setMembership(labelOf(start).Membership)
 	l.publish()
 	l.setInitialized(start.Membership.Cluster)
@@ -274,6 +278,7 @@ func (l *loop) setMembership(ms *octopiipb.Membership) {
 	}
 	l.members.Store(ms)
 	l.memory.keep(ms)
+	l.whereabouts.keep(ms)
 	l.events.membershipChanged(l.public)
 }
 

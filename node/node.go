@@ -46,6 +46,7 @@ type Node struct {
 	cluster, committed atomic.Uint64
 	members            atomic.Pointer[octopiipb.Membership]
 	memory             memory
+	whereabouts        whereabouts
 	// receiving is held while a snapshot is received: one at a time.
 	receiving sync.Mutex
 	// pending counts what callers have under way, against the bounds in cfg.

@@ -53,8 +53,8 @@ type Hello struct {
 	Address string
 	// Remembers is what the sender knows of the receiver's log.
 	Remembers Memory
-	// To is whom the sender wants; 0: whoever listens. A Handler whose own Hello has no
-	// Node judges it; else the transport does.
+	// To is whom the sender wants, 0 whoever listens; for a Handler whose own Hello has
+	// no Node. For others the transport judges it.
 	To uint64
 	// At is where the sender was reached; empty if it called. It is not sent.
 	At string
@@ -113,7 +113,9 @@ type Transport interface {
 	Address() string
 	// Start begins to accept connections and to call h. It is called once.
 	Start(h Handler) error
-	// SetPeer makes a member reachable by Send and SendSnapshot, or moves it.
+	// SetPeer makes a member reachable by Send and SendSnapshot, or moves it. Where
+	// nobody, or somebody else, answers there, it is also looked for where it said
+	// itself that it is, when it called last.
 	SetPeer(id uint64, address string)
 	// RemovePeer forgets a member, closes its connections and drops what waits
 	// for it.

@@ -31,6 +31,8 @@ type nemesis struct {
 	// removed are members that the operator wanted to remove, or the cluster gave up;
 	// demoted those whose votes were taken away.
 	removed, demoted map[uint64]bool
+	// moves counts the addresses that members moved to.
+	moves int
 	// lost is the member that is damaged and not yet replaced, and heir the one
 	// that takes its place.
 	lost, heir *member
@@ -71,6 +73,7 @@ var faults = []fault{
 	{"swap", 15 * time.Second, (*nemesis).swap},
 	{"no-show", 20 * time.Second, (*nemesis).noShow},
 	{"demote", 12 * time.Second, (*nemesis).demote},
+	{"move", 15 * time.Second, (*nemesis).move},
 	{"transfer", 5 * time.Second, (*nemesis).transfer},
 	{"snapshot", 5 * time.Second, (*nemesis).snapshot},
 	{"clock", 8 * time.Second, (*nemesis).clock},

@@ -71,10 +71,12 @@ func (n *network) heal() {
 func (n *network) wall(from, to string) {
 	n.walls[direction{from, to}] = true
 	for _, d := range []direction{{from, to}, {to, from}} {
-		if e := n.ends[d.from]; e != nil && e.links[d.to] != nil {
-			if l := e.links[d.to]; l.to != nil && l.to.alive() {
-				e.lose(l)
-			}
+		e, other := n.ends[d.from], n.ends[d.to]
+		if e == nil || other == nil {
+			continue
+		}
+		if l := e.links[route{other.m.id, d.to}]; l != nil && l.to != nil && l.to.alive() {
+			e.lose(l)
 		}
 	}
 }
@@ -132,7 +134,15 @@ type endpoint struct {
 	life    int
 	handler transport.Handler
 	peers   map[uint64]string
-	links   map[string]*link
+	// said is where peers said that they are, when they called.
+	said  map[uint64]string
+	links map[route]*link
+}
+
+// route is whom a link is for, and where.
+type route struct {
+	id      uint64
+	address string
 }
 
 // link is the way from an endpoint to an address.
@@ -157,7 +167,7 @@ var (
 )
 
 func newEndpoint(m *member) *endpoint {
-	return &endpoint{net: m.w.net, m: m, life: m.life, peers: map[uint64]string{}, links: map[string]*link{}}
+	return &endpoint{net: m.w.net, m: m, life: m.life, peers: map[uint64]string{}, said: map[uint64]string{}, links: map[route]*link{}}
 }
 
 func (e *endpoint) Address() string { return e.m.address }
@@ -174,13 +184,24 @@ func (e *endpoint) alive() bool { return e.m.node != nil && e.m.life == e.life &
 func (e *endpoint) SetPeer(id uint64, address string) { e.peers[id] = address }
 func (e *endpoint) RemovePeer(id uint64)              { delete(e.peers, id) }
 
-func (e *endpoint) link(address string) *link {
-	l := e.links[address]
+func (e *endpoint) link(to uint64, address string) *link {
+	l := e.links[route{to, address}]
 	if l == nil {
 		l = &link{}
-		e.links[address] = l
+		e.links[route{to, address}] = l
 	}
 	return l
+}
+
+// where is where a peer is looked for: where it was set, or where it said that it is if
+// somebody else, or nobody, is there. (transport/tcp tries the two in turn.)
+func (e *endpoint) where(id uint64) (string, bool) {
+	address, ok := e.peers[id]
+	said := e.said[id]
+	if at := e.net.ends[address]; ok && said != "" && (at == nil || at.m.id != id) {
+		return said, true
+	}
+	return address, ok
 }
 
 // linkWaitingMax bounds what waits for a connection.
@@ -195,7 +216,7 @@ func (e *endpoint) Send(to uint64, kind transport.Kind, m transport.Message) boo
 	if isRaft {
 		e.net.w.check.sent(e.m, rm)
 	}
-	address, ok := e.peers[to]
+	address, ok := e.where(to)
 	if !ok {
 		return false
 	}
@@ -212,7 +233,7 @@ func (e *endpoint) Send(to uint64, kind transport.Kind, m transport.Message) boo
 		panic(fmt.Sprintf("nodetest: a message that cannot be encoded: %v", err))
 	}
 	p := parcel{kind, payload, rm, gist}
-	l := e.link(address)
+	l := e.link(to, address)
 	if l.to != nil && l.to.alive() {
 		e.deliver(l, address, p)
 		return true
@@ -223,7 +244,7 @@ func (e *endpoint) Send(to uint64, kind transport.Kind, m transport.Message) boo
 	l.waiting = append(l.waiting, p)
 	if !l.connecting {
 		l.connecting = true
-		e.m.after(e.net.travel(e.m.address, address), "connect", func() { e.connect(l, address) })
+		e.m.after(e.net.travel(e.m.address, address), "connect", func() { e.connect(l, to, address) })
 	}
 	return true
 }
@@ -235,11 +256,11 @@ func gistOf(m *raftpb.Message) string {
 }
 
 // connect shakes hands, and sends what waited.
-func (e *endpoint) connect(l *link, address string) {
+func (e *endpoint) connect(l *link, id uint64, address string) {
 	l.connecting = false
 	waiting := l.waiting
 	l.waiting = nil
-	to, err := e.meet(address)
+	to, err := e.meet(address, id)
 	if err != nil {
 		return // and what waited is lost
 	}
@@ -255,13 +276,20 @@ func (e *endpoint) connect(l *link, address string) {
 	}
 }
 
-// meet is the handshake: each side judges the other.
-func (e *endpoint) meet(address string) (*endpoint, error) {
+// meet is the handshake with whoever must be at an address, 0 for whoever is: each side
+// judges the other.
+func (e *endpoint) meet(address string, id uint64) (*endpoint, error) {
 	to, err := e.net.reachable(e.m.address, address)
 	if err != nil {
 		return nil, err
 	}
 	mine, theirs := e.handler.Hello(to.m.id), to.handler.Hello(e.m.id)
+	if id != 0 {
+		if to.m.id != id {
+			return nil, fmt.Errorf("%s answered where %x was expected", to.m.name(), id)
+		}
+		theirs.At = address
+	}
 	err = to.handler.Accept(mine)
 	to.m.settle()
 	if err != nil {
@@ -273,6 +301,7 @@ func (e *endpoint) meet(address string) (*endpoint, error) {
 		to.m.settle()
 		return nil, err
 	}
+	to.said[e.m.id] = mine.Address
 	e.net.w.check.met(e.m, to.m)
 	e.net.w.check.met(to.m, e.m)
 	return to, nil
@@ -360,13 +389,13 @@ func (e *endpoint) redial(l *link, lost *endpoint) {
 	address, id := lost.m.address, lost.m.id
 	e.m.after(e.net.slow+e.net.travel(e.m.address, address), "redial", func() {
 		switch {
-		case e.peers[id] != address || l.to != nil:
+		case e.peers[id] == "" || l.to != nil:
 		case e.net.refuses(e.m.address, address):
 			e.net.w.tell(e.m, "  is refused by %s: nobody listens there", lost.m.name())
 			e.net.w.check.gone(e.m, id)
 			e.handler.PeerGone(id)
 		case !l.connecting:
-			e.connect(l, address)
+			e.connect(l, id, address)
 		}
 	})
 }
@@ -386,7 +415,7 @@ func (e *endpoint) close() {
 		if other == nil || other == e || m.node == nil {
 			continue
 		}
-		if l := other.links[e.m.address]; l != nil && l.to == e {
+		if l := other.links[route{e.m.id, e.m.address}]; l != nil && l.to == e {
 			l.to = nil
 			if !n.cuts[direction{e.m.address, m.address}] {
 				id := e.m.id
@@ -400,11 +429,11 @@ func (e *endpoint) close() {
 // SendSnapshot streams a snapshot at once: that it takes its time is in the moment
 // at which a member's helper begins.
 func (e *endpoint) SendSnapshot(_ context.Context, to uint64, header transport.Message, body io.WriterTo) error {
-	address, ok := e.peers[to]
+	address, ok := e.where(to)
 	if !ok {
 		return transport.ErrUnknownPeer
 	}
-	peer, err := e.meet(address)
+	peer, err := e.meet(address, to)
 	if err != nil {
 		return err
 	}
@@ -470,7 +499,7 @@ func (e *endpoint) Ask(address string, kind transport.Kind, m transport.Message,
 	}
 	e.m.after(askTimeout, "call times out", func() { answer(nil, context.DeadlineExceeded) })
 	e.m.after(e.net.travel(e.m.address, address), "call", func() {
-		to, err := e.meet(address)
+		to, err := e.meet(address, 0)
 		if err != nil {
 			answer(nil, err)
 			return

@@ -1,6 +1,7 @@
 package nodetest
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -190,6 +191,43 @@ func (n *nemesis) noShow() {
 	m.gone, m.noShow = true, true
 	n.tell(l, "add %x, which never shows up", m.id)
 	n.change(l, toVote(m, 0))
+}
+
+// move has a member come back at another address, or two at each other's. Whoever moved
+// calls the others, and so they learn of it; all at once may not, for then nobody could
+// be called.
+func (n *nemesis) move() {
+	l := n.w.leader()
+	if l == nil || l.paused {
+		return
+	}
+	// They must be known, and part of it: one that waits to be added is where it was.
+	var some []*member
+	for _, mem := range l.status().Membership.Members {
+		if m := n.member(mem.ID); m.log != nil && m.awake() && !m.hopeless() && m.address == mem.Address {
+			some = append(some, m)
+		}
+	}
+	if len(some) == 0 {
+		return
+	}
+	n.w.rnd.Shuffle(len(some), func(i, j int) { some[i], some[j] = some[j], some[i] })
+	if len(some) > 1 && n.w.oneIn(2) {
+		a, b := some[0], some[1]
+		n.tell(a, "swaps its address with %s", b.name())
+		a.kill(false)
+		b.kill(false)
+		a.address, b.address = b.address, a.address
+		a.restartLater()
+		b.restartLater()
+		return
+	}
+	a := some[0]
+	n.moves++
+	n.tell(a, "moves")
+	a.kill(false)
+	a.address = fmt.Sprintf("n%d.%d", a.id, n.moves)
+	a.restartLater()
 }
 
 // demote takes a vote away for a while.

@@ -472,6 +472,12 @@ func (w *world) beCalm() {
 	if w.failed != nil {
 		return
 	}
+	for _, m := range w.running() {
+		if w.check.buried[m.id] { // nobody could tell it
+			m.kill(false)
+			m.gone = true
+		}
+	}
 	w.tell(nil, "nothing breaks any more")
 	w.calm = true
 	for _, c := range w.clients {
@@ -532,6 +538,15 @@ func (w *world) allVote() bool {
 	return true
 }
 
+// canAsk says whether a member knows where another one is. One that waits to be added
+// does not, nor does one that was away when all others moved.
+func (w *world) canAsk(m *member) bool {
+	return slices.ContainsFunc(w.running(), func(o *member) bool {
+		at := func(mem node.Member) bool { return mem.Address == o.address }
+		return o != m && !w.check.buried[o.id] && (slices.Contains(m.join, o.address) || slices.ContainsFunc(m.status().Membership.Members, at))
+	})
+}
+
 // equal says whether all members of the cluster have all of the log.
 func (w *world) equal() bool {
 	l := w.leader()
@@ -539,8 +554,8 @@ func (w *world) equal() bool {
 		return false
 	}
 	for _, m := range w.running() {
-		if w.check.buried[m.id] && !m.hopeless() && (m.log != nil || len(m.join) > 0) {
-			return false // whoever was removed stops; one that waits to be added hears of nobody
+		if w.check.buried[m.id] && !m.hopeless() && w.canAsk(m) {
+			return false // whoever was removed stops
 		}
 	}
 	st := l.status()
@@ -555,6 +570,11 @@ func (w *world) equal() bool {
 		at := m.status()
 		if at.Applied != st.Commit || at.Commit != st.Commit || at.Term != st.Term || m.machine.applied != l.machine.applied || m.machine.chain != l.machine.chain {
 			return false
+		}
+	}
+	for _, mem := range st.Membership.Members {
+		if m := w.nemesis.member(mem.ID); !m.hopeless() && m.address != mem.Address {
+			return false // it moved
 		}
 	}
 	return st.LastIndex == st.Commit

@@ -170,6 +170,9 @@ func (e *endpoint) meet(address string, to uint64, bothWays, judged bool) (meeti
 	}
 	m := meeting{target: target, handler: handler, mine: self.Hello(to)}
 	m.theirs = handler.Hello(m.mine.Node)
+	if to != 0 {
+		m.theirs.At = address
+	}
 	if err := m.judge(self, to, judged); err != nil {
 		m.release()
 		return meeting{}, err

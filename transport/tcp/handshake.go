@@ -101,6 +101,9 @@ func (c *conn) greet(purpose uint32, to uint64) (transport.Hello, error) {
 	if err := judgeAnswer(answer, to); err != nil {
 		return peer, c.leave(purpose, to, err)
 	}
+	if to != 0 {
+		peer.At = c.address
+	}
 	if purpose != purposeProbe {
 		if err := t.handler.Accept(peer); err != nil {
 			return peer, c.leave(purpose, to, fmt.Errorf("%s was refused here: %w", c.address, err))
@@ -177,7 +180,10 @@ func (c *conn) judge(hello octopiipb.Hello) error {
 	if hello.Purpose == 0 || hello.Purpose >= purposeEnd {
 		return fmt.Errorf("purpose %d is not known here", hello.Purpose)
 	}
-	if self := t.handler.Hello(hello.From).Node; self != 0 && hello.To != 0 && hello.To != self {
+	peer := toHello(hello)
+	if self := t.handler.Hello(hello.From).Node; self == 0 {
+		peer.To = hello.To
+	} else if hello.To != 0 && hello.To != self {
 		return fmt.Errorf("this is member %d, not %d: correct its address", self, hello.To)
 	}
 	if hello.Purpose == purposeProbe {
@@ -193,12 +199,21 @@ func (c *conn) judge(hello octopiipb.Hello) error {
 		c.peer = hello.From
 		t.mu.Unlock()
 	}
-	return t.handler.Accept(toHello(hello))
+	if err := t.handler.Accept(peer); err != nil {
+		return err
+	}
+	t.mu.RLock()
+	p := t.peers[hello.From]
+	t.mu.RUnlock()
+	if p != nil && hello.Address != "" {
+		p.says(hello.Address)
+	}
+	return nil
 }
 
 func toHello(h octopiipb.Hello) transport.Hello {
 	return transport.Hello{
-		Cluster: h.Cluster, Node: h.From, Incarnation: h.Incarnation, Address: h.Address, To: h.To,
+		Cluster: h.Cluster, Node: h.From, Incarnation: h.Incarnation, Address: h.Address,
 		Remembers: transport.Memory{Term: h.Remembers.Term, Match: h.Remembers.Match, Commit: h.Remembers.Commit},
 	}
 }

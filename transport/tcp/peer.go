@@ -43,8 +43,12 @@ type peer struct {
 	wake   chan struct{} // something was queued
 	hurry  chan struct{} // the peer was moved, or has just dialed us: do not wait with dialing
 
-	mu      sync.Mutex
-	address string
+	mu sync.Mutex
+	// address is where SetPeer says that the peer is, said where the peer itself said
+	// so last, which is tried in turn with it where it is another one; at is where
+	// the last attempt to connect went, and astray counts those that failed.
+	address, said, at string
+	astray            int
 	// abort ends the attempt to connect, or the connection, that is under way.
 	abort context.CancelFunc
 	queue []outgoing
@@ -108,6 +112,34 @@ func (p *peer) where() string {
 	return p.address
 }
 
+// next is where to look for the peer. Call it with mu held.
+func (p *peer) next() string {
+	if p.said != "" && p.astray%2 == 1 {
+		return p.said
+	}
+	return p.address
+}
+
+// found is where the peer is, or else where to look for it.
+func (p *peer) found() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.up {
+		return p.at
+	}
+	return p.next()
+}
+
+// says takes notice of where a peer says that it is.
+func (p *peer) says(address string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if address != p.said {
+		p.said = address
+		signal(p.hurry)
+	}
+}
+
 // move changes the address: what goes on at the old one ends.
 func (p *peer) move(address string) {
 	p.mu.Lock()
@@ -115,7 +147,10 @@ func (p *peer) move(address string) {
 	if p.address == address {
 		return
 	}
-	p.address = address
+	p.address, p.astray = address, 0
+	if p.up && p.at == address {
+		return // it was found there before
+	}
 	p.abort()
 	signal(p.hurry)
 }
@@ -196,7 +231,11 @@ func (p *peer) waitQueued() bool {
 // for at once.
 func (p *peer) session() (atOnce bool) {
 	p.mu.Lock()
-	address := p.address
+	record, address := p.address, p.at
+	if p.redials == 0 { // else it is to be known what became of who was there
+		address = p.next()
+	}
+	p.at = address
 	ctx, cancel := context.WithCancel(p.ctx)
 	p.abort, p.wanted = cancel, false
 	p.mu.Unlock()
@@ -208,7 +247,7 @@ func (p *peer) session() (atOnce bool) {
 	}
 	c, _, err := p.t.open(ctx, address, purposeMessages, p.id)
 	if err != nil {
-		if p.where() != address {
+		if p.where() != record {
 			p.redials = 0
 			return true
 		}
@@ -221,7 +260,7 @@ func (p *peer) session() (atOnce bool) {
 	p.setUp(true)
 	p.serve(ctx, c)
 	p.setUp(false)
-	return p.where() != address || p.redialSoon(time.Since(began))
+	return p.where() != record && p.where() != address || p.redialSoon(time.Since(began))
 }
 
 // redialSoon begins the attempts to learn why a connection broke that had lasted so
@@ -273,6 +312,9 @@ func (p *peer) cannotConnect(address string, err error) {
 	}
 	if p.redials == 0 {
 		p.failures++
+		p.mu.Lock()
+		p.astray++
+		p.mu.Unlock()
 	}
 	p.drop(p.take())
 }

@@ -214,7 +214,7 @@ func (t *Transport) addressOf(id uint64) (string, error) {
 	if p == nil {
 		return "", fmt.Errorf("tcp: member %d: %w", id, transport.ErrUnknownPeer)
 	}
-	return p.where(), nil
+	return p.found(), nil
 }
 
 // Close ends all connections and waits for all goroutines of the Transport.

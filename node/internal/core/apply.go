@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
 	octopiipb "github.com/octopii/octopii/proto"
@@ -66,6 +67,9 @@ func (c *Core) applyChange(e *raftpb.Entry, w Waiter) {
 	switch {
 	case err == nil:
 		c.setConf(e, *c.rn.ApplyConfChange(cc), withChanges(c.handed.Membership, e.Index, changes))
+		if c.leaves() && c.rn.BasicStatus().RaftState == raft.StateLeader {
+			c.handOn()
+		}
 	case errors.Is(err, errNoChange):
 		err = nil
 	}

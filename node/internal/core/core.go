@@ -420,7 +420,11 @@ func (c *Core) note() {
 		c.offered = raft.None
 		c.peers.rested()
 	}
+	elected := now.RaftState == raft.StateLeader && c.status.RaftState != raft.StateLeader
 	c.status = now
+	if elected && c.leaves() {
+		c.handOn()
+	}
 }
 
 // refuse answers a local caller that failed.

@@ -1,8 +1,12 @@
 package core
 
 import (
+	"slices"
+
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/tracker"
+
+	octopiipb "github.com/octopii/octopii/proto"
 )
 
 // pauseTimeoutsMax bounds, in election timeouts, how long a leader waits after
@@ -20,11 +24,40 @@ func (c *Core) handOver() {
 		c.offered = raft.None
 		c.peers.get(to).declined(c.cfg.ElectionTicks)
 	}
+	if c.leaves() {
+		c.handOn()
+		return
+	}
 	if c.stalled() {
 		c.leaveStalled()
 		return
 	}
 	c.yield(&st)
+}
+
+// leaves says whether this leader is no voter any more when the joint configuration is
+// left.
+func (c *Core) leaves() bool {
+	cs := &c.handed.ConfState
+	return len(cs.VotersOutgoing) > 0 && !slices.Contains(cs.Voters, c.cfg.ID)
+}
+
+// handOn lets one of those lead that stay, before this leader leaves the joint
+// configuration: when it has, it is gone, and the others may not know that it has, and
+// wait for its vote. raft does not leave while leadership is handed over; the next
+// leader does. (Where it was the only voter there was nobody to hand over to before.)
+func (c *Core) handOn() {
+	var best candidate
+	c.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr progress) {
+		if slices.Contains(c.handed.ConfState.Voters, id) && c.alive(id) {
+			if one := (candidate{id: id, match: pr.Match}); one.before(best) {
+				best = one
+			}
+		}
+	})
+	if best.id != 0 {
+		c.rn.TransferLeader(best.id)
+	}
 }
 
 // offer begins a transfer of leadership that nobody asked for.
@@ -56,7 +89,7 @@ func (c *Core) bestCandidate(rested bool) uint64 {
 		if rested && c.peers.get(id).rest > 0 {
 			return
 		}
-		near := pr.State != tracker.StateSnapshot && pr.Match+c.cfg.PromoteLagMax >= commit
+		near := pr.State != tracker.StateSnapshot && pr.Match+c.cfg.PromoteLagMax >= commit && !c.isReplaced(id)
 		if one := (candidate{id, near, m.Priority, pr.Match}); one.before(best) {
 			best = one
 		}
@@ -64,7 +97,13 @@ func (c *Core) bestCandidate(rested bool) uint64 {
 	return best.id
 }
 
-// candidate is a member that could lead. near: it is close behind.
+// isReplaced says whether another member is about to take this one's place: it should
+// not lead, for it had to hand over again.
+func (c *Core) isReplaced(id uint64) bool {
+	return slices.ContainsFunc(c.handed.Membership.Members, func(m octopiipb.Member) bool { return m.Replaces == id && m.Promote })
+}
+
+// candidate is a member that could lead. near: it is close behind, and stays.
 type candidate struct {
 	id       uint64
 	near     bool

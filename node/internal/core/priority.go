@@ -21,7 +21,7 @@ func (c *Core) yield(st *raft.BasicStatus) {
 	var best candidate
 	c.rn.WithProgress(func(id uint64, typ raft.ProgressType, pr progress) {
 		m := find(c.handed.Membership, id)
-		if typ == raft.ProgressTypeLearner || m == nil || m.Priority <= self.Priority {
+		if typ == raft.ProgressTypeLearner || m == nil || m.Priority <= self.Priority || c.isReplaced(id) {
 			return
 		}
 		notes := c.peers.get(id)

@@ -1,0 +1,72 @@
+package node
+
+import (
+	"cmp"
+	"sync"
+
+	octopiipb "github.com/octopii/octopii/proto"
+	"github.com/octopii/octopii/transport"
+)
+
+// whereabouts are where this member met the others last. Two that swapped their
+// addresses each look for the other at their own; a third one, which both called, can
+// tell them. The transport's goroutines write and read it.
+type whereabouts struct {
+	mu sync.Mutex
+	of map[uint64]string
+}
+
+// met notes where a peer was reached, or says that it is.
+func (w *whereabouts) met(peer transport.Hello) {
+	address := cmp.Or(peer.At, peer.Address)
+	if address == "" {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.of == nil {
+		w.of = map[uint64]string{}
+	}
+	w.of[peer.Node] = address
+}
+
+// list returns those of the members, ordered by ID.
+func (w *whereabouts) list(ms *octopiipb.Membership) []octopiipb.Member {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var list []octopiipb.Member
+	for i := range ms.Members {
+		if address, ok := w.of[ms.Members[i].ID]; ok {
+			list = append(list, octopiipb.Member{ID: ms.Members[i].ID, Address: address})
+		}
+	}
+	return list
+}
+
+// keep forgets all who do not belong to the cluster any more.
+func (w *whereabouts) keep(ms *octopiipb.Membership) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for id := range w.of {
+		if !isMember(ms, id) {
+			delete(w.of, id)
+		}
+	}
+}
+
+// lookFor looks for members where another one met them, as long as this one hears of no
+// leader: their records may be old.
+func (l *loop) lookFor(members []octopiipb.Member) {
+	if l.core == nil || !l.core.Lonely() {
+		return
+	}
+	for i := range members {
+		m := &members[i]
+		at, known := l.peers[m.ID]
+		if !known || m.Address == "" || m.Address == at || m.Address == l.cfg.Transport.Address() {
+			continue
+		}
+		l.peers[m.ID] = m.Address
+		l.transport.SetPeer(m.ID, m.Address)
+	}
+}

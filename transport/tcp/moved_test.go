@@ -1,0 +1,72 @@
+package tcp
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/octopii/octopii/transport"
+	"github.com/octopii/octopii/transport/transporttest"
+)
+
+// TestMovedPeers: two peers that swapped their addresses are looked for in the wrong
+// places. Each calls a third one, which finds them where they said that they are, and
+// its Handler is told where that was.
+func TestMovedPeers(t *testing.T) {
+	a, h := start(t, 1, Config{})
+	b, hb := start(t, 2, Config{})
+	c, hc := start(t, 3, Config{})
+	a.SetPeer(2, c.Address())
+	a.SetPeer(3, b.Address())
+	hb.SetAddress(b.Address())
+	hc.SetAddress(c.Address())
+	send := func() bool { return a.Send(2, 1, number(1)) && a.Send(3, 1, number(1)) }
+	for _, moved := range []transport.Transport{b, c} {
+		moved.SetPeer(1, a.Address())
+		moved.Send(1, 1, number(1))
+	}
+	transporttest.Until(t, "both get what is for them", func() bool {
+		return send() && hb.Received(1) > 0 && hc.Received(1) > 0
+	})
+	for id, at := range map[uint64]string{2: b.Address(), 3: c.Address()} {
+		if !slices.ContainsFunc(h.Accepted(), func(peer transport.Hello) bool { return peer.Node == id && peer.At == at }) {
+			t.Errorf("the Handler was not told that %d was reached at %s", id, at)
+		}
+	}
+	// What was found is not lost when the record is corrected.
+	down := h.Downs(2)
+	a.SetPeer(2, b.Address())
+	before := hb.Received(1)
+	transporttest.Until(t, "it goes on", func() bool { return send() && hb.Received(1) > before })
+	if h.Downs(2) != down {
+		t.Error("the connection was made anew, to the same address")
+	}
+}
+
+// TestSought: whoever comes for a member that is not here tells whom it wants, and is
+// refused.
+func TestSought(t *testing.T) {
+	free, _ := start(t, 9, Config{})
+	address := free.Address()
+	if err := free.Close(); err != nil {
+		t.Fatal(err)
+	}
+	a, h := start(t, 1, Config{})
+	h.SetAddress(a.Address())
+	a.SetPeer(2, address)
+	a.Send(2, 1, number(1))
+	var who transport.Hello
+	transporttest.Until(t, "somebody came", func() bool {
+		a.Send(2, 1, number(1))
+		var err error
+		if who, err = Sought(Config{Listen: address}, backoffMax); err != nil {
+			t.Fatal(err)
+		}
+		return who.Node != 0
+	})
+	if who.Node != 1 || who.To != 2 || who.Cluster == 0 || who.Address != a.Address() {
+		t.Errorf("who came said %+v", who)
+	}
+	if who, err := Sought(Config{Listen: address}, 1); err != nil || who.Node != 0 {
+		t.Errorf("nobody came within no time, and it says %+v, %v", who, err)
+	}
+}
