@@ -39,6 +39,20 @@ func BenchmarkPropose(b *testing.B) {
 	}
 }
 
+// BenchmarkProposeFollower has every proposal forwarded.
+func BenchmarkProposeFollower(b *testing.B) {
+	ms := benchCluster(b)
+	data := make([]byte, 16)
+	for _, n := range inFlight {
+		b.Run(fmt.Sprintf("inflight=%d", n), func(b *testing.B) {
+			measure(b, n, func(ctx context.Context) error {
+				_, err := ms[1].Propose(ctx, data)
+				return err
+			})
+		})
+	}
+}
+
 func BenchmarkReadBarrier(b *testing.B) {
 	ms := benchCluster(b)
 	for _, n := range inFlight {

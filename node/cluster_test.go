@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/octopii/octopii/node"
+	"github.com/octopii/octopii/transport"
+	"github.com/octopii/octopii/transport/memnet"
 	"github.com/octopii/octopii/transport/tcp"
 	"github.com/octopii/octopii/wal"
 	"github.com/octopii/octopii/wal/etcdwal"
@@ -106,7 +108,9 @@ type member struct {
 	t    testing.TB
 	cfg  node.Config
 	addr string
-	sm   *history
+	// network is in memory; nil: TCP on the loopback interface.
+	network *memnet.Network
+	sm      *history
 	// silent: its state machine remembers nothing.
 	silent bool
 	// disk is a durable state machine that outlives the member; nil: none.
@@ -138,7 +142,7 @@ func (m *member) start() *member {
 }
 
 func (m *member) tryStart() error {
-	tr, err := tcp.New(tcp.Config{Listen: m.addr})
+	tr, err := m.listen()
 	if err != nil {
 		return err
 	}
@@ -155,6 +159,13 @@ func (m *member) tryStart() error {
 	}
 	m.Node, err = node.Start(cfg)
 	return err
+}
+
+func (m *member) listen() (transport.Transport, error) {
+	if m.network != nil {
+		return m.network.Transport(m.addr), nil
+	}
+	return tcp.New(tcp.Config{Listen: m.addr})
 }
 
 func (m *member) close() {

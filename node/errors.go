@@ -28,10 +28,13 @@ var (
 	// there is space.
 	ErrNoSpace = errors.New("node: no space left for the log; nothing was proposed, free some and retry")
 	// ErrNotCommitted: the proposal is certainly not committed and never will
-	// be. It is safe to retry.
+	// be. It is safe to retry, and no change of leader is the reason: that is retried
+	// inside. The caller's context ended or this member stopped before a leader had the
+	// proposal, or the leader refused it.
 	ErrNotCommitted = errors.New("node: not committed; safe to retry")
-	// ErrUnknownOutcome: the proposal may yet be committed. Retry only what may
-	// happen twice.
+	// ErrUnknownOutcome: the proposal may yet be committed, and this member cannot tell:
+	// the caller did not wait, the member stopped, or it got a snapshot instead of the
+	// entries. Retry only what may happen twice.
 	ErrUnknownOutcome = errors.New("node: outcome unknown; it may yet be committed")
 )
 

@@ -243,7 +243,11 @@ func clusterOf(index, term uint64, voters []uint64, learners ...uint64) octopiip
 // disk brings it back.
 func FuzzPeer(f *testing.F) {
 	join := func(m octopiipb.Member) []byte { return encoded(f, &octopiipb.JoinRequest{Member: m}) }
-	request := func(rs ...octopiipb.Request) []byte { return encoded(f, &octopiipb.Requests{Requests: rs}) }
+	request := func(rs ...octopiipb.Request) []byte { return encoded(f, &octopiipb.Requests{Term: 3, Requests: rs}) }
+	forwarded := func(from, id uint64, data []byte) []byte {
+		head := binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64([]byte{3}, from), id)
+		return append(head, core.FrameProposal(data)...)
+	}
 	message := func(m raftpb.Message) []byte { return encoded(f, &m) }
 	change := raftpb.ConfChangeV2{
 		Changes: []raftpb.ConfChangeSingle{{Type: raftpb.ConfChangeAddLearnerNode, NodeID: 5}},
@@ -253,6 +257,8 @@ func FuzzPeer(f *testing.F) {
 		Changes: []raftpb.ConfChangeSingle{{Type: raftpb.ConfChangeRemoveNode, NodeID: 1}},
 		Context: encoded(f, &octopiipb.MembershipChange{Changes: []octopiipb.MemberChange{{Op: 3, Member: octopiipb.Member{ID: 1}}}}),
 	}
+	asked := change
+	asked.Context = encoded(f, &octopiipb.MembershipChange{Changes: []octopiipb.MemberChange{{Op: 1, Member: octopiipb.Member{ID: 5, Address: "n5"}}}, Origin: 2, ID: 2})
 	sound := clusterOf(9, 3, []uint64{1, 2, 3}, 4)
 	none, noCluster, absent, external, twice := sound, sound, clusterOf(9, 3, []uint64{2, 3}), sound, clusterOf(9, 3, []uint64{1, 2}, 2)
 	none.Header.Membership.Members = nil
@@ -290,10 +296,12 @@ func FuzzPeer(f *testing.F) {
 			arrival{byJoin, 5, join(octopiipb.Member{ID: 6, Address: "n6"})}, arrival{byJoin, 6, join(octopiipb.Member{ID: 6})}, arrival{byTime, 0, make([]byte, 9)}))
 		f.Add(state, arrivals(arrival{byJoin, 2, join(octopiipb.Member{ID: 2, Address: "elsewhere", Priority: -1, Promote: true, Learner: true})}))
 		f.Add(state, arrivals(arrival{byRequests, 2, request(
-			octopiipb.Request{ID: 1, Proposal: core.FrameProposal([]byte("p"))}, octopiipb.Request{ID: 2, ConfChange: encoded(f, &change)},
+			octopiipb.Request{ID: 1, Proposal: forwarded(2, 1, []byte("p"))}, octopiipb.Request{ID: 2, ConfChange: encoded(f, &asked)},
+			octopiipb.Request{ID: 7, Proposal: forwarded(3, 7, nil)}, octopiipb.Request{ID: 8, ConfChange: encoded(f, &change)},
+			octopiipb.Request{ID: 1, Proposal: forwarded(2, 1, []byte("p"))}, octopiipb.Request{ID: 9, Proposal: forwarded(2, 9, nil)[:17]},
 			octopiipb.Request{ID: 3, TransferTo: 2}, octopiipb.Request{ID: 4}, octopiipb.Request{ID: 5, ConfChange: []byte{0xff}},
 			octopiipb.Request{ID: 6, Proposal: []byte{9}})}, arrival{byTime, 0, make([]byte, 20)}))
-		f.Add(state, arrivals(arrival{byReplies, 2, encoded(f, &octopiipb.Replies{Replies: []octopiipb.Reply{{ID: 1, Index: 9, Term: 3}, {ID: 2, Code: 99}}})}))
+		f.Add(state, arrivals(arrival{byReplies, 2, encoded(f, &octopiipb.Replies{Replies: []octopiipb.Reply{{ID: 1, Index: 9}, {ID: 2, Code: 99}}})}))
 	}
 	f.Fuzz(func(t *testing.T, state uint8, list []byte) {
 		r := &receiver{t: t, mem: vfstest.NewMem()}

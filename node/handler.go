@@ -155,17 +155,11 @@ func (h handler) handleRequests(from uint64, payload []byte) error {
 	if err := rs.Unmarshal(payload); err != nil {
 		return err
 	}
-	if h.inbox.peer(len(rs.Requests), len(payload), func(in *core.Input) {
-		in.Remote = append(in.Remote, core.RemoteRequests{From: from, Requests: rs.Requests})
-	}) {
-		return nil
-	}
-	// Their callers must not have to guess.
-	refusals := make([]octopiipb.Reply, len(rs.Requests))
-	for i, r := range rs.Requests {
-		refusals[i] = octopiipb.Reply{ID: r.ID, Code: core.Code(core.ErrOverloaded), Reason: core.ErrOverloaded.Error()}
-	}
-	h.transport.Send(from, kindReplies, &octopiipb.Replies{Replies: refusals})
+	// Without room they are lost, and come again. They cannot be refused here: what
+	// came before may be another copy of the same.
+	h.inbox.peer(len(rs.Requests), len(payload), func(in *core.Input) {
+		in.Remote = append(in.Remote, core.RemoteRequests{From: from, Term: rs.Term, Requests: rs.Requests})
+	})
 	return nil
 }
 
@@ -174,7 +168,7 @@ func (h handler) handleReplies(from uint64, payload []byte) error {
 	if err := rs.Unmarshal(payload); err != nil {
 		return err
 	}
-	// Without room the requests that they answer time out.
+	// Without room they are lost, and the requests that they answer come again.
 	h.inbox.peer(len(rs.Replies), len(payload), func(in *core.Input) {
 		in.Replies = append(in.Replies, core.RemoteReplies{From: from, Replies: rs.Replies})
 	})

@@ -199,7 +199,7 @@ func (l *loop) carryOut(eff *core.Effects) {
 	}
 	for i := range eff.Forwards {
 		f := &eff.Forwards[i]
-		if !l.transport.Send(f.To, kindRequests, &octopiipb.Requests{Requests: f.Requests}) {
+		if !l.transport.Send(f.To, kindRequests, &octopiipb.Requests{Term: f.Term, Requests: f.Requests}) {
 			l.core.Undelivered(f)
 		}
 	}

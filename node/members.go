@@ -119,6 +119,9 @@ func (n *Node) transfer(ctx context.Context, to uint64) (uint64, error) {
 	w := newWaiter()
 	n.inbox.request(core.Request{Kind: core.Transfer, To: to, Waiter: w})
 	a, err := n.wait(ctx, w)
+	if errors.Is(err, core.ErrTransferLost) {
+		return to, fmt.Errorf("node: transfer leadership: %w: %w", errGivenUp, err)
+	}
 	if err != nil {
 		return to, fmt.Errorf("node: transfer leadership: %w", err)
 	}

@@ -13,9 +13,18 @@ import (
 // may be called on any member; a follower forwards to the leader, and while
 // there is none the call waits. data is free again when Propose returns.
 //
+// A change of leader, whether by a transfer, a stop or a crash, and a message that is
+// lost fail no proposal: one that is certainly not committed is proposed again, and
+// it is committed once at most. So the call may last as long as an election, and
+// without a majority as long as ctx.
+//
 // Errors: ErrTooLarge, ErrOverloaded, ErrNoSpace and ErrNotCommitted say that the
-// proposal is certainly not committed. ErrUnknownOutcome says that it may be, now or
-// later; it wraps ctx.Err() if ctx ended.
+// proposal is certainly not committed. ErrNotCommitted comes with ctx.Err(), ErrClosed
+// or ErrRemoved, if ctx ended or this member stopped before the proposal was given
+// to a leader, or with the leader's reason to refuse it. ErrUnknownOutcome says that
+// the proposal may be committed, now or later: ctx ended or this member stopped, which
+// it wraps likewise, while it was under way; or a snapshot took the place of the log
+// in which this member would have found it.
 func (n *Node) Propose(ctx context.Context, data []byte) (Result, error) {
 	if err := n.ready(ctx); err != nil {
 		return Result{}, err
@@ -28,7 +37,7 @@ func (n *Node) Propose(ctx context.Context, data []byte) (Result, error) {
 	}
 	defer n.leave(len(data))
 	w := newWaiter()
-	n.inbox.request(core.Request{Kind: core.Propose, Data: core.FrameProposal(data), Waiter: w})
+	n.inbox.request(core.NewProposal(data, w))
 	a, err := n.wait(ctx, w)
 	if err != nil {
 		return Result{}, err

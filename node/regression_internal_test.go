@@ -170,6 +170,35 @@ func (ahead) Apply([]Entry) ([][]byte, error) { return nil, nil }
 func (ahead) Restore(uint64, io.Reader) error { return nil }
 func (ahead) Snapshot() (Snapshot, error)     { return nothing{&bytes.Buffer{}}, nil }
 
+// speaker is a transport that remembers to whom it spoke.
+type speaker struct {
+	transport.Transport
+	to []uint64
+}
+
+func (s *speaker) Send(to uint64, _ transport.Kind, _ transport.Message) bool {
+	s.to = append(s.to, to)
+	return true
+}
+
+// Requests for which there is no room may be copies of what was taken before: to
+// refuse them would tell a caller that what is in the log is not.
+func TestRequestsWithoutRoomAreNotRefused(t *testing.T) {
+	s := &speaker{}
+	n := &Node{inbox: newInbox(), transport: s, log: zap.NewNop()}
+	n.inbox.peer(inboxItemsMax, 0, func(*core.Input) {})
+	payload, err := (&octopiipb.Requests{Term: 3, Requests: []octopiipb.Request{{ID: 7, Transfer: true}}}).Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := (handler{n}).handleRequests(2, payload); err != nil {
+		t.Fatal(err)
+	}
+	if len(s.to) > 0 || len(n.inbox.input.Remote) > 0 {
+		t.Errorf("answered %v, queued %v", s.to, n.inbox.input.Remote)
+	}
+}
+
 type nothing struct{ *bytes.Buffer }
 
 func (nothing) Close() error { return nil }

@@ -49,6 +49,8 @@ type op struct {
 	committed uint64
 	// applied is what the member had applied when it answered.
 	applied uint64
+	// installs is how many snapshots the member had installed when it was called.
+	installs int
 }
 
 // opHead is what a proposal has before the command: the operation's number.
@@ -125,12 +127,13 @@ func (c *client) propose(m *member) {
 // submit gives an operation to its member.
 func (c *client) submit(o *op) {
 	w, m := c.w, o.member
+	o.installs = m.installs
 	w.check.called(o)
 	c.op = o
 	r := core.Request{Kind: core.Read}
 	if !o.query {
 		data := binary.LittleEndian.AppendUint64(nil, o.id)
-		r = core.Request{Kind: core.Propose, Data: core.FrameProposal(append(data, o.input...))}
+		r = core.NewProposal(append(data, o.input...), nil)
 	}
 	patience := w.between(w.cfg.patience/4, w.cfg.patience)
 	calm := w.calm
@@ -176,6 +179,7 @@ func (c *client) answered(o *op, a stepped.Answer) {
 	if a.Err != nil {
 		o.err = a.Err
 		c.w.tell(o.member, "  client %d: op %d: %v", c.number, o.id, a.Err)
+		c.w.check.failed(o)
 		c.finish(o, outcomeOf(a.Err))
 		return
 	}
@@ -193,12 +197,10 @@ func (c *client) answered(o *op, a stepped.Answer) {
 
 // outcomeOf is what an error says of a proposal.
 func outcomeOf(err error) outcome {
-	switch {
-	case errors.Is(err, node.ErrUnknownOutcome), errors.Is(err, node.ErrClosed), errors.Is(err, node.ErrRemoved):
+	if errors.Is(err, node.ErrUnknownOutcome) {
 		return unknown
-	default:
-		return notCommitted
 	}
+	return notCommitted
 }
 
 // lost ends an operation whose member died.

@@ -220,6 +220,7 @@ func (c *checker) grow(index uint64) {
 // committed log there.
 func (c *checker) install(m *member, s *raftpb.Snapshot) {
 	v, meta := &m.view, s.Metadata
+	m.installs++
 	c.grow(meta.Index)
 	if e := c.ledger[meta.Index]; e.known && e.term != meta.Term {
 		c.w.fail("state machine safety", "%s installs a snapshot at %d of term %d, and the entry there has term %d", m.name(), meta.Index, meta.Term, e.term)
@@ -705,6 +706,19 @@ func (c *checker) called(o *op) {
 	c.ops = append(c.ops, o)
 	if c.w.trace != nil {
 		c.w.tell(o.member, "  client %d: op %d: %s", o.client.number, o.id, c.w.cfg.describe(o.input))
+	}
+}
+
+// failed: a member that goes on fails no proposal because of a change of leader or a
+// message that got lost. What is certainly not committed it proposes again, and of
+// the rest it finds the outcome in its log, unless a snapshot took the place of that.
+func (c *checker) failed(o *op) {
+	switch {
+	case o.query, errors.Is(o.err, node.ErrClosed), errors.Is(o.err, node.ErrRemoved):
+	case errors.Is(o.err, node.ErrNotCommitted):
+		c.w.fail("what is certainly not committed is proposed again", "%s fails operation %d: %v", o.member.name(), o.id, o.err)
+	case errors.Is(o.err, node.ErrUnknownOutcome) && o.member.installs == o.installs:
+		c.w.fail("only a snapshot hides an outcome", "%s fails operation %d, and has installed no snapshot since it was called: %v", o.member.name(), o.id, o.err)
 	}
 }
 

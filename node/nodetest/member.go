@@ -45,6 +45,8 @@ type member struct {
 	real *node.Node
 	life int
 	end  *endpoint
+	// installs counts the snapshots that took the place of its log.
+	installs int
 	// ended is why the process ended by itself; gone: it is not started again.
 	ended error
 	gone  bool
@@ -94,16 +96,21 @@ type host struct {
 
 func (h host) Go(f func()) {
 	// A snapshot takes its time; what is quick is quick.
-	h.m.after(h.m.w.between(h.m.disk.latency(), h.m.w.cfg.taskMax), "task", func() { h.task(f) })
+	d := h.m.disk
+	h.m.after(h.m.w.between(h.m.w.between(d.fast, d.slow), h.m.w.cfg.taskMax), "task", func() { h.task(f) })
 }
 
-// task runs f between two turns of the appender: it may need what that holds.
+// task runs f between two turns of the appender, as it may need what that holds, and
+// when the disk does not hang.
 func (h host) task(f func()) {
-	if h.m.writing != nil {
+	switch d := h.m.disk; {
+	case d.stalled > h.m.w.now: // it may be mended meanwhile
+		h.m.after(min(d.stalled-h.m.w.now, 100*time.Millisecond), "task waits for the disk", func() { h.task(f) })
+	case h.m.writing != nil:
 		h.m.after(time.Millisecond, "task waits", func() { h.task(f) })
-		return
+	default:
+		f()
 	}
-	f()
 }
 
 func (h host) Timer(f func()) stepped.Timer { return &timer{m: h.m, f: f} }

@@ -194,11 +194,23 @@ func (n *nemesis) noShow() {
 }
 
 // move has a member come back at another address, or two at each other's. Whoever moved
-// calls the others, and so they learn of it; all at once may not, for then nobody could
-// be called.
+// calls the others, and so they learn of it; all others are well and stay meanwhile, for
+// of two that cannot find each other neither may know where a third one is.
 func (n *nemesis) move() {
+	n.held = true
+	n.mend(n.hopeful())
+	timeout := n.w.cfg.electionTimeout()
+	n.w.at(4*timeout, "somebody moves", func() {
+		if !n.over {
+			n.moveNow()
+		}
+		n.w.at(8*timeout, "it was found", func() { n.held = false })
+	})
+}
+
+func (n *nemesis) moveNow() {
 	l := n.w.leader()
-	if l == nil || l.paused {
+	if l == nil || l.paused || n.lost != nil {
 		return
 	}
 	// They must be known, and part of it: one that waits to be added is where it was.

@@ -467,7 +467,8 @@ func (w *world) healAll() {
 }
 
 // beCalm lets the clients go on where nothing breaks: every call must be answered,
-// also while leadership is handed around.
+// also while leadership is handed around, and at last while messages get lost under
+// leaders that stay: no later term decides what became of those.
 func (w *world) beCalm() {
 	if w.failed != nil {
 		return
@@ -492,6 +493,9 @@ func (w *world) beCalm() {
 			w.runUntil(w.now + w.between(w.cfg.tick, 5*w.cfg.tick))
 		}
 	}
+	w.net.lose, w.net.breaking = 400, 400
+	w.runUntil(w.now + 4*w.cfg.electionTimeout())
+	w.net.calm()
 	for _, c := range w.clients {
 		c.quiet = true
 	}

@@ -24,22 +24,20 @@ func (c *Core) newApply(m *raftpb.Message) *Apply {
 	a.Entries = make([]Committed, 0, len(m.Entries))
 	for i := range m.Entries {
 		e := &m.Entries[i]
-		w := c.pending.applied(e.Index, e.Term, c.refuse)
+		by, frame := originOf(e)
+		w := c.callerOf(e, by)
 		switch {
 		case e.Type != raftpb.EntryNormal:
 			c.applyChange(e, w)
-		case len(e.Data) == 0:
+		case len(frame) == 0:
 			// A new leader's first entry, or what raft put in the place of a
 			// conf change that it refused (cockroach 105797).
-			if w != nil {
-				c.refuse(w, ErrMembershipBusy)
-			}
-		case e.Data[0] == frameBarrier:
+		case frame[0] == frameBarrier:
 			if w != nil {
 				c.effects.Outcomes = append(c.effects.Outcomes, Outcome{Waiter: w, Index: e.Index})
 			}
 		default:
-			a.Entries = append(a.Entries, Committed{Index: e.Index, Term: e.Term, Data: e.Data[1:], Waiter: w})
+			a.Entries = append(a.Entries, Committed{Index: e.Index, Term: e.Term, Data: frame[1:], Waiter: w})
 		}
 		c.handed.Index, c.handed.Term = e.Index, e.Term
 	}
@@ -47,6 +45,30 @@ func (c *Core) newApply(m *raftpb.Message) *Apply {
 	c.settleUnchanged()
 	c.storage.Handed(a.Label.Index, a.Label.Term, a.Label.ConfState)
 	return a
+}
+
+// originOf says who forwarded an entry, and what a normal one has beside that.
+func originOf(e *raftpb.Entry) (origin, []byte) {
+	if e.Type == raftpb.EntryNormal {
+		return unwrap(e.Data)
+	}
+	_, by, _ := decodeChanges(e.Data) // zero for one that leaves a joint configuration
+	return by, nil
+}
+
+// callerOf returns who waits here for a committed entry, if somebody does, and tries
+// again what the entry proves lost.
+func (c *Core) callerOf(e *raftpb.Entry, by origin) Waiter {
+	w := c.pending.applied(e.Index, e.Term, c.tryAgain, c.refuse)
+	if by.member == c.cfg.ID {
+		if it, ok := c.forwarded.remove(by.id); ok {
+			w = it.Waiter
+		}
+	}
+	if e.Term > c.handed.Term {
+		c.forwarded.displaced(e.Term, c.tryAgain)
+	}
+	return w
 }
 
 // applyChange applies a committed change of membership, or refuses it in the
@@ -60,7 +82,7 @@ func (c *Core) applyChange(e *raftpb.Entry, w Waiter) {
 		c.leaveJoint(e, cc)
 		return
 	}
-	changes, err := decodeChanges(e.Data)
+	changes, _, err := decodeChanges(e.Data)
 	if err == nil {
 		err = checkChanges(c.handed.Membership, c.handed.ConfState, changes)
 	}
@@ -120,7 +142,8 @@ func (c *Core) setConf(e *raftpb.Entry, cs raftpb.ConfState, ms *octopiipb.Membe
 // installed says that a snapshot from the leader is durable and took the place
 // of the log. What it holds counts as applied when the state machine has it.
 func (c *Core) installed(label Label) {
-	c.pending.replaced(label.Index, label.Term, c.refuse)
+	c.pending.replaced(label.Index, label.Term, c.tryAgain, c.refuse)
+	c.forwarded.replaced(label.Index, label.Term, c.refuse)
 	c.handed = label
 	c.labels = []Label{label}
 	c.storage.Handed(label.Index, label.Term, label.ConfState)

@@ -76,9 +76,14 @@ type Core struct {
 	// waiting are requests that nobody could be given yet, of waitingBytes in
 	// all; placing are those that raft has taken, whose place the next Ready
 	// shows; returned are those that another member sent back, to be tried again
-	// at the next tick or under the next leader.
+	// at the next tick or under the next leader. again: some of waiting were added
+	// behind the time at which a Step serves them.
 	waiting, placing, returned []request
 	waitingBytes               int64
+	again                      bool
+	// since is the term that was on disk at the start: this process leads only in
+	// later ones.
+	since uint64
 	// unchanged wait until this member has applied a membership that a leader
 	// found to be as it was asked to be.
 	unchanged []unchanged
@@ -94,8 +99,6 @@ type Core struct {
 	committed uint64
 	// confIndex is where this leader appended its last change of membership.
 	confIndex uint64
-	// forwarded are requests that the leader has, by the ID under which it got
-	// them.
 	forwarded forwarded
 	// campaigns is how often this member campaigned, or is about to, since it forgot a
 	// leader that is dead. 0: it has another one, or leaves it to the election timeout.
@@ -111,10 +114,11 @@ type Core struct {
 // request is a Request and where it came from.
 type request struct {
 	Request
-	// from is 0 for a local caller; otherwise id is the follower's.
-	from, id uint64
-	// taken: its Waiter's Take was called.
-	taken bool
+	// from is 0 for a local caller; otherwise id is the follower's, and term the one
+	// in which it is to be appended, if at all.
+	from, id, term uint64
+	// taken: its Waiter's Take was called. wrapped: Data names an origin.
+	taken, wrapped bool
 }
 
 // New starts a member at a snapshot or mark. What Storage holds behind it as
@@ -135,6 +139,7 @@ func New(cfg Config) (*Core, error) {
 		applied:   cfg.Applied,
 		last:      last,
 		labels:    []Label{cfg.Start},
+		since:     hs.Term,
 		forwarded: newForwarded(cfg.ReadSeed),
 		reads:     reads{node: cfg.ID, seed: cfg.ReadSeed},
 	}
@@ -215,6 +220,7 @@ func readable(s Storage, last uint64) error {
 func (c *Core) Step(in *Input) *Effects {
 	c.effects = Effects{}
 	c.bound = c.last
+	c.again = false
 	for _, p := range in.PeersUp {
 		c.peers.up(p)
 	}
@@ -258,7 +264,7 @@ func (c *Core) Step(in *Input) *Effects {
 	}
 	for _, id := range in.PeersDown {
 		c.rn.ReportUnreachable(id)
-		c.forwarded.dropped(id, c.refuse)
+		c.forwarded.broken(id, c.cfg.ElectionTicks)
 	}
 	c.stepGone(in.PeersGone)
 	c.stepRequests(in)
@@ -267,7 +273,7 @@ func (c *Core) Step(in *Input) *Effects {
 }
 
 // More says that another Step with an empty Input has effects.
-func (c *Core) More() bool { return c.rn.HasReady() || len(c.deferred) > 0 }
+func (c *Core) More() bool { return c.rn.HasReady() || len(c.deferred) > 0 || c.again }
 
 // deliver hands on what waited for an append to become durable.
 func (c *Core) deliver(responses []raftpb.Message) {
@@ -329,7 +335,7 @@ func (c *Core) tick() {
 	c.outstanding.tick()
 	c.forgot.tick(c.cfg.ElectionTicks)
 	c.reads.tick(max(2*c.cfg.HeartbeatTicks, c.cfg.ElectionTicks/2))
-	c.forwarded.tick(2*c.cfg.ElectionTicks, c.refuse)
+	c.sendAgain()
 	c.pruneWaiting()
 	c.tryReturned()
 	c.tendLearners()
@@ -414,6 +420,7 @@ func (c *Core) note() {
 		c.effects.LeaderChanged = true
 		// A round that the old leader had may never be answered.
 		c.reads.retry()
+		c.again = c.again || len(c.returned) > 0
 		c.tryReturned()
 		// What another leader appended, or cut off, raft itself looks after.
 		c.confIndex = 0

@@ -12,19 +12,23 @@ var (
 	ErrIDReused         = errors.New("the ID of a removed member")
 	ErrNoTarget         = errors.New("no member that could lead")
 	ErrNoSpace          = errors.New("no space left for the log")
+	// ErrTransferLost: the leader that was asked to hand over may be gone, or never
+	// have heard of it.
+	ErrTransferLost = errors.New("no answer of the leader that was asked to hand over")
 )
 
 // codes are the errors' numbers on the wire. They are never reused.
 var codes = []error{
-	1: ErrNotCommitted,
-	2: ErrUnknownOutcome,
-	3: ErrOverloaded,
-	4: ErrMembershipBusy,
-	5: ErrUnsafeMembership,
-	6: ErrIDReused,
-	7: ErrNoTarget,
-	8: errNotLeader,
-	9: ErrNoSpace,
+	1:  ErrNotCommitted,
+	2:  ErrUnknownOutcome,
+	3:  ErrOverloaded,
+	4:  ErrMembershipBusy,
+	5:  ErrUnsafeMembership,
+	6:  ErrIDReused,
+	7:  ErrNoTarget,
+	8:  errNotLeader,
+	9:  ErrNoSpace,
+	10: errTaken,
 }
 
 // Code returns the number under which err travels to another member.
@@ -64,6 +68,11 @@ type remoteError struct {
 func (e *remoteError) Error() string { return e.reason }
 func (e *remoteError) Unwrap() error { return e.base }
 
-// errNotLeader: the request reached a member that does not lead. It never gets
-// to a caller: the request is sent again, to the leader.
+// errNotLeader: the request reached a member that does not lead in its term, or came
+// again under a number that was refused. It never gets to a caller: the request is
+// certainly not in the log, and is sent again under another number.
 var errNotLeader = errors.New("not the leader")
+
+// errTaken: the request came again, and the leader has it. It never gets to a caller:
+// the log will answer.
+var errTaken = errors.New("the leader has it already")

@@ -22,6 +22,7 @@ var pinned = []struct {
 	{7, ErrNoTarget},
 	{8, errNotLeader},
 	{9, ErrNoSpace},
+	{10, errTaken},
 }
 
 func TestCodesArePinned(t *testing.T) {

@@ -19,9 +19,6 @@ const campaignsMax = 3
 // Nothing is risked by a mistake. Who still hears the leader has not forgotten it and
 // refuses the pre-vote, and this member follows again at the next heartbeat.
 func (c *Core) stepGone(gone []uint64) {
-	for _, id := range gone {
-		c.forwarded.dropped(id, c.refuse) // it may have got them, and nobody will say
-	}
 	if len(gone) == 0 || !c.mayForget() {
 		return
 	}

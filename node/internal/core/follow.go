@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 
+	"go.etcd.io/raft/v3"
+
 	octopiipb "github.com/octopii/octopii/proto"
 )
 
@@ -16,8 +18,8 @@ func (c *Core) tryReturned() {
 	c.returned = c.returned[:0]
 }
 
-// giveBack keeps a request that the leader certainly did not get.
-func (it *request) giveBack() {
+// untake gives a request back to its caller, who may give it up again.
+func (it *request) untake() {
 	if it.taken {
 		it.taken = false
 		it.Waiter.Untake()
@@ -27,108 +29,149 @@ func (it *request) giveBack() {
 // forwardBytesMax is the size at which a message with requests is full.
 const forwardBytesMax = 1 << 20
 
-// forward sends what waits to the leader. Requests of other followers go back
-// to them: they know best whom to ask.
-func (c *Core) forward(leader uint64) {
-	f := Forward{To: leader}
-	size := 0
-	for i := range c.waiting {
-		it := c.waiting[i]
-		if it.from != 0 {
-			c.settle(it, Outcome{Err: errNotLeader})
-			continue
+// forward sends what waits to the leader. Requests of other followers go
+// back to them: they know best whom to ask.
+func (c *Core) forward(st *raft.BasicStatus) {
+	f := forwarding{Forward: Forward{To: st.Lead, Term: st.Term}}
+	c.keepWaiting(func(it *request) bool {
+		switch {
+		case it.from != 0:
+			c.settle(*it, Outcome{Err: errNotLeader})
+		case it.Waiter == nil: // what a leader wanted by itself the next one wants by itself
+		case c.forwarded.full():
+			return true
+		case it.take():
+			q, err := c.encodeRequest(it, c.forwarded.next)
+			if err != nil {
+				c.settle(*it, Outcome{Err: fmt.Errorf("%w: %w", ErrNotCommitted, err)})
+				return false
+			}
+			c.forwarded.add(st, *it)
+			f.add(c, q)
 		}
-		if it.Waiter == nil || !it.take() {
-			continue // what a leader wanted by itself the next one wants by itself
-		}
-		q, err := encodeRequest(it)
-		if err != nil {
-			c.settle(it, Outcome{Err: fmt.Errorf("%w: %w", ErrNotCommitted, err)})
-			continue
-		}
-		if size += q.Size(); size > forwardBytesMax && len(f.Requests) > 0 {
-			c.effects.Forwards = append(c.effects.Forwards, f)
-			f, size = Forward{To: leader}, q.Size()
-		}
-		q.ID = c.forwarded.add(leader, it)
-		f.Requests = append(f.Requests, q)
+		return false
+	})
+	f.end(c)
+}
+
+// forwarding collects requests in messages of a size that a transport takes.
+type forwarding struct {
+	Forward
+	size int
+}
+
+func (f *forwarding) add(c *Core, q octopiipb.Request) {
+	size := q.Size()
+	if f.size+size > forwardBytesMax {
+		f.end(c)
 	}
-	c.tookWaiting()
+	f.size += size
+	f.Requests = append(f.Requests, q)
+}
+
+func (f *forwarding) end(c *Core) {
 	if len(f.Requests) > 0 {
-		c.effects.Forwards = append(c.effects.Forwards, f)
+		c.effects.Forwards = append(c.effects.Forwards, f.Forward)
+	}
+	f.Requests, f.size = nil, 0
+}
+
+// encodeRequest returns what is sent under a number.
+func (c *Core) encodeRequest(it *request, id uint64) (octopiipb.Request, error) {
+	by := origin{member: c.cfg.ID, id: id}
+	switch it.Kind {
+	case Propose:
+		return octopiipb.Request{ID: id, Proposal: it.wrap(by)}, nil
+	case Transfer:
+		return octopiipb.Request{ID: id, Transfer: true, TransferTo: it.To}, nil
+	default:
+		data, err := encodeChanges(it.Changes, by)
+		return octopiipb.Request{ID: id, ConfChange: data, DryRun: it.DryRun}, err
 	}
 }
 
-func encodeRequest(it request) (octopiipb.Request, error) {
-	switch it.Kind {
-	case Propose:
-		return octopiipb.Request{Proposal: it.Data}, nil
-	case Transfer:
-		return octopiipb.Request{Transfer: true, TransferTo: it.To}, nil
-	default:
-		data, err := encodeChanges(it.Changes)
-		return octopiipb.Request{ConfChange: data, DryRun: it.DryRun}, err
+// sendAgain sends again, once more at every election timeout, what the leader may
+// not have got. Of other leaders' requests the log will tell.
+func (c *Core) sendAgain() {
+	st := c.rn.BasicStatus()
+	f := forwarding{Forward: Forward{To: st.Lead, Term: st.Term}}
+	for i := c.forwarded.head; i < len(c.forwarded.sent); i++ {
+		s := &c.forwarded.sent[i]
+		if s.age++; s.done || s.age < c.cfg.ElectionTicks {
+			continue
+		}
+		s.age = 0
+		id := c.forwarded.next - uint64(len(c.forwarded.sent)-i)
+		switch {
+		case s.Kind == Transfer:
+			c.settle(s.request, Outcome{Err: ErrTransferLost})
+			*s = sentRequest{done: true}
+		case s.Waiter.Gone():
+			*s = sentRequest{done: true} // whatever becomes of it
+		case !s.has && s.to == st.Lead && s.term == st.Term:
+			s.resent = true
+			if q, err := c.encodeRequest(&s.request, id); err == nil { // as it was the first time
+				f.add(c, q)
+			}
+		}
 	}
+	c.forwarded.shrink()
+	f.end(c)
 }
 
 // Undelivered takes back requests that the transport certainly did not send.
-// They are tried again at the next tick.
+// They are tried again at the next tick, or, if they were sent before, when they are
+// due once more.
 func (c *Core) Undelivered(f *Forward) {
 	for _, q := range f.Requests {
-		if it, ok := c.forwarded.remove(f.To, q.ID); ok {
-			it.giveBack()
-			c.returned = append(c.returned, it)
+		if s := c.forwarded.find(q.ID); s != nil && !s.resent {
+			it, _ := c.forwarded.remove(q.ID)
+			c.giveBack(it)
 		}
 	}
 }
 
-// stepReplies learns what became of requests that this member forwarded.
+// giveBack keeps a request that is certainly not in the log until the next tick, or
+// the next leader: whoever sent it back would do so again.
+func (c *Core) giveBack(it request) {
+	it.untake()
+	c.returned = append(c.returned, it)
+}
+
+// tryAgain queues a request that an entry proved lost.
+func (c *Core) tryAgain(it request) {
+	if it.Kind == Transfer {
+		c.settle(it, Outcome{Err: ErrTransferLost}) // that entry's leader may be whom it wanted
+		return
+	}
+	it.untake()
+	c.wait(it)
+	c.again = true
+}
+
+// stepReplies learns what became of requests that this member forwarded and that are
+// not in the log.
 func (c *Core) stepReplies(r RemoteReplies) {
 	for _, p := range r.Replies {
-		it, ok := c.forwarded.remove(r.From, p.ID)
-		if !ok {
-			continue // given up already
+		s := c.forwarded.find(p.ID)
+		if s == nil || s.to != r.From {
+			continue // decided already
 		}
 		err := FromCode(p.Code, p.Reason)
+		if errors.Is(err, errTaken) {
+			s.has = true
+			continue
+		}
+		it, _ := c.forwarded.remove(p.ID)
 		switch {
 		case errors.Is(err, errNotLeader):
-			it.giveBack()
-			c.returned = append(c.returned, it)
+			c.giveBack(it)
 		case err != nil || it.Kind == Transfer:
 			c.settle(it, Outcome{Err: err, Index: p.Index})
 		default:
-			c.placeForwarded(it, p.Index, p.Term)
+			c.placeUnchanged(it, p.Index)
 		}
 	}
-}
-
-// placeForwarded puts a proposal that the leader appended where this member
-// will apply it, unless it has done so already: the reply and the commit came
-// in another order than they were sent.
-func (c *Core) placeForwarded(it request, index, term uint64) {
-	if term == 0 {
-		c.placeUnchanged(it, index)
-		return
-	}
-	h := place{index: c.handed.Index, term: c.handed.Term}
-	pl := place{index: index, term: term, waiter: it.Waiter}
-	switch {
-	case h.before(pl):
-		c.pending.add(pl)
-	case index > h.index:
-		c.settle(it, Outcome{Err: ErrNotCommitted})
-	default:
-		c.settle(it, Outcome{Err: c.lateOutcome(index, term)})
-	}
-}
-
-// lateOutcome tells what is known of an index that was applied without anybody
-// waiting for it.
-func (c *Core) lateOutcome(index, term uint64) error {
-	if t, err := c.storage.Term(index); err == nil && t != term {
-		return ErrNotCommitted
-	}
-	return fmt.Errorf("%w: index %d was applied before the leader's reply came, and its result is not kept", ErrUnknownOutcome, index)
 }
 
 // unchanged is a change of membership that changed nothing, on the leader.
@@ -141,7 +184,7 @@ type unchanged struct {
 // the membership that the leader looked at.
 func (c *Core) placeUnchanged(it request, index uint64) {
 	if it.Kind != ChangeMembership {
-		c.settle(it, Outcome{Err: fmt.Errorf("%w: the leader's reply names no place", ErrUnknownOutcome)})
+		c.settle(it, Outcome{Err: fmt.Errorf("%w: the leader answers a proposal as if it were a change of membership", ErrUnknownOutcome)})
 		return
 	}
 	c.unchanged = append(c.unchanged, unchanged{it, index})

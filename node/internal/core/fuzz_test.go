@@ -22,7 +22,7 @@ func FuzzChange(f *testing.F) {
 		return append([]byte{byte(len(data))}, data...)
 	}
 	several := func(changes ...Change) []byte {
-		data, err := encodeChanges(changes)
+		data, err := encodeChanges(changes, origin{})
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -60,15 +60,15 @@ func FuzzChange(f *testing.F) {
 			n := min(int(list[0]), len(list)-1)
 			data := list[1:][:n]
 			list = list[1+n:]
-			changes, err := decodeChanges(data)
+			changes, _, err := decodeChanges(data)
 			if err != nil {
 				continue
 			}
-			rewritten, err := encodeChanges(changes)
+			rewritten, err := encodeChanges(changes, origin{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if again, err := decodeChanges(rewritten); err != nil || !slices.Equal(again, changes) {
+			if again, _, err := decodeChanges(rewritten); err != nil || !slices.Equal(again, changes) {
 				t.Fatalf("%+v is written and read as %+v, %v", changes, again, err)
 			}
 			if checkChanges(c.ms, c.tr.ConfState(), changes) == nil {

@@ -113,6 +113,7 @@ func admitAppend(m *raftpb.Message) error {
 
 // knownFrame says whether this version knows what the data of an entry is.
 func knownFrame(data []byte) bool {
+	_, data = unwrap(data)
 	return data[0] == frameCommand || data[0] == frameBarrier && len(data) == 1
 }
 
@@ -126,7 +127,7 @@ func admitEntry(e *raftpb.Entry) error {
 		}
 		return nil
 	case raftpb.EntryConfChangeV2:
-		_, err := decodeChanges(e.Data)
+		_, _, err := decodeChanges(e.Data)
 		if err != nil {
 			return fmt.Errorf("entry %d: %w", e.Index, err)
 		}

@@ -137,7 +137,7 @@ func TestGuardLocalTargetAsPeer(t *testing.T) {
 // at Transition, so the member enters one that nobody ever leaves.
 func TestGuardExplicitTransition(t *testing.T) {
 	for _, tr := range []raftpb.ConfChangeTransition{raftpb.ConfChangeTransitionJointExplicit, raftpb.ConfChangeTransitionJointImplicit} {
-		data, err := encodeChanges([]Change{drawn})
+		data, err := encodeChanges([]Change{drawn}, origin{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -258,7 +258,7 @@ func entry(typ raftpb.EntryType, data []byte) []raftpb.Entry {
 // TestAdmit has every type of message, as it may come and as it may not, at
 // member 1 with a log up to 9, handed out up to 4.
 func TestAdmit(t *testing.T) {
-	change, err := encodeChanges([]Change{{Op: AddLearner, Member: octopiipb.Member{ID: 4}}})
+	change, err := encodeChanges([]Change{{Op: AddLearner, Member: octopiipb.Member{ID: 4}}}, origin{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -399,7 +399,7 @@ func drawEntry(t *rapid.T) []byte {
 	case 1:
 		return FrameProposal([]byte("p"))
 	}
-	data, err := encodeChanges([]Change{drawChange(t)})
+	data, err := encodeChanges([]Change{drawChange(t)}, origin{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,8 +37,10 @@ const (
 // Request is what a local caller wants.
 type Request struct {
 	Kind RequestKind
-	// Data is framed by FrameProposal.
+	// Data is framed by FrameProposal. The first room bytes of it are before the
+	// frame, and free.
 	Data    []byte
+	room    int
 	Changes []Change
 	// DryRun: Changes are only looked at.
 	DryRun bool
@@ -46,10 +48,11 @@ type Request struct {
 	Waiter Waiter
 }
 
-// RemoteRequests are what a follower wants on behalf of its callers.
+// RemoteRequests are what a follower wants on behalf of its callers of the leader
+// of Term, which it believes this member to be.
 type RemoteRequests struct {
-	From     uint64
-	Requests []octopiipb.Request
+	From, Term uint64
+	Requests   []octopiipb.Request
 }
 
 // RemoteReplies answer requests that this member forwarded.
@@ -152,13 +155,14 @@ type Outcome struct {
 	Membership *octopiipb.Membership
 }
 
-// Forward carries requests to the leader.
+// Forward carries requests to the leader of Term.
 type Forward struct {
-	To       uint64
+	To, Term uint64
 	Requests []octopiipb.Request
 }
 
-// Reply carries answers to a follower that forwarded requests.
+// Reply carries answers to a follower that forwarded requests, as far as the log
+// does not give them.
 type Reply struct {
 	To      uint64
 	Replies []octopiipb.Reply

@@ -5,18 +5,23 @@ import (
 	"fmt"
 
 	"go.etcd.io/raft/v3/raftpb"
-
-	octopiipb "github.com/octopii/octopii/proto"
 )
 
 // serve gives all waiting requests to raft: what is for the log becomes one
 // MsgProp, and transfers of leadership come after it, as raft takes no proposals
 // while one is under way.
-func (c *Core) serve() {
+//
+// What was sent to the leader of another term is not appended in this one: who sent
+// it may have seen an entry of this term, and have taken it for lost.
+func (c *Core) serve(term uint64) {
 	entries := make([]raftpb.Entry, 0, len(c.waiting))
 	var transfers, leaving []request
 	for i := range c.waiting {
 		it := &c.waiting[i]
+		if it.from != 0 && it.term != term {
+			c.settle(*it, Outcome{Err: errNotLeader})
+			continue
+		}
 		if !it.take() {
 			continue
 		}
@@ -74,12 +79,16 @@ func (c *Core) dropPlacing() {
 // entries stand before it in the same batch.
 func (c *Core) entryFor(it *request, before int) (raftpb.Entry, bool) {
 	if it.Kind == Propose {
-		return raftpb.Entry{Data: it.Data}, true
+		return raftpb.Entry{Data: it.frame()}, true
 	}
 	err := c.allowChanges(it.Changes)
 	var data []byte
 	if err == nil {
-		data, err = encodeChanges(it.Changes)
+		var by origin // else it is this leader's own, also if it was forwarded before
+		if it.from != 0 {
+			by = origin{member: it.from, id: it.id}
+		}
+		data, err = encodeChanges(it.Changes, by)
 	}
 	if err == nil && !it.DryRun {
 		c.confIndex = c.last + uint64(before) + 1 // at least; placeProposals knows
@@ -89,22 +98,14 @@ func (c *Core) entryFor(it *request, before int) (raftpb.Entry, bool) {
 	if errors.Is(err, errNoChange) {
 		o.Err = nil
 	}
-	c.settleNoEntry(*it, o)
+	// If there was nothing to do, a follower that forwarded it learns the index up to
+	// which it must have applied.
+	c.settle(*it, o)
 	return raftpb.Entry{}, false
 }
 
-// settleNoEntry answers a change for which there was nothing to do. A follower
-// that forwarded it learns the index up to which it must have applied.
-func (c *Core) settleNoEntry(it request, o Outcome) {
-	if it.from != 0 && o.Err == nil {
-		c.reply(it.from, octopiipb.Reply{ID: it.id, Index: o.Index})
-		return
-	}
-	c.settle(it, o)
-}
-
 // placeProposals learns where the proposals of this Step stand: at the end of
-// what raft wants appended.
+// what raft wants appended. Those that were forwarded say themselves whose they are.
 func (c *Core) placeProposals(entries []raftpb.Entry) {
 	n := len(c.placing)
 	if n == 0 {
@@ -119,10 +120,11 @@ func (c *Core) placeProposals(entries []raftpb.Entry) {
 			c.confIndex = e.Index
 		}
 		switch {
-		case it.from != 0:
-			c.reply(it.from, octopiipb.Reply{ID: it.id, Index: e.Index, Term: e.Term})
-		case it.Waiter != nil:
-			c.pending.add(place{index: e.Index, term: e.Term, waiter: it.Waiter})
+		case it.Kind == ChangeMembership && e.Type == raftpb.EntryNormal:
+			// raft put an empty entry in its place (cockroach 105797).
+			c.settle(*it, Outcome{Err: ErrMembershipBusy})
+		case it.from == 0 && it.Waiter != nil:
+			c.pending.add(place{index: e.Index, term: e.Term, request: *it})
 		}
 	}
 	c.dropPlacing()
@@ -148,10 +150,6 @@ func (c *Core) transfer(it request) {
 		return
 	case to != c.cfg.ID:
 		c.rn.TransferLeader(to)
-	}
-	if it.from != 0 {
-		c.reply(it.from, octopiipb.Reply{ID: it.id, Index: to})
-		return
 	}
 	c.settle(it, Outcome{Index: to})
 }

@@ -62,8 +62,9 @@ func confChange(changes []Change) raftpb.ConfChangeV2 {
 
 // encodeChanges returns the data of the conf change entry: raft reads the changes,
 // every member reads the records in its context.
-func encodeChanges(changes []Change) ([]byte, error) {
-	context := octopiipb.MembershipChange{Changes: toProto(changes)}
+// by is who forwarded them.
+func encodeChanges(changes []Change, by origin) ([]byte, error) {
+	context := octopiipb.MembershipChange{Changes: toProto(changes), Origin: by.member, ID: by.id}
 	data, err := context.Marshal()
 	if err != nil {
 		return nil, err
@@ -92,33 +93,33 @@ func fromProto(list []octopiipb.MemberChange) ([]Change, error) {
 	return changes, nil
 }
 
-// decodeChanges reads the data of a conf change entry. There are no changes in the
+// decodeChanges reads the data of a conf change entry, and who forwarded it. There are no changes in the
 // one by which raft leaves a joint configuration.
-func decodeChanges(data []byte) ([]Change, error) {
+func decodeChanges(data []byte) ([]Change, origin, error) {
 	var cc raftpb.ConfChangeV2
 	if err := cc.Unmarshal(data); err != nil {
-		return nil, fmt.Errorf("conf change cannot be read: %w", err)
+		return nil, origin{}, fmt.Errorf("conf change cannot be read: %w", err)
 	}
 	if cc.Transition != raftpb.ConfChangeTransitionAuto {
-		return nil, fmt.Errorf("conf change with the transition %s", cc.Transition)
+		return nil, origin{}, fmt.Errorf("conf change with the transition %s", cc.Transition)
 	}
 	var context octopiipb.MembershipChange
 	if err := context.Unmarshal(cc.Context); err != nil {
-		return nil, fmt.Errorf("conf change's context cannot be read: %w", err)
+		return nil, origin{}, fmt.Errorf("conf change's context cannot be read: %w", err)
 	}
 	changes, err := fromProto(context.Changes)
 	if err != nil {
-		return nil, err
+		return nil, origin{}, err
 	}
 	if len(changes) != len(cc.Changes) || len(changes) > changesMax {
-		return nil, fmt.Errorf("conf change of %d members describes %d", len(cc.Changes), len(changes))
+		return nil, origin{}, fmt.Errorf("conf change of %d members describes %d", len(cc.Changes), len(changes))
 	}
 	for i, c := range changes {
 		if one := cc.Changes[i]; !validID(c.Member.ID) || one.NodeID != c.Member.ID || one.Type != confTypes[c.Op] {
-			return nil, fmt.Errorf("conf change %s of member %x describes change %d of %x", one.Type, one.NodeID, c.Op, c.Member.ID)
+			return nil, origin{}, fmt.Errorf("conf change %s of member %x describes change %d of %x", one.Type, one.NodeID, c.Op, c.Member.ID)
 		}
 	}
-	return changes, nil
+	return changes, origin{context.Origin, context.ID}, nil
 }
 
 // find returns the record of a member, or nil.

@@ -123,11 +123,11 @@ func TestMembershipIsRafts(t *testing.T) {
 		var removed []uint64
 		for index := uint64(2); index < 40; index++ {
 			changes := rapid.SliceOfN(rapid.Custom(drawChange), 1, 3).Draw(t, "changes")
-			data, err := encodeChanges(changes)
+			data, err := encodeChanges(changes, origin{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			decoded, err := decodeChanges(data)
+			decoded, _, err := decodeChanges(data)
 			if err != nil || !slices.Equal(decoded, changes) {
 				t.Fatalf("%+v went through the log as %+v, %v", changes, decoded, err)
 			}
@@ -252,11 +252,11 @@ func TestDecodeChangesRefuses(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := decodeChanges(data); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, _, err := decodeChanges(data); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("a change with %s: %v, want an error with %q", c.name, err, c.want)
 		}
 	}
-	if _, err := decodeChanges([]byte("not a message")); err == nil {
+	if _, _, err := decodeChanges([]byte("not a message")); err == nil {
 		t.Error("bytes that are no message were read as a change")
 	}
 }

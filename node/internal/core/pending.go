@@ -1,10 +1,10 @@
 package core
 
-import "sort"
+import "fmt"
 
-// pending are the proposals of local callers that stand in the log and are not
-// applied yet. A proposal has no ID: its place in the log is what is known of
-// it, and that is enough.
+// pending are the proposals of local callers that this member appended as the leader
+// and that are not applied yet. They have no ID: their place in the log is what is
+// known of them, and that is enough.
 //
 // Invariant: ordered by (term, index), as one leader appends in order and a
 // later leader has a later term.
@@ -16,7 +16,7 @@ type pending struct {
 // place is where a proposal stands.
 type place struct {
 	index, term uint64
-	waiter      Waiter
+	request     request
 }
 
 func (p place) before(o place) bool {
@@ -25,29 +25,25 @@ func (p place) before(o place) bool {
 
 func (p *pending) len() int { return len(p.queue) - p.head }
 
-// add puts a proposal into its place. It is an append unless answers of two
-// leaders crossed.
+// add puts a proposal into its place, behind all others: one leader appends in
+// order, and when it leads again its term is a later one.
 func (p *pending) add(pl place) {
 	if p.head > 0 && p.head == len(p.queue) {
 		p.queue, p.head = p.queue[:0], 0
 	}
-	p.queue = append(p.queue, pl)
-	last := len(p.queue) - 1
-	if last == p.head || p.queue[last-1].before(pl) {
-		return
+	if n := len(p.queue); n > p.head && !p.queue[n-1].before(pl) {
+		panic(fmt.Sprintf("core: entry %d of term %d is appended behind %d of term %d",
+			pl.index, pl.term, p.queue[n-1].index, p.queue[n-1].term))
 	}
-	live := p.queue[p.head:last]
-	i := p.head + sort.Search(len(live), func(i int) bool { return pl.before(live[i]) })
-	copy(p.queue[i+1:], p.queue[i:last])
-	p.queue[i] = pl
+	p.queue = append(p.queue, pl)
 }
 
 // applied takes out what the committed entry (index, term) decides: the waiter
 // of exactly that entry, and everything that it proves lost. Terms never fall
 // along a log, so once an entry of this term is committed no entry of a lower
 // term can be behind it: every pending proposal of a lower term is certainly
-// not committed.
-func (p *pending) applied(index, term uint64, settle func(Waiter, error)) (w Waiter) {
+// not committed, and goes to lost.
+func (p *pending) applied(index, term uint64, lost func(request), settle func(Waiter, error)) (w Waiter) {
 	for p.head < len(p.queue) {
 		first := &p.queue[p.head]
 		if first.term > term || first.term == term && first.index > index {
@@ -55,11 +51,11 @@ func (p *pending) applied(index, term uint64, settle func(Waiter, error)) (w Wai
 		}
 		switch {
 		case first.term < term:
-			settle(first.waiter, ErrNotCommitted)
+			lost(first.request)
 		case first.index < index:
-			settle(first.waiter, ErrUnknownOutcome)
+			settle(first.request.Waiter, ErrUnknownOutcome)
 		default:
-			w = first.waiter
+			w = first.request.Waiter
 		}
 		*first = place{}
 		p.head++
@@ -70,14 +66,14 @@ func (p *pending) applied(index, term uint64, settle func(Waiter, error)) (w Wai
 
 // replaced takes out what a snapshot up to (index, term) decides. Of what it
 // covers nobody here can tell whether it was committed.
-func (p *pending) replaced(index, term uint64, settle func(Waiter, error)) {
+func (p *pending) replaced(index, term uint64, lost func(request), settle func(Waiter, error)) {
 	keep := p.queue[:0]
 	for _, pl := range p.queue[p.head:] {
 		switch {
 		case pl.index <= index:
-			settle(pl.waiter, ErrUnknownOutcome)
+			settle(pl.request.Waiter, ErrUnknownOutcome)
 		case pl.term < term:
-			settle(pl.waiter, ErrNotCommitted)
+			lost(pl.request)
 		default:
 			keep = append(keep, pl)
 		}

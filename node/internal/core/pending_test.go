@@ -3,7 +3,6 @@ package core
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -17,31 +16,26 @@ func (s *settled) add(w Waiter, err error) {
 	*s = append(*s, fmt.Sprintf("%s: %v", w.(*call).name, err))
 }
 
-// pendingModel is the obvious pending: a list that is sorted before every look.
-type pendingModel struct{ list []place }
+// errLost stands for: it is proposed again.
+var errLost = errors.New("lost")
 
-func (m *pendingModel) sort() {
-	slices.SortFunc(m.list, func(a, b place) int {
-		if a.before(b) {
-			return -1
-		}
-		return 1
-	})
-}
+func (s *settled) lost(it request) { s.add(it.Waiter, errLost) }
+
+// pendingModel is the obvious pending.
+type pendingModel struct{ list []place }
 
 // applied: the entry itself is known; of its own term what stands before it was
 // passed over, of lower terms nothing can be behind it.
 func (m *pendingModel) applied(index, term uint64, settle func(Waiter, error)) (w Waiter) {
-	m.sort()
 	var keep []place
 	for _, p := range m.list {
 		switch {
 		case p.index == index && p.term == term:
-			w = p.waiter
+			w = p.request.Waiter
 		case p.term < term:
-			settle(p.waiter, ErrNotCommitted)
+			settle(p.request.Waiter, errLost)
 		case p.term == term && p.index < index:
-			settle(p.waiter, ErrUnknownOutcome)
+			settle(p.request.Waiter, ErrUnknownOutcome)
 		default:
 			keep = append(keep, p)
 		}
@@ -53,14 +47,13 @@ func (m *pendingModel) applied(index, term uint64, settle func(Waiter, error)) (
 // replaced: a snapshot tells nothing of the entries that it covers, and of
 // those behind it only that lower terms cannot follow.
 func (m *pendingModel) replaced(index, term uint64, settle func(Waiter, error)) {
-	m.sort()
 	var keep []place
 	for _, p := range m.list {
 		switch {
 		case p.index <= index:
-			settle(p.waiter, ErrUnknownOutcome)
+			settle(p.request.Waiter, ErrUnknownOutcome)
 		case p.term < term:
-			settle(p.waiter, ErrNotCommitted)
+			settle(p.request.Waiter, errLost)
 		default:
 			keep = append(keep, p)
 		}
@@ -72,14 +65,13 @@ func TestPendingIsTheModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var ring pending
 		var model pendingModel
-		taken := map[place]bool{}
+		var last place
 		add := func(index, term uint64) {
-			if where := (place{index: index, term: term}); taken[where] {
-				return // two leaders never give the same place away
-			} else {
-				taken[where] = true
+			p := place{index: index, term: term, request: request{Request: Request{Waiter: &call{name: fmt.Sprintf("%d/%d", term, index)}}}}
+			if !last.before(p) {
+				return // one leader appends in order, and leads again in a later term
 			}
-			p := place{index: index, term: term, waiter: &call{name: fmt.Sprintf("%d/%d", term, index)}}
+			last = p
 			ring.add(p)
 			model.list = append(model.list, p)
 		}
@@ -103,9 +95,9 @@ func TestPendingIsTheModel(t *testing.T) {
 				index, term = p.index, p.term
 				fallthrough
 			case "applied":
-				w, ww = ring.applied(index, term, got.add), model.applied(index, term, want.add)
+				w, ww = ring.applied(index, term, got.lost, got.add), model.applied(index, term, want.add)
 			case "replaced":
-				ring.replaced(index, term, got.add)
+				ring.replaced(index, term, got.lost, got.add)
 				model.replaced(index, term, want.add)
 			}
 			if w != ww {
@@ -120,7 +112,7 @@ func TestPendingIsTheModel(t *testing.T) {
 		}
 		// Whoever still waits is answered by a snapshot of everything.
 		var got, want settled
-		ring.replaced(1<<62, 9, got.add)
+		ring.replaced(1<<62, 9, got.lost, got.add)
 		model.replaced(1<<62, 9, want.add)
 		if diff := cmp.Diff(want, got); diff != "" || ring.len() != 0 {
 			t.Fatalf("left over, with %d waiting (-want +got):\n%s", ring.len(), diff)
@@ -132,11 +124,12 @@ func TestPendingIsTheModel(t *testing.T) {
 func TestPendingRoomIsBounded(t *testing.T) {
 	var ring pending
 	never := func(w Waiter, err error) { t.Errorf("%s was settled: %v", w.(*call).name, err) }
+	neverLost := func(it request) { never(it.Waiter, errLost) }
 	const inFlight = 100
 	for i := uint64(1); i <= 100_000; i++ {
-		ring.add(place{index: i, term: 1, waiter: &call{}})
+		ring.add(place{index: i, term: 1, request: request{Request: Request{Waiter: &call{}}}})
 		if i > inFlight {
-			if ring.applied(i-inFlight, 1, never) == nil {
+			if ring.applied(i-inFlight, 1, neverLost, never) == nil {
 				t.Fatalf("nobody waits for index %d", i-inFlight)
 			}
 		}
@@ -145,7 +138,7 @@ func TestPendingRoomIsBounded(t *testing.T) {
 		t.Errorf("%d proposals in flight take room for %d", inFlight, room)
 	}
 	for i, p := range ring.queue[:ring.head] {
-		if p.waiter != nil {
+		if p.request.Waiter != nil {
 			t.Fatalf("place %d, which is behind, still holds its caller", i)
 		}
 	}
@@ -156,14 +149,11 @@ func TestPendingRoomIsBounded(t *testing.T) {
 func TestPendingIsLostUnderANewTerm(t *testing.T) {
 	var ring pending
 	for i := uint64(5); i <= 8; i++ {
-		ring.add(place{index: i, term: 2, waiter: &call{name: fmt.Sprint(i)}})
+		ring.add(place{index: i, term: 2, request: request{Request: Request{Waiter: &call{name: fmt.Sprint(i)}}}})
 	}
 	var lost int
-	w := ring.applied(5, 3, func(_ Waiter, err error) {
-		if !errors.Is(err, ErrNotCommitted) {
-			t.Errorf("settled with %v, want ErrNotCommitted", err)
-		}
-		lost++
+	w := ring.applied(5, 3, func(request) { lost++ }, func(w Waiter, err error) {
+		t.Errorf("%s was settled: %v", w.(*call).name, err)
 	})
 	if w != nil || lost != 4 || ring.len() != 0 {
 		t.Errorf("waiter %v, %d lost, %d left; want nobody, 4 and 0", w, lost, ring.len())

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"encoding/binary"
 	"fmt"
 
 	"go.etcd.io/raft/v3"
@@ -16,7 +17,28 @@ const (
 	// frameBarrier: nothing else. When it is applied, a majority has on disk that
 	// everything before it is committed, as its append said so.
 	frameBarrier = 2
+	// frameForwarded: the member that forwarded it and the number of its request
+	// follow, and then one of the above. See forwarded.
+	frameForwarded = 3
+	// forwardedHead is how much stands before what was forwarded.
+	forwardedHead = 1 + 8 + 8
 )
+
+// origin says which member forwarded something, and under which number. Zero:
+// nobody did.
+type origin struct{ member, id uint64 }
+
+// unwrap returns what is in the frame of a request that was forwarded, and whose it
+// is. A frame that is none it returns as it is.
+func unwrap(data []byte) (origin, []byte) {
+	if len(data) <= forwardedHead || data[0] != frameForwarded {
+		return origin{}, data
+	}
+	return origin{
+		member: binary.LittleEndian.Uint64(data[1:]),
+		id:     binary.LittleEndian.Uint64(data[9:]),
+	}, data[forwardedHead:]
+}
 
 // Barrier returns the data of a Propose that tells when a majority knows that
 // everything before it is committed.
@@ -29,6 +51,38 @@ func FrameProposal(data []byte) []byte {
 	b[0] = frameCommand
 	copy(b[1:], data)
 	return b
+}
+
+// NewProposal returns the Request for a proposal. It copies, and leaves room for
+// the origin, so that forwarding it is not another copy.
+func NewProposal(data []byte, w Waiter) Request {
+	b := make([]byte, forwardedHead+1+len(data))
+	b[forwardedHead] = frameCommand
+	copy(b[forwardedHead+1:], data)
+	return Request{Kind: Propose, Data: b, room: forwardedHead, Waiter: w}
+}
+
+// frame is the entry's data for a proposal.
+func (r *Request) frame() []byte { return r.Data[r.room:] }
+
+// wrap is the entry's data for a proposal that is forwarded. What it returned before
+// may still be on its way to somebody, and is left alone.
+func (it *request) wrap(by origin) []byte {
+	if it.wrapped {
+		if of, _ := unwrap(it.Data); of == by {
+			return it.Data
+		}
+	}
+	if it.room != forwardedHead || it.wrapped {
+		b := make([]byte, forwardedHead+len(it.frame()))
+		copy(b[forwardedHead:], it.frame())
+		it.Data, it.room = b, forwardedHead
+	}
+	it.wrapped = true
+	it.Data[0] = frameForwarded
+	binary.LittleEndian.PutUint64(it.Data[1:], by.member)
+	binary.LittleEndian.PutUint64(it.Data[9:], by.id)
+	return it.Data
 }
 
 // stepRequests gives every request to whoever can serve it: to raft here, if
@@ -57,12 +111,12 @@ func (c *Core) stepRequests(in *Input) {
 		// written by the one after it; and under load it makes one large message
 		// of many small ones, which halves the CPU time of a proposal.
 		if c.appending == 0 {
-			c.serve()
+			c.serve(st.Term)
 		}
 	case st.RaftState == raft.StateLeader:
 		// They wait until the transfer has succeeded or was given up.
 	case st.Lead != raft.None:
-		c.forward(st.Lead)
+		c.forward(&st)
 	default:
 		c.waitForLeader()
 	}
@@ -85,8 +139,8 @@ func (c *Core) keepWaiting(keep func(*request) bool) {
 	all := c.waiting
 	c.waiting, c.waitingBytes = all[:0], 0
 	for i := range all {
-		if it := all[i]; keep(&it) {
-			c.wait(it)
+		if keep(&all[i]) {
+			c.wait(all[i])
 		}
 	}
 	clear(all[len(c.waiting):])
@@ -107,7 +161,10 @@ func (c *Core) pruneWaiting() {
 // what is left of the log.
 func (c *Core) refuseProposals() {
 	c.keepWaiting(func(it *request) bool {
-		if it.Kind != Propose || it.Data[0] != frameCommand {
+		if it.Kind != Propose {
+			return true
+		}
+		if _, frame := unwrap(it.frame()); frame[0] != frameCommand {
 			return true
 		}
 		c.settle(*it, Outcome{Err: ErrNoSpace})
@@ -136,49 +193,74 @@ func (c *Core) stepReads(st *raft.BasicStatus) {
 	c.reads.early = nil
 }
 
-// takeRemote queues what a follower wants, as far as there is room.
+// takeRemote queues what a follower wants, as far as there is room, if this member
+// leads in the term that the follower believes it does.
+//
+// What is sent back is certainly not in the log, and never will be: its number was
+// not taken by this process, and is not from here on. That says nothing of the
+// process before it, which may have led in a term that it had on its disk when it
+// ended.
 func (c *Core) takeRemote(r *RemoteRequests) {
-	if find(c.handed.Membership, r.From) == nil {
-		// Whoever was removed is not answered: what it asked may be a copy of what was
-		// appended before, which nobody remembers any more.
-		return
+	if r.Term <= c.since || find(c.handed.Membership, r.From) == nil {
+		return // the log says what became of them, or nobody asks any more
 	}
+	st := c.rn.BasicStatus()
+	leads := st.RaftState == raft.StateLeader && st.Term == r.Term
 	seen := &c.peers.get(r.From).seen
 	for i := range r.Requests {
-		if !seen.take(r.Requests[i].ID) {
-			continue // it was answered when it came first
+		q := &r.Requests[i]
+		it := request{from: r.From, id: q.ID, term: r.Term}
+		switch was := seen.take(q.ID); {
+		case was == passed || was == fresh && !leads:
+			c.settle(it, Outcome{Err: errNotLeader})
+		case was == fresh:
+			c.queueRemote(it, q)
+		case was == taken && leads:
+			c.reply(it.from, octopiipb.Reply{ID: it.id, Code: Code(errTaken)})
+		case was == forgotten:
+			c.settle(it, Outcome{Err: ErrUnknownOutcome})
 		}
-		it, err := c.decodeRequest(r.From, &r.Requests[i])
-		if err == nil && c.waitingBytes+int64(len(it.Data)) > c.cfg.WaitingBytesMax {
-			err = fmt.Errorf("%w: %d bytes wait on the leader", ErrOverloaded, c.waitingBytes)
-		}
-		if err != nil {
-			c.settle(it, Outcome{Err: err})
-			continue
-		}
-		c.wait(it)
 	}
 }
 
-func (c *Core) decodeRequest(from uint64, q *octopiipb.Request) (request, error) {
-	it := request{from: from, id: q.ID}
+// queueRemote queues a follower's request that came for the first time.
+func (c *Core) queueRemote(it request, q *octopiipb.Request) {
+	err := c.decodeRequest(&it, q)
+	if err == nil && c.waitingBytes+int64(len(it.Data)) > c.cfg.WaitingBytesMax {
+		err = fmt.Errorf("%w: %d bytes wait on the leader", ErrOverloaded, c.waitingBytes)
+	}
+	if err != nil {
+		c.settle(it, Outcome{Err: err})
+		return
+	}
+	c.wait(it)
+}
+
+// decodeRequest reads what a follower wants. What it wants in the log must name it
+// and the number of the request: nobody finds the caller by anything else.
+func (c *Core) decodeRequest(it *request, q *octopiipb.Request) error {
+	by := origin{member: it.from, id: q.ID}
+	of, _ := unwrap(q.Proposal)
 	switch {
-	case len(q.Proposal) > c.cfg.ProposalBytesMax+1:
-		return it, fmt.Errorf("%w: the leader takes proposals of at most %d bytes", ErrNotCommitted, c.cfg.ProposalBytesMax)
-	case len(q.Proposal) > 0 && knownFrame(q.Proposal):
+	case len(q.Proposal) > c.cfg.ProposalBytesMax+1+forwardedHead:
+		return fmt.Errorf("%w: the leader takes proposals of at most %d bytes", ErrNotCommitted, c.cfg.ProposalBytesMax)
+	case len(q.Proposal) > 0 && knownFrame(q.Proposal) && of == by:
 		it.Kind, it.Data = Propose, q.Proposal
 	case len(q.ConfChange) > 0:
-		changes, err := decodeChanges(q.ConfChange)
+		changes, of, err := decodeChanges(q.ConfChange)
 		if err != nil {
-			return it, fmt.Errorf("%w: %w", ErrUnsafeMembership, err)
+			return fmt.Errorf("%w: %w", ErrUnsafeMembership, err)
+		}
+		if of != by {
+			return fmt.Errorf("%w: the change of request %d of member %x is marked as %d of %x", ErrNotCommitted, by.id, by.member, of.id, of.member)
 		}
 		it.Kind, it.Changes, it.DryRun = ChangeMembership, changes, q.DryRun
 	case q.Transfer:
 		it.Kind, it.To = Transfer, q.TransferTo
 	default:
-		return it, fmt.Errorf("%w: a request of an unknown kind; is member %x newer than the leader?", ErrNotCommitted, from)
+		return fmt.Errorf("%w: a request of an unknown kind, or one that does not name its sender; is member %x of another version than the leader?", ErrNotCommitted, it.from)
 	}
-	return it, nil
+	return nil
 }
 
 // settle answers a request, wherever its caller is.
@@ -190,10 +272,12 @@ func (c *Core) settle(it request, o Outcome) {
 		}
 		return
 	}
-	r := octopiipb.Reply{ID: it.id, Code: Code(o.Err)}
+	r := octopiipb.Reply{ID: it.id, Index: o.Index, Code: Code(o.Err)}
 	if o.Err != nil {
-		r.Reason = o.Err.Error()
+		r.Reason, r.Index = o.Err.Error(), 0
 	}
+	// It is not in the log: if this answer is lost, the next copy gets another.
+	c.peers.get(it.from).seen.pass(it.id)
 	c.reply(it.from, r)
 }
 

@@ -115,7 +115,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		if name == "" {
 			name = data
 		}
-		s.step(m, &Input{Requests: []Request{{Kind: Propose, Data: FrameProposal([]byte(data)), Waiter: &call{name: name}}}})
+		s.step(m, &Input{Requests: []Request{NewProposal([]byte(data), &call{name: name})}})
 	case "barrier":
 		s.step(m, &Input{Requests: []Request{{Kind: Propose, Data: Barrier(), Waiter: &call{name: "barrier"}}}})
 	case "read":
@@ -169,6 +169,18 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 	case "drop":
 		s.printf("%d messages for %d are lost", len(m.inbox), id)
 		m.inbox = nil
+	case "lose-requests":
+		s.printf("%d messages with requests for %d are lost", len(m.remote), id)
+		m.remote = nil
+	case "lose-replies":
+		s.printf("%d messages with replies for %d are lost", len(m.replies), id)
+		m.replies = nil
+	case "double-requests":
+		m.remote = append(m.remote, m.remote...)
+	case "peer-down":
+		var peer uint64
+		d.ScanArgs(t, "peer", &peer)
+		s.step(m, &Input{PeersDown: []uint64{peer}})
 	case "disk-full", "disk-free":
 		m.full, m.stuck = d.Cmd == "disk-full", d.HasArg("stuck")
 	case "disk-hangs", "disk-answers":
@@ -252,16 +264,16 @@ func (s *script) effects(m *scripted, e *Effects) {
 		}
 	}
 	for _, f := range e.Forwards {
-		s.printf("%d: forward %d requests to %d", m.id, len(f.Requests), f.To)
+		s.printf("%d: forward %d requests to %d for term %d", m.id, len(f.Requests), f.To, f.Term)
 		to := s.members[f.To]
 		if to == nil {
 			continue
 		}
-		to.remote = append(to.remote, RemoteRequests{From: m.id, Requests: f.Requests})
+		to.remote = append(to.remote, RemoteRequests{From: m.id, Term: f.Term, Requests: f.Requests})
 	}
 	for _, r := range e.Replies {
 		for _, p := range r.Replies {
-			s.printf("%d: reply to %d: index %d term %d %s", m.id, r.To, p.Index, p.Term, p.Reason)
+			s.printf("%d: reply to %d: %s", m.id, r.To, describeReply(p))
 		}
 		to := s.members[r.To]
 		if to == nil {
@@ -495,6 +507,13 @@ func describeMessage(m raftpb.Message) string {
 		s += fmt.Sprintf(" rejected, hint %d", m.RejectHint)
 	}
 	return s
+}
+
+func describeReply(p octopiipb.Reply) string {
+	if err := FromCode(p.Code, p.Reason); err != nil {
+		return err.Error()
+	}
+	return fmt.Sprintf("index %d", p.Index)
 }
 
 func describeOutcome(o Outcome) string {

@@ -1,72 +1,122 @@
 package core
 
-// seen knows which requests of one member were taken already: a transport may
-// deliver a message twice, and late, and a proposal must not be appended twice.
+// seen knows which requests of one member were taken already: they may come twice, and
+// late, as a member sends again what may be lost and a transport may double it; and a
+// proposal must not be appended twice.
 //
 // A member numbers its requests one after the other from a number that it draws at
 // its start (newForwarded), so what belongs to one life of it is close together.
 // Of the lives that were heard of last, the numbers close behind the highest are
-// known one by one; an older one counts as taken, as nobody waits for it any more.
+// known one by one. A member has no more numbers out than that.
 type seen struct {
-	lives [seenLives]life
+	// lives are nil where nothing came yet.
+	lives [seenLives]*life
 	// next is which of them is given up for a new one.
 	next int
 }
 
 const (
 	seenLives = 4
-	// seenWindow is how far behind the highest number one is still known.
-	seenWindow = 1 << 12
+	// seenWindow is how far behind the highest number one is still known. It is twice
+	// what a member has pending at most by default, so that one request that got lost
+	// does not soon hold up the others.
+	seenWindow = 1 << 15
 	// lifeNumbers is how far apart the numbers of one life are at most.
 	lifeNumbers = 1 << 40
 )
 
-// life is what came of one life of a member. high 0: nothing.
+// seenState is what is known of a number.
+type seenState uint8
+
+const (
+	// fresh: it comes for the first time.
+	fresh seenState = iota
+	// taken: it is queued, or in the log.
+	taken
+	// passed: it is not in the log, and never will be.
+	passed
+	// forgotten: it is too old to be known.
+	forgotten
+)
+
+// life is what came of one life of a member.
 type life struct {
 	high uint64
-	// bits has one for each of the numbers from high down, by their remainder.
-	bits [seenWindow / 64]uint64
+	// taken and passed have a bit for each of the numbers from high down, by their
+	// remainder.
+	taken, passed [seenWindow / 64]uint64
 }
 
-// take says whether a request is new, and remembers it.
-func (s *seen) take(id uint64) bool {
-	for i := range s.lives {
-		if l := &s.lives[i]; l.high != 0 && distance(l.high, id) < lifeNumbers {
-			return l.take(id)
+// take says what is known of a number, and takes it if it is fresh.
+func (s *seen) take(id uint64) seenState {
+	if l := s.find(id); l != nil {
+		return l.take(id)
+	}
+	l := &life{high: id}
+	s.lives[s.next] = l
+	s.next = (s.next + 1) % seenLives
+	return l.take(id)
+}
+
+// pass says that a number that was taken is not in the log, and never will be.
+func (s *seen) pass(id uint64) {
+	if l := s.find(id); l != nil && id <= l.high && l.high-id < seenWindow {
+		set(&l.passed, id, true)
+	}
+}
+
+// find returns the life to which a number belongs, or nil.
+func (s *seen) find(id uint64) *life {
+	for _, l := range s.lives {
+		if l != nil && distance(l.high, id) < lifeNumbers {
+			return l
 		}
 	}
-	l := &s.lives[s.next]
-	s.next = (s.next + 1) % seenLives
-	*l = life{high: id}
-	return l.take(id)
+	return nil
 }
 
 func distance(a, b uint64) uint64 { return max(a, b) - min(a, b) }
 
-func (l *life) take(id uint64) bool {
-	if id > l.high {
-		if id-l.high >= seenWindow {
-			clear(l.bits[:])
-		} else {
-			for n := l.high + 1; n <= id; n++ {
-				l.set(n, false)
-			}
-		}
-		l.high = id
+func (l *life) take(id uint64) seenState {
+	l.grow(id)
+	switch {
+	case l.high-id >= seenWindow:
+		return forgotten
+	case has(&l.passed, id):
+		return passed
+	case has(&l.taken, id):
+		return taken
 	}
-	if l.high-id >= seenWindow || l.has(id) {
-		return false
-	}
-	l.set(id, true)
-	return true
+	set(&l.taken, id, true)
+	return fresh
 }
 
-func (l *life) has(id uint64) bool { return l.bits[id%seenWindow/64]&(1<<(id%64)) != 0 }
-
-func (l *life) set(id uint64, on bool) {
-	if bit := uint64(1) << (id % 64); on {
-		l.bits[id%seenWindow/64] |= bit
+// grow makes a number the highest, unless there is a higher one. Those between are
+// fresh.
+func (l *life) grow(id uint64) {
+	if id <= l.high {
+		return
+	}
+	if id-l.high >= seenWindow {
+		clear(l.taken[:])
+		clear(l.passed[:])
 	} else {
-		l.bits[id%seenWindow/64] &^= bit
+		for n := l.high + 1; n <= id; n++ {
+			set(&l.taken, n, false)
+			set(&l.passed, n, false)
+		}
+	}
+	l.high = id
+}
+
+func has(bits *[seenWindow / 64]uint64, id uint64) bool {
+	return bits[id%seenWindow/64]&(1<<(id%64)) != 0
+}
+
+func set(bits *[seenWindow / 64]uint64, id uint64, on bool) {
+	if bit := uint64(1) << (id % 64); on {
+		bits[id%seenWindow/64] |= bit
+	} else {
+		bits[id%seenWindow/64] &^= bit
 	}
 }

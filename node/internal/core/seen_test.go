@@ -6,11 +6,11 @@ import (
 	"pgregory.net/rapid"
 )
 
-// seen is a set, as long as what comes is not too old.
-func TestSeenIsASet(t *testing.T) {
+// seen is a map, as long as what comes is not too old.
+func TestSeenIsAMap(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var s seen
-		taken := map[uint64]bool{}
+		model := map[uint64]seenState{}
 		starts := []uint64{1, 1 << 50, 1 << 60}
 		high := map[uint64]uint64{}
 		for range rapid.IntRange(1, 300).Draw(t, "requests") {
@@ -18,26 +18,40 @@ func TestSeenIsASet(t *testing.T) {
 			at := max(high[start], start)
 			back := rapid.Uint64Range(0, min(at-start, seenWindow-1)).Draw(t, "back")
 			id := at - back + rapid.SampledFrom([]uint64{0, 1, 2, 70, seenWindow - 1, seenWindow, 3 * seenWindow}).Draw(t, "on")
-			if new := s.take(id); new == taken[id] && max(high[start], id)-id < seenWindow {
-				t.Fatalf("request %d is new: %v; taken before: %v", id, new, taken[id])
-			}
-			taken[id] = true
 			high[start] = max(high[start], id)
+			if rapid.Bool().Draw(t, "pass") && model[id] != fresh {
+				s.pass(id)
+				model[id] = passed
+			}
+			want := model[id]
+			if high[start]-id >= seenWindow {
+				want = forgotten
+			}
+			if got := s.take(id); got != want {
+				t.Fatalf("request %d is %d, want %d", id, got, want)
+			}
+			if want == fresh {
+				model[id] = taken
+			}
 		}
 	})
 }
 
-// What is too old to be known was taken.
+// What is too old to be known is never fresh.
 func TestSeenForgetsNothing(t *testing.T) {
 	var s seen
 	for id := uint64(1); id <= 3*seenWindow; id++ {
-		if !s.take(id) {
-			t.Fatalf("request %d is not new", id)
+		if was := s.take(id); was != fresh {
+			t.Fatalf("request %d is not fresh, but %d", id, was)
 		}
 	}
 	for id := uint64(1); id <= 3*seenWindow; id++ {
-		if s.take(id) {
-			t.Fatalf("request %d is new again", id)
+		want := taken
+		if id <= 2*seenWindow {
+			want = forgotten
+		}
+		if was := s.take(id); was != want {
+			t.Fatalf("request %d is %d, want %d", id, was, want)
 		}
 	}
 }
