@@ -2,6 +2,7 @@ package node_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -73,6 +74,9 @@ func (w *writers) run(on *node.Node, name string) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		_, err := on.Propose(ctx, []byte(command))
 		cancel()
+		if errors.Is(err, node.ErrClosed) && errors.Is(err, node.ErrNotCommitted) {
+			return // its member stops, and did not take it any more
+		}
 		if err != nil {
 			w.t.Errorf("write %s: %v", command, err)
 			return
@@ -156,6 +160,25 @@ func TestTransferFailsNoWrite(t *testing.T) {
 		}
 	}
 	w.busy(ms...)
+	w.once(ms...)
+}
+
+// A member that is stopped answers what it took, and takes no more.
+func TestStopFailsNoWrite(t *testing.T) {
+	_, ms := quietCluster(t)
+	w := write(t, 6, ms...)
+	w.busy(ms...)
+	for range 6 {
+		l := leader(t, ms...)
+		before := l.Node
+		l.close()
+		if _, err := before.Propose(timeout(t), nil); !errors.Is(err, node.ErrClosed) || !errors.Is(err, node.ErrNotCommitted) {
+			t.Errorf("a proposal on a member that stopped: %v, want ErrClosed and ErrNotCommitted", err)
+		}
+		w.busy(others(l, ms)...)
+		w.start(6, l.start())
+		leader(t, ms...)
+	}
 	w.once(ms...)
 }
 

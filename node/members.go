@@ -161,6 +161,22 @@ func (n *Node) handOver() {
 	}
 }
 
+// drain waits until the calls that are under way have their answers: whoever leads
+// now has their proposals, and this member goes on applying.
+func (n *Node) drain() {
+	enough := time.NewTimer(n.electionTimeout())
+	defer enough.Stop()
+	for n.pending.Load() > 0 {
+		select {
+		case <-n.drained:
+		case <-enough.C:
+			return
+		case <-n.done:
+			return
+		}
+	}
+}
+
 // changeRetry is how long a change waits for another one that is under way.
 const changeRetry = 20 * time.Millisecond
 

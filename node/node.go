@@ -51,6 +51,10 @@ type Node struct {
 	receiving sync.Mutex
 	// pending counts what callers have under way, against the bounds in cfg.
 	pending, pendingBytes atomic.Int64
+	// closing: Close was called, and no call begins any more. drained gets a token
+	// when the last one has ended then.
+	closing atomic.Bool
+	drained chan struct{}
 
 	initialized     chan struct{}
 	initializedOnce sync.Once
@@ -110,6 +114,7 @@ func start(cfg Config, h host) (*Node, error) {
 		inbox:       newInbox(),
 		initialized: make(chan struct{}),
 		done:        make(chan struct{}),
+		drained:     make(chan struct{}, 1),
 	}
 	if err := n.recover(); err != nil {
 		return nil, errors.Join(storeError(err), store.Close())
@@ -263,16 +268,20 @@ func (n *Node) fatal(err error) {
 	n.stop(storeError(err))
 }
 
-// Close hands leadership over first, if this member leads and another one
-// could, and then stops it. It returns when every goroutine has ended and
-// everything is on disk. Further calls wait for the first and return the same.
+// Close lets no call begin any more, hands leadership over, if this member leads and
+// another one could, gives the calls that are under way their answers, and then stops
+// the member. Each of the two has an election timeout. It returns when every goroutine
+// has ended and everything is on disk. Further calls wait for the first and return
+// the same.
 //
 // What hangs in a disk that does not answer cannot be ended: when
 // Config.StallLimit is over, Close returns ErrDiskStalled and names what it left
 // behind, which ends, and gives the directory free, if the disk ever answers.
 func (n *Node) Close() error {
 	n.closeOnce.Do(func() {
+		n.closing.Store(true)
 		n.handOver()
+		n.drain()
 		n.stop(ErrClosed)
 		n.closeErr = n.shutdown()
 	})

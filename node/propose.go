@@ -27,7 +27,7 @@ import (
 // in which this member would have found it.
 func (n *Node) Propose(ctx context.Context, data []byte) (Result, error) {
 	if err := n.ready(ctx); err != nil {
-		return Result{}, err
+		return Result{}, neverProposed(err)
 	}
 	if len(data) > n.cfg.ProposalBytesMax {
 		return Result{}, fmt.Errorf("%w: it has %d bytes, and Config.ProposalBytesMax is %d", ErrTooLarge, len(data), n.cfg.ProposalBytesMax)
@@ -43,6 +43,14 @@ func (n *Node) Propose(ctx context.Context, data []byte) (Result, error) {
 		return Result{}, err
 	}
 	return Result{Index: a.Index, Data: a.data}, nil
+}
+
+// neverProposed adds what else is known when a member has stopped.
+func neverProposed(err error) error {
+	if errors.Is(err, ErrClosed) || errors.Is(err, ErrRemoved) {
+		return fmt.Errorf("%w: %w", ErrNotCommitted, err)
+	}
+	return err
 }
 
 // ready says whether a call can begin.
@@ -63,6 +71,9 @@ func (n *Node) open() error {
 		return n.stopped()
 	default:
 	}
+	if n.closing.Load() {
+		return ErrClosed
+	}
 	select {
 	case <-n.initialized:
 		return nil
@@ -71,10 +82,15 @@ func (n *Node) open() error {
 	}
 }
 
-// admit counts a proposal against the bounds; leave takes it off again.
+// admit counts a proposal against the bounds; leave takes it off again. After Close
+// began it lets none in: see drain.
 func (n *Node) admit(bytes int) error {
 	count := n.pending.Add(1)
 	size := n.pendingBytes.Add(int64(bytes))
+	if n.closing.Load() {
+		n.leave(bytes)
+		return neverProposed(ErrClosed)
+	}
 	if count > int64(n.cfg.PendingProposalsMax) || size > n.cfg.PendingBytesMax {
 		n.leave(bytes)
 		return fmt.Errorf("%w: %d proposals with %d bytes are pending", ErrOverloaded, count-1, size-int64(bytes))
@@ -83,8 +99,13 @@ func (n *Node) admit(bytes int) error {
 }
 
 func (n *Node) leave(bytes int) {
-	n.pending.Add(-1)
 	n.pendingBytes.Add(-int64(bytes))
+	if n.pending.Add(-1) == 0 && n.closing.Load() {
+		select {
+		case n.drained <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // ReadBarrier returns when this member's state machine has applied every write

@@ -78,6 +78,9 @@ func (s steppedNode) Apply() {
 
 func (s steppedNode) Submit(r core.Request, done func(stepped.Answer)) func() error {
 	if err := s.n.open(); err != nil {
+		if r.Kind == core.Propose {
+			err = neverProposed(err)
+		}
 		done(stepped.Answer{Err: err})
 		return func() error { return err }
 	}

@@ -123,7 +123,7 @@ func (s *server) execute(ctx context.Context, r *pb.InternalRaftRequest, resp in
 }
 
 // propose tries again for as long as ctx lasts when a command was certainly not
-// committed, so that clients need not know when leaders change.
+// committed, so that clients need not know of it, unless this member has stopped.
 func propose(ctx context.Context, n Node, command []byte) (node.Result, error) {
 	for pause := retryPauseMin; ; pause = min(2*pause, retryPauseMax) {
 		result, err := n.Propose(ctx, command)
@@ -135,7 +135,8 @@ func propose(ctx context.Context, n Node, command []byte) (node.Result, error) {
 
 func retryable(err error) bool {
 	var notLeader *node.NotLeaderError
-	return errors.Is(err, node.ErrNotCommitted) || errors.As(err, &notLeader)
+	stopped := errors.Is(err, node.ErrClosed) || errors.Is(err, node.ErrRemoved)
+	return errors.Is(err, node.ErrNotCommitted) && !stopped || errors.As(err, &notLeader)
 }
 
 // sleep returns false when ctx ended first.

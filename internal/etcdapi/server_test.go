@@ -408,6 +408,8 @@ func TestNodeErrors(t *testing.T) {
 		"too large":     {node.ErrTooLarge, rpctypes.ErrGRPCRequestTooLarge},
 		"no space":      {node.ErrNoSpace, rpctypes.ErrGRPCNoSpace},
 		"unknown":       {fmt.Errorf("%w: why", node.ErrUnknownOutcome), rpctypes.ErrGRPCTimeout},
+		"stopped early": {fmt.Errorf("%w: %w", node.ErrNotCommitted, node.ErrClosed), rpctypes.ErrGRPCStopped},
+		"stopped late":  {fmt.Errorf("%w: %w", node.ErrUnknownOutcome, node.ErrClosed), rpctypes.ErrGRPCTimeout},
 		"closed":        {node.ErrClosed, rpctypes.ErrGRPCStopped},
 		"other":         {errors.New("other"), status.Error(codes.Unknown, "other")},
 	} {
@@ -436,6 +438,14 @@ func TestProposalsAreRetriedWhenSafe(t *testing.T) {
 	f.set(func(f *fakeNode) { f.fails = []error{node.ErrNotCommitted} })
 	if _, err := propose(ctx, f, nil); !errors.Is(err, node.ErrNotCommitted) {
 		t.Errorf("a proposal whose client has gone: %v; want %v", err, node.ErrNotCommitted)
+	}
+
+	// A member that has stopped takes nothing, however often it is asked.
+	for _, stopped := range []error{node.ErrClosed, node.ErrRemoved} {
+		f.set(func(f *fakeNode) { f.fails = []error{fmt.Errorf("%w: %w", node.ErrNotCommitted, stopped)} })
+		if _, err := propose(t.Context(), f, nil); !errors.Is(err, stopped) {
+			t.Errorf("a proposal on a member that has stopped: %v; want %v", err, stopped)
+		}
 	}
 }
 
