@@ -25,6 +25,8 @@ func (c *Core) allowChanges(changes []Change) error {
 		case AddLearner:
 			if r := change.Member.Replaces; change.IfSilent && r != 0 && c.alive(r) {
 				err = fmt.Errorf("%w: member %x, which has the same name or address, is alive; choose another name, or remove it first", ErrUnsafeMembership, r)
+			} else if change.IfSilent && r != 0 {
+				err = c.hushed(nil)
 			}
 		}
 		if err != nil {
@@ -43,7 +45,7 @@ func (c *Core) caughtUp(id uint64) error {
 	commit := c.rn.BasicStatus().Commit
 	switch {
 	case !c.alive(id):
-		return fmt.Errorf("%w: learner %x was not heard of for %d ticks; start it and try again", ErrUnsafeMembership, id, min(c.peers.get(id).silent, silentMax))
+		return c.hushed(fmt.Errorf("%w: learner %x was not heard of for %d ticks; start it and try again", ErrUnsafeMembership, id, min(c.peers.get(id).silent, silentMax)))
 	case pr.Match == 0 || pr.Match+c.cfg.PromoteLagMax < commit:
 		return fmt.Errorf("%w: learner %x has the log up to %d of %d, and may lag by %d entries; try again when it has caught up",
 			ErrUnsafeMembership, id, pr.Match, commit, c.cfg.PromoteLagMax)
@@ -76,8 +78,8 @@ func (c *Core) keepsQuorum(changes []Change) error {
 		}
 	}
 	if quorum := len(cs.Voters)/2 + 1; alive < quorum {
-		return fmt.Errorf("%w: it would leave %d voters, of which %d must be alive and %d are",
-			ErrUnsafeMembership, len(cs.Voters), quorum, alive)
+		return c.hushed(fmt.Errorf("%w: it would leave %d voters, of which %d must be alive and %d are",
+			ErrUnsafeMembership, len(cs.Voters), quorum, alive))
 	}
 	return nil
 }

@@ -109,6 +109,7 @@ type Core struct {
 	forgot    forgot
 	reads     reads
 	peers     peers
+	reign     reign
 }
 
 // request is a Request and where it came from.
@@ -331,6 +332,8 @@ func (c *Core) stepSnapshotSent(s SnapshotSent) {
 
 func (c *Core) tick() {
 	c.rn.Tick()
+	st := c.rn.BasicStatus()
+	c.reign.tick(&st)
 	c.peers.tick()
 	c.outstanding.tick()
 	c.forgot.tick(c.cfg.ElectionTicks)

@@ -2,8 +2,10 @@ package core
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 
+	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/tracker"
 )
 
@@ -83,4 +85,27 @@ func (p *peers) rested() {
 // alive: the member was heard within an election timeout.
 func (c *Core) alive(id uint64) bool {
 	return id == c.cfg.ID || c.peers.get(id).silent <= c.cfg.ElectionTicks
+}
+
+// reign is for how long this member has led, in ticks, in which term.
+type reign struct {
+	term  uint64
+	ticks int
+}
+
+func (r *reign) tick(st *raft.BasicStatus) {
+	if st.RaftState != raft.StateLeader || st.Term != r.term {
+		*r = reign{term: st.Term}
+		return
+	}
+	r.ticks++
+}
+
+// hushed is the error for a member, or several, from whom nothing was heard. Who was
+// just elected may only not have heard of them yet: those whose votes it did not need.
+func (c *Core) hushed(err error) error {
+	if c.reign.term == c.status.Term && c.reign.ticks >= c.cfg.ElectionTicks {
+		return err
+	}
+	return fmt.Errorf("%w: the leader was just elected and does not know yet who is alive", ErrMembershipBusy)
 }

@@ -451,3 +451,36 @@ func TestVotesAreAskedForWhenTheTermIsDurable(t *testing.T) {
 	}
 	t.Fatal("no campaign in 40 ticks")
 }
+
+// A leader that was just elected by some has not heard of the others yet, and does not
+// take them for dead: neither for those whose votes are needed, nor for those who may
+// be replaced.
+func TestFreshLeaderWaitsForTheLiving(t *testing.T) {
+	remove := Change{Op: Remove, Member: octopiipb.Member{ID: 2}}
+	replace := Change{Op: AddLearner, Member: octopiipb.Member{ID: 4, Address: "addr4", Replaces: 3}, IfSilent: true}
+	for name, change := range map[string]Change{"remove": remove, "replace": replace} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, 1, []uint64{1, 2, 3}, raftpb.HardState{Term: 1, Commit: 1})
+			b.elect(2)
+			b.ack(2)
+			ask := func() error {
+				b.all = nil
+				b.run(Input{Requests: []Request{{Kind: ChangeMembership, Changes: []Change{change}, DryRun: true, Waiter: &call{name: name}}}})
+				if len(b.all) != 1 {
+					t.Fatalf("outcomes %v, want one", b.all)
+				}
+				return b.all[0].Err
+			}
+			if err := ask(); !errors.Is(err, ErrMembershipBusy) {
+				t.Errorf("asked of a leader that has not heard of 3 yet: %v, want ErrMembershipBusy", err)
+			}
+			for range 11 { // 2 answers, and 3 does not
+				b.run(Input{Ticks: 1, Messages: []raftpb.Message{{Type: raftpb.MsgHeartbeatResp, From: 2, To: 1, Term: 2}}})
+			}
+			want := map[string]error{"remove": ErrUnsafeMembership, "replace": nil}[name]
+			if err := ask(); !errors.Is(err, want) {
+				t.Errorf("asked of a leader that has waited for 3: %v, want %v", err, want)
+			}
+		})
+	}
+}
