@@ -45,6 +45,9 @@ var (
 	// ErrUnsafeMembership: the change would leave the cluster without a quorum
 	// that is alive.
 	ErrUnsafeMembership = errors.New("node: unsafe membership change")
+	// ErrNobodyThere: the ID of a new member was left open, and nobody answers at its
+	// address who could say it.
+	ErrNobodyThere = errors.New("node: nobody answers at the address of the new member")
 	// ErrIDReused: that ID belonged to a member that was removed.
 	ErrIDReused = errors.New("node: a removed member's ID cannot be used again")
 	// ErrNoTarget: leadership can be handed to nobody, or not to the member that was

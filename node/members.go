@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -17,7 +18,7 @@ import (
 // when the change is applied here; m.Address need not be reachable yet. m.ID
 // may be 0 if it is. Any member may be asked.
 func (n *Node) AddLearner(ctx context.Context, m Member) (Membership, error) {
-	return n.verb(ctx, Change{Verb: VerbAddLearner, Member: m})
+	return n.Change(ctx, Change{Verb: VerbAddLearner, Member: m})
 }
 
 // AddVoter adds a member as a learner, brings it up to date and then makes it a
@@ -26,7 +27,7 @@ func (n *Node) AddLearner(ctx context.Context, m Member) (Membership, error) {
 // Config.JoinTimeoutTicks. A learner that is there already is promoted likewise. Any
 // member may be asked.
 func (n *Node) AddVoter(ctx context.Context, m Member) (Membership, error) {
-	return n.verb(ctx, Change{Verb: VerbAddVoter, Member: m})
+	return n.Change(ctx, Change{Verb: VerbAddVoter, Member: m})
 }
 
 // Promote makes a voter of a learner. One that is behind by more than
@@ -34,14 +35,14 @@ func (n *Node) AddVoter(ctx context.Context, m Member) (Membership, error) {
 // numbers: a vote is worth something only with the log behind it. Any member may be
 // asked.
 func (n *Node) Promote(ctx context.Context, id uint64) (Membership, error) {
-	return n.verb(ctx, Change{Verb: VerbPromote, Member: Member{ID: id}})
+	return n.Change(ctx, Change{Verb: VerbPromote, Member: Member{ID: id}})
 }
 
 // Demote makes a learner of a voter; a leader hands leadership over first. A change
 // that would leave a majority of voters that are silent is refused with
 // ErrUnsafeMembership. Any member may be asked.
 func (n *Node) Demote(ctx context.Context, id uint64) (Membership, error) {
-	return n.verb(ctx, Change{Verb: VerbDemote, Member: Member{ID: id}})
+	return n.Change(ctx, Change{Verb: VerbDemote, Member: Member{ID: id}})
 }
 
 // Remove takes a member out of the cluster, for ever: its ID is never used
@@ -49,11 +50,7 @@ func (n *Node) Demote(ctx context.Context, id uint64) (Membership, error) {
 // first. A change that would leave a majority of voters that are silent is refused
 // with ErrUnsafeMembership. Any member may be asked, also the one that leaves.
 func (n *Node) Remove(ctx context.Context, id uint64) (Membership, error) {
-	ms, err := n.verb(ctx, Change{Verb: VerbRemove, Member: Member{ID: id}})
-	if errors.Is(err, ErrRemoved) && id == n.id {
-		return n.Status().Membership, nil
-	}
-	return ms, err
+	return n.Change(ctx, Change{Verb: VerbRemove, Member: Member{ID: id}})
 }
 
 // Replace has a new member take the place of an old one: m is brought up to date as a
@@ -62,20 +59,20 @@ func (n *Node) Remove(ctx context.Context, id uint64) (Membership, error) {
 // leader goes on by itself, as with AddVoter. old may be dead or alive, and lead. Any
 // member may be asked.
 func (n *Node) Replace(ctx context.Context, old uint64, m Member) (Membership, error) {
-	return n.verb(ctx, Change{Verb: VerbReplace, Member: m, Old: old})
+	return n.Change(ctx, Change{Verb: VerbReplace, Member: m, Old: old})
 }
 
 // UpdateAddress says where a member listens for its peers now. (A member that comes
 // back elsewhere calls the others, and its record is corrected without this.) It is
 // refused if another member answers there. Any member may be asked.
 func (n *Node) UpdateAddress(ctx context.Context, id uint64, addr string) (Membership, error) {
-	return n.verb(ctx, Change{Verb: VerbUpdateAddress, Member: Member{ID: id, Address: addr}})
+	return n.Change(ctx, Change{Verb: VerbUpdateAddress, Member: Member{ID: id, Address: addr}})
 }
 
 // SetPriority changes the rank of a member among the candidates for leadership:
 // higher is preferred. Any member may be asked.
 func (n *Node) SetPriority(ctx context.Context, id uint64, priority int) (Membership, error) {
-	return n.verb(ctx, Change{Verb: VerbSetPriority, Member: Member{ID: id, Priority: priority}})
+	return n.Change(ctx, Change{Verb: VerbSetPriority, Member: Member{ID: id, Priority: priority}})
 }
 
 // spread returns when a majority of the membership knows of it. raft puts a
@@ -228,7 +225,7 @@ func (n *Node) resolve(ctx context.Context, record *octopiipb.Member) error {
 		return err
 	}
 	if record.ID == 0 {
-		return fmt.Errorf("node: Member.ID is 0 and %s cannot be asked for it; start the member, or name its ID", record.Address)
+		return fmt.Errorf("%w: %s; start the member, or name its ID", ErrNobodyThere, record.Address)
 	}
 	return nil
 }
@@ -259,8 +256,8 @@ func (n *Node) matches(record *octopiipb.Member, peer transport.Hello) error {
 	if err := n.sameCluster(peer); err != nil {
 		return err
 	}
-	if record.Name == "" {
-		record.Name = hex(record.ID)
+	if ms := n.members.Load(); record.Name == "" && !slices.ContainsFunc(ms.Members, func(o octopiipb.Member) bool { return o.ID == record.ID }) {
+		record.Name = hex(record.ID) // who is there already keeps its name
 	}
 	record.Incarnation = peer.Incarnation // from here on another disk is told
 	return nil

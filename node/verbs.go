@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 
@@ -32,6 +33,16 @@ type Change struct {
 	Member Member
 	// Old is whom VerbReplace replaces.
 	Old uint64
+}
+
+// Change makes a change of membership, as the method that its verb names does. Any
+// member may be asked, also one that leaves.
+func (n *Node) Change(ctx context.Context, c Change) (Membership, error) {
+	ms, err := n.verb(ctx, c)
+	if errors.Is(err, ErrRemoved) && c.Verb == VerbRemove && c.Member.ID == n.id {
+		return n.Status().Membership, nil
+	}
+	return ms, err
 }
 
 // Plan is what a change of membership leads to.

@@ -210,3 +210,33 @@ func isMember(m *member, id uint64) bool {
 	_, ok := m.Status().Membership.Member(id)
 	return ok
 }
+
+// What a caller leaves open of a member that is there already stays as it is.
+func TestAddAgainKeepsName(t *testing.T) {
+	ms := cluster(t, 1)
+	m := newMember(t, 2).start()
+	add := node.Change{Verb: node.VerbAddLearner, Member: node.Member{ID: 2, Name: "reader", Address: m.addr, Priority: 3}}
+	if _, err := ms[0].Change(timeout(t), add); err != nil {
+		t.Fatal(err)
+	}
+	again := node.Change{Verb: node.VerbAddVoter, Member: node.Member{Address: m.addr}}
+	plan, err := ms[0].Plan(timeout(t), again)
+	if got, _ := plan.After.Member(2); err != nil || got.Name != "reader" {
+		t.Errorf("plan to add it as a voter, by its address: %v, %v; want the name to stay", plan, err)
+	}
+	got, err := ms[0].Change(timeout(t), again)
+	if now, _ := got.Member(2); err != nil || now.Name != "reader" || now.Priority != 3 || now.Learner {
+		t.Errorf("added as a voter, by its address: %v, %v; want a voter and nothing else changed", got, err)
+	}
+}
+
+// A member whose ID is left open must answer.
+func TestAddNobody(t *testing.T) {
+	ms := cluster(t, 1)
+	if _, err := ms[0].AddLearner(timeout(t), node.Member{Address: "127.0.0.1:1"}); !errors.Is(err, node.ErrNobodyThere) {
+		t.Errorf("add whoever listens where nobody does: %v, want ErrNobodyThere", err)
+	}
+	if _, err := ms[0].AddLearner(timeout(t), node.Member{Address: ms[0].addr}); err == nil || isMember(ms[0], 0) {
+		t.Errorf("add the member that was asked: %v, want an error", err)
+	}
+}
