@@ -39,11 +39,11 @@ var arrows = []arrow{
 	{".", nil},
 	{"cmd/octopiid", []string{"internal/...", "node", "transport/tcp", "wal", "wal/etcdwal"}},
 	{"cmd/octopii-chaos", []string{"node", "node/nodetest", "internal/..."}},
-	{"cmd/...", []string{"internal/...", "node", "transport/tcp"}},
+	{"cmd/...", []string{"internal/...", "node", "transport/tcp", "proto/adminpb"}},
 	{"internal/vfs", nil},
 	{"internal/vfs/vfstest", []string{"internal/vfs"}},
 	{"internal/logtool", []string{"wal", "wal/etcdwal", "raftstore", "internal/vfs"}},
-	{"internal/...", []string{"internal/...", "node", "transport/tcp"}},
+	{"internal/...", []string{"internal/...", "node", "transport/tcp", "proto/adminpb"}},
 	{"node/nodetest", []string{"node", "node/internal/...", "raftstore", "wal", "transport", "proto", "internal/vfs", "internal/vfs/vfstest"}},
 	{corePath, []string{"proto"}},
 	{"node/internal/stepped", []string{corePath, "raftstore", "transport", "proto", "internal/vfs"}},
@@ -55,6 +55,7 @@ var arrows = []arrow{
 	{"wal/waltest", nil},
 	{"wal", []string{"internal/vfs"}},
 	{"proto", nil},
+	{"proto/adminpb", nil},
 }
 
 // fences are libraries that only some packages may import, so that replacing
@@ -65,6 +66,8 @@ var fences = []struct {
 }{
 	// A transport moves opaque messages, and programs on node never see raft.
 	{"go.etcd.io/raft/v3", []string{"node", "node/...", "raftstore", "wal", "wal/...", "proto", "internal/logtool"}},
+	// Nor do they link a second way to talk over the network.
+	{"google.golang.org/grpc", []string{"proto/adminpb", "internal/...", "cmd/..."}},
 	// etcd's server packages do not compile beside every version of its client.
 	{"go.etcd.io/etcd", []string{"wal/etcdwal", "internal/...", "cmd/..."}},
 }

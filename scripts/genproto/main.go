@@ -1,8 +1,9 @@
-// Command genproto writes proto/octopii.pb.go from proto/octopii.proto.
+// Command genproto writes the .pb.go files below proto/ from the .proto files beside
+// them.
 //
-// It needs Go and nothing else: the .proto file is compiled by a Go library
+// It needs Go and nothing else: a .proto file is compiled by a Go library
 // and handed to gogo's generator in this same process, so that every machine
-// makes the same bytes. With -check it writes nothing and exits with 1 when the
+// makes the same bytes. With -check it writes nothing and exits with 1 when a
 // file is not current.
 package main
 
@@ -11,6 +12,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"go/format"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,17 +23,25 @@ import (
 	"github.com/bufbuild/protocompile/protoutil"
 	gogoproto "github.com/gogo/protobuf/proto"
 	descriptor "github.com/gogo/protobuf/protoc-gen-gogo/descriptor"
+	"github.com/gogo/protobuf/protoc-gen-gogo/generator"
 	plugin "github.com/gogo/protobuf/protoc-gen-gogo/plugin"
 	"github.com/gogo/protobuf/vanity"
-	"github.com/gogo/protobuf/vanity/command"
+	// Has all of the generator's plugins; what it offers itself works once a process.
+	_ "github.com/gogo/protobuf/vanity/command"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-const source = "octopii.proto"
+// source is a .proto file in a folder of the repository.
+type source struct{ dir, name string }
+
+var sources = []source{
+	{"proto", "octopii.proto"},
+	{"proto/adminpb", "admin.proto"},
+}
 
 func main() {
-	check := flag.Bool("check", false, "exit with 1 when the generated file is not current")
+	check := flag.Bool("check", false, "exit with 1 when a generated file is not current")
 	root := flag.String("root", ".", "the repository's root")
 	flag.Parse()
 	if err := run(*root, *check); err != nil {
@@ -41,11 +51,20 @@ func main() {
 }
 
 func run(root string, check bool) error {
-	want, err := generate(root)
-	if err != nil {
-		return err
+	for _, src := range sources {
+		if err := src.update(root, check); err != nil {
+			return err
+		}
 	}
-	target := filepath.Join(root, "proto", "octopii.pb.go")
+	return nil
+}
+
+func (src source) update(root string, check bool) error {
+	want, err := src.generate(root)
+	if err != nil {
+		return fmt.Errorf("%s: %w", src.name, err)
+	}
+	target := filepath.Join(root, src.dir, strings.TrimSuffix(src.name, ".proto")+".pb.go")
 	have, _ := os.ReadFile(target)
 	if bytes.Equal(have, want) {
 		return nil
@@ -56,8 +75,8 @@ func run(root string, check bool) error {
 	return os.WriteFile(target, want, 0o644)
 }
 
-// generate returns the Go code of proto/octopii.proto.
-func generate(root string) ([]byte, error) {
+// generate returns the Go code.
+func (src source) generate(root string) ([]byte, error) {
 	gogo, err := moduleDir(root, "github.com/gogo/protobuf")
 	if err != nil {
 		return nil, err
@@ -68,17 +87,17 @@ func generate(root string) ([]byte, error) {
 	}
 	compiler := protocompile.Compiler{
 		Resolver: protocompile.WithStandardImports(&protocompile.SourceResolver{
-			ImportPaths: []string{filepath.Join(root, "proto"), gogo, raft},
+			ImportPaths: []string{filepath.Join(root, src.dir), gogo, raft},
 		}),
 		SourceInfoMode: protocompile.SourceInfoStandard,
 	}
-	files, err := compiler.Compile(context.Background(), source)
+	files, err := compiler.Compile(context.Background(), src.name)
 	if err != nil {
 		return nil, err
 	}
 	req := &plugin.CodeGeneratorRequest{
-		FileToGenerate: []string{source},
-		Parameter: gogoproto.String("paths=source_relative," +
+		FileToGenerate: []string{src.name},
+		Parameter: gogoproto.String("paths=source_relative,plugins=grpc," +
 			"Mraftpb/raft.proto=go.etcd.io/raft/v3/raftpb"),
 	}
 	if err := addWithImports(req, files[0], map[string]bool{}); err != nil {
@@ -86,7 +105,7 @@ func generate(root string) ([]byte, error) {
 	}
 	// What protoc-gen-gogofaster turns on.
 	for _, f := range req.ProtoFile {
-		if f.GetName() != source {
+		if f.GetName() != src.name {
 			continue
 		}
 		one := []*descriptor.FileDescriptorProto{f}
@@ -94,14 +113,17 @@ func generate(root string) ([]byte, error) {
 		vanity.ForEachFile(one, vanity.TurnOnSizerAll)
 		vanity.ForEachFile(one, vanity.TurnOnUnmarshalerAll)
 	}
-	resp := command.Generate(req)
-	if resp.Error != nil {
-		return nil, fmt.Errorf("%s", *resp.Error)
+	g := generator.New()
+	g.Request = req
+	g.CommandLineParameters(req.GetParameter())
+	g.WrapTypes()
+	g.SetPackageNames()
+	g.BuildTypeNameMap()
+	g.GenerateAllFiles()
+	if len(g.Response.File) != 1 {
+		return nil, fmt.Errorf("the generator made %d files, want 1", len(g.Response.File))
 	}
-	if len(resp.File) != 1 {
-		return nil, fmt.Errorf("the generator made %d files, want 1", len(resp.File))
-	}
-	return []byte(resp.File[0].GetContent()), nil
+	return format.Source([]byte(g.Response.File[0].GetContent()))
 }
 
 // addWithImports appends f to the request, behind everything that it imports.
