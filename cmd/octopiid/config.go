@@ -38,6 +38,7 @@ type config struct {
 	AdvertisePeerAddr   string   `koanf:"advertise-peer-addr"`
 	Bootstrap           bool     `koanf:"bootstrap"`
 	Join                []string `koanf:"join"`
+	Wait                bool     `koanf:"wait"`
 	PeerCertFile        string   `koanf:"peer-cert-file"`
 	PeerKeyFile         string   `koanf:"peer-key-file"`
 	PeerCAFile          string   `koanf:"peer-ca-file"`
@@ -66,6 +67,7 @@ func addFlags(f *pflag.FlagSet) {
 	f.String("advertise-peer-addr", "", "`host:port` where other members reach this one (default: peer-addr)")
 	f.Bool("bootstrap", false, "found a new cluster; ignored once the directory is initialized")
 	f.StringSlice("join", nil, "peer `addresses` of a cluster to join; ignored once the directory is initialized")
+	f.Bool("wait", false, "wait to be added to a cluster by octopiictl member add; ignored once the directory is initialized")
 	f.String("peer-cert-file", "", "certificate for other members")
 	f.String("peer-key-file", "", "key of the certificate for other members")
 	f.String("peer-ca-file", "", "authorities that vouch for other members")
@@ -248,7 +250,7 @@ func (c config) lockFile() string { return filepath.Join(c.DataDir, "LOCK") }
 func (c config) peersFile() string { return filepath.Join(c.DataDir, "peers.json") }
 
 // checkFounding refuses an empty directory without a word on how to begin.
-// Later starts ignore both flags.
+// Later starts ignore all of them.
 func (c config) checkFounding() error {
 	fresh, err := isFresh(c.nodeDir())
 	switch {
@@ -258,8 +260,10 @@ func (c config) checkFounding() error {
 		return nil
 	case len(readPeers(c).Peers) > 0: // it was a member
 		return nil
-	case !c.Bootstrap && len(c.Join) == 0:
-		return fmt.Errorf("%s is empty; add --bootstrap to found a new cluster, or --join PEER-ADDR to join one", c.DataDir)
+	case !c.Bootstrap && len(c.Join) == 0 && !c.Wait:
+		return fmt.Errorf("%s is empty; add --bootstrap to found a new cluster, --join PEER-ADDR to join one, or --wait to be added to one", c.DataDir)
+	case c.Wait && (c.Bootstrap || len(c.Join) > 0):
+		return fmt.Errorf("%s is empty; --wait is for a member that neither founds a cluster nor joins one by itself: leave --bootstrap and --join out", c.DataDir)
 	case c.Bootstrap && len(c.Join) > 0:
 		return fmt.Errorf("%s is empty; use --bootstrap to found a new cluster or --join to join one, not both", c.DataDir)
 	}

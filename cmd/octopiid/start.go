@@ -19,8 +19,8 @@ func startCommand(environ []string) *cobra.Command {
 		Short: "Run one member of a cluster",
 		Long: `Run one member of a cluster.
 
-The same command works for every start: --bootstrap and --join are ignored once
-the data directory is initialized. A flag --some-flag can also be given as
+The same command works for every start: --bootstrap, --join and --wait are ignored
+once the data directory is initialized. A flag --some-flag can also be given as
 OCTOPII_SOME_FLAG in the environment or as some-flag in the file that --config
 names; flags come before the environment, and the environment before the file.`,
 		Args: cobra.NoArgs,

@@ -21,6 +21,7 @@ func TestUsageErrors(t *testing.T) {
 		"no directory":      {nil, []string{"start"}, "--data-dir"},
 		"neither":           {nil, []string{"start", "--data-dir", dir}, "--bootstrap"},
 		"both":              {nil, []string{"start", "--data-dir", dir, "--bootstrap", "--join", "a:1"}, "not both"},
+		"wait and found":    {nil, []string{"start", "--data-dir", dir, "--bootstrap", "--wait"}, "leave --bootstrap and --join out"},
 		"unknown variable":  {[]string{"OCTOPII_BOGUS=1"}, []string{"start", "--data-dir", dir, "--bootstrap"}, "OCTOPII_BOGUS"},
 		"missing file":      {nil, []string{"start", "--config", "/does/not/exist"}, "/does/not/exist"},
 		"too many members":  {nil, []string{"dev", "--nodes", "7"}, "--nodes 7"},

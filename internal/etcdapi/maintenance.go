@@ -4,6 +4,7 @@ import (
 	"context"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/etcd/api/v3/version"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -43,4 +44,21 @@ func (s *maintenanceServer) Alarm(_ context.Context, r *pb.AlarmRequest) (*pb.Al
 		return nil, status.Errorf(codes.Unimplemented, "octopii: alarms can be listed only, not %s", r.Action)
 	}
 	return &pb.AlarmResponse{Header: s.fill(nil)}, nil
+}
+
+// MoveLeader may be asked of any member; etcd wants the leader to be asked.
+func (s *maintenanceServer) MoveLeader(ctx context.Context, r *pb.MoveLeaderRequest) (*pb.MoveLeaderResponse, error) {
+	ctx, cancel := inTime(ctx)
+	defer cancel()
+	ms, err := s.membership(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if target, ok := ms.Member(r.TargetID); !ok || target.Learner {
+		return nil, rpctypes.ErrGRPCBadLeaderTransferee
+	}
+	if err := s.cfg.Node.TransferLeadership(ctx, r.TargetID); err != nil {
+		return nil, s.failed(ctx, err)
+	}
+	return &pb.MoveLeaderResponse{Header: s.fill(nil)}, nil
 }

@@ -1,4 +1,5 @@
-// Package etcdapi serves etcd's v3 gRPC API from a Node and its kv.Store.
+// Package etcdapi serves etcd's v3 gRPC API from a Node and its kv.Store, and beside
+// it the administration of the cluster.
 package etcdapi
 
 import (
@@ -16,6 +17,7 @@ import (
 
 	"github.com/octopii/octopii/internal/kv"
 	"github.com/octopii/octopii/node"
+	"github.com/octopii/octopii/proto/adminpb"
 )
 
 const (
@@ -37,6 +39,9 @@ type Node interface {
 	Propose(ctx context.Context, data []byte) (node.Result, error)
 	ReadBarrier(ctx context.Context, level node.ReadLevel) (uint64, error)
 	Status() node.Status
+	Change(ctx context.Context, c node.Change) (node.Membership, error)
+	Plan(ctx context.Context, c node.Change) (node.Plan, error)
+	TransferLeadership(ctx context.Context, to uint64) error
 }
 
 // Config is what a server needs. The zero value of every field that is not
@@ -75,6 +80,7 @@ func NewServer(cfg Config) *grpc.Server {
 	pb.RegisterKVServer(g, &kvServer{server: s})
 	pb.RegisterClusterServer(g, &clusterServer{server: s})
 	pb.RegisterMaintenanceServer(g, &maintenanceServer{server: s})
+	adminpb.RegisterAdminServer(g, &adminServer{server: s})
 	pb.RegisterWatchServer(g, &pb.UnimplementedWatchServer{})
 	pb.RegisterLeaseServer(g, &pb.UnimplementedLeaseServer{})
 	pb.RegisterAuthServer(g, &pb.UnimplementedAuthServer{})
