@@ -20,7 +20,7 @@ cluster_begin() {
 	[[ -x $etcdctl ]] || fail "no program at ETCDCTL=$etcdctl"
 	next_port=$((20000 + RANDOM % 10000))
 	local name
-	for name in n1 n2 n3; do
+	for name in n1 n2 n3 n4; do
 		take_port && client[$name]=127.0.0.1:$port
 		take_port && peer[$name]=127.0.0.1:$port
 	done
@@ -35,7 +35,7 @@ cluster_end() {
 	if ((status == 0)) || [[ ! -d $work ]]; then
 		rm -rf "$work"
 	else
-		rm -f "$work/octopiid" "$work/etcdctl"
+		rm -f "$work/octopiid" "$work/octopiictl" "$work/etcdctl"
 		rmdir "$work" 2>/dev/null || echo "data and logs are kept in $work" >&2
 	fi
 }

@@ -1,5 +1,5 @@
-// Command octopiictl is the operator's tool: it asks a cluster how it is and
-// who belongs to it, and reads, verifies and converts the log of a member on disk.
+// Command octopiictl is the operator's tool: it asks a cluster how it is, changes who
+// belongs to it and who leads it, and reads, verifies and converts the log of a member on disk.
 package main
 
 import (
@@ -55,7 +55,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 
 func newRoot() *cobra.Command {
 	opts := &options{}
-	root := group("octopiictl", "Ask an Octopii cluster how it is and who belongs to it, and look after the logs of its members")
+	root := group("octopiictl", "Ask an Octopii cluster how it is, change who belongs to it, and look after the logs of its members")
 	root.SilenceErrors = true
 	root.SilenceUsage = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
@@ -65,9 +65,9 @@ func newRoot() *cobra.Command {
 	flags.StringVarP(&opts.output, "output", "o", "table", "table or json")
 	flags.DurationVar(&opts.timeout, "timeout", 5*time.Second, "how long to wait for an answer")
 
-	member := group("member", "Who belongs to the cluster")
-	member.AddCommand(newMemberList(opts))
-	root.AddCommand(newStatus(opts), member, newLog(opts))
+	lead := group("leader", "Who leads the cluster")
+	lead.AddCommand(newLeaderTransfer(opts))
+	root.AddCommand(newStatus(opts), newMember(opts), lead, newLog(opts))
 	return root
 }
 

@@ -10,6 +10,8 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
+
+	"github.com/octopii/octopii/proto/adminpb"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -19,8 +21,33 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type server struct {
 	etcdserverpb.UnimplementedMaintenanceServer
 	etcdserverpb.UnimplementedClusterServer
+	adminpb.UnimplementedAdminServer
 	id      uint64
 	learner bool
+	// change answers a change of membership, transfer a transfer of leadership.
+	change   func(*adminpb.ChangeMembershipRequest) (*adminpb.ChangeMembershipResponse, error)
+	transfer func(to uint64) (*adminpb.MemberInfo, error)
+}
+
+func (s *server) Membership(context.Context, *adminpb.MembershipRequest) (*adminpb.MembershipResponse, error) {
+	return &adminpb.MembershipResponse{Membership: two()}, nil
+}
+
+func (s *server) ChangeMembership(_ context.Context, r *adminpb.ChangeMembershipRequest) (*adminpb.ChangeMembershipResponse, error) {
+	return s.change(r)
+}
+
+func (s *server) TransferLeadership(_ context.Context, r *adminpb.TransferLeadershipRequest) (*adminpb.TransferLeadershipResponse, error) {
+	m, err := s.transfer(r.To)
+	return &adminpb.TransferLeadershipResponse{Leader: m}, err
+}
+
+// two is a voter and a learner.
+func two() *adminpb.MembershipInfo {
+	return &adminpb.MembershipInfo{Index: 5, Voters: 1, Quorum: 1, Members: []*adminpb.MemberInfo{
+		{ID: 0xa, Name: "n1", Address: "p1", Priority: 2},
+		{ID: 0xb, Name: "n2", Address: "p2", Learner: true},
+	}}
 }
 
 func (s *server) Status(context.Context, *etcdserverpb.StatusRequest) (*etcdserverpb.StatusResponse, error) {
@@ -53,6 +80,7 @@ func serve(t *testing.T, s *server) string {
 	g := grpc.NewServer()
 	etcdserverpb.RegisterMaintenanceServer(g, s)
 	etcdserverpb.RegisterClusterServer(g, s)
+	adminpb.RegisterAdminServer(g, s)
 	ended := make(chan struct{})
 	go func() { defer close(ended); g.Serve(l) }()
 	t.Cleanup(func() { g.Stop(); <-ended })
@@ -113,9 +141,14 @@ func TestStatusDeadEndpoint(t *testing.T) {
 func TestMemberList(t *testing.T) {
 	a := serve(t, &server{id: 0xa})
 	expect(t, 0, `
-ID NAME PEERS     CLIENTS   LEARNER
-a  n1   http://p1 http://c1 false
-b  n2   http://p2 http://c2 true`, "--endpoints", a, "member", "list")
+ID NAME PEERS     CLIENTS   LEARNER PRIORITY
+a  n1   http://p1 http://c1 false   2
+b  n2   http://p2 http://c2 true    0`, "--endpoints", a, "member", "list")
+	expect(t, 0, `[ {
+"id": "a", "name": "n1", "peerURLs": [ "http://p1" ], "clientURLs": [ "http://c1" ], "learner": false, "priority": 2
+}, {
+"id": "b", "name": "n2", "peerURLs": [ "http://p2" ], "clientURLs": [ "http://c2" ], "learner": true, "priority": 0
+} ]`, "--endpoints", a, "member", "list", "-o", "json")
 	expect(t, exitFailed, "", "--endpoints", deadAddress(t), "--timeout", "200ms", "member", "list")
 }
 
@@ -130,6 +163,29 @@ func TestUsage(t *testing.T) {
 		{"status", "--output", "xml"},
 		{"status", "--timeout", "0s"},
 		{"status", "--endpoints", ""},
+		{"leader"},
+		{"leader", "transfer", "a", "b"},
+		{"member", "add"},
+		{"member", "add", ""},
+		{"member", "add", "a:1", "b:1"},
+		{"member", "add", "nonsense"},
+		{"member", "add", ":2380"},
+		{"member", "add", "a:0"},
+		{"member", "add", "a:1", "--id", "xyz"},
+		{"member", "add", "a:1", "--id", "0"},
+		{"member", "add", "a:1", "--priority", "high"},
+		{"member", "remove"},
+		{"member", "remove", ""},
+		{"member", "remove", "a", "b"},
+		{"member", "promote"},
+		{"member", "demote"},
+		{"member", "replace", "a"},
+		{"member", "replace", "a", "nonsense"},
+		{"member", "update", "a"},
+		{"member", "update", "a", "http://nonsense"},
+		{"member", "priority", "a"},
+		{"member", "priority", "a", "high"},
+		{"member", "priority", "a", "2147483648"},
 	} {
 		expect(t, exitUsage, "", args...)
 	}

@@ -14,9 +14,7 @@ type row interface{ columns() []string }
 // show writes rows as a table with that header, or as one JSON array.
 func show[R row](w io.Writer, format string, header []string, rows []R) error {
 	if format == "json" {
-		enc := json.NewEncoder(w)
-		enc.SetIndent("", "  ")
-		return enc.Encode(rows)
+		return showJSON(w, rows)
 	}
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, strings.Join(header, "\t"))
@@ -24,6 +22,12 @@ func show[R row](w io.Writer, format string, header []string, rows []R) error {
 		fmt.Fprintln(table, strings.Join(r.columns(), "\t"))
 	}
 	return table.Flush()
+}
+
+func showJSON(w io.Writer, value any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(value)
 }
 
 // hex writes an ID as etcdctl does.
