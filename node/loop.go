@@ -55,6 +55,7 @@ func newLoop(n *Node) (*loop, error) {
 	if err != nil {
 		return nil, err
 	}
+	n.store.Committed(durable)
 	n.applier.start(labelOf(start), durable)
 	return l, l.startCore(start, start.Metadata.Index)
 }

@@ -277,6 +277,15 @@ func (s *Store) InitialState() (raftpb.HardState, raftpb.ConfState, error) {
 	return s.tail.hardState, s.tail.start.Metadata.ConfState, nil
 }
 
+// Committed says that everything up to an index that is in the log is known to be
+// committed, as a state machine that keeps its own data has applied it. The log need
+// not say so: a hard state that changes only in commit is not synced. It is called
+// before raft starts.
+func (s *Store) Committed(index uint64) {
+	t := &s.tail
+	t.hardState.Commit = max(t.hardState.Commit, index)
+}
+
 // Entries implements raft.Storage. It may return fewer entries than fit, where
 // some are in memory and some only on disk, and none at all once ReadErr is set.
 func (s *Store) Entries(lo, hi, maxSize uint64) ([]raftpb.Entry, error) {

@@ -681,3 +681,18 @@ func testInstallWithCommittedEntries(t *testing.T, b wal.Backend) {
 	s.Appended(entriesOf(4, 11, 13))
 	wantLog(t, reopen(t, s), 10, hs, entriesOf(4, 11, 13))
 }
+
+// What a state machine has applied is committed, though the log does not say so.
+func TestCommittedByTheStateMachine(t *testing.T) { eachBackend(t, testCommittedByTheStateMachine) }
+
+func testCommittedByTheStateMachine(t *testing.T, b wal.Backend) {
+	s := founded(t, b)
+	appendDurably(t, s, raftpb.HardState{Term: 2, Commit: 3}, entriesOf(2, 2, 6))
+	for index, want := range map[uint64]uint64{2: 3, 5: 5} {
+		s = reopen(t, s)
+		s.Committed(index)
+		if hs, _, err := s.InitialState(); err != nil || hs.Commit != want {
+			t.Errorf("at 3, and with everything up to %d applied, the commit index is %d, %v; want %d", index, hs.Commit, err, want)
+		}
+	}
+}

@@ -359,7 +359,7 @@ func (w *world) summary() string {
 		switch {
 		case m.up():
 			st := m.status()
-			parts = append(parts, fmt.Sprintf("%s: %s term %d leader %x log %d-%d commit %d applied %d of %s", m.name(), st.Role, st.Term, st.Leader,
+			parts = append(parts, fmt.Sprintf("%s at %s: %s term %d leader %x log %d-%d commit %d applied %d of %s", m.name(), m.address, st.Role, st.Term, st.Leader,
 				st.FirstIndex, st.LastIndex, st.Commit, st.Applied, memberList(st.Membership)))
 		default:
 			parts = append(parts, fmt.Sprintf("%s: down, gone=%v: %v", m.name(), m.gone, m.ended))
@@ -375,6 +375,9 @@ func memberList(ms node.Membership) string {
 		if m.Learner {
 			s += "?"
 		}
+		if m.Address != fmt.Sprintf("n%d", m.ID) { // it moved
+			s += "@" + m.Address
+		}
 		parts = append(parts, s)
 	}
 	return "[" + strings.Join(parts, " ") + "]"
@@ -388,7 +391,7 @@ func (w *world) healQuorum() {
 	}
 	voters, learners := w.voters()
 	of := len(voters)
-	if w.halfDone() { // those who come must agree, too
+	if w.changing() { // of those who come a majority is needed, too
 		of *= 2
 	}
 	voters = slices.DeleteFunc(voters, (*member).hopeless)
@@ -415,9 +418,26 @@ func (w *world) healQuorum() {
 // hopeless: it will not run again, or not with what it promised.
 func (m *member) hopeless() bool { return m.gone || m.view.damaged || m.view.forgets }
 
-// halfDone says whether a change of several members is.
-func (w *world) halfDone() bool {
-	return slices.ContainsFunc(w.running(), func(m *member) bool { return m.status().Membership.Joint })
+// changing says whether a change of membership is under way, or may be: an entry that
+// somebody has, and not everybody who has it has applied.
+func (w *world) changing() bool {
+	return slices.ContainsFunc(w.members, func(m *member) bool {
+		newest := uint64(0)
+		for i := range m.view.log {
+			if m.view.log[i].change {
+				newest = m.view.base + uint64(i) + 1
+			}
+		}
+		return newest > w.applied() || m.up() && m.status().Membership.Joint
+	})
+}
+
+// applied is how far the member has applied that is furthest of those that run.
+func (w *world) applied() (index uint64) {
+	for _, m := range w.running() {
+		index = max(index, m.status().Applied)
+	}
+	return index
 }
 
 // voters and learners are those of the newest membership that anybody has.

@@ -136,21 +136,24 @@ func (c *Core) tendAddresses() {
 		if notes == nil || notes.address == "" {
 			continue
 		}
-		moved := *m
-		moved.Address, notes.address = notes.address, "" // it may be old news the next time
-		if moved.Address == m.Address {
+		if notes.address == m.Address {
+			notes.address = "" // it would be old news if the record changed again
 			continue
 		}
+		moved := *m
+		moved.Address = notes.address
 		c.wait(request{Request: Request{Kind: ChangeMembership, Changes: []Change{{Op: UpdateAddress, Member: moved}}}})
 		return
 	}
 }
 
-// busy: this member does not lead, or a change or a transfer is under way.
+// busy: this member does not lead, or a change or a transfer is under way, or one that
+// it wants by itself waits.
 func (c *Core) busy() bool {
 	st := c.rn.BasicStatus()
 	return st.RaftState != raft.StateLeader || st.LeadTransferee != raft.None ||
-		len(c.handed.Membership.UnderWay) > 0 || c.confIndex > c.applied
+		len(c.handed.Membership.UnderWay) > 0 || c.confIndex > c.applied ||
+		slices.ContainsFunc(c.waiting, func(it request) bool { return it.from == 0 && it.Waiter == nil })
 }
 
 // giveUp removes a member that was to vote and is not there.
