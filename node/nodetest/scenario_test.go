@@ -175,6 +175,8 @@ var commands = map[string]func(*scenario){
 	"join":        (*scenario).join,
 	"add-learner": func(s *scenario) { s.change(core.AddLearner) },
 	"promote":     func(s *scenario) { s.change(core.Promote) },
+	"demote":      func(s *scenario) { s.change(core.Demote) },
+	"change":      (*scenario).changes,
 	"remove":      func(s *scenario) { s.change(core.Remove) },
 	"empty":       (*scenario).empty,
 	"name":        (*scenario).nameMember,
@@ -370,6 +372,17 @@ func (s *scenario) join() {
 		m.join[0] = by.address
 	}
 	m.priority = int(s.number("priority", 0))
+	if old := s.maybeMember("at"); old != nil { // where another one was, whose place it takes
+		m.rejoins, m.address = true, old.address
+	}
+	if old := s.maybeMember("replaces"); old != nil {
+		m.rejoins, m.replaces = true, old.id
+	}
+	if m.rejoins {
+		for _, o := range s.w.members {
+			s.w.nemesis.removed[o.id] = s.w.nemesis.removed[o.id] || !o.up() && (o.id == m.replaces || o.address == m.address)
+		}
+	}
 	m.start()
 	if s.d.HasArg("voter") {
 		s.within("it votes", func() bool { return slices.Contains(s.w.leader().status().Membership.Voters(), m.id) })
@@ -531,6 +544,20 @@ func (s *scenario) request(m *member, r core.Request, text func(stepped.Answer) 
 	s.await(m, c)
 }
 
+// changes makes several at once: change id=1 promote=4 remove=3.
+func (s *scenario) changes() {
+	ops := map[string]core.ChangeOp{"add": core.AddLearner, "promote": core.Promote, "demote": core.Demote, "remove": core.Remove}
+	var list []core.Change
+	for _, a := range s.d.CmdArgs {
+		if op, ok := ops[a.Key]; ok {
+			m := s.called(a.Vals[0])
+			list = append(list, core.Change{Op: op, Member: octopiipb.Member{ID: m.id, Address: m.address}})
+			s.w.nemesis.removed[m.id] = s.w.nemesis.removed[m.id] || op == core.Remove
+		}
+	}
+	s.ask(s.member("id"), list...)
+}
+
 func (s *scenario) change(op core.ChangeOp) {
 	c := core.Change{Op: op, Member: octopiipb.Member{ID: s.number("member", 0)}}
 	if m := s.called(s.text("member")); m != nil {
@@ -541,7 +568,11 @@ func (s *scenario) change(op core.ChangeOp) {
 	if op == core.Remove {
 		s.w.nemesis.removed[c.Member.ID] = true
 	}
-	s.request(s.member("id"), core.Request{Kind: core.ChangeMembership, Changes: []core.Change{c}}, func(a stepped.Answer) string {
+	s.ask(s.member("id"), c)
+}
+
+func (s *scenario) ask(m *member, changes ...core.Change) {
+	s.request(m, core.Request{Kind: core.ChangeMembership, Changes: changes}, func(a stepped.Answer) string {
 		if a.Err != nil {
 			return ""
 		}
@@ -691,6 +722,23 @@ func (s *scenario) wait() {
 			s.within("so many vote", func() bool {
 				l := s.w.leader()
 				return l != nil && len(l.status().Membership.Voters()) == int(s.number("voters", 0))
+			})
+		case "half-done": // it has applied a change of several members, and not left it
+			m := s.called(a.Vals[0])
+			half := func() bool { return m.status().Membership.Joint }
+			for end := s.w.now + s.limit(); !half() && s.w.now < end; {
+				s.w.runUntil(s.w.now + 10*time.Microsecond)
+			}
+			s.within(s.name(m)+" is half done", half)
+		case "member", "no-member":
+			m := s.called(a.Vals[0])
+			s.within(s.name(m)+" is one, or not", func() bool {
+				l := s.w.leader()
+				if l == nil {
+					return false
+				}
+				_, ok := l.status().Membership.Member(m.id)
+				return ok == (a.Key == "member")
 			})
 		case "down":
 			m := s.called(a.Vals[0])
