@@ -37,6 +37,10 @@ type Config struct {
 	// Bootstrap makes this member found a cluster, alone. It must be true on the
 	// one founder and is ignored once Dir has state.
 	Bootstrap bool
+	// FailoverByTimeout is a setting of the cluster that this member founds: others wait
+	// for an election timeout also where the leader's process seems dead, as its address
+	// refuses connections. SetFailoverByTimeout changes it. false: they do not wait.
+	FailoverByTimeout bool
 	// Join are peer addresses of any members: this one asks them to be added as
 	// a learner and promoted when it has caught up. Ignored once Dir has state.
 	// Without Bootstrap and Join a member with an empty Dir waits to be added.

@@ -75,6 +75,21 @@ func (n *Node) SetPriority(ctx context.Context, id uint64, priority int) (Member
 	return n.Change(ctx, Change{Verb: VerbSetPriority, Member: Member{ID: id, Priority: priority}})
 }
 
+// SetFailoverByTimeout changes the setting of the whole cluster: whether members wait
+// for an election timeout also where the leader's process seems dead. They should where
+// something in the network refuses connections to members that live, and would where
+// reads were answered under a lease. Any member may be asked.
+func (n *Node) SetFailoverByTimeout(ctx context.Context, on bool) (Membership, error) {
+	if err := n.ready(ctx); err != nil {
+		return Membership{}, err
+	}
+	ms, err := n.change(ctx, core.Change{Op: core.SetFailover, Member: octopiipb.Member{ID: n.id}, FailoverByTimeout: on})
+	if err != nil {
+		return ms, err
+	}
+	return ms, n.spread(ctx)
+}
+
 // spread returns when a majority of the membership knows of it. raft puts a
 // membership in force where it is applied: if the leader that applied it died
 // first, the others would still count by the old one, and might need the vote of

@@ -26,6 +26,8 @@ type Membership struct {
 	// Joint: a change of several members is half done, and takes effect when a
 	// majority of those before it and of those after it have agreed.
 	Joint bool
+	// FailoverByTimeout: see Config.
+	FailoverByTimeout bool
 }
 
 // Quorum is how many voters must agree.

@@ -24,6 +24,8 @@ func (n *Node) found() error {
 			Cluster: randomID(),
 			Index:   1,
 			Members: []octopiipb.Member{n.self()},
+
+			FailoverByTimeout: n.cfg.FailoverByTimeout,
 		},
 		External: n.durable,
 	}

@@ -106,6 +106,28 @@ func TestReplace(t *testing.T) {
 	}
 }
 
+// One setting for the whole cluster: it is founded with it, or set on any member, and
+// every member has it, also one that comes back.
+func TestSetFailoverByTimeout(t *testing.T) {
+	ms := cluster(t, 3)
+	for _, on := range []bool{true, false, true} {
+		got, err := ms[1].SetFailoverByTimeout(timeout(t), on)
+		if err != nil || got.FailoverByTimeout != on {
+			t.Fatalf("set to %v: %v, %v", on, got, err)
+		}
+	}
+	ms[2].kill()
+	ms[2].start()
+	for _, m := range ms {
+		eventually(t, "it has the setting", func() bool { return m.Status().Membership.FailoverByTimeout })
+	}
+	alone := newMember(t, 1)
+	alone.cfg.Bootstrap, alone.cfg.FailoverByTimeout = true, true
+	if !alone.start().Status().Membership.FailoverByTimeout {
+		t.Error("a cluster that was founded with it does not have it")
+	}
+}
+
 // A plan says what would be, or what the verb would say, and changes nothing.
 func TestPlan(t *testing.T) {
 	ms := cluster(t, 3)

@@ -74,7 +74,7 @@ func (n *Node) until(ctx context.Context, ok func(Status) bool) (Status, error) 
 }
 
 func publicMembership(ms *octopiipb.Membership) Membership {
-	out := Membership{Index: ms.Index, Members: make([]Member, len(ms.Members)), Joint: len(ms.UnderWay) > 0}
+	out := Membership{Index: ms.Index, Members: make([]Member, len(ms.Members)), Joint: len(ms.UnderWay) > 0, FailoverByTimeout: ms.FailoverByTimeout}
 	for i, m := range ms.Members {
 		out.Members[i] = Member{ID: m.ID, Name: m.Name, Address: m.Address, Learner: m.Learner, Priority: int(m.Priority)}
 	}

@@ -199,6 +199,11 @@ func TestOperate(t *testing.T) {
 		{"member remove n1", 1, "", false},
 		{"member remove n3", 0, "after 1 1 0 n1", true},
 		{"leader transfer", 1, "", false},
+		{"leader failover", 0, "FAILOVER fast", false},
+		{"leader failover timeout", 0, "FAILOVER timeout", true},
+		{"leader failover -o json", 0, `"failover": "timeout"`, false},
+		{"leader failover fast", 0, "FAILOVER fast", true},
+		{"leader failover slow", 2, "", false},
 	} {
 		before := n.Status().Membership.Index
 		var out, errs strings.Builder

@@ -66,7 +66,7 @@ func newRoot() *cobra.Command {
 	flags.DurationVar(&opts.timeout, "timeout", 5*time.Second, "how long to wait for an answer")
 
 	lead := group("leader", "Who leads the cluster")
-	lead.AddCommand(newLeaderTransfer(opts))
+	lead.AddCommand(newLeaderTransfer(opts), newLeaderFailover(opts))
 	root.AddCommand(newStatus(opts), newMember(opts), lead, newLog(opts))
 	return root
 }

@@ -42,6 +42,12 @@ func (s *server) TransferLeadership(_ context.Context, r *adminpb.TransferLeader
 	return &adminpb.TransferLeadershipResponse{Leader: m}, err
 }
 
+func (s *server) SetFailover(_ context.Context, r *adminpb.SetFailoverRequest) (*adminpb.SetFailoverResponse, error) {
+	ms := two()
+	ms.FailoverByTimeout = r.ByTimeout
+	return &adminpb.SetFailoverResponse{Membership: ms}, nil
+}
+
 // two is a voter and a learner.
 func two() *adminpb.MembershipInfo {
 	return &adminpb.MembershipInfo{Index: 5, Voters: 1, Quorum: 1, Members: []*adminpb.MemberInfo{

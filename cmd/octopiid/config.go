@@ -38,6 +38,7 @@ type config struct {
 	AdvertisePeerAddr   string   `koanf:"advertise-peer-addr"`
 	Bootstrap           bool     `koanf:"bootstrap"`
 	Join                []string `koanf:"join"`
+	FailoverByTimeout   bool     `koanf:"failover-by-timeout"`
 	Wait                bool     `koanf:"wait"`
 	PeerCertFile        string   `koanf:"peer-cert-file"`
 	PeerKeyFile         string   `koanf:"peer-key-file"`
@@ -66,6 +67,7 @@ func addFlags(f *pflag.FlagSet) {
 	f.String("advertise-client-addr", "", "`host:port` where clients reach this member (default: client-addr)")
 	f.String("advertise-peer-addr", "", "`host:port` where other members reach this one (default: peer-addr)")
 	f.Bool("bootstrap", false, "found a new cluster; ignored once the directory is initialized")
+	f.Bool("failover-by-timeout", false, "with --bootstrap: members of the cluster wait for an election timeout also where the leader's process seems dead; for networks that refuse connections to members that live")
 	f.StringSlice("join", nil, "peer `addresses` of a cluster to join; ignored once the directory is initialized")
 	f.Bool("wait", false, "wait to be added to a cluster by octopiictl member add; ignored once the directory is initialized")
 	f.String("peer-cert-file", "", "certificate for other members")

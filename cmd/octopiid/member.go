@@ -212,14 +212,17 @@ func (m *member) startNode() error {
 		StateMachine: store,
 		Transport:    peers,
 		Bootstrap:    from.bootstrap,
-		Join:         from.join,
-		Rejoin:       from.rejoin,
-		Replaces:     from.replaces,
-		Events:       node.Events{MembershipChanged: m.membershipChanged},
-		WAL:          walBackend(m.cfg.WAL, m.lg),
-		Logger:       m.lg.Named("node"),
-		Metrics:      m.registry,
-		StallLimit:   m.cfg.stallLimit(),
+
+		FailoverByTimeout: m.cfg.FailoverByTimeout,
+
+		Join:       from.join,
+		Rejoin:     from.rejoin,
+		Replaces:   from.replaces,
+		Events:     node.Events{MembershipChanged: m.membershipChanged},
+		WAL:        walBackend(m.cfg.WAL, m.lg),
+		Logger:     m.lg.Named("node"),
+		Metrics:    m.registry,
+		StallLimit: m.cfg.stallLimit(),
 	})
 	if err != nil {
 		return walError(m.cfg, err) // it closed the transport

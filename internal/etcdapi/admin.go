@@ -93,6 +93,16 @@ func (s *adminServer) TransferLeadership(ctx context.Context, r *adminpb.Transfe
 	return &adminpb.TransferLeadershipResponse{Leader: memberInfo(leader)}, nil
 }
 
+func (s *adminServer) SetFailover(ctx context.Context, r *adminpb.SetFailoverRequest) (*adminpb.SetFailoverResponse, error) {
+	ctx, cancel := inTime(ctx)
+	defer cancel()
+	ms, err := s.cfg.Node.SetFailoverByTimeout(ctx, r.ByTimeout)
+	if err != nil {
+		return nil, s.failed(ctx, err)
+	}
+	return &adminpb.SetFailoverResponse{Membership: membershipInfo(ms)}, nil
+}
+
 // needs says what a verb cannot do without: the ID of a member that is there, an
 // address, whom to replace.
 var needs = map[node.Verb]struct{ id, address, old bool }{
@@ -150,6 +160,8 @@ func membershipInfo(ms node.Membership) *adminpb.MembershipInfo {
 		Voters: uint32(len(ms.Voters())),
 		Quorum: uint32(ms.Quorum()),
 		Joint:  ms.Joint,
+
+		FailoverByTimeout: ms.FailoverByTimeout,
 	}
 	for _, m := range ms.Members {
 		info.Members = append(info.Members, memberInfo(m))

@@ -42,6 +42,7 @@ type Node interface {
 	Change(ctx context.Context, c node.Change) (node.Membership, error)
 	Plan(ctx context.Context, c node.Change) (node.Plan, error)
 	TransferLeadership(ctx context.Context, to uint64) error
+	SetFailoverByTimeout(ctx context.Context, on bool) (node.Membership, error)
 }
 
 // Config is what a server needs. The zero value of every field that is not

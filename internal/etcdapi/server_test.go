@@ -95,6 +95,13 @@ func (f *fakeNode) Plan(ctx context.Context, _ node.Change) (node.Plan, error) {
 	return node.Plan{Before: f.status.Membership, After: f.status.Membership}, f.next(ctx)
 }
 
+func (f *fakeNode) SetFailoverByTimeout(ctx context.Context, on bool) (node.Membership, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.status.Membership.FailoverByTimeout = on
+	return f.status.Membership, f.next(ctx)
+}
+
 func (f *fakeNode) TransferLeadership(ctx context.Context, to uint64) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -200,7 +200,7 @@ func (m *member) start() {
 		CacheBytes: c.cacheBytes,
 		Node: node.Config{
 			ID: m.id, Dir: dataDir, StateMachine: m.machine, Transport: m.end,
-			Bootstrap: m.founder, Join: m.join, Rejoin: m.rejoins, Replaces: m.replaces, Priority: m.priority,
+			Bootstrap: m.founder, FailoverByTimeout: c.failoverByTimeout, Join: m.join, Rejoin: m.rejoins, Replaces: m.replaces, Priority: m.priority,
 			WAL:                 watched{wal.New(wal.Options{FS: m.disk.fs, SegmentBytes: c.segmentBytes}), m},
 			TickInterval:        c.tick,
 			ElectionTicks:       c.electionTicks,

@@ -99,7 +99,7 @@ type setting struct {
 	Options
 	Seed uint64
 
-	durable                                   bool
+	durable, failoverByTimeout                bool
 	tick                                      time.Duration
 	electionTicks, joinTimeoutTicks           int
 	snapshotEntries, snapshotLogBytes         uint64
@@ -147,6 +147,7 @@ func draw(seed uint64, o Options) setting {
 	s.cacheBytes = pick(rnd, uint64(1<<10), 16<<10, 1<<20)
 	s.inflight = pick(rnd, 2, 16, 256)
 	s.promoteLag = pick(rnd, uint64(1), 10, 100)
+	s.failoverByTimeout = seed%8 == 5
 	s.joinTimeoutTicks = pick(rnd, 60, 150, 600)
 	s.segmentBytes = pick(rnd, int64(32<<10), 64<<10, 256<<10)
 	s.stallLimit = 15 * time.Second

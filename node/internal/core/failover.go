@@ -34,10 +34,10 @@ func (c *Core) stepGone(gone []uint64) {
 	c.campaignSoon()
 }
 
-// mayForget is where a cluster must say no whose leader answers reads under a lease:
-// what refuses connections may be a firewall in front of a leader that lives, and its
-// lease counts on the memory of its followers. There are no leases yet.
-func (c *Core) mayForget() bool { return true }
+// mayForget says whether the cluster wants it. It is the setting of a cluster that reads
+// under leases: what refuses connections may be a firewall in front of a leader that
+// lives, and its lease counts on the memory of its followers.
+func (c *Core) mayForget() bool { return !c.handed.Membership.FailoverByTimeout }
 
 // campaignSoon asks the shell for Input.Campaign.
 func (c *Core) campaignSoon() {

@@ -24,6 +24,9 @@ type Change struct {
 	// IfSilent: AddLearner only if nothing was heard lately of the member that this
 	// one replaces.
 	IfSilent bool
+	// FailoverByTimeout is what SetFailover sets, for the whole cluster. Member is
+	// any of its members.
+	FailoverByTimeout bool
 }
 
 // ChangeOp is what a Change does.
@@ -37,6 +40,7 @@ const (
 	Demote
 	UpdateAddress
 	SetPriority
+	SetFailover
 )
 
 // confTypes are raft's words for the operations.
@@ -47,6 +51,7 @@ var confTypes = [...]raftpb.ConfChangeType{
 	Demote:        raftpb.ConfChangeAddLearnerNode,
 	UpdateAddress: raftpb.ConfChangeUpdateNode,
 	SetPriority:   raftpb.ConfChangeUpdateNode,
+	SetFailover:   raftpb.ConfChangeUpdateNode,
 }
 
 // changesMax bounds how many members one change may be about.
@@ -77,7 +82,7 @@ func encodeChanges(changes []Change, by origin) ([]byte, error) {
 func toProto(changes []Change) []octopiipb.MemberChange {
 	list := make([]octopiipb.MemberChange, len(changes))
 	for i, c := range changes {
-		list[i] = octopiipb.MemberChange{Op: uint32(c.Op), Member: c.Member, IfSilent: c.IfSilent}
+		list[i] = octopiipb.MemberChange{Op: uint32(c.Op), Member: c.Member, IfSilent: c.IfSilent, FailoverByTimeout: c.FailoverByTimeout}
 	}
 	return list
 }
@@ -85,10 +90,10 @@ func toProto(changes []Change) []octopiipb.MemberChange {
 func fromProto(list []octopiipb.MemberChange) ([]Change, error) {
 	changes := make([]Change, len(list))
 	for i, mc := range list {
-		if mc.Op < uint32(AddLearner) || mc.Op > uint32(SetPriority) {
+		if mc.Op < uint32(AddLearner) || mc.Op > uint32(SetFailover) {
 			return nil, fmt.Errorf("change of member %x is of the unknown kind %d: was it written by a newer version?", mc.Member.ID, mc.Op)
 		}
-		changes[i] = Change{Op: ChangeOp(mc.Op), Member: mc.Member, IfSilent: mc.IfSilent}
+		changes[i] = Change{Op: ChangeOp(mc.Op), Member: mc.Member, IfSilent: mc.IfSilent, FailoverByTimeout: mc.FailoverByTimeout}
 	}
 	return changes, nil
 }
@@ -192,6 +197,9 @@ func checkChange(ms *octopiipb.Membership, c Change) error {
 			return fmt.Errorf("%w: no address for member %x", ErrUnsafeMembership, id)
 		}
 	}
+	if c.Op == SetFailover && c.FailoverByTimeout != ms.FailoverByTimeout {
+		return nil
+	}
 	if changed := c.apply(old); old == changed || old != nil && changed != nil && *old == *changed {
 		return errNoChange
 	}
@@ -249,6 +257,8 @@ func (c Change) apply(old *octopiipb.Member) *octopiipb.Member {
 		m.Priority = c.Member.Priority
 	case Remove:
 		return nil
+	case SetFailover:
+		return old
 	}
 	return &m
 }
@@ -302,10 +312,16 @@ func clone(ms *octopiipb.Membership, index uint64) draft {
 		Index:   index,
 		Members: slices.Clone(ms.Members),
 		Removed: slices.Clone(ms.Removed),
+
+		FailoverByTimeout: ms.FailoverByTimeout,
 	}}
 }
 
 func (d draft) change(c Change) {
+	if c.Op == SetFailover {
+		d.FailoverByTimeout = c.FailoverByTimeout
+		return
+	}
 	id := c.Member.ID
 	old := find(d.Membership, id)
 	switch m := c.apply(old); {

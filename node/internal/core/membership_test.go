@@ -100,7 +100,7 @@ func (c *cluster) agree() error {
 
 func drawChange(t *rapid.T) Change {
 	return Change{
-		Op: rapid.SampledFrom([]ChangeOp{AddLearner, Promote, Remove, Demote, UpdateAddress, SetPriority}).Draw(t, "op"),
+		Op: rapid.SampledFrom([]ChangeOp{AddLearner, Promote, Remove, Demote, UpdateAddress, SetPriority, SetFailover}).Draw(t, "op"),
 		Member: octopiipb.Member{
 			ID:          rapid.Uint64Range(1, 6).Draw(t, "id"),
 			Name:        rapid.SampledFrom([]string{"", "north"}).Draw(t, "name"),
@@ -111,7 +111,8 @@ func drawChange(t *rapid.T) Change {
 			Priority:    rapid.Int32Range(0, 2).Draw(t, "priority"),
 			Replaces:    rapid.Uint64Range(0, 6).Draw(t, "replaces"),
 		},
-		IfSilent: rapid.Bool().Draw(t, "if silent"),
+		IfSilent:          rapid.Bool().Draw(t, "if silent"),
+		FailoverByTimeout: rapid.Bool().Draw(t, "failover by timeout"),
 	}
 }
 
@@ -158,7 +159,8 @@ func wantRefused(t *rapid.T, c *cluster, removed []uint64, changes []Change, err
 	case errors.Is(err, errNoChange):
 		for _, change := range changes {
 			old := find(c.ms, change.Member.ID)
-			if after := change.apply(old); old != after && *old != *after {
+			set := change.Op == SetFailover && change.FailoverByTimeout != c.ms.FailoverByTimeout
+			if after := change.apply(old); set || old != after && *old != *after {
 				t.Fatalf("%+v on %s: there is something to change", changes, describe(c.ms))
 			}
 		}
@@ -190,6 +192,21 @@ func wantRefused(t *rapid.T, c *cluster, removed []uint64, changes []Change, err
 	}
 }
 
+// A setting of the cluster is of no member, and is not lost by other changes.
+func TestSetFailover(t *testing.T) {
+	c := newCluster(1)
+	one := octopiipb.Member{ID: 1}
+	c.change(t, 2, []Change{{Op: SetFailover, Member: one, FailoverByTimeout: true}})
+	c.change(t, 3, []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 2, Address: "b"}}, {Op: SetPriority, Member: octopiipb.Member{ID: 1, Priority: 2}}})
+	if !c.ms.FailoverByTimeout || len(c.ms.Members) != 2 || c.ms.Members[0].Priority != 2 {
+		t.Errorf("after it was set, and other changes: %v", c.ms)
+	}
+	c.change(t, 4, []Change{{Op: SetFailover, Member: one}})
+	if c.ms.FailoverByTimeout {
+		t.Error("it was not taken back")
+	}
+}
+
 func TestLastVoterStays(t *testing.T) {
 	c := newCluster(1)
 	c.ms = withChanges(c.ms, 2, []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 2}}})
@@ -207,7 +224,7 @@ func TestLastVoterStays(t *testing.T) {
 func TestJointConfigurationRefusesChanges(t *testing.T) {
 	cs := raftpb.ConfState{Voters: []uint64{1, 2}, VotersOutgoing: []uint64{1, 3}}
 	ms := &octopiipb.Membership{Cluster: 7, Members: []octopiipb.Member{{ID: 1}, {ID: 2}, {ID: 3}, {ID: 4, Learner: true}}}
-	for _, op := range []ChangeOp{AddLearner, Promote, Remove, Demote, UpdateAddress, SetPriority} {
+	for _, op := range []ChangeOp{AddLearner, Promote, Remove, Demote, UpdateAddress, SetPriority, SetFailover} {
 		for _, id := range []uint64{1, 2, 3, 4, 5} {
 			if err := checkChanges(ms, cs, []Change{{Op: op, Member: octopiipb.Member{ID: id}}}); err == nil {
 				t.Errorf("operation %d on member %d is allowed", op, id)
