@@ -65,3 +65,38 @@ func TestRolledBackDisk(t *testing.T) {
 	}
 	propose(t, ms[0], "without it")
 }
+
+// The same of a leader's disk, of which it told the others itself, also without an
+// election in between that it would have missed.
+func TestRolledBackLeader(t *testing.T) {
+	ms := filled(t)
+	l := ms[2]
+	old := t.TempDir()
+	l.kill()
+	if err := os.CopyFS(old, os.DirFS(l.cfg.Dir)); err != nil {
+		t.Fatal(err)
+	}
+	l.start()
+	if err := l.TransferLeadership(timeout(t), 3); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 20 {
+		propose(t, l, fmt.Sprint("more ", i))
+	}
+	converged(t, ms...)
+	others := ms[:2]
+	// A heartbeat later they know of it.
+	st := l.Status()
+	eventually(t, "it has told", func() bool {
+		return others[0].Remembers(l.cfg.ID) >= st.LastIndex && others[1].Remembers(l.cfg.ID) >= st.LastIndex
+	})
+	l.kill()
+	l.cfg.Dir = old
+	l.start()
+	<-l.Done()
+	if err := l.Err(); !errors.Is(err, node.ErrAmnesia) {
+		t.Errorf("it ends with %v, want ErrAmnesia", err)
+	}
+	leader(t, others...)
+	propose(t, others[0], "without it")
+}

@@ -19,3 +19,6 @@ func OnFS(cfg *Config, fs vfs.FS, segmentBytes int64) {
 
 // Stuck says that what this member must append waits for space.
 func (n *Node) Stuck() bool { return n.appender.stuck.Load() }
+
+// Remembers is up to where this member knows that another one has its log.
+func (n *Node) Remembers(id uint64) uint64 { return n.memory.get(id).Match }

@@ -370,9 +370,10 @@ func (l *loop) publish() {
 			})
 		}
 		if l.input.Ticks > 0 && c.Role == raft.StateFollower && c.Leader != raft.None {
-			// Its vote for itself is durable. Of its log nobody else can tell: what it
-			// commits need not be on its own disk yet (thesis 10.2.1).
-			l.memory.note(c.Leader, c.Term, 0, 0)
+			// Its vote for itself is durable. Of its log it says so itself: what it commits
+			// need not be on its own disk yet (thesis 10.2.1).
+			durable, committed := l.core.LeaderLog()
+			l.memory.note(c.Leader, c.Term, durable, committed)
 		}
 		l.committed.Store(c.Commit)
 	}

@@ -9,7 +9,7 @@ import (
 )
 
 // memory is what this member knows of the others' disks: of its followers, while it
-// led, what they acknowledged, and of its leaders their terms. It reminds them in
+// led, what they acknowledged, and of its leaders what they said. It reminds them in
 // every handshake, for a disk that was set back to an older image cannot know by
 // itself.
 // The loop writes it, the transport's goroutines read it; it does not outlive the

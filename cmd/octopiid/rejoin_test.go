@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -91,32 +92,44 @@ func TestWipedMembersRejoin(t *testing.T) {
 	}
 }
 
-// An older copy of a member's directory is put back: it is noticed, put aside, and the
-// member takes its own place.
-func TestRolledBackMemberRejoins(t *testing.T) {
+// An older copy of a member's directory is put back, of a follower and then of the
+// leader: it is noticed, put aside, and the member takes its own place.
+func TestRolledBackMembersRejoin(t *testing.T) {
 	cl := startCluster(t)
 	c := client(t, nil, cl.endpoints...)
-	i := (cl.leader(c) + 1) % 3
-	cl.put(c, "early")
-	cl.processes[i].stop()
-	saved := filepath.Join(t.TempDir(), "saved")
-	if err := os.CopyFS(saved, os.DirFS(cl.dataDir(i))); err != nil {
-		t.Fatal(err)
-	}
-	cl.start(i)
-	cl.processes[i].waitReady()
-	for n := range 20 {
-		cl.put(c, fmt.Sprint("later ", n))
-	}
-	old := cl.id(i, memberName(i))
-	cl.processes[i].kill()
-	if err := errors.Join(os.RemoveAll(cl.dataDir(i)), os.Rename(saved, cl.dataDir(i))); err != nil {
-		t.Fatal(err)
-	}
-	cl.start(i)
-	cl.waitReplaced(i, old, "later 19")
-	if kept, _ := filepath.Glob(filepath.Join(cl.dataDir(i), "quarantine", "*", "node", "identity")); len(kept) != 1 {
-		t.Errorf("put aside: %v; want the old files", kept)
+	for round, leads := range []bool{false, true} {
+		i := (cl.leader(c) + 1) % 3
+		cl.put(c, "early")
+		cl.processes[i].stop()
+		saved := filepath.Join(t.TempDir(), "saved")
+		if err := os.CopyFS(saved, os.DirFS(cl.dataDir(i))); err != nil {
+			t.Fatal(err)
+		}
+		cl.start(i)
+		cl.processes[i].waitReady()
+		old := cl.id(i, memberName(i))
+		if leads {
+			until(t, func(ctx context.Context) error {
+				_, err := client(t, nil, cl.endpoints[cl.leader(c)]).MoveLeader(ctx, old)
+				return err
+			})
+		}
+		last := ""
+		for n := range 20 {
+			last = fmt.Sprintf("later %d of %d", n, round)
+			cl.put(c, last)
+		}
+		heartbeats := time.NewTimer(time.Second) // they say how far its disk is
+		<-heartbeats.C
+		cl.processes[i].kill()
+		if err := errors.Join(os.RemoveAll(cl.dataDir(i)), os.Rename(saved, cl.dataDir(i))); err != nil {
+			t.Fatal(err)
+		}
+		cl.start(i)
+		cl.waitReplaced(i, old, last)
+		if kept, _ := filepath.Glob(filepath.Join(cl.dataDir(i), "quarantine", "*", "node", "identity")); len(kept) == 0 {
+			t.Error("nothing was put aside")
+		}
 	}
 }
 

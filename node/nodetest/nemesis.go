@@ -549,7 +549,7 @@ func (n *nemesis) mayLose(lost *member) bool {
 			good++
 		}
 	}
-	return len(voters) >= 3 && len(ms.Members) == len(voters) && good == len(voters)
+	return len(voters) >= 3 && good == len(voters) && !n.w.changing()
 }
 
 func (n *nemesis) member(id uint64) *member {
@@ -684,14 +684,16 @@ func (n *nemesis) rollback() {
 		}
 		n.held = true
 		n.mend(n.hopeful())
+		// What a leader has on its disk by now, it has told a while later.
+		led := m == n.w.leader() && m.view.commit > old.last()
 		n.w.at(4*n.w.cfg.electionTimeout(), "the old image is put back", func() {
-			if n.held = false; n.over || m.gone || !m.up() || !n.mayLose(m) || m == n.w.leader() {
-				return // of a leader's disk nobody else can tell
+			if n.held = false; n.over || m.gone || !m.up() || !n.mayLose(m) {
+				return
 			}
-			if m.view.ackIndex <= old.ackIndex {
+			if m.view.ackIndex <= old.ackIndex && (!led || m != n.w.leader()) {
 				return // nothing is lost by it
 			}
-			n.tell(m, "an old image of its disk is put back")
+			n.tell(m, "an old image of its disk is put back; it leads: %v", m == n.w.leader())
 			n.held = true
 			m.kill(false)
 			m.disk.plug(mem.CrashKeepingAll())

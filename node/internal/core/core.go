@@ -107,6 +107,7 @@ type Core struct {
 	yielded   bool
 	pending   pending
 	forgot    forgot
+	led       led
 	reads     reads
 	peers     peers
 	reign     reign
@@ -304,6 +305,7 @@ func (c *Core) stepMessage(m *raftpb.Message) {
 	}
 	if m.Type == raftpb.MsgHeartbeat {
 		c.forgot = forgot{}
+		c.led = led{from: m.From, term: m.Term, durable: m.Index, committed: min(m.Index, m.Commit)}
 	}
 	c.peers.heard(m.From)
 	if m.Type == raftpb.MsgReadIndex {
@@ -390,6 +392,11 @@ func (c *Core) emit(m *raftpb.Message) {
 		c.effects.Apply = c.newApply(m)
 	case raftpb.MsgSnap:
 		c.effects.Snapshots = append(c.effects.Snapshots, *m)
+	case raftpb.MsgHeartbeat:
+		// raft has no use for it: how far this leader's own log is durable. It may
+		// commit without its own copy, and so nobody else could tell.
+		m.Index, _ = c.storage.LastIndex()
+		c.effects.Messages = append(c.effects.Messages, *m)
 	default:
 		c.effects.Messages = append(c.effects.Messages, *m)
 	}
@@ -465,6 +472,19 @@ func (c *Core) Status() Status {
 		Unwritten:  c.outstanding.ticks(),
 		Membership: c.handed.Membership,
 	}
+}
+
+// led is what the last heartbeat said: that the log of its leader was durable up to an
+// index, of which so much is committed.
+type led struct{ from, term, durable, committed uint64 }
+
+// LeaderLog returns how far the log of the leader that this member follows is durable,
+// as that said last, and how much of it is committed.
+func (c *Core) LeaderLog() (durable, committed uint64) {
+	if l := &c.led; l.from == c.status.Lead && l.term == c.status.Term {
+		return l.durable, l.committed
+	}
+	return 0, 0
 }
 
 // Lonely says that nothing was heard of a leader for an election timeout. A
