@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,8 +28,8 @@ const (
 	// rejoinPauseMin is the wait before the first attempt; it doubles after each.
 	rejoinPauseMin = 200 * time.Millisecond
 	rejoinPauseMax = time.Minute
-	// soughtTimeout is for how long a founder with an empty directory listens for those
-	// who take it for a member of theirs, which it was. It is longer than any member
+	// soughtTimeout is for how long a member with an empty directory that would found, or
+	// has nobody to ask, listens for those who take it for a member of theirs, which it was. It is longer than any member
 	// waits between two attempts to reach another.
 	soughtTimeout = 1500 * time.Millisecond
 )
@@ -170,17 +171,28 @@ func (m *member) origin() (origin, error) {
 			zap.String("member", p.Member), zap.Strings("asking", o.join), zap.String("known from", m.cfg.peersFile()))
 		return o, nil
 	}
-	if !m.cfg.Bootstrap || m.cfg.FoundAtOnce {
+	if m.cfg.FoundAtOnce || m.cfg.Wait || slices.ContainsFunc(m.cfg.Join, listens) {
 		return o, nil
 	}
+	// It would found, or has nobody to ask.
 	who, err := tcp.Sought(m.peerConfig(), soughtTimeout)
 	if err != nil {
 		return o, listenError("peer-addr", m.cfg.PeerAddr, err)
 	}
 	if who.Node != 0 {
-		o.bootstrap, o.join, o.replaces = false, []string{who.Address}, who.To
-		m.lg.Warn("a cluster seeks a member at this address; joining in its place instead of founding another",
+		o.bootstrap, o.join, o.replaces = false, append([]string{who.Address}, m.cfg.Join...), who.To
+		m.lg.Warn("a cluster seeks a member at this address; joining in its place",
 			zap.String("member", fmt.Sprintf("%x", who.To)), zap.String("asking", who.Address))
 	}
 	return o, nil
+}
+
+// listens says whether anybody does at an address.
+func listens(address string) bool {
+	c, err := net.DialTimeout("tcp", address, soughtTimeout)
+	if err != nil {
+		return false
+	}
+	_ = c.Close()
+	return true
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -90,6 +91,37 @@ func TestWipedMembersRejoin(t *testing.T) {
 		cl.put(rest, fmt.Sprint("while ", i, " was away"))
 		cl.waitReplaced(i, old, fmt.Sprint("while ", i, " was away"))
 	}
+}
+
+// A member whose command names only one that is dead, and which lost its disk, is sought
+// by the others, and asks them.
+func TestWipedMemberWithNobodyToAsk(t *testing.T) {
+	cl := startCluster(t)
+	// A fourth one, so that two may fail: one for good.
+	client4, peer4 := freeAddr(t), freeAddr(t)
+	fourth := spawn(t, nil, "start", "--name", "n4", "--data-dir", filepath.Join(cl.dir, "n4"), "--client-addr", client4,
+		"--peer-addr", peer4, "--join", cl.args[0][slices.Index(cl.args[0], "--peer-addr")+1])
+	fourth.waitReady()
+	fifth := spawn(t, nil, "start", "--name", "n5", "--data-dir", filepath.Join(cl.dir, "n5"), "--client-addr", freeAddr(t),
+		"--peer-addr", freeAddr(t), "--join", peer4)
+	fifth.waitReady()
+	rest := client(t, nil, cl.endpoints[2], client4)
+	cl.processes[0].kill()
+	cl.put(rest, "without the founder")
+	old := cl.id(2, memberName(1))
+	cl.processes[1].kill()
+	if err := os.RemoveAll(cl.dataDir(1)); err != nil {
+		t.Fatal(err)
+	}
+	cl.start(1) // its --join is the founder
+	cl.processes[1].waitReady()
+	until(t, func(context.Context) error {
+		if now := cl.id(2, memberName(1)); now == 0 || now == old {
+			return fmt.Errorf("its member is %x, and was %x", now, old)
+		}
+		return nil
+	})
+	cl.put(client(t, nil, cl.endpoints[1]), "by itself")
 }
 
 // An older copy of a member's directory is put back, of a follower and then of the
