@@ -11,6 +11,7 @@ import (
 // Two members come back at each other's addresses: they are found, the others' records
 // are corrected, and no human has to say anything.
 func TestSwappedAddresses(t *testing.T) {
+	t.Parallel()
 	cl := startCluster(t)
 	c := client(t, nil, cl.endpoints...)
 	cl.put(c, "before")
@@ -52,6 +53,7 @@ func TestSwappedAddresses(t *testing.T) {
 // A member that is removed ends by itself, and when it is started again with its old
 // data it is refused by name.
 func TestRemovedMemberEnds(t *testing.T) {
+	t.Parallel()
 	cl := startCluster(t)
 	c := client(t, nil, cl.endpoints[:2]...)
 	cl.put(c, "before")

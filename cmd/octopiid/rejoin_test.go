@@ -78,6 +78,7 @@ func (c *cluster) put(by *clientv3.Client, value string) {
 // Each of three loses its disk in turn, the founder too, and comes back with the same
 // command: as a new member, in its old place, while the others serve.
 func TestWipedMembersRejoin(t *testing.T) {
+	t.Parallel()
 	cl := startCluster(t)
 	for i := range cl.processes {
 		rest := client(t, nil, cl.endpoints[(i+1)%3], cl.endpoints[(i+2)%3])
@@ -96,6 +97,7 @@ func TestWipedMembersRejoin(t *testing.T) {
 // A member whose command names only one that is dead, and which lost its disk, is sought
 // by the others, and asks them.
 func TestWipedMemberWithNobodyToAsk(t *testing.T) {
+	t.Parallel()
 	cl := startCluster(t)
 	// A fourth one, so that two may fail: one for good.
 	client4, peer4 := freeAddr(t), freeAddr(t)
@@ -127,6 +129,7 @@ func TestWipedMemberWithNobodyToAsk(t *testing.T) {
 // An older copy of a member's directory is put back, of a follower and then of the
 // leader: it is noticed, put aside, and the member takes its own place.
 func TestRolledBackMembersRejoin(t *testing.T) {
+	t.Parallel()
 	cl := startCluster(t)
 	c := client(t, nil, cl.endpoints...)
 	for round, leads := range []bool{false, true} {
@@ -168,6 +171,7 @@ func TestRolledBackMembersRejoin(t *testing.T) {
 // A damaged log, identity or database is put aside as it is, and named; the member is
 // rebuilt from the others. The founder has no addresses but those that it kept.
 func TestDamagedMembersRejoin(t *testing.T) {
+	t.Parallel()
 	cl := startCluster(t)
 	c := client(t, nil, cl.endpoints...)
 	for i, what := range []string{"node/wal/*/*.seg", "node/identity", "kv/db"} {

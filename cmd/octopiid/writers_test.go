@@ -66,6 +66,7 @@ func (w *writersAt) end() {
 // Leadership is handed around, and then the leader is stopped and killed, under 16
 // writers: those at the members that go on notice nothing but a pause.
 func TestLeadersGoUnderWriters(t *testing.T) {
+	t.Parallel()
 	cl := startCluster(t)
 	c := client(t, nil, cl.endpoints...)
 	w := startWriters(t, cl.endpoints...)
