@@ -62,7 +62,9 @@ func (h handler) Accept(peer transport.Hello) error {
 	if !known && peer.Cluster == 0 {
 		return nil // somebody who asks to join
 	}
-	h.whereabouts.met(peer)
+	if known { // others may be anybody, and any number
+		h.whereabouts.met(peer)
+	}
 	h.inbox.add(func(in *core.Input) {
 		in.PeersUp = append(in.PeersUp, core.PeerUp{ID: peer.Node, Incarnation: peer.Incarnation, Address: peer.At})
 	})

@@ -200,12 +200,16 @@ func (l *loop) knock(ticks int) {
 	every := 2 * l.cfg.ElectionTicks
 	before := l.lonely / every
 	l.lonely += ticks
+	round := l.lonely / every
+	if round == before {
+		return
+	}
 	addresses := slices.Clone(l.cfg.Join)
 	for _, m := range l.public.Members {
 		addresses = append(addresses, m.Address) // also where this one was: it may have been a swap
 	}
 	addresses = slices.DeleteFunc(addresses, func(a string) bool { return a == l.cfg.Transport.Address() })
-	if round := l.lonely / every; round > before && len(addresses) > 0 {
+	if len(addresses) > 0 {
 		address := addresses[round%len(addresses)]
 		l.call(address, kindKnock, &octopiipb.JoinReply{}, func(payload []byte, err error) {
 			var reply octopiipb.JoinReply

@@ -57,11 +57,11 @@ func (n *nemesis) newHeir() *member {
 // settleLoss waits until the lost member is replaced, and has a hand in it if it must.
 func (n *nemesis) settleLoss() {
 	n.w.at(time.Second, "is it replaced?", func() {
-		l := n.w.leader()
+		l := n.asked()
 		if n.over || n.lost == nil {
 			return
 		}
-		if l == nil || l.paused {
+		if l == nil {
 			n.settleLoss()
 			return
 		}
@@ -80,6 +80,27 @@ func (n *nemesis) settleLoss() {
 		}
 		n.settleLoss()
 	})
+}
+
+// asked is the leader if it can be asked for something, else nil.
+func (n *nemesis) asked() *member {
+	if l := n.w.leader(); l != nil && !l.paused {
+		return l
+	}
+	return nil
+}
+
+// spare is a voter that the cluster can do without, and whom to ask; nil if there is
+// none.
+func (n *nemesis) spare() (l *member, id uint64) {
+	if l = n.asked(); l == nil || n.lost != nil {
+		return nil, 0
+	}
+	voters := l.status().Membership.Voters()
+	if len(voters) <= 3 {
+		return nil, 0
+	}
+	return l, voters[n.w.rnd.IntN(len(voters))]
 }
 
 // change asks a member for a change of membership.
@@ -155,8 +176,8 @@ func toVote(m *member, replaces uint64) core.Change {
 
 // several adds two members in one change. They wait to be added.
 func (n *nemesis) several() {
-	l := n.w.leader()
-	if l == nil || l.paused || n.room() < 2 {
+	l := n.asked()
+	if l == nil || n.room() < 2 {
 		return
 	}
 	a, b := n.w.addMember(), n.w.addMember()
@@ -168,8 +189,8 @@ func (n *nemesis) several() {
 
 // swap has a new member take the place of one that is well.
 func (n *nemesis) swap() {
-	l := n.w.leader()
-	if l == nil || l.paused || n.lost != nil || n.room() < 1 {
+	l := n.asked()
+	if l == nil || n.lost != nil || n.room() < 1 {
 		return
 	}
 	voters := l.status().Membership.Voters()
@@ -183,8 +204,8 @@ func (n *nemesis) swap() {
 
 // noShow adds a member that never shows up: it is given up.
 func (n *nemesis) noShow() {
-	l := n.w.leader()
-	if l == nil || l.paused || n.room() < 1 {
+	l := n.asked()
+	if l == nil || n.room() < 1 {
 		return
 	}
 	m := n.w.addMember()
@@ -209,8 +230,8 @@ func (n *nemesis) move() {
 }
 
 func (n *nemesis) moveNow() {
-	l := n.w.leader()
-	if l == nil || l.paused || n.lost != nil {
+	l := n.asked()
+	if l == nil || n.lost != nil {
 		return
 	}
 	// They must be known, and part of it: one that waits to be added is where it was.
@@ -244,20 +265,15 @@ func (n *nemesis) moveNow() {
 
 // demote takes a vote away for a while.
 func (n *nemesis) demote() {
-	l := n.w.leader()
-	if l == nil || l.paused || n.lost != nil {
+	l, id := n.spare()
+	if l == nil {
 		return
 	}
-	voters := l.status().Membership.Voters()
-	if len(voters) <= 3 {
-		return
-	}
-	id := voters[n.w.rnd.IntN(len(voters))]
 	n.tell(l, "demote %x", id)
 	n.change(l, core.Change{Op: core.Demote, Member: octopiipb.Member{ID: id}})
 	n.demoted[id] = true
 	n.later(time.Second, 6*time.Second, "promote", func() {
-		if l := n.w.leader(); l != nil && !l.paused {
+		if l := n.asked(); l != nil {
 			// At once, which is refused if it lags; and else when it has caught up.
 			n.change(l, core.Change{Op: core.Promote, Member: octopiipb.Member{ID: id}})
 			if m := n.member(id); n.w.oneIn(2) {
@@ -268,15 +284,10 @@ func (n *nemesis) demote() {
 }
 
 func (n *nemesis) remove() {
-	l := n.w.leader()
-	if l == nil || l.paused || n.lost != nil {
+	l, id := n.spare()
+	if l == nil {
 		return
 	}
-	voters := l.status().Membership.Voters()
-	if len(voters) <= 3 {
-		return
-	}
-	id := voters[n.w.rnd.IntN(len(voters))]
 	n.tell(l, "remove %x", id)
 	n.removed[id] = true
 	n.change(l, core.Change{Op: core.Remove, Member: octopiipb.Member{ID: id}})
