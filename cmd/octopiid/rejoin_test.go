@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -192,7 +192,7 @@ func TestDamagedMembersRejoin(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(data, now); diff != "" {
+		if !bytes.Equal(data, now) {
 			t.Errorf("%s was changed", file)
 		}
 		if !strings.Contains(cl.processes[i].text(), file) {

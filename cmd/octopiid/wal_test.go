@@ -9,8 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 // lone is the command of a member that is a cluster by itself.
@@ -112,7 +110,7 @@ func TestStartOnDamagedLog(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(data, now); diff != "" {
+	if !bytes.Equal(data, now) {
 		t.Error("the damaged segment was changed")
 	}
 }
