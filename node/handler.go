@@ -182,6 +182,10 @@ func (h handler) handleReplies(from uint64, payload []byte) error {
 // with an empty disk under its old ID.
 func (h handler) Refused(peer transport.Hello, reason string) {
 	if peer.Cluster != 0 && peer.Cluster == h.cluster.Load() && says(reason, ErrRemoved) {
+		if h.removed.Load() { // it knows, and waits until a majority does
+			h.inbox.call(func() { h.removalKnown(peer.Node) })
+			return
+		}
 		h.log.Info("this member was removed from its cluster", zap.String("told by", hex(peer.Node)))
 		h.stop(ErrRemoved)
 		return

@@ -35,6 +35,8 @@ type loop struct {
 	// lonely is for how many ticks no leader was known.
 	lonely int
 	disk   diskState
+	// leaving is set while this member, which was removed, is still needed.
+	leaving leaving
 	// answers are given to callers when the status is published.
 	answers []func()
 }
@@ -45,6 +47,7 @@ func newLoop(n *Node) (*loop, error) {
 	l.join.loop = l
 	l.campaign = n.host.timer(func() { n.inbox.add(func(in *core.Input) { in.Campaign = true }) })
 	n.snapshots.loop = l
+	n.removalKnown = l.removalKnown
 	if !n.store.Initialized() {
 		n.applier.start(core.Label{}, 0)
 		l.publish()
@@ -283,18 +286,12 @@ func (l *loop) setMembership(ms *octopiipb.Membership) {
 	l.events.membershipChanged(l.public)
 }
 
-// checkRemoved stops a member that was removed and knows it.
+// checkRemoved notices that this member was removed.
 func (l *loop) checkRemoved(eff *core.Effects) {
-	if eff.Membership == nil {
-		return
+	if eff.Membership != nil && isRemoved(eff.Membership, l.id) {
+		l.beginLeaving()
 	}
-	for _, id := range eff.Membership.Removed {
-		if id == l.id {
-			l.log.Info("this member was removed from its cluster")
-			l.stop(ErrRemoved)
-			return
-		}
-	}
+	l.leavingTick(l.input.Ticks)
 }
 
 // stepUninitialized answers for a member without state: see

@@ -55,6 +55,11 @@ type Node struct {
 	// when the last one has ended then.
 	closing atomic.Bool
 	drained chan struct{}
+	// removed: this member has applied its own removal, and no call begins any more.
+	removed atomic.Bool
+	// removalKnown is the loop's, for a peer that refused this member as removed. It is
+	// set before the transport starts.
+	removalKnown func(peer uint64)
 
 	initialized     chan struct{}
 	initializedOnce sync.Once

@@ -74,6 +74,9 @@ func (n *Node) open() error {
 	if n.closing.Load() {
 		return ErrClosed
 	}
+	if n.removed.Load() {
+		return ErrRemoved
+	}
 	select {
 	case <-n.initialized:
 		return nil

@@ -1,0 +1,86 @@
+package node
+
+import (
+	"go.uber.org/zap"
+
+	octopiipb "github.com/octopii/octopii/proto"
+)
+
+// leaveTimeouts is for how many election timeouts a removed member stays if the
+// members that remain do not refuse it: they may be unreachable for good.
+const leaveTimeouts = 20
+
+// leaving is a member that has applied its own removal and has not stopped yet.
+//
+// It may be the only one that knows that the change is committed: a leader commits the
+// removal, applies it, and the message that tells the others may be lost. They still
+// count its vote then, in the old configuration, and may not be able to elect a leader
+// without it. So it goes on to vote and to acknowledge, and takes no calls, until a
+// majority of the remaining voters refuses its connections with ErrRemoved, which a
+// member does only after it has applied the removal itself. The loop owns it.
+type leaving struct {
+	// active: the removal is applied here.
+	active bool
+	// refused are the remaining voters that know of the removal.
+	refused map[uint64]bool
+	// ticks since the removal was applied.
+	ticks int
+}
+
+// beginLeaving is called when this member has applied its own removal.
+func (l *loop) beginLeaving() {
+	if l.leaving.active {
+		return
+	}
+	l.leaving = leaving{active: true, refused: map[uint64]bool{}}
+	l.removed.Store(true)
+	l.log.Info("this member was removed from its cluster; it votes until the remaining members know of it")
+	l.maybeLeave()
+}
+
+// removalKnown notes that a remaining member refused this one as removed.
+func (l *loop) removalKnown(id uint64) {
+	if l.leaving.active {
+		l.leaving.refused[id] = true
+		l.maybeLeave()
+	}
+}
+
+// leavingTick stops a removed member that no majority refused for too long.
+func (l *loop) leavingTick(ticks int) {
+	if !l.leaving.active {
+		return
+	}
+	if l.leaving.ticks += ticks; l.leaving.ticks >= leaveTimeouts*l.cfg.ElectionTicks {
+		l.log.Warn("stopping after the removal; the remaining members did not confirm that they know of it",
+			zap.Int("waited ticks", l.leaving.ticks))
+		l.stop(ErrRemoved)
+	}
+}
+
+// maybeLeave stops this member once it is not needed any more.
+func (l *loop) maybeLeave() {
+	voters, know := 0, 0
+	for i := range l.membership.Members {
+		if m := &l.membership.Members[i]; !m.Learner {
+			voters++
+			if l.leaving.refused[m.ID] {
+				know++
+			}
+		}
+	}
+	if know > voters/2 {
+		l.log.Info("the remaining members know that this member was removed; stopping")
+		l.stop(ErrRemoved)
+	}
+}
+
+// isRemoved says whether a membership lists a member as removed.
+func isRemoved(ms *octopiipb.Membership, id uint64) bool {
+	for _, removed := range ms.Removed {
+		if removed == id {
+			return true
+		}
+	}
+	return false
+}
