@@ -33,11 +33,16 @@ var rejections = map[kv.Rejection]error{
 	kv.Compacted:         rpctypes.ErrGRPCCompacted,
 	kv.FutureRev:         rpctypes.ErrGRPCFutureRev,
 	kv.Unsupported:       errUnsupported,
+	kv.TooMuchRead:       rpctypes.ErrGRPCRequestTooLarge,
 }
 
 // nodeErrors are etcd's words for what a Node says. Of these, Unavailable is
 // what clients retry reads on; ResourceExhausted means that nothing happened.
 var nodeErrors = []struct{ is, answer error }{
+	{errAnswersFull, rpctypes.ErrGRPCRequestTooManyRequests},
+	{errConnectionGone, rpctypes.ErrGRPCCanceled},
+	// In front of ErrNotCommitted, which it comes with: another member may do better.
+	{context.DeadlineExceeded, rpctypes.ErrGRPCTimeout},
 	{node.ErrUninitialized, errUninitialized},
 	{node.ErrRemoved, errRemoved},
 	{node.ErrOverloaded, rpctypes.ErrGRPCRequestTooManyRequests},
@@ -47,7 +52,6 @@ var nodeErrors = []struct{ is, answer error }{
 	{node.ErrClosed, rpctypes.ErrGRPCStopped},
 	{node.ErrNotCommitted, rpctypes.ErrGRPCLeaderChanged},
 	{kv.ErrClosed, rpctypes.ErrGRPCStopped},
-	{context.DeadlineExceeded, rpctypes.ErrGRPCTimeout},
 	{context.Canceled, rpctypes.ErrGRPCCanceled},
 }
 

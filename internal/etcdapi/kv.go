@@ -29,7 +29,11 @@ func (s *kvServer) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResp
 	if err := s.readable(ctx, r.Serializable); err != nil {
 		return nil, err
 	}
-	resp, err := s.cfg.Store.Range(ctx, r)
+	var resp *pb.RangeResponse
+	err := s.reading(ctx, func(grant kv.Grant) (err error) {
+		resp, err = s.cfg.Store.Range(ctx, r, grant)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +90,12 @@ func (s *kvServer) txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, 
 		if err := s.readable(ctx, kv.Serializable(r)); err != nil {
 			return nil, err
 		}
-		return s.cfg.Store.ReadTxn(ctx, r)
+		var resp *pb.TxnResponse
+		err := s.reading(ctx, func(grant kv.Grant) (err error) {
+			resp, err = s.cfg.Store.ReadTxn(ctx, r, grant)
+			return err
+		})
+		return resp, err
 	}
 	resp := new(pb.TxnResponse)
 	return resp, s.execute(ctx, &pb.InternalRaftRequest{Txn: r}, resp)
@@ -98,7 +107,8 @@ func (s *kvServer) Compact(ctx context.Context, r *pb.CompactionRequest) (*pb.Co
 		return nil, err
 	}
 	if r.Physical {
-		if err := s.cfg.Store.WaitCompacted(ctx); err != nil {
+		// This member does it alone, and it takes as long as it takes.
+		if err := s.cfg.Store.WaitCompacted(clientContext(ctx)); err != nil {
 			return nil, err
 		}
 	}
@@ -106,9 +116,26 @@ func (s *kvServer) Compact(ctx context.Context, r *pb.CompactionRequest) (*pb.Co
 	return resp, nil
 }
 
-// execute has r committed and applied, and reads its response into resp.
+// execute has r committed and applied, and reads its response into resp. Before, it
+// waits until there is memory for all that the response may have.
 func (s *server) execute(ctx context.Context, r *pb.InternalRaftRequest, resp interface{ Unmarshal([]byte) error }) error {
-	command, err := kv.RequestCommand(r)
+	readBytes := kv.ReadBytesGuess(r)
+	for {
+		if readBytes > answerFreeBytes {
+			if err := ticketOf(ctx).reserve(ctx, answerCopies*readBytes); err != nil {
+				return err
+			}
+		}
+		err := s.executeOnce(ctx, r, readBytes, resp)
+		if !errors.Is(err, kv.TooMuchRead) || readBytes == kv.ReadBytesMax {
+			return err
+		}
+		readBytes = kv.ReadBytesMax // nothing has happened; the guess was too low
+	}
+}
+
+func (s *server) executeOnce(ctx context.Context, r *pb.InternalRaftRequest, readBytes int64, resp interface{ Unmarshal([]byte) error }) error {
+	command, err := s.cfg.Store.RequestCommand(r, readBytes)
 	if err != nil {
 		return err
 	}

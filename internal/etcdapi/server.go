@@ -3,6 +3,7 @@
 package etcdapi
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"math"
@@ -12,6 +13,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 
@@ -25,13 +27,22 @@ const (
 	requestBytesMax = 3 << 19
 	// messageOverheadBytes is what a message may have beyond its command.
 	messageOverheadBytes = 512 << 10
-	// requestTimeout bounds a request whose client sets no deadline.
+	// requestTimeout bounds a request, as in etcd.
 	requestTimeout = 7 * time.Second
 
 	// Clients that ping more often than keepaliveMin are sent away.
 	keepaliveMin      = 5 * time.Second
 	keepaliveInterval = 2 * time.Hour
 	keepaliveTimeout  = 20 * time.Second
+
+	// streamsMax bounds the requests of one connection.
+	streamsMax = 1000
+	// stallTimeout is for how long a client may take nothing of its answers.
+	stallTimeout = 30 * time.Second
+	// answerBytesMax and answerMemoryPart bound what answers may take in memory: so
+	// many bytes, and this part of the memory that there is.
+	answerBytesMax   = 1 << 30
+	answerMemoryPart = 4
 )
 
 // Node is what the API needs of a *node.Node.
@@ -58,25 +69,44 @@ type Config struct {
 	PeerTLS bool
 	// RequestBytesMax bounds a command. 0: 1.5 MiB.
 	RequestBytesMax int
-	// RequestTimeout bounds a request whose client sets no deadline. 0: 7 s.
+	// RequestTimeout bounds every request, whatever the deadline of its client. 0: 7 s.
+	// Changes that are made by the administration take as long as their client waits.
 	RequestTimeout time.Duration
+	// StreamsMax bounds the requests that are under way on one connection; more of
+	// them wait at the client. 0: 1000.
+	StreamsMax uint32
+	// AnswerBytesMax bounds what answers take in memory in all, from the moment they
+	// are read until clients have taken them. 0: a quarter of the memory of this
+	// machine or container, of 1 GiB at most.
+	AnswerBytesMax int64
+	// StallTimeout is for how long a client may take nothing of an answer before its
+	// connection is closed. 0: 30 s.
+	StallTimeout time.Duration
+}
+
+// orDefaults returns c with all limits set.
+func (c Config) orDefaults() Config {
+	c.RequestBytesMax = cmp.Or(c.RequestBytesMax, requestBytesMax)
+	c.RequestTimeout = cmp.Or(c.RequestTimeout, requestTimeout)
+	c.StreamsMax = cmp.Or(c.StreamsMax, streamsMax)
+	c.StallTimeout = cmp.Or(c.StallTimeout, stallTimeout)
+	if c.AnswerBytesMax == 0 {
+		c.AnswerBytesMax = min(answerBytesMax, memoryBytes()/answerMemoryPart)
+	}
+	return c
 }
 
 // server implements those services that there are.
 type server struct {
-	cfg Config
+	cfg     Config
+	answers *answers
 }
 
 // NewServer returns a server of the whole API: what Octopii does not have
 // answers codes.Unimplemented. The caller serves and stops it.
 func NewServer(cfg Config) *grpc.Server {
-	if cfg.RequestBytesMax == 0 {
-		cfg.RequestBytesMax = requestBytesMax
-	}
-	if cfg.RequestTimeout == 0 {
-		cfg.RequestTimeout = requestTimeout
-	}
-	s := &server{cfg: cfg}
+	cfg = cfg.orDefaults()
+	s := &server{cfg: cfg, answers: &answers{bytesMax: cfg.AnswerBytesMax, stallTimeout: cfg.StallTimeout}}
 	g := grpc.NewServer(s.options()...)
 	pb.RegisterKVServer(g, &kvServer{server: s})
 	pb.RegisterClusterServer(g, &clusterServer{server: s})
@@ -89,36 +119,68 @@ func NewServer(cfg Config) *grpc.Server {
 }
 
 func (s *server) options() []grpc.ServerOption {
-	opts := []grpc.ServerOption{
+	creds := insecure.NewCredentials()
+	if s.cfg.TLS != nil {
+		creds = credentials.NewTLS(s.cfg.TLS)
+	}
+	return []grpc.ServerOption{
+		grpc.Creds(watched{creds, s.cfg.StallTimeout}),
+		grpc.StatsHandler(connections{s.answers}),
+		grpc.ForceServerCodecV2(newCodec()),
 		grpc.UnaryInterceptor(s.intercept),
+		grpc.MaxConcurrentStreams(s.cfg.StreamsMax),
 		grpc.MaxRecvMsgSize(s.cfg.RequestBytesMax + messageOverheadBytes),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveMin}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveInterval, Timeout: keepaliveTimeout}),
 	}
-	if s.cfg.TLS != nil {
-		opts = append(opts, grpc.Creds(credentials.NewTLS(s.cfg.TLS)))
-	}
-	return opts
 }
 
-// intercept gives every request a deadline, and makes every error one that
-// etcd's clients know.
-func (s *server) intercept(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+// intercept bounds the time of every request and counts the bytes of its answer. It
+// makes every error one that etcd's clients know.
+func (s *server) intercept(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
 	if requiresLeader(ctx) && s.cfg.Node.Status().Leader == 0 {
 		return nil, rpctypes.ErrGRPCNoLeader
 	}
-	inner := ctx
-	if _, ok := ctx.Deadline(); !ok {
-		var cancel context.CancelFunc
-		inner, cancel = context.WithTimeout(ctx, s.cfg.RequestTimeout)
-		defer cancel()
-	}
+	inner, cancel := s.bounded(ctx, info)
+	defer cancel()
+	inner, ticket := s.answers.newTicket(inner)
 	resp, err := handle(inner, req)
 	if err != nil {
+		ticket.release()
 		return nil, toStatus(ctx, err)
 	}
-	return resp, nil
+	if _, ok := resp.(gogoMessage); !ok || !ticket.used() {
+		return resp, nil
+	}
+	return &counted{resp, ticket}, nil
+}
+
+// bounded ends the context of a request in time, so that its client asks another
+// member if this one is cut off. An operator who changes the membership may wait for
+// longer, and says so by a deadline.
+func (s *server) bounded(ctx context.Context, info *grpc.UnaryServerInfo) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok && slow[info.FullMethod] {
+		return context.WithCancel(ctx)
+	}
+	inner, cancel := context.WithTimeout(ctx, s.cfg.RequestTimeout)
+	return context.WithValue(inner, clientKey{}, ctx), cancel
+}
+
+// slow are the calls that may take as long as a new member needs to catch up.
+var slow = map[string]bool{
+	"/octopiipb.Admin/ChangeMembership":   true,
+	"/octopiipb.Admin/TransferLeadership": true,
+}
+
+type clientKey struct{}
+
+// clientContext is the context of a request without the bound on its time.
+func clientContext(ctx context.Context) context.Context {
+	if client, ok := ctx.Value(clientKey{}).(context.Context); ok {
+		return client
+	}
+	return ctx
 }
 
 // requiresLeader: the client would rather have an error than wait for one.

@@ -1,23 +1,15 @@
 package kv
 
 import (
-	"context"
 	"errors"
 	"fmt"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/pkg/v3/traceutil"
-	etcderrors "go.etcd.io/etcd/server/v3/etcdserver/errors"
-	"go.etcd.io/etcd/server/v3/etcdserver/txn"
-	"go.etcd.io/etcd/server/v3/lease"
 	"go.etcd.io/etcd/server/v3/storage/mvcc"
 
 	"github.com/octopii/octopii/node"
 )
-
-// sharedBuffer: a transaction that writes reads from the buffer of the backend
-// and makes no copy of it.
-const sharedBuffer = true
 
 // Apply executes commands in order. What is wrong with a command is in its
 // result (see DecodeResult) and changes nothing. The error is for entries that
@@ -60,8 +52,12 @@ func (db *database) pass() {
 }
 
 // execute returns the result of a command. The error is one that stops the node.
-func (db *database) execute(command []byte) ([]byte, error) {
-	resp, err := db.dispatch(command)
+func (db *database) execute(entry []byte) ([]byte, error) {
+	c, err := decodeCommand(entry)
+	var resp message
+	if err == nil {
+		resp, err = db.dispatch(c)
+	}
 	var rejected Rejection
 	switch {
 	case errors.As(err, &rejected):
@@ -70,56 +66,77 @@ func (db *database) execute(command []byte) ([]byte, error) {
 		return nil, err
 	case resp == nil:
 		return []byte{resultOK}, nil
+	case !db.answers(c):
+		return []byte{resultElsewhere}, nil
 	}
-	return encode(resultOK, resp)
+	return encode([]byte{resultOK}, resp)
 }
 
-func (db *database) dispatch(command []byte) (message, error) {
-	if len(command) == 0 {
-		return nil, Malformed
-	}
-	switch command[0] {
-	case kindRequest:
-		var r pb.InternalRaftRequest
-		if r.Unmarshal(command[1:]) != nil {
-			return nil, Malformed
-		}
-		return db.request(&r)
-	case kindMember:
-		var m pb.Member
-		if m.Unmarshal(command[1:]) != nil {
-			return nil, Malformed
-		}
-		return nil, db.putMember(&m)
-	}
-	return nil, Unsupported
-}
+// answers says whether somebody may wait here for the result of c.
+func (db *database) answers(c command) bool { return c.origin == 0 || c.origin == db.origin }
 
-func (db *database) request(r *pb.InternalRaftRequest) (message, error) {
-	ctx := context.Background()
+func (db *database) dispatch(c command) (message, error) {
+	r := c.request
 	switch {
+	case c.member != nil:
+		return nil, db.putMember(c.member)
 	case r.Put != nil:
-		if err := CheckPut(r.Put); err != nil {
-			return nil, err
-		}
-		resp, _, err := txn.Put(ctx, db.lg, db.lessor, db.kv, r.Put)
-		return resp, rejection(err)
+		var resp *pb.PutResponse
+		err := db.change(c, func(p *plan) error { return p.put(r.Put) }, func(x *execution) (err error) {
+			resp, err = x.put(r.Put)
+			return err
+		})
+		return resp, err
 	case r.DeleteRange != nil:
-		if err := CheckDeleteRange(r.DeleteRange); err != nil {
-			return nil, err
-		}
-		resp, _, err := txn.DeleteRange(ctx, db.lg, db.kv, r.DeleteRange)
-		return resp, rejection(err)
+		var resp *pb.DeleteRangeResponse
+		err := db.change(c, func(p *plan) error { return p.remove(r.DeleteRange) }, func(x *execution) (err error) {
+			resp, err = x.remove(r.DeleteRange)
+			return err
+		})
+		return resp, err
 	case r.Txn != nil:
-		if err := CheckTxn(r.Txn); err != nil {
-			return nil, err
-		}
-		resp, _, err := txn.Txn(ctx, db.lg, r.Txn, sharedBuffer, db.kv, db.lessor)
-		return resp, rejection(err)
-	case r.Compaction != nil:
-		return db.compact(r.Compaction)
+		var resp *pb.TxnResponse
+		err := db.change(c, func(p *plan) error { return p.txn(r.Txn) }, func(x *execution) (err error) {
+			resp, err = x.whole(r.Txn)
+			return err
+		})
+		return resp, err
 	}
-	return nil, Unsupported
+	return db.compact(r.Compaction)
+}
+
+// change plans a command by the state before it, and executes it if nothing speaks
+// against it: a Rejection leaves everything as it was. Every other error stops the
+// node.
+//
+// No panic is recovered here: it may come from a damaged page, and the command
+// would be rejected on this member only.
+func (db *database) change(c command, plans func(*plan) error, execute func(*execution) error) error {
+	p := &plan{lessor: db.lessor, m: allowance(c.readBytesMax), measured: true}
+	if err := db.consult(p, plans); err != nil {
+		return rejection(err)
+	}
+	tx := db.kv.Write(traceutil.TODO())
+	x := &execution{tx: tx, path: p.path, answered: db.answers(c), m: unmetered()}
+	if err := execute(x); err != nil {
+		// The lock of tx is held, so that half of a change is never committed.
+		panic(fmt.Sprintf("kv: entry %d at term %d can be applied, and failed half-way: %v", db.applying.index, db.applying.term, err))
+	}
+	tx.End()
+	return nil
+}
+
+// consult plans by the state as it is. What is read counts against p.m.
+func (db *database) consult(p *plan, plans func(*plan) error) error {
+	db.metered.apply = p.m
+	defer func() { db.metered.apply = nil }()
+	view := db.kv.Read(mvcc.SharedBufReadTxMode, traceutil.TODO())
+	defer view.End()
+	p.view = view
+	if err := plans(p); err != nil {
+		return err
+	}
+	return p.m.Err()
 }
 
 // compact forgets all revisions before r.Revision at once, and begins to remove
@@ -136,18 +153,16 @@ func (db *database) compact(r *pb.CompactionRequest) (message, error) {
 	return &pb.CompactionResponse{Header: &pb.ResponseHeader{Revision: db.kv.Rev()}}, nil
 }
 
-// rejection turns an error of etcd's parts into a Rejection, and leaves those
-// alone that do not depend on the command and the state only.
+// rejection turns an error of etcd's parts or of a meter into a Rejection, and leaves
+// those alone that do not depend on the command and the state only.
 func rejection(err error) error {
 	switch {
 	case errors.Is(err, mvcc.ErrCompacted):
 		return Compacted
 	case errors.Is(err, mvcc.ErrFutureRev):
 		return FutureRev
-	case errors.Is(err, lease.ErrLeaseNotFound):
-		return LeaseNotFound
-	case errors.Is(err, etcderrors.ErrKeyNotFound):
-		return KeyNotFound
+	case errors.Is(err, ErrOverBudget):
+		return TooMuchRead
 	}
 	return err
 }

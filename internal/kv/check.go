@@ -187,3 +187,66 @@ func (w *writes) addPut(key string, other map[string]bool) error {
 	w.puts[key] = true
 	return nil
 }
+
+// singleReadBytes is what ReadBytesGuess takes for the value of one key.
+const singleReadBytes = 64 << 10
+
+// ReadBytesGuess says how many bytes a command that executes r will read, if keys are
+// as large as most are. It is ReadBytesMax where many keys are read.
+func ReadBytesGuess(r *pb.InternalRaftRequest) int64 {
+	g := readGuess{}
+	switch {
+	case r.Put != nil:
+		g.put(r.Put)
+	case r.DeleteRange != nil:
+		g.remove(r.DeleteRange)
+	case r.Txn != nil:
+		g.txn(r.Txn)
+	}
+	if g.many {
+		return ReadBytesMax
+	}
+	return min(g.keys*singleReadBytes, ReadBytesMax)
+}
+
+type readGuess struct {
+	keys int64
+	many bool
+}
+
+func (g *readGuess) add(end []byte) {
+	g.keys++
+	g.many = g.many || len(end) > 0
+}
+
+func (g *readGuess) put(r *pb.PutRequest) {
+	if r.PrevKv || r.IgnoreValue || r.IgnoreLease {
+		g.add(nil)
+	}
+}
+
+func (g *readGuess) remove(r *pb.DeleteRangeRequest) {
+	if r.PrevKv {
+		g.add(r.RangeEnd)
+	}
+}
+
+func (g *readGuess) txn(r *pb.TxnRequest) {
+	for _, c := range r.Compare {
+		g.add(c.RangeEnd)
+	}
+	for _, ops := range [][]*pb.RequestOp{r.Success, r.Failure} {
+		for _, op := range ops {
+			switch o := op.Request.(type) {
+			case *pb.RequestOp_RequestRange:
+				g.add(o.RequestRange.RangeEnd)
+			case *pb.RequestOp_RequestPut:
+				g.put(o.RequestPut)
+			case *pb.RequestOp_RequestDeleteRange:
+				g.remove(o.RequestDeleteRange)
+			case *pb.RequestOp_RequestTxn:
+				g.txn(o.RequestTxn)
+			}
+		}
+	}
+}

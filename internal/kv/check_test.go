@@ -169,7 +169,7 @@ func drawCommand(rt *rapid.T) []byte {
 	default:
 		r.Txn = drawTxn(rt, 2)
 	}
-	b, err := RequestCommand(r)
+	b, err := requestCommand(r, 0, ReadBytesMax)
 	if err != nil {
 		rt.Fatal(err)
 	}

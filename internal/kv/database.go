@@ -15,7 +15,11 @@ import (
 type database struct {
 	lg *zap.Logger
 	progress
-	be     backend.Backend
+	be backend.Backend
+	// metered is be as etcd's store sees it.
+	metered *meteredBackend
+	// origin is that of the Store.
+	origin uint64
 	lessor lease.Lessor
 	kv     mvcc.KV
 
@@ -26,8 +30,8 @@ type database struct {
 
 // openDatabase opens or creates the database at path, which verifyFile found
 // good or missing.
-func openDatabase(path string, lg *zap.Logger, l limits) (db *database, err error) {
-	db = &database{lg: lg, closed: make(chan struct{})}
+func openDatabase(path string, lg *zap.Logger, l limits, origin uint64) (db *database, err error) {
+	db = &database{lg: lg, origin: origin, closed: make(chan struct{})}
 	// etcd's parts panic when they cannot open or recover, and fault on a damaged
 	// page.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
@@ -49,7 +53,8 @@ func openDatabase(path string, lg *zap.Logger, l limits) (db *database, err erro
 	db.be = backend.New(cfg)
 	// The lessor goes first: the keys attach themselves to their leases.
 	db.lessor = lease.NewLessor(lg, db.be, nil, lease.LessorConfig{})
-	db.kv = mvcc.New(lg, db.be, db.lessor, mvcc.StoreConfig{})
+	db.metered = &meteredBackend{Backend: db.be}
+	db.kv = mvcc.New(lg, db.metered, db.lessor, mvcc.StoreConfig{})
 	db.load(db.be.BatchTx())
 	// The hook goes last: recovery itself writes, and that is no log entry.
 	db.be.SetTxPostLockInsideApplyHook(db.begin)

@@ -2,43 +2,75 @@ package kv
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/server/v3/etcdserver/txn"
+	"go.etcd.io/etcd/server/v3/storage/mvcc"
 )
 
-// Range reads keys. The error is a Rejection, ErrClosed, or that of ctx.
-func (s *Store) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResponse, error) {
+// Grant says whether a read may bring so many bytes more into memory. It is called
+// again and again while the read goes on, must not wait, and keeps count itself. nil:
+// it may have all that it needs.
+type Grant func(bytes int64) bool
+
+// Range reads keys. The error is a Rejection, ErrClosed, ErrOverBudget if the grant
+// was refused, or that of ctx.
+func (s *Store) Range(ctx context.Context, r *pb.RangeRequest, grant Grant) (resp *pb.RangeResponse, err error) {
 	if err := CheckRange(r); err != nil {
 		return nil, err
 	}
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if s.db == nil {
-		return nil, ErrClosed
-	}
-	resp, _, err := txn.Range(ctx, s.lg, s.db.kv, r)
-	return resp, rejection(err)
+	err = s.view(ctx, grant, func(tx mvcc.TxnRead, m *meter, _ *database) error {
+		resp, err = readRange(tx, r, m)
+		return err
+	})
+	return resp, err
 }
 
 // ReadTxn executes a transaction of ranges only (see ReadOnly) without a log
 // entry. The error is as with Range.
-func (s *Store) ReadTxn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error) {
+func (s *Store) ReadTxn(ctx context.Context, r *pb.TxnRequest, grant Grant) (resp *pb.TxnResponse, err error) {
 	if err := CheckTxn(r); err != nil {
 		return nil, err
 	}
 	if !ReadOnly(r) {
 		return nil, fmt.Errorf("kv: read transaction: it writes")
 	}
+	err = s.view(ctx, grant, func(tx mvcc.TxnRead, m *meter, db *database) error {
+		p := &plan{view: tx, lessor: db.lessor, m: m}
+		if err := p.txn(r); err != nil {
+			return err
+		}
+		x := &execution{tx: mvcc.NewReadOnlyTxnWrite(tx), path: p.path, answered: true, m: m}
+		resp, err = x.whole(r)
+		return err
+	})
+	return resp, err
+}
+
+// view gives read the present state.
+func (s *Store) view(ctx context.Context, grant Grant, read func(mvcc.TxnRead, *meter, *database) error) error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if s.db == nil {
-		return nil, ErrClosed
+		return ErrClosed
 	}
-	resp, _, err := txn.Txn(ctx, s.lg, r, sharedBuffer, s.db.kv, s.db.lessor)
-	return resp, rejection(err)
+	m := &meter{Context: ctx, take: grant}
+	tx := s.db.metered.read(s.db.kv, m)
+	defer tx.End()
+	err := read(tx, m, s.db)
+	if m.over {
+		return ErrOverBudget
+	}
+	switch {
+	case errors.Is(err, mvcc.ErrCompacted):
+		return Compacted
+	case errors.Is(err, mvcc.ErrFutureRev):
+		return FutureRev
+	}
+	return err
 }
 
 // ReadOnly says whether every operation of r is a range.

@@ -73,7 +73,7 @@ func (s *Store) openReceived(path string, index uint64) (*database, error) {
 	if err := verifyFile(path); err != nil {
 		return nil, fmt.Errorf("the snapshot is no whole database: %w", err)
 	}
-	db, err := openDatabase(path, s.lg, s.limits)
+	db, err := openDatabase(path, s.lg, s.limits, s.origin)
 	if err != nil {
 		return nil, err
 	}

@@ -165,7 +165,7 @@ func TestSnapshotOutlivesRestore(t *testing.T) {
 
 func readUntil(t *testing.T, s *Store, stop <-chan struct{}) {
 	for {
-		resp, err := s.Range(context.Background(), &pb.RangeRequest{Key: []byte("a")})
+		resp, err := s.Range(context.Background(), &pb.RangeRequest{Key: []byte("a")}, nil)
 		if err != nil || len(resp.Kvs) != 1 {
 			t.Errorf("range during a restore: %v, %v", resp, err)
 			return

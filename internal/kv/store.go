@@ -4,6 +4,8 @@
 package kv
 
 import (
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -43,6 +45,8 @@ type Store struct {
 	dir    string
 	lg     *zap.Logger
 	limits limits
+	// origin tells the commands that this store's server proposes from all others.
+	origin uint64
 
 	// mu guards db against Restore, which replaces it. Reads hold it for as long
 	// as they last; the goroutine that applies needs it only to replace db.
@@ -67,13 +71,13 @@ func open(dir string, lg *zap.Logger, l limits) (*Store, error) {
 	if err := makeDir(dir); err != nil {
 		return nil, err
 	}
-	s := &Store{dir: dir, lg: lg, limits: l}
+	s := &Store{dir: dir, lg: lg, limits: l, origin: newOrigin()}
 	err := verifyFile(s.path())
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		err = s.create()
 	case err == nil:
-		s.db, err = openDatabase(s.path(), lg, l)
+		s.db, err = openDatabase(s.path(), lg, l, s.origin)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("kv: open %s: %w", s.path(), err)
@@ -84,6 +88,13 @@ func open(dir string, lg *zap.Logger, l limits) (*Store, error) {
 	return s, nil
 }
 
+// newOrigin draws a number that no other store has, and no other run of this one.
+func newOrigin() uint64 {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // it never fails
+	return binary.BigEndian.Uint64(b[:]) | 1
+}
+
 // create makes an empty database. It gets its name when it is whole, so that a
 // crash leaves no half of one.
 func (s *Store) create() error {
@@ -91,7 +102,7 @@ func (s *Store) create() error {
 	if err != nil {
 		return err
 	}
-	db, err := openDatabase(path, s.lg, s.limits)
+	db, err := openDatabase(path, s.lg, s.limits, s.origin)
 	if err != nil {
 		return errors.Join(err, os.Remove(path))
 	}

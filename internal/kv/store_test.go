@@ -44,7 +44,7 @@ func openTest(t testing.TB, dir string, l limits) *Store {
 
 func mustCommand(t testing.TB, r *pb.InternalRaftRequest) []byte {
 	t.Helper()
-	b, err := RequestCommand(r)
+	b, err := requestCommand(r, 0, ReadBytesMax)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +84,7 @@ func apply(t testing.TB, s *Store, command []byte) []byte {
 
 func get(t testing.TB, s *Store, key string) string {
 	t.Helper()
-	resp, err := s.Range(context.Background(), &pb.RangeRequest{Key: []byte(key)})
+	resp, err := s.Range(context.Background(), &pb.RangeRequest{Key: []byte(key)}, nil)
 	if err != nil {
 		t.Fatalf("range: %v", err)
 	}
@@ -302,10 +302,10 @@ func TestCompaction(t *testing.T) {
 	if err := s.WaitCompacted(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Range(t.Context(), &pb.RangeRequest{Key: []byte("a"), Revision: 4}); err != Compacted {
+	if _, err := s.Range(t.Context(), &pb.RangeRequest{Key: []byte("a"), Revision: 4}, nil); err != Compacted {
 		t.Fatalf("range at a compacted revision: %v; want %v", err, Compacted)
 	}
-	if _, err := s.Range(t.Context(), &pb.RangeRequest{Key: []byte("a"), Revision: 100}); err != FutureRev {
+	if _, err := s.Range(t.Context(), &pb.RangeRequest{Key: []byte("a"), Revision: 100}, nil); err != FutureRev {
 		t.Fatalf("range at a future revision: %v; want %v", err, FutureRev)
 	}
 	tx := s.db.be.ReadTx()
@@ -322,8 +322,8 @@ func TestClosedStore(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	_, rangeErr := s.Range(t.Context(), &pb.RangeRequest{Key: []byte("a")})
-	_, txnErr := s.ReadTxn(t.Context(), &pb.TxnRequest{})
+	_, rangeErr := s.Range(t.Context(), &pb.RangeRequest{Key: []byte("a")}, nil)
+	_, txnErr := s.ReadTxn(t.Context(), &pb.TxnRequest{}, nil)
 	_, applyErr := s.Apply(nil)
 	_, snapErr := s.Snapshot()
 	_, urlsErr := s.ClientURLs()

@@ -1,0 +1,124 @@
+package kv
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"math"
+	"slices"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/server/v3/storage/mvcc"
+)
+
+// countedLimit is up to how many keys a range that asks for so few is read without
+// counting first what there is.
+const countedLimit = 1024
+
+// rangeEnd turns the end of a range as etcd's API has it into what its store takes:
+// nil for one key, and an empty one for all keys that follow. A request that has an
+// end without bytes means one key, and not all of them, as the check of writes
+// against each other takes it, too.
+func rangeEnd(end []byte) []byte {
+	switch {
+	case len(end) == 0:
+		return nil
+	case len(end) == 1 && end[0] == 0:
+		return []byte{}
+	}
+	return end
+}
+
+// fetch reads what r is about, before it is filtered, sorted and cut. Of many keys m
+// is charged before they are read, as etcd's store makes room for all of them at once.
+func fetch(view mvcc.ReadView, r *pb.RangeRequest, m *meter) (*mvcc.RangeResult, error) {
+	end, limit := rangeEnd(r.RangeEnd), fetchLimit(r)
+	options := mvcc.RangeOptions{Limit: limit, Rev: r.Revision, Count: r.CountOnly}
+	if end == nil || m.take == nil {
+		return view.Range(m, r.Key, end, options)
+	}
+	if limit > 0 && limit <= countedLimit {
+		m.charge(limit * keyBytes)
+	} else {
+		all, err := view.Range(m, r.Key, end, mvcc.RangeOptions{Rev: r.Revision, Count: true})
+		if err != nil || r.CountOnly {
+			return all, err
+		}
+		keys := int64(all.Count)
+		if limit > 0 {
+			keys = min(keys, limit)
+		}
+		m.charge(keys * keyBytes)
+	}
+	if m.over {
+		return nil, ErrOverBudget
+	}
+	return view.Range(m, r.Key, end, options)
+}
+
+// fetchLimit is how many keys to read; 0: all.
+func fetchLimit(r *pb.RangeRequest) int64 {
+	filtered := r.MinModRevision != 0 || r.MaxModRevision != 0 || r.MinCreateRevision != 0 || r.MaxCreateRevision != 0
+	if r.Limit <= 0 || r.Limit == math.MaxInt64 || r.SortOrder != pb.RangeRequest_NONE || filtered {
+		return 0
+	}
+	return r.Limit + 1 // one more tells whether there are more
+}
+
+// readRange answers r, which passed CheckRange, as etcd does.
+func readRange(view mvcc.ReadView, r *pb.RangeRequest, m *meter) (*pb.RangeResponse, error) {
+	found, err := fetch(view, r, m)
+	if err != nil {
+		return nil, err
+	}
+	kvs := slices.DeleteFunc(found.KVs, func(kv mvccpb.KeyValue) bool { return filtered(r, kv) })
+	sortKeys(kvs, r)
+	resp := &pb.RangeResponse{
+		Header: &pb.ResponseHeader{Revision: found.Rev},
+		Count:  int64(found.Count),
+	}
+	if r.Limit > 0 && int64(len(kvs)) > r.Limit {
+		kvs = kvs[:r.Limit]
+		resp.More = true
+	}
+	resp.Kvs = make([]*mvccpb.KeyValue, len(kvs))
+	for i := range kvs {
+		if r.KeysOnly {
+			kvs[i].Value = nil
+		}
+		resp.Kvs[i] = &kvs[i]
+	}
+	return resp, nil
+}
+
+// filtered: r does not want kv.
+func filtered(r *pb.RangeRequest, kv mvccpb.KeyValue) bool {
+	return r.MaxModRevision != 0 && kv.ModRevision > r.MaxModRevision ||
+		r.MinModRevision != 0 && kv.ModRevision < r.MinModRevision ||
+		r.MaxCreateRevision != 0 && kv.CreateRevision > r.MaxCreateRevision ||
+		r.MinCreateRevision != 0 && kv.CreateRevision < r.MinCreateRevision
+}
+
+var orders = map[pb.RangeRequest_SortTarget]func(a, b mvccpb.KeyValue) int{
+	pb.RangeRequest_KEY:     func(a, b mvccpb.KeyValue) int { return bytes.Compare(a.Key, b.Key) },
+	pb.RangeRequest_VERSION: func(a, b mvccpb.KeyValue) int { return cmp.Compare(a.Version, b.Version) },
+	pb.RangeRequest_CREATE:  func(a, b mvccpb.KeyValue) int { return cmp.Compare(a.CreateRevision, b.CreateRevision) },
+	pb.RangeRequest_MOD:     func(a, b mvccpb.KeyValue) int { return cmp.Compare(a.ModRevision, b.ModRevision) },
+	pb.RangeRequest_VALUE:   func(a, b mvccpb.KeyValue) int { return bytes.Compare(a.Value, b.Value) },
+}
+
+// sortKeys sorts what the store returned by key. Without an order the other targets
+// are sorted upwards, as etcd does.
+func sortKeys(kvs []mvccpb.KeyValue, r *pb.RangeRequest) {
+	order := orders[r.SortTarget]
+	switch {
+	case r.SortOrder == pb.RangeRequest_DESCEND:
+		slices.SortFunc(kvs, func(a, b mvccpb.KeyValue) int { return order(b, a) })
+	case r.SortTarget != pb.RangeRequest_KEY:
+		slices.SortFunc(kvs, order)
+	}
+}
+
+// unmetered is the meter of a read whose cost was counted before.
+func unmetered() *meter { return &meter{Context: context.Background()} }
