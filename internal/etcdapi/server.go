@@ -105,6 +105,11 @@ type server struct {
 // NewServer returns a server of the whole API: what Octopii does not have
 // answers codes.Unimplemented. The caller serves and stops it.
 func NewServer(cfg Config) *grpc.Server {
+	_, g := newServer(cfg)
+	return g
+}
+
+func newServer(cfg Config) (*server, *grpc.Server) {
 	cfg = cfg.orDefaults()
 	s := &server{cfg: cfg, answers: &answers{bytesMax: cfg.AnswerBytesMax, stallTimeout: cfg.StallTimeout}}
 	g := grpc.NewServer(s.options()...)
@@ -115,7 +120,7 @@ func NewServer(cfg Config) *grpc.Server {
 	pb.RegisterWatchServer(g, &pb.UnimplementedWatchServer{})
 	pb.RegisterLeaseServer(g, &pb.UnimplementedLeaseServer{})
 	pb.RegisterAuthServer(g, &pb.UnimplementedAuthServer{})
-	return g
+	return s, g
 }
 
 func (s *server) options() []grpc.ServerOption {

@@ -134,6 +134,13 @@ func (f *fakeNode) counts() (proposals, barriers int) {
 // serve starts a server of a fake node, and a client of it.
 func serve(t *testing.T, cfg Config) (*fakeNode, *clientv3.Client) {
 	t.Helper()
+	f, c, _ := serveLimited(t, cfg)
+	return f, c
+}
+
+// serveLimited also returns the server.
+func serveLimited(t *testing.T, cfg Config) (*fakeNode, *clientv3.Client, *server) {
+	t.Helper()
 	store, err := kv.Open(t.TempDir(), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -146,7 +153,7 @@ func serve(t *testing.T, cfg Config) (*fakeNode, *clientv3.Client) {
 		}},
 	}}
 	cfg.Node, cfg.Store = f, store
-	g := NewServer(cfg)
+	s, g := newServer(cfg)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -164,7 +171,7 @@ func serve(t *testing.T, cfg Config) (*fakeNode, *clientv3.Client) {
 			t.Error(err)
 		}
 	})
-	return f, client
+	return f, client, s
 }
 
 func put(t *testing.T, c *clientv3.Client, key, value string) {
