@@ -51,6 +51,11 @@ type config struct {
 
 	// DiskStallLimit is node.Config.StallLimit.
 	DiskStallLimit time.Duration `koanf:"disk-stall-limit"`
+	// These bound what clients may take: see etcdapi.Config.
+	RequestTimeout       time.Duration `koanf:"request-timeout"`
+	MaxConcurrentStreams uint32        `koanf:"max-concurrent-streams"`
+	AnswerBytesMax       int64         `koanf:"answer-bytes-max"`
+	AnswerStallTimeout   time.Duration `koanf:"answer-stall-timeout"`
 	// FoundAtOnce: nobody can have known this founder before.
 	FoundAtOnce bool `koanf:"-"`
 }
@@ -78,6 +83,10 @@ func addFlags(f *pflag.FlagSet) {
 	f.String("client-ca-file", "", "authorities that vouch for clients; without it every client is served")
 	addWALFlag(f)
 	f.Duration("disk-stall-limit", time.Minute, "end when the disk has not answered for so long; 0: never")
+	f.Duration("request-timeout", 7*time.Second, "answer a client after so long at the latest, so that it asks another member")
+	f.Uint32("max-concurrent-streams", 1000, "how many requests of one client connection are under way; more of them wait at the client")
+	f.Int64("answer-bytes-max", 0, "`bytes` of memory for answers in all, until clients have taken them; an answer needs twice its size (default: a quarter of the memory, 1 GiB at most)")
+	f.Duration("answer-stall-timeout", 30*time.Second, "close the connection of a client that takes nothing of an answer for so long")
 	f.String("log-level", "info", "debug, info, warn or error")
 	f.String(configFlag, "", "YAML file with any of these keys")
 }
@@ -172,6 +181,9 @@ func (c config) check() error {
 	if c.DiskStallLimit != 0 && c.DiskStallLimit < time.Second {
 		return fmt.Errorf("--disk-stall-limit %v: name a duration such as 1m, of 1s at least, or 0 for none", c.DiskStallLimit)
 	}
+	if err := c.checkLimits(); err != nil {
+		return err
+	}
 	if _, err := zapcore.ParseLevel(c.LogLevel); err != nil {
 		return fmt.Errorf("--log-level %q: use debug, info, warn or error", c.LogLevel)
 	}
@@ -194,6 +206,24 @@ func (c config) check() error {
 		}
 	}
 	return c.checkFiles()
+}
+
+// answerBytesLeast is less than what one large value needs.
+const answerBytesLeast = 4 << 20
+
+// checkLimits checks what clients may take.
+func (c config) checkLimits() error {
+	switch {
+	case c.RequestTimeout < 100*time.Millisecond:
+		return fmt.Errorf("--request-timeout %v: name a duration such as 7s, of 100ms at least", c.RequestTimeout)
+	case c.AnswerStallTimeout < time.Second:
+		return fmt.Errorf("--answer-stall-timeout %v: name a duration such as 30s, of 1s at least", c.AnswerStallTimeout)
+	case c.MaxConcurrentStreams == 0:
+		return errors.New("--max-concurrent-streams 0: no client could ask anything; name a number such as 1000")
+	case c.AnswerBytesMax != 0 && c.AnswerBytesMax < answerBytesLeast:
+		return fmt.Errorf("--answer-bytes-max %d: name %d bytes at least, or 0 for a quarter of the memory", c.AnswerBytesMax, answerBytesLeast)
+	}
+	return nil
 }
 
 // checkListen checks an address to listen on. Others must be able to dial it,

@@ -40,6 +40,10 @@ func TestConfigPrecedence(t *testing.T) {
 		Name: "flag", DataDir: "/env", ClientAddr: "127.0.0.1:1", PeerAddr: "127.0.0.1:2380",
 		Bootstrap: true, Join: []string{"a:1", "b:2"}, WAL: "etcd", LogLevel: "info",
 		DiskStallLimit: 30 * time.Second,
+
+		RequestTimeout:       7 * time.Second,
+		MaxConcurrentStreams: 1000,
+		AnswerStallTimeout:   30 * time.Second,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("flags before environment before file before defaults (-want +got):\n%s", diff)

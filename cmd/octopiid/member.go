@@ -248,6 +248,11 @@ func (m *member) serveClients(l net.Listener, clientConfig *tls.Config) {
 		Store:   m.store,
 		TLS:     clientConfig,
 		PeerTLS: m.cfg.PeerCertFile != "",
+
+		RequestTimeout: m.cfg.RequestTimeout,
+		StreamsMax:     m.cfg.MaxConcurrentStreams,
+		AnswerBytesMax: m.cfg.AnswerBytesMax,
+		StallTimeout:   m.cfg.AnswerStallTimeout,
 	})
 	m.wg.Go(func() {
 		if err := server.Serve(l); err != nil {

@@ -28,6 +28,10 @@ func TestUsageErrors(t *testing.T) {
 		"log format":        {nil, []string{"start", "--data-dir", dir, "--bootstrap", "--wal", "x"}, "use native or etcd"},
 		"log format of dev": {[]string{"OCTOPII_WAL=x"}, []string{"dev"}, "use native or etcd"},
 		"stall limit":       {nil, []string{"start", "--data-dir", dir, "--bootstrap", "--disk-stall-limit", "60ns"}, "--disk-stall-limit 60ns"},
+		"request timeout":   {nil, []string{"start", "--data-dir", dir, "--bootstrap", "--request-timeout", "7ms"}, "--request-timeout 7ms"},
+		"stall of answers":  {nil, []string{"start", "--data-dir", dir, "--bootstrap", "--answer-stall-timeout", "0"}, "--answer-stall-timeout 0s"},
+		"no streams":        {nil, []string{"start", "--data-dir", dir, "--bootstrap", "--max-concurrent-streams", "0"}, "--max-concurrent-streams 0"},
+		"few answer bytes":  {nil, []string{"start", "--data-dir", dir, "--bootstrap", "--answer-bytes-max", "4096"}, "--answer-bytes-max 4096"},
 		"no members at all": {nil, []string{"dev", "--nodes", "0"}, "--nodes 0"},
 	} {
 		t.Run(name, func(t *testing.T) {
