@@ -32,7 +32,12 @@ type StateMachine interface {
 	// a nil slice stands for no results at all. It must be deterministic: no
 	// clock, no random source, no map order. A command that the state machine
 	// rejects is a result; an error means that it cannot go on, and stops the
-	// node.
+	// node. A panic ends the process.
+	//
+	// An entry on which Apply fails stops every member, and comes again at each
+	// start: check commands before they are proposed, and also here. The same goes
+	// for an entry whose result takes too much memory: results are kept until the
+	// batch is done, also those that nobody waits for on this member.
 	Apply(entries []Entry) (results [][]byte, err error)
 	// Snapshot captures the state as of the last Apply. It must be quick, as
 	// nothing is applied meanwhile: capture here, write in WriteTo.

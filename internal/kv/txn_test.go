@@ -424,3 +424,24 @@ func TestReadsAreGranted(t *testing.T) {
 		}
 	}
 }
+
+// A range end that is there and empty means one key to the checks and to the store,
+// which would take it for all keys from there on.
+func TestEmptyRangeEndIsOneKey(t *testing.T) {
+	s := openTest(t, t.TempDir(), limits{})
+	apply(t, s, putCommand(t, "a", "1"))
+	apply(t, s, putCommand(t, "b", "2"))
+	message := func(field protowire.Number, b []byte) []byte {
+		return protowire.AppendBytes(protowire.AppendTag(nil, field, protowire.BytesType), b)
+	}
+	remove := message(2, message(3, append(message(1, []byte("a")), message(2, nil)...)))
+	keep := must((&pb.TxnRequest{Success: []*pb.RequestOp{putOp(&pb.PutRequest{Key: []byte("b"), IgnoreValue: true})}}).Marshal())
+	entry := must(requestCommand(&pb.InternalRaftRequest{}, 0, ReadBytesMax))
+	entry = append(entry, message(fieldTxn, append(remove, keep...))...)
+	if err := DecodeResult(apply(t, s, entry), nil); err != nil {
+		t.Errorf("result: %v", err)
+	}
+	if a, b := get(t, s, "a"), get(t, s, "b"); a != "" || b != "2" {
+		t.Errorf("a is %q and b %q; want it gone, and 2", a, b)
+	}
+}
