@@ -2,6 +2,7 @@ package node_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -63,6 +64,23 @@ func BenchmarkReadBarrier(b *testing.B) {
 			})
 		})
 	}
+}
+
+// BenchmarkReadBarrierPairs has two reads come to a follower one right after the other,
+// and then nothing until both are answered: the round of the first is under way when the
+// second comes, and no third one gives the member a turn.
+func BenchmarkReadBarrierPairs(b *testing.B) {
+	ms := benchCluster(b)
+	measure(b, 1, func(ctx context.Context) error {
+		first, second := make(chan error, 1), make(chan error, 1)
+		for _, done := range []chan error{first, second} {
+			go func() {
+				_, err := ms[1].ReadBarrier(ctx, node.Linearizable)
+				done <- err
+			}()
+		}
+		return errors.Join(<-first, <-second)
+	})
 }
 
 // BenchmarkFsync is the floor: what the disk gives to one writer of the size of

@@ -61,6 +61,8 @@ type checker struct {
 	// twins are two more state machines, fed with snapshots: one goes along, the
 	// other waits in an older state for the next snapshot.
 	twins [2]*twin
+	// spare: a member takes a turn that it does not want: see idle.
+	spare bool
 }
 
 // place is where an entry stands.
@@ -145,6 +147,9 @@ func (c *checker) born(m *member) {
 func (c *checker) decided(m *member, eff *core.Effects) {
 	if m.node != nil { // else it is about to start
 		c.born(m)
+	}
+	if c.spare {
+		c.lay(m, eff)
 	}
 	if eff.Membership != nil {
 		c.membership(m, eff.Membership)
@@ -403,6 +408,7 @@ func (c *checker) wrote(m *member) {
 
 // looked looks at a member after each turn of its loop.
 func (c *checker) looked(m *member) {
+	c.idle(m)
 	if m.node == nil {
 		return
 	}

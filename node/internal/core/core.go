@@ -76,11 +76,9 @@ type Core struct {
 	// waiting are requests that nobody could be given yet, of waitingBytes in
 	// all; placing are those that raft has taken, whose place the next Ready
 	// shows; returned are those that another member sent back, to be tried again
-	// at the next tick or under the next leader. again: some of waiting were added
-	// behind the time at which a Step serves them.
+	// at the next tick or under the next leader, or when that can be reached again.
 	waiting, placing, returned []request
 	waitingBytes               int64
-	again                      bool
 	// since is the term that was on disk at the start: this process leads only in
 	// later ones.
 	since uint64
@@ -222,9 +220,9 @@ func readable(s Storage, last uint64) error {
 func (c *Core) Step(in *Input) *Effects {
 	c.effects = Effects{}
 	c.bound = c.last
-	c.again = false
 	for _, p := range in.PeersUp {
 		c.peers.up(p)
+		c.reconnected(p.ID)
 	}
 	for _, a := range in.Appended {
 		c.outstanding.back()
@@ -275,7 +273,9 @@ func (c *Core) Step(in *Input) *Effects {
 }
 
 // More says that another Step with an empty Input has effects.
-func (c *Core) More() bool { return c.rn.HasReady() || len(c.deferred) > 0 || c.again }
+func (c *Core) More() bool {
+	return c.rn.HasReady() || len(c.deferred) > 0 || c.unserved()
+}
 
 // deliver hands on what waited for an append to become durable.
 func (c *Core) deliver(responses []raftpb.Message) {
@@ -430,7 +430,6 @@ func (c *Core) note() {
 		c.effects.LeaderChanged = true
 		// A round that the old leader had may never be answered.
 		c.reads.retry()
-		c.again = c.again || len(c.returned) > 0
 		c.tryReturned()
 		// What another leader appended, or cut off, raft itself looks after.
 		c.confIndex = 0

@@ -92,12 +92,15 @@ func (c *Core) encodeRequest(it *request, id uint64) (octopiipb.Request, error) 
 
 // sendAgain sends again, once more at every election timeout, what the leader may
 // not have got. Of other leaders' requests the log will tell.
-func (c *Core) sendAgain() {
+func (c *Core) sendAgain() { c.sendDue(1) }
+
+// sendDue lets so many ticks pass for what was forwarded, and sends again what is due.
+func (c *Core) sendDue(ticks int) {
 	st := c.rn.BasicStatus()
 	f := forwarding{Forward: Forward{To: st.Lead, Term: st.Term}}
 	for i := c.forwarded.head; i < len(c.forwarded.sent); i++ {
 		s := &c.forwarded.sent[i]
-		if s.age++; s.done || s.age < c.cfg.ElectionTicks {
+		if s.age += ticks; s.done || s.age < c.cfg.ElectionTicks {
 			continue
 		}
 		s.age = 0
@@ -120,11 +123,14 @@ func (c *Core) sendAgain() {
 }
 
 // Undelivered takes back requests that the transport certainly did not send.
-// They are tried again at the next tick, or, if they were sent before, when they are
-// due once more.
+// They are tried again at the next tick, or when the leader can be reached.
 func (c *Core) Undelivered(f *Forward) {
 	for _, q := range f.Requests {
-		if s := c.forwarded.find(q.ID); s != nil && !s.resent {
+		switch s := c.forwarded.find(q.ID); {
+		case s == nil:
+		case s.resent:
+			s.age = c.cfg.ElectionTicks // it stays due
+		default:
 			it, _ := c.forwarded.remove(q.ID)
 			c.giveBack(it)
 		}
@@ -146,7 +152,6 @@ func (c *Core) tryAgain(it request) {
 	}
 	it.untake()
 	c.wait(it)
-	c.again = true
 }
 
 // stepReplies learns what became of requests that this member forwarded and that are

@@ -173,14 +173,22 @@ func TestRequestsOfABrokenConnectionAreSentAgain(t *testing.T) {
 	if len(f) != 1 || len(f[0].Requests) != 1 || f[0].Requests[0].ID != q.ID {
 		t.Fatalf("sent again: %+v", f)
 	}
-	// This copy is certainly not sent, which says nothing of the first.
+	// This copy is certainly not sent, which says nothing of the first. It stays due:
+	// at the next tick, or when the leader can be reached again.
 	b.c.Undelivered(&f[0])
-	b.tickUnder(2, 2, 9)
-	b.quiet()
 	b.tickUnder(2, 2, 1)
 	if f = b.sent(); len(f) != 1 || f[0].Requests[0].ID != q.ID {
 		t.Fatalf("sent again after that: %+v", f)
 	}
+	b.c.Undelivered(&f[0])
+	b.run(Input{PeersUp: []PeerUp{{ID: 3}}})
+	b.quiet()
+	b.run(Input{PeersUp: []PeerUp{{ID: 2}}})
+	if f = b.sent(); len(f) != 1 || f[0].Requests[0].ID != q.ID {
+		t.Fatalf("sent again when the leader was there again: %+v", f)
+	}
+	b.tickUnder(2, 2, 9)
+	b.quiet()
 }
 
 // tickUnder lets time pass under a leader that is heard.

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
 	"go.etcd.io/raft/v3/tracker"
 
 	octopiipb "github.com/octopii/octopii/proto"
@@ -24,10 +25,10 @@ func (c *Core) handOver() {
 		c.offered = raft.None
 		c.peers.get(to).declined(c.cfg.ElectionTicks)
 	}
-	if c.leaves() {
-		c.handOn()
+	if c.leaves() && c.handOn() {
 		return
 	}
+	c.leaveAgain()
 	if c.stalled() {
 		c.leaveStalled()
 		return
@@ -46,7 +47,9 @@ func (c *Core) leaves() bool {
 // configuration: when it has, it is gone, and the others may not know that it has, and
 // wait for its vote. raft does not leave while leadership is handed over; the next
 // leader does. (Where it was the only voter there was nobody to hand over to before.)
-func (c *Core) handOn() {
+//
+// It returns false if there is nobody.
+func (c *Core) handOn() bool {
 	var best candidate
 	c.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr progress) {
 		if slices.Contains(c.handed.ConfState.Voters, id) && c.alive(id) {
@@ -57,6 +60,17 @@ func (c *Core) handOn() {
 	})
 	if best.id != 0 {
 		c.rn.TransferLeader(best.id)
+	}
+	return best.id != 0
+}
+
+// leaveAgain leaves a joint configuration that nothing else would leave. raft proposes
+// that when an entry is applied, and its proposal is dropped if leadership is being
+// handed over just then. If the transfer fails, and no entry follows, the change would
+// stay half done for good.
+func (c *Core) leaveAgain() {
+	if len(c.handed.ConfState.VotersOutgoing) > 0 && c.applied == c.last {
+		_ = c.rn.ProposeConfChange(raftpb.ConfChangeV2{}) // dropped: the next tick tries again
 	}
 }
 

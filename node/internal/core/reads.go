@@ -38,7 +38,7 @@ type confirmedReads struct {
 // next returns the context of a round to begin, or nil if there is nothing to
 // ask or an answer to wait for.
 func (r *reads) next() []byte {
-	if r.context != nil || len(r.waiting) == 0 {
+	if !r.wanted() {
 		return nil
 	}
 	r.round, r.waiting = r.waiting, nil
@@ -50,6 +50,9 @@ func (r *reads) next() []byte {
 	r.context = binary.BigEndian.AppendUint64(r.context, r.attempts)
 	return r.context
 }
+
+// wanted says whether a round should begin as soon as one can.
+func (r *reads) wanted() bool { return r.context == nil && len(r.waiting) > 0 }
 
 // earlyMax bounds the rounds that followers may have waiting: each has one
 // under way, and tries again by itself.

@@ -172,16 +172,9 @@ func (c *Core) refuseProposals() {
 	})
 }
 
-// stepReads begins a round of ReadIndex when one is wanted, there is somebody
-// to ask, and, on the leader, an answer can be true.
-//
-// Thesis 6.4: a leader must have committed an entry of its own term, since until
-// then it does not know which of its entries are committed. raft sees to that
-// where there are several voters, but answers at once where there is only one;
-// and its commit index may be an old one after a restart, as it is written
-// without an fsync (etcd 7331, raft 105).
+// stepReads begins a round of ReadIndex when one is wanted and can be answered.
 func (c *Core) stepReads(st *raft.BasicStatus) {
-	if st.Lead == raft.None || st.RaftState == raft.StateLeader && c.handed.Term != st.Term {
+	if !c.canRead(st) {
 		return
 	}
 	if context := c.reads.next(); context != nil {
@@ -191,6 +184,17 @@ func (c *Core) stepReads(st *raft.BasicStatus) {
 		_ = c.rn.Step(m)
 	}
 	c.reads.early = nil
+}
+
+// canRead: there is somebody to ask, and, on the leader, an answer can be true.
+//
+// Thesis 6.4: a leader must have committed an entry of its own term, since until
+// then it does not know which of its entries are committed. raft sees to that
+// where there are several voters, but answers at once where there is only one;
+// and its commit index may be an old one after a restart, as it is written
+// without an fsync (etcd 7331, raft 105).
+func (c *Core) canRead(st *raft.BasicStatus) bool {
+	return st.Lead != raft.None && (st.RaftState != raft.StateLeader || c.handed.Term == st.Term)
 }
 
 // takeRemote queues what a follower wants, as far as there is room, if this member
