@@ -101,17 +101,44 @@ func (a *applier) do(j *applyJob) error {
 	case j.restore != nil:
 		return a.restore(*j.restore)
 	case j.durable != nil:
-		index, _ := a.sm.Durable()
+		index := a.callDurable()
 		j.durable(index)
 	case a.label.Index < a.durable:
 		// It has effects of entries that were not handed to it again yet, and so
 		// its state has no label.
 		j.capture(a.label, nil, fmt.Errorf("it is at index %d, and the log has been read back up to %d", a.durable, a.label.Index))
 	default:
-		snapshot, err := a.sm.Snapshot()
+		snapshot, err := a.callSnapshot()
 		j.capture(a.label, snapshot, err)
 	}
 	return nil
+}
+
+// The calls of the state machine. See callbacks.
+
+func (a *applier) callApply() ([][]byte, error) {
+	a.node.callbacks.applier.enter("StateMachine.Apply")
+	defer a.node.callbacks.applier.leave()
+	return a.sm.Apply(a.entries)
+}
+
+func (a *applier) callSnapshot() (Snapshot, error) {
+	a.node.callbacks.applier.enter("StateMachine.Snapshot")
+	defer a.node.callbacks.applier.leave()
+	return a.sm.Snapshot()
+}
+
+func (a *applier) callDurable() uint64 {
+	a.node.callbacks.applier.enter("StateMachine.Durable")
+	defer a.node.callbacks.applier.leave()
+	index, _ := a.sm.Durable()
+	return index
+}
+
+func (a *applier) callRestore(h octopiipb.SnapshotHeader) error {
+	a.node.callbacks.applier.enter("StateMachine.Restore")
+	defer a.node.callbacks.applier.leave()
+	return restoreFrom(a.node, a.sm, h)
 }
 
 // collect adds a batch to the next call of Apply.
@@ -136,7 +163,7 @@ func (a *applier) flush() error {
 		return nil
 	}
 	if len(a.entries) > 0 {
-		results, err := a.sm.Apply(a.entries)
+		results, err := a.callApply()
 		first, last := a.entries[0].Index, a.entries[len(a.entries)-1].Index
 		if err != nil {
 			return fmt.Errorf("node: the state machine failed to apply entries %d to %d: %w", first, last, err)
@@ -171,7 +198,7 @@ func (a *applier) answer(results [][]byte) {
 // restore gives a snapshot file to the state machine.
 func (a *applier) restore(h octopiipb.SnapshotHeader) error {
 	meta := h.Metadata
-	if err := restoreFrom(a.node, a.sm, h); err != nil {
+	if err := a.callRestore(h); err != nil {
 		return err
 	}
 	if err := a.node.store.Restored(meta.Index); err != nil {

@@ -125,8 +125,8 @@ type Config struct {
 // Events are optional functions that tell what happened to a Node. They are
 // called one at a time, in order, from a goroutine of their own; one that
 // blocks delays the others, never the Node. If it falls far behind, the oldest
-// events that it has not seen are dropped. They must not call Close, which waits
-// for them.
+// events that it has not seen are dropped. Close inside of one returns ErrReentrant,
+// since it waits for them.
 type Events struct {
 	// LeaderChanged: leader is 0 when there is none.
 	LeaderChanged func(term, leader uint64)

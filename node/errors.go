@@ -15,6 +15,10 @@ var (
 	// ErrUninitialized: this member is not yet part of a cluster. Wait for
 	// Initialized, or add it from a member that is.
 	ErrUninitialized = errors.New("node: not yet part of a cluster; wait for Initialized")
+	// ErrReentrant: a verb that waits was called inside of a method of the state machine,
+	// or Close inside of one of Events, and would have waited for that call to return.
+	// Nothing was done. Status, Err, Done and Initialized may be called anywhere.
+	ErrReentrant = errors.New("node: called from where it would wait for itself")
 )
 
 // Errors of proposals and reads.

@@ -16,10 +16,11 @@ type events struct {
 	closed  bool
 	wake    chan struct{}
 	wg      sync.WaitGroup
+	inside  *callback
 }
 
-func newEvents(h host, e Events) *events {
-	ev := &events{Events: e, wake: make(chan struct{}, 1)}
+func newEvents(h host, e Events, inside *callback) *events {
+	ev := &events{Events: e, wake: make(chan struct{}, 1), inside: inside}
 	h.unit(&ev.wg, ev.run)
 	return ev
 }
@@ -51,6 +52,8 @@ func (e *events) flush() (closed bool) {
 	pending, closed := e.pending, e.closed
 	e.pending = nil
 	e.mu.Unlock()
+	e.inside.enter("one of Events")
+	defer e.inside.leave()
 	for _, f := range pending {
 		f()
 	}

@@ -80,7 +80,7 @@ func (n *Node) SetPriority(ctx context.Context, id uint64, priority int) (Member
 // something in the network refuses connections to members that live, and would where
 // reads were answered under a lease. Any member may be asked.
 func (n *Node) SetFailoverByTimeout(ctx context.Context, on bool) (Membership, error) {
-	if err := n.ready(ctx); err != nil {
+	if err := n.ready(ctx, "SetFailoverByTimeout"); err != nil {
 		return Membership{}, err
 	}
 	ms, err := n.change(ctx, core.Change{Op: core.SetFailover, Member: octopiipb.Member{ID: n.id}, FailoverByTimeout: on})
@@ -111,7 +111,7 @@ func (n *Node) spread(ctx context.Context) error {
 // up, as it does when the target has not applied a change of membership yet, is
 // tried again until ctx ends.
 func (n *Node) TransferLeadership(ctx context.Context, to uint64) error {
-	if err := n.ready(ctx); err != nil {
+	if err := n.ready(ctx, "TransferLeadership"); err != nil {
 		return err
 	}
 	for {

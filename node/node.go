@@ -35,6 +35,8 @@ type Node struct {
 	events   *events
 	metrics  *metrics
 	watchdog watchdog
+	// callbacks are the calls of user code that are under way.
+	callbacks callbacks
 	watch    watch
 	// snapshots belongs to the loop.
 	snapshots snapshots
@@ -130,7 +132,7 @@ func start(cfg Config, h host) (*Node, error) {
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.appender = newAppender(n)
 	n.applier = newApplier(n)
-	n.events = newEvents(h, cfg.Events)
+	n.events = newEvents(h, cfg.Events, &n.callbacks.events)
 	n.watchdog.start(n)
 	if err := n.run(); err != nil {
 		return nil, errors.Join(err, n.shutdown())
@@ -282,7 +284,13 @@ func (n *Node) fatal(err error) {
 // What hangs in a disk that does not answer cannot be ended: when
 // Config.StallLimit is over, Close returns ErrDiskStalled and names what it left
 // behind, which ends, and gives the directory free, if the disk ever answers.
+//
+// Inside of the state machine, of a Snapshot of its and of Events it returns
+// ErrReentrant and closes nothing.
 func (n *Node) Close() error {
+	if err := n.callbacks.waitsForAll(); err != nil {
+		return err
+	}
 	n.closeOnce.Do(func() {
 		n.closing.Store(true)
 		n.handOver()

@@ -18,7 +18,7 @@ import (
 // it is committed once at most. So the call may last as long as an election, and
 // without a majority as long as ctx.
 //
-// Errors: ErrTooLarge, ErrOverloaded, ErrNoSpace and ErrNotCommitted say that the
+// Errors: ErrTooLarge, ErrOverloaded, ErrNoSpace, ErrReentrant and ErrNotCommitted say that the
 // proposal is certainly not committed. ErrNotCommitted comes with ctx.Err(), ErrClosed
 // or ErrRemoved, if ctx ended or this member stopped before the proposal was given
 // to a leader, or with the leader's reason to refuse it. ErrUnknownOutcome says that
@@ -26,7 +26,7 @@ import (
 // it wraps likewise, while it was under way; or a snapshot took the place of the log
 // in which this member would have found it.
 func (n *Node) Propose(ctx context.Context, data []byte) (Result, error) {
-	if err := n.ready(ctx); err != nil {
+	if err := n.ready(ctx, "Propose"); err != nil {
 		return Result{}, neverProposed(err)
 	}
 	if len(data) > n.cfg.ProposalBytesMax {
@@ -53,8 +53,11 @@ func neverProposed(err error) error {
 	return err
 }
 
-// ready says whether a call can begin.
-func (n *Node) ready(ctx context.Context) error {
+// ready says whether a call of a verb can begin.
+func (n *Node) ready(ctx context.Context, verb string) error {
+	if err := n.callbacks.waits(verb); err != nil {
+		return err
+	}
 	if err := n.open(); err != nil {
 		return err
 	}
@@ -119,7 +122,7 @@ func (n *Node) ReadBarrier(ctx context.Context, level ReadLevel) (uint64, error)
 	if level != Linearizable && level != Lease {
 		return 0, fmt.Errorf("node: unknown read level %d", level)
 	}
-	if err := n.ready(ctx); err != nil {
+	if err := n.ready(ctx, "ReadBarrier"); err != nil {
 		return 0, readError(err, ctx)
 	}
 	if err := n.admit(0); err != nil {

@@ -98,14 +98,18 @@ func restoreFrom(n *Node, sm StateMachine, h octopiipb.SnapshotHeader) (err erro
 func (n *Node) writeSnapshot(header octopiipb.SnapshotHeader, snapshot Snapshot) (size int64, err error) {
 	index := header.Metadata.Index
 	if snapshot != nil {
-		defer func() { err = errors.Join(err, snapshot.Close()) }()
+		defer func() { err = errors.Join(err, n.callbacks.write(snapshot.Close)) }()
 	}
 	w, err := n.createSnapshot(header)
 	if err != nil {
 		return 0, err
 	}
 	if snapshot != nil {
-		if _, err := snapshot.WriteTo(w); err != nil {
+		err := n.callbacks.write(func() error {
+			_, err := snapshot.WriteTo(w)
+			return err
+		})
+		if err != nil {
 			w.Abort()
 			return 0, fmt.Errorf("node: the state machine failed to write the snapshot at %d: %w", index, err)
 		}

@@ -162,8 +162,10 @@ func (s *snapshots) sendFile(m raftpb.Message) error {
 func (s *snapshots) stream(m raftpb.Message, header octopiipb.SnapshotHeader, data Snapshot) error {
 	l := s.loop
 	l.log.Info("streaming a snapshot", zap.String("to", hex(m.To)), zap.Uint64("index", header.Metadata.Index))
-	err := l.transport.SendSnapshot(l.ctx, m.To, &octopiipb.SnapshotStream{Header: header, Term: m.Term}, data)
-	return errors.Join(err, data.Close())
+	err := l.callbacks.write(func() error {
+		return l.transport.SendSnapshot(l.ctx, m.To, &octopiipb.SnapshotStream{Header: header, Term: m.Term}, data)
+	})
+	return errors.Join(err, l.callbacks.write(data.Close))
 }
 
 func (s *snapshots) sent(to uint64, err error) {
@@ -187,7 +189,10 @@ func headerOf(label core.Label) octopiipb.SnapshotHeader {
 // is durable and the log behind it is free. A durable state machine is not
 // copied: the snapshot is a mark at what it has on its own disk.
 func (n *Node) TakeSnapshot(ctx context.Context) (SnapshotInfo, error) {
-	if err := n.ready(ctx); err != nil {
+	if err := n.callbacks.waitsForSnapshot(); err != nil {
+		return SnapshotInfo{}, err
+	}
+	if err := n.ready(ctx, "TakeSnapshot"); err != nil {
 		return SnapshotInfo{}, err
 	}
 	type result struct {

@@ -17,6 +17,9 @@ type Entry struct {
 //
 // All of its methods are called by one goroutine, one at a time. What Snapshot
 // returned is the one exception: its WriteTo runs beside later calls of Apply.
+//
+// They must not wait for the Node: its verbs return ErrReentrant inside of them. What
+// they start on other goroutines, and wait for, is not found out.
 type StateMachine interface {
 	// Durable returns the last index whose effects are on stable storage. ok is
 	// false for a state machine that lives in memory: it is restored from a

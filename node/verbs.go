@@ -52,7 +52,7 @@ type Plan struct{ Before, After Membership }
 // lead to; it changes nothing. The errors are those of the verb. Any member may be
 // asked.
 func (n *Node) Plan(ctx context.Context, c Change) (Plan, error) {
-	if err := n.ready(ctx); err != nil {
+	if err := n.ready(ctx, "Plan"); err != nil {
 		return Plan{}, err
 	}
 	first, then, err := n.steps(ctx, c)
@@ -75,7 +75,7 @@ func (n *Node) Plan(ctx context.Context, c Change) (Plan, error) {
 
 // verb makes a change, and returns when all of it is done and a majority knows.
 func (n *Node) verb(ctx context.Context, c Change) (Membership, error) {
-	if err := n.ready(ctx); err != nil {
+	if err := n.ready(ctx, "a change of membership"); err != nil {
 		return Membership{}, err
 	}
 	first, then, err := n.steps(ctx, c)
