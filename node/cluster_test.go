@@ -113,6 +113,8 @@ type member struct {
 	sm      *history
 	// silent: its state machine remembers nothing.
 	silent bool
+	// frameBytes bounds the transport's frames. 0: its default.
+	frameBytes int
 	// disk is a durable state machine that outlives the member; nil: none.
 	disk *keeper
 }
@@ -165,7 +167,7 @@ func (m *member) listen() (transport.Transport, error) {
 	if m.network != nil {
 		return m.network.Transport(m.addr), nil
 	}
-	return tcp.New(tcp.Config{Listen: m.addr})
+	return tcp.New(tcp.Config{Listen: m.addr, FrameBytesMax: m.frameBytes})
 }
 
 func (m *member) close() {

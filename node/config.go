@@ -75,14 +75,17 @@ type Config struct {
 	// little behind. 0: 10,000.
 	TrailingEntries uint64
 
-	// ProposalBytesMax bounds one proposal. 0: 1.5 MiB, as in etcd.
+	// ProposalBytesMax bounds one proposal. It must be the same on all members, and fit
+	// into PendingBytesMax and a message of the Transport. 0: 1.5 MiB, as in etcd, or
+	// PendingBytesMax if that is less.
 	ProposalBytesMax int
 	// PendingProposalsMax bounds the proposals that wait for an outcome; beyond
 	// it Propose returns ErrOverloaded. 0: 16,384.
 	PendingProposalsMax int
 	// PendingBytesMax bounds their bytes likewise. 0: 64 MiB.
 	PendingBytesMax int64
-	// MessageBytesMax is the size that one append message to a follower aims at. 0: 1 MiB.
+	// MessageBytesMax is the size that one append message to a follower aims at.
+	// 0: 1 MiB, or less if the Transport takes no such messages.
 	MessageBytesMax uint64
 	// InflightMessagesMax bounds the append messages to one follower that it has
 	// not answered. 0: 256.
@@ -164,18 +167,16 @@ func (cfg Config) withDefaults() (Config, error) {
 	zero(&cfg.SnapshotEntries, 100_000)
 	zero(&cfg.SnapshotLogBytes, 64<<20)
 	zero(&cfg.TrailingEntries, 10_000)
-	zero(&cfg.ProposalBytesMax, 3<<19)
 	zero(&cfg.PendingProposalsMax, 16_384)
-	zero(&cfg.PendingBytesMax, 64<<20)
-	zero(&cfg.MessageBytesMax, 1<<20)
+	cfg.boundedDefaults()
 	zero(&cfg.InflightMessagesMax, 256)
 	zero(&cfg.PromoteLagMax, 1_000)
 	zero(&cfg.PromoteStableTicks, 3)
 	zero(&cfg.JoinTimeoutTicks, 600)
 	zero(&cfg.StallTicks, cfg.ElectionTicks+cfg.ElectionTicks/2)
 	zero(&cfg.StallLimit, time.Minute)
-	if cfg.ElectionTicks <= cfg.HeartbeatTicks {
-		return cfg, fmt.Errorf("node: Config.ElectionTicks %d must be above HeartbeatTicks %d", cfg.ElectionTicks, cfg.HeartbeatTicks)
+	if err := cfg.checkLimits(); err != nil {
+		return cfg, err
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()

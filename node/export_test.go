@@ -17,6 +17,9 @@ func OnFS(cfg *Config, fs vfs.FS, segmentBytes int64) {
 	cfg.WAL = wal.New(wal.Options{FS: fs, SegmentBytes: segmentBytes})
 }
 
+// Pend counts so many bytes more against Config.PendingBytesMax.
+func (n *Node) Pend(bytes int64) { n.pendingBytes.Add(bytes) }
+
 // Stuck says that what this member must append waits for space.
 func (n *Node) Stuck() bool { return n.appender.stuck.Load() }
 

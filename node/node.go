@@ -37,7 +37,7 @@ type Node struct {
 	watchdog watchdog
 	// callbacks are the calls of user code that are under way.
 	callbacks callbacks
-	watch    watch
+	watch     watch
 	// snapshots belongs to the loop.
 	snapshots snapshots
 	// durable: the state machine keeps its own data.

@@ -66,9 +66,11 @@ func TestOverloaded(t *testing.T) {
 	m := newMember(t, 1)
 	m.cfg.Bootstrap, m.cfg.PendingBytesMax = true, 100
 	m.start()
-	if _, err := m.Propose(timeout(t), make([]byte, 101)); !errors.Is(err, node.ErrOverloaded) {
+	m.Pend(60)
+	if _, err := m.Propose(timeout(t), make([]byte, 41)); !errors.Is(err, node.ErrOverloaded) {
 		t.Errorf("got %v, want ErrOverloaded", err)
 	}
+	m.Pend(-60)
 	propose(t, m, "there is room again")
 }
 

@@ -139,6 +139,11 @@ type Transport interface {
 	Close() error
 }
 
+// Bounded is a Transport that knows the size of the largest message that Send takes, in
+// bytes. A Node that could have larger ones does not start. One that does not say must
+// take whatever Config of the Node allows.
+type Bounded interface{ MessageBytesMax() int64 }
+
 // Errors of any transport.
 var (
 	// ErrClosed: the transport was closed.

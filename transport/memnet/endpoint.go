@@ -311,6 +311,9 @@ func encodeSized(m transport.Message, size int) ([]byte, error) {
 	return b, nil
 }
 
+// MessageBytesMax implements transport.Bounded.
+func (e *endpoint) MessageBytesMax() int64 { return queueBytesMax }
+
 func (e *endpoint) SendSnapshot(ctx context.Context, to uint64, header transport.Message, body io.WriterTo) error {
 	e.mu.Lock()
 	l, closed := e.links[to], e.closed

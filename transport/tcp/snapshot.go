@@ -20,6 +20,11 @@ const (
 
 var errAnsweredEarly = errors.New("the receiver answered before the end")
 
+// MessageBytesMax implements transport.Bounded.
+func (t *Transport) MessageBytesMax() int64 {
+	return min(int64(t.config.FrameBytesMax-messageOverheadMax), t.config.QueueBytesMax)
+}
+
 // SendSnapshot streams a snapshot on a connection of its own.
 func (t *Transport) SendSnapshot(ctx context.Context, to uint64, header transport.Message, body io.WriterTo) error {
 	if err := t.ready(); err != nil {

@@ -62,7 +62,7 @@ type forwarding struct {
 
 func (f *forwarding) add(c *Core, q octopiipb.Request) {
 	size := q.Size()
-	if f.size+size > forwardBytesMax {
+	if f.size+size > int(min(forwardBytesMax, c.cfg.MessageBytesMax)) {
 		f.end(c)
 	}
 	f.size += size
