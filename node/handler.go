@@ -22,6 +22,8 @@ const (
 	kindReplies
 	kindJoin
 	kindKnock
+	kindVouch
+	kindFound
 )
 
 // handler is the side of a Node that its transport calls. It checks and
@@ -232,6 +234,8 @@ func (h handler) Answer(from transport.Hello, in transport.Inbound, done func(tr
 		h.handleJoin(from, in.Payload, done)
 	case kindKnock:
 		done(h.answerKnock(from), nil)
+	case kindVouch:
+		h.handleVouch(in.Payload, done)
 	default:
 		done(nil, fmt.Errorf("calls of kind %d are not known here", in.Kind))
 	}

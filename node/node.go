@@ -49,6 +49,7 @@ type Node struct {
 	members            atomic.Pointer[octopiipb.Membership]
 	memory             memory
 	whereabouts        whereabouts
+	voucher            voucher
 	// receiving is held while a snapshot is received: one at a time.
 	receiving sync.Mutex
 	// pending counts what callers have under way, against the bounds in cfg.

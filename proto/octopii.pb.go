@@ -670,6 +670,242 @@ func (m *JoinReply) XXX_DiscardUnknown() {
 
 var xxx_messageInfo_JoinReply proto.InternalMessageInfo
 
+// VouchRequest asks any member of a cluster for the statement of its quorum, and what
+// the cluster knows of the asker.
+type VouchRequest struct {
+	// cluster is the one that is asked for; 0: any.
+	Cluster uint64 `protobuf:"varint,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// member is the asker's ID, 0 if it has none. address and name are its own.
+	Member  uint64 `protobuf:"varint,2,opt,name=member,proto3" json:"member,omitempty"`
+	Address string `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
+	Name    string `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+}
+
+func (m *VouchRequest) Reset()         { *m = VouchRequest{} }
+func (m *VouchRequest) String() string { return proto.CompactTextString(m) }
+func (*VouchRequest) ProtoMessage()    {}
+func (*VouchRequest) Descriptor() ([]byte, []int) {
+	return fileDescriptor_bc1d802f940925d1, []int{15}
+}
+func (m *VouchRequest) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *VouchRequest) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_VouchRequest.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *VouchRequest) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_VouchRequest.Merge(m, src)
+}
+func (m *VouchRequest) XXX_Size() int {
+	return m.Size()
+}
+func (m *VouchRequest) XXX_DiscardUnknown() {
+	xxx_messageInfo_VouchRequest.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_VouchRequest proto.InternalMessageInfo
+
+// VouchReply is what a member states behind a barrier that a majority confirmed.
+type VouchReply struct {
+	// code is 0 for a statement, else the reason for which there is none: see node/vouch.go.
+	Code    uint32 `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
+	Reason  string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Cluster uint64 `protobuf:"varint,3,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Term    uint64 `protobuf:"varint,4,opt,name=term,proto3" json:"term,omitempty"`
+	Leader  uint64 `protobuf:"varint,5,opt,name=leader,proto3" json:"leader,omitempty"`
+	// commit is the index up to which everything that a majority had committed was confirmed.
+	Commit uint64 `protobuf:"varint,6,opt,name=commit,proto3" json:"commit,omitempty"`
+	// is_member: the asker's ID is that of a member. removed: it is that of one that was removed.
+	IsMember bool `protobuf:"varint,7,opt,name=is_member,json=isMember,proto3" json:"is_member,omitempty"`
+	Removed  bool `protobuf:"varint,8,opt,name=removed,proto3" json:"removed,omitempty"`
+	// at_address is the member whose record has the asker's address, named the one that has its name; 0: none.
+	AtAddress uint64 `protobuf:"varint,9,opt,name=at_address,json=atAddress,proto3" json:"at_address,omitempty"`
+	Named     uint64 `protobuf:"varint,10,opt,name=named,proto3" json:"named,omitempty"`
+	// members are all of the cluster.
+	Members []Member `protobuf:"bytes,11,rep,name=members,proto3" json:"members"`
+}
+
+func (m *VouchReply) Reset()         { *m = VouchReply{} }
+func (m *VouchReply) String() string { return proto.CompactTextString(m) }
+func (*VouchReply) ProtoMessage()    {}
+func (*VouchReply) Descriptor() ([]byte, []int) {
+	return fileDescriptor_bc1d802f940925d1, []int{16}
+}
+func (m *VouchReply) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *VouchReply) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_VouchReply.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *VouchReply) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_VouchReply.Merge(m, src)
+}
+func (m *VouchReply) XXX_Size() int {
+	return m.Size()
+}
+func (m *VouchReply) XXX_DiscardUnknown() {
+	xxx_messageInfo_VouchReply.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_VouchReply proto.InternalMessageInfo
+
+// Origin is what a member without a log learned or promised that must outlive its process.
+type Origin struct {
+	// member: the directory belonged to a member of a cluster, or a member of one sought it. It never founds.
+	Member bool `protobuf:"varint,1,opt,name=member,proto3" json:"member,omitempty"`
+	// replaces is the member that it was; 0: not known.
+	Replaces uint64 `protobuf:"varint,2,opt,name=replaces,proto3" json:"replaces,omitempty"`
+	// addresses are those of members that sought it.
+	Addresses []string `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// round is the founding round that this member promised to take part in, 0: none. It is the ID of the
+	// cluster that the round founds; founder and founder_address are the one member that may found it.
+	Round          uint64 `protobuf:"varint,4,opt,name=round,proto3" json:"round,omitempty"`
+	Founder        uint64 `protobuf:"varint,5,opt,name=founder,proto3" json:"founder,omitempty"`
+	FounderAddress string `protobuf:"bytes,6,opt,name=founder_address,json=founderAddress,proto3" json:"founder_address,omitempty"`
+}
+
+func (m *Origin) Reset()         { *m = Origin{} }
+func (m *Origin) String() string { return proto.CompactTextString(m) }
+func (*Origin) ProtoMessage()    {}
+func (*Origin) Descriptor() ([]byte, []int) {
+	return fileDescriptor_bc1d802f940925d1, []int{17}
+}
+func (m *Origin) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *Origin) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_Origin.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *Origin) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_Origin.Merge(m, src)
+}
+func (m *Origin) XXX_Size() int {
+	return m.Size()
+}
+func (m *Origin) XXX_DiscardUnknown() {
+	xxx_messageInfo_Origin.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_Origin proto.InternalMessageInfo
+
+// FoundRequest asks a member of Config.Join what it is, and to promise a round.
+type FoundRequest struct {
+	Member Member `protobuf:"bytes,1,opt,name=member,proto3" json:"member"`
+	// round is 0 where nothing is to be promised. It is the ID of the cluster that member would found.
+	Round uint64 `protobuf:"varint,2,opt,name=round,proto3" json:"round,omitempty"`
+	// members are all that take part in the round.
+	Members []Member `protobuf:"bytes,3,rep,name=members,proto3" json:"members"`
+}
+
+func (m *FoundRequest) Reset()         { *m = FoundRequest{} }
+func (m *FoundRequest) String() string { return proto.CompactTextString(m) }
+func (*FoundRequest) ProtoMessage()    {}
+func (*FoundRequest) Descriptor() ([]byte, []int) {
+	return fileDescriptor_bc1d802f940925d1, []int{18}
+}
+func (m *FoundRequest) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *FoundRequest) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_FoundRequest.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *FoundRequest) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_FoundRequest.Merge(m, src)
+}
+func (m *FoundRequest) XXX_Size() int {
+	return m.Size()
+}
+func (m *FoundRequest) XXX_DiscardUnknown() {
+	xxx_messageInfo_FoundRequest.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_FoundRequest proto.InternalMessageInfo
+
+// FoundReply is what a member without a log says of itself, or that it has one.
+type FoundReply struct {
+	Member Member `protobuf:"bytes,1,opt,name=member,proto3" json:"member"`
+	// cluster is the one that the sender is a member of; 0: none.
+	Cluster uint64 `protobuf:"varint,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// was_member: it was one of a cluster, and never founds.
+	WasMember bool `protobuf:"varint,3,opt,name=was_member,json=wasMember,proto3" json:"was_member,omitempty"`
+	// round, founder and founder_address are what it promised.
+	Round          uint64 `protobuf:"varint,4,opt,name=round,proto3" json:"round,omitempty"`
+	Founder        uint64 `protobuf:"varint,5,opt,name=founder,proto3" json:"founder,omitempty"`
+	FounderAddress string `protobuf:"bytes,6,opt,name=founder_address,json=founderAddress,proto3" json:"founder_address,omitempty"`
+	// promised: it promised the round that was asked for. reason says why not.
+	Promised bool   `protobuf:"varint,7,opt,name=promised,proto3" json:"promised,omitempty"`
+	Reason   string `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+}
+
+func (m *FoundReply) Reset()         { *m = FoundReply{} }
+func (m *FoundReply) String() string { return proto.CompactTextString(m) }
+func (*FoundReply) ProtoMessage()    {}
+func (*FoundReply) Descriptor() ([]byte, []int) {
+	return fileDescriptor_bc1d802f940925d1, []int{19}
+}
+func (m *FoundReply) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *FoundReply) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_FoundReply.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *FoundReply) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_FoundReply.Merge(m, src)
+}
+func (m *FoundReply) XXX_Size() int {
+	return m.Size()
+}
+func (m *FoundReply) XXX_DiscardUnknown() {
+	xxx_messageInfo_FoundReply.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_FoundReply proto.InternalMessageInfo
+
 func init() {
 	proto.RegisterType((*Hello)(nil), "octopiipb.Hello")
 	proto.RegisterType((*Memory)(nil), "octopiipb.Memory")
@@ -686,73 +922,93 @@ func init() {
 	proto.RegisterType((*Replies)(nil), "octopiipb.Replies")
 	proto.RegisterType((*JoinRequest)(nil), "octopiipb.JoinRequest")
 	proto.RegisterType((*JoinReply)(nil), "octopiipb.JoinReply")
+	proto.RegisterType((*VouchRequest)(nil), "octopiipb.VouchRequest")
+	proto.RegisterType((*VouchReply)(nil), "octopiipb.VouchReply")
+	proto.RegisterType((*Origin)(nil), "octopiipb.Origin")
+	proto.RegisterType((*FoundRequest)(nil), "octopiipb.FoundRequest")
+	proto.RegisterType((*FoundReply)(nil), "octopiipb.FoundReply")
 }
 
 func init() { proto.RegisterFile("octopii.proto", fileDescriptor_bc1d802f940925d1) }
 
 var fileDescriptor_bc1d802f940925d1 = []byte{
-	// 972 bytes of a gzipped FileDescriptorProto
-	0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0xff, 0x9c, 0x56, 0xcd, 0x6e, 0x23, 0x45,
-	0x10, 0xce, 0x8c, 0xc7, 0xf6, 0xb8, 0x9c, 0x5d, 0x25, 0x4d, 0xd8, 0x1d, 0x82, 0xe4, 0x58, 0x73,
-	0x8a, 0x38, 0x38, 0xb0, 0x80, 0x56, 0xda, 0xdc, 0x02, 0x87, 0x6c, 0xa4, 0xbd, 0x74, 0x22, 0x81,
-	0x90, 0x90, 0xd5, 0x9e, 0x29, 0xdb, 0xbd, 0x9a, 0xe9, 0x1e, 0x7a, 0xda, 0x61, 0x2d, 0xee, 0x9c,
-	0x79, 0x00, 0xae, 0xbc, 0x01, 0x0f, 0x91, 0xe3, 0x1e, 0x39, 0xa0, 0x15, 0x24, 0xcf, 0xc0, 0x1d,
-	0x75, 0x4f, 0xb7, 0xe3, 0x6c, 0x12, 0x14, 0x71, 0x9a, 0xfa, 0xaa, 0x6a, 0x6a, 0xaa, 0xbe, 0xfa,
-	0xb1, 0xe1, 0x91, 0xcc, 0xb4, 0xac, 0x38, 0x1f, 0x55, 0x4a, 0x6a, 0x49, 0x7a, 0x0e, 0x56, 0x93,
-	0xdd, 0x9d, 0x99, 0x9c, 0x49, 0xab, 0x3d, 0x30, 0x52, 0xe3, 0xb0, 0xbb, 0xad, 0xd8, 0x54, 0x57,
-	0x93, 0x03, 0xf3, 0x68, 0x54, 0xe9, 0xcf, 0x21, 0xb4, 0x8f, 0xb1, 0x28, 0x24, 0x49, 0xa0, 0x7b,
-	0x8e, 0xaa, 0xe6, 0x52, 0x24, 0xc1, 0x30, 0xd8, 0x7f, 0x44, 0x3d, 0x34, 0x96, 0x6a, 0xa1, 0x2a,
-	0x59, 0x63, 0x12, 0x36, 0x16, 0x07, 0x8d, 0x25, 0x2b, 0x16, 0xb5, 0x46, 0x95, 0xb4, 0x86, 0xc1,
-	0x7e, 0x44, 0x3d, 0x24, 0x04, 0xa2, 0xa9, 0x92, 0x65, 0x12, 0x59, 0xb5, 0x95, 0xc9, 0x63, 0x08,
-	0xb5, 0x4c, 0xda, 0x56, 0x13, 0x6a, 0x49, 0x86, 0xd0, 0xe7, 0x22, 0x63, 0x4a, 0x30, 0x6d, 0xbe,
-	0xda, 0xb1, 0x86, 0x75, 0x95, 0x89, 0xcf, 0xf2, 0x5c, 0x61, 0x5d, 0x27, 0xdd, 0x61, 0xb0, 0xdf,
-	0xa3, 0x1e, 0x1a, 0x8b, 0xc2, 0xe9, 0xa2, 0xc6, 0x3c, 0x89, 0x1b, 0x8b, 0x83, 0xe4, 0x4b, 0xe8,
-	0x29, 0x2c, 0xb1, 0x9c, 0xa0, 0xaa, 0x93, 0xde, 0x30, 0xd8, 0xef, 0x3f, 0xdb, 0x1e, 0xad, 0x98,
-	0x19, 0xbd, 0xc2, 0x52, 0xaa, 0xe5, 0x51, 0x74, 0xf1, 0x6e, 0x6f, 0x83, 0x5e, 0x7b, 0xa6, 0x27,
-	0xd0, 0x69, 0x4c, 0x26, 0x75, 0x8d, 0xaa, 0xb4, 0x2c, 0x44, 0xd4, 0xca, 0x64, 0x07, 0xda, 0x25,
-	0xd3, 0xd9, 0xdc, 0x12, 0x10, 0xd1, 0x06, 0x90, 0x27, 0xd0, 0xc9, 0x64, 0x59, 0x72, 0xed, 0xaa,
-	0x77, 0x28, 0x3d, 0x83, 0xf8, 0x65, 0x8e, 0x42, 0x73, 0x6d, 0xa3, 0x09, 0x99, 0xa3, 0x8f, 0x66,
-	0x64, 0xab, 0x63, 0x65, 0xc3, 0x66, 0x8f, 0x5a, 0xf9, 0x7d, 0x32, 0x5a, 0xb7, 0xc8, 0x48, 0xff,
-	0x0c, 0x6c, 0x8a, 0x13, 0x54, 0xe4, 0x09, 0x84, 0x3c, 0x6f, 0x42, 0x1e, 0x75, 0x2e, 0xdf, 0xed,
-	0x85, 0x2f, 0xbf, 0xa6, 0x21, 0xcf, 0xef, 0x0c, 0xbc, 0xc6, 0x61, 0xeb, 0x16, 0x87, 0x05, 0x32,
-	0x25, 0x50, 0xd9, 0x36, 0xc5, 0xd4, 0x43, 0xb2, 0x0b, 0x71, 0xa5, 0xb8, 0x54, 0x5c, 0x2f, 0x6d,
-	0xbf, 0xda, 0x74, 0x85, 0x1f, 0xd6, 0xb5, 0x4a, 0xc9, 0x52, 0x6a, 0xb4, 0x5d, 0x8b, 0xa9, 0x87,
-	0x26, 0xae, 0xc2, 0xaa, 0x60, 0x19, 0xd6, 0xb6, 0x6d, 0x11, 0x5d, 0xe1, 0xf4, 0x9f, 0x00, 0xa0,
-	0x29, 0xaf, 0x9e, 0xf3, 0x6a, 0x7d, 0xb4, 0x82, 0x9b, 0xa3, 0xb5, 0x03, 0x6d, 0x2e, 0x72, 0x7c,
-	0xe3, 0x7b, 0x61, 0x01, 0xf9, 0x0c, 0xba, 0xbe, 0xe9, 0xad, 0x61, 0xeb, 0x76, 0xd3, 0x27, 0xa8,
-	0x5c, 0xd3, 0xbd, 0x5f, 0x33, 0x43, 0xa5, 0x3c, 0xc7, 0x3c, 0x89, 0x86, 0x2d, 0xf3, 0x09, 0x07,
-	0xc9, 0x0b, 0xe8, 0x2d, 0x44, 0x8e, 0x6a, 0xfc, 0x23, 0x33, 0x04, 0x98, 0x70, 0x4f, 0x6f, 0x85,
-	0xfb, 0x6a, 0xce, 0xc4, 0x0c, 0x5d, 0xd0, 0xd8, 0xfa, 0x7f, 0xc3, 0x96, 0x64, 0x04, 0x1f, 0x4c,
-	0x19, 0x2f, 0xe4, 0x39, 0xaa, 0xf1, 0x64, 0x39, 0xd6, 0xbc, 0x44, 0xb9, 0xd0, 0x96, 0xa7, 0x98,
-	0x6e, 0x7b, 0xd3, 0xd1, 0xf2, 0xac, 0x31, 0xa4, 0xbf, 0x06, 0xb0, 0xb9, 0x1e, 0xd0, 0xac, 0x89,
-	0xac, 0xdc, 0x0e, 0x86, 0xb2, 0x22, 0x07, 0xd0, 0x69, 0x32, 0xb6, 0x05, 0xff, 0x47, 0x61, 0xce,
-	0x8d, 0x7c, 0x0c, 0x3d, 0x3e, 0x1d, 0xd7, 0xbc, 0x40, 0xd1, 0x4c, 0x66, 0x4c, 0x63, 0x3e, 0x3d,
-	0xb5, 0xf8, 0xbe, 0xf4, 0xa2, 0xfb, 0xd2, 0xfb, 0x09, 0xb6, 0xae, 0xbb, 0xe2, 0x32, 0x7c, 0x0e,
-	0xdd, 0xcc, 0x4a, 0x75, 0x12, 0x3c, 0x84, 0x1c, 0xef, 0x6d, 0x16, 0x46, 0x2a, 0x3e, 0xe3, 0xc2,
-	0xf5, 0xce, 0x21, 0x37, 0xcf, 0xad, 0xf7, 0xe7, 0x39, 0xfd, 0x2d, 0x80, 0xc7, 0xa7, 0x82, 0x55,
-	0xf5, 0x5c, 0xea, 0x63, 0x64, 0x39, 0x2a, 0xf2, 0x02, 0xe2, 0x12, 0x35, 0xcb, 0x99, 0x66, 0x96,
-	0xa3, 0xfe, 0xb3, 0x64, 0xd4, 0x9c, 0xb5, 0x91, 0xf7, 0x7c, 0xe5, 0xec, 0xbe, 0x35, 0xde, 0x9f,
-	0x1c, 0x02, 0x94, 0xab, 0x5a, 0x1c, 0x9b, 0x1f, 0xde, 0x4a, 0xdd, 0x18, 0xdd, 0xab, 0x6b, 0xee,
-	0x66, 0x76, 0xf1, 0x8d, 0x46, 0x25, 0x58, 0xe1, 0x49, 0xf5, 0x38, 0xfd, 0xfe, 0x3a, 0xcd, 0x53,
-	0xad, 0x90, 0x95, 0xe4, 0x39, 0x74, 0xe6, 0x36, 0x61, 0x97, 0xe4, 0x47, 0x6b, 0x9f, 0xb9, 0x59,
-	0x91, 0x6f, 0x5e, 0xe3, 0xbe, 0xba, 0x3e, 0xe1, 0xf5, 0xf5, 0x49, 0x7f, 0x0f, 0xa0, 0x4b, 0xf1,
-	0x87, 0x05, 0xd6, 0xfa, 0xde, 0xd5, 0xb7, 0x2b, 0x2b, 0x2b, 0x59, 0xb3, 0xc2, 0xbe, 0xbb, 0x49,
-	0x57, 0x98, 0xec, 0x41, 0x3f, 0x93, 0x62, 0x3a, 0x6e, 0xda, 0x60, 0xb3, 0xdf, 0xa4, 0x60, 0x54,
-	0xae, 0xa1, 0x7b, 0xd0, 0xd7, 0x8a, 0x89, 0x7a, 0x8a, 0x6a, 0xac, 0xa5, 0x3b, 0xda, 0xe0, 0x55,
-	0x67, 0xd2, 0x44, 0xf7, 0xc8, 0x1e, 0x84, 0x98, 0xae, 0x30, 0x79, 0x0a, 0xdd, 0x5c, 0x2d, 0xc7,
-	0x6a, 0x21, 0xdc, 0x90, 0x77, 0x72, 0xb5, 0xa4, 0x0b, 0x61, 0xce, 0xa0, 0xcb, 0xba, 0x26, 0x5f,
-	0x98, 0xcd, 0x6f, 0x64, 0x37, 0x33, 0x64, 0x8d, 0x11, 0xe7, 0xe6, 0x1b, 0xe6, 0x3d, 0xef, 0x24,
-	0x63, 0x06, 0x6d, 0x8a, 0x55, 0xb1, 0xbc, 0x97, 0x89, 0xbb, 0xef, 0x03, 0x81, 0x28, 0x33, 0x77,
-	0x38, 0xb2, 0x7b, 0x65, 0x65, 0x33, 0x8e, 0x0a, 0x59, 0x2d, 0x85, 0xad, 0xa9, 0x47, 0x1d, 0x3a,
-	0x89, 0xe2, 0xd6, 0x56, 0x94, 0x1e, 0x1a, 0xd2, 0xab, 0x82, 0x63, 0x4d, 0x3e, 0x35, 0x97, 0xc2,
-	0x8a, 0x2e, 0xf9, 0xad, 0x1b, 0xc9, 0x57, 0x85, 0xff, 0x41, 0xf1, 0x6e, 0xe9, 0xb7, 0xd0, 0x3f,
-	0x91, 0x5c, 0xf8, 0xae, 0x5d, 0xef, 0x70, 0xf0, 0xb0, 0x1d, 0xb6, 0xb7, 0xe9, 0xb5, 0xe4, 0xa2,
-	0xb6, 0x65, 0xc4, 0xd4, 0xc3, 0xf4, 0x35, 0xf4, 0x9a, 0xc8, 0x86, 0x03, 0x5f, 0x55, 0x70, 0x67,
-	0x55, 0xe1, 0x7a, 0x55, 0xff, 0xe3, 0x42, 0x1e, 0x1d, 0x5f, 0xfc, 0x3d, 0xd8, 0xb8, 0xb8, 0x1c,
-	0x04, 0x6f, 0x2f, 0x07, 0xc1, 0x5f, 0x97, 0x83, 0xe0, 0x97, 0xab, 0xc1, 0xc6, 0xdb, 0xab, 0xc1,
-	0xc6, 0x1f, 0x57, 0x83, 0x8d, 0xef, 0x3e, 0x99, 0x71, 0x3d, 0x5f, 0x4c, 0x46, 0x99, 0x2c, 0x0f,
-	0x5c, 0xa4, 0xd5, 0xd3, 0xfe, 0xbb, 0x38, 0x5c, 0xc5, 0x9f, 0x74, 0xac, 0xe2, 0xf3, 0x7f, 0x03,
-	0x00, 0x00, 0xff, 0xff, 0x49, 0x44, 0x16, 0xdb, 0xb3, 0x08, 0x00, 0x00,
+	// 1216 bytes of a gzipped FileDescriptorProto
+	0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0xff, 0xb4, 0x57, 0x4f, 0x8f, 0xdb, 0x44,
+	0x14, 0x5f, 0x3b, 0x8e, 0x63, 0xbf, 0x6c, 0x4b, 0x3b, 0x2c, 0x5b, 0x53, 0x68, 0x36, 0xf2, 0x85,
+	0x15, 0x87, 0x2c, 0x14, 0x50, 0xa5, 0xf6, 0xc4, 0x82, 0x50, 0x5b, 0xa9, 0x42, 0xf2, 0xae, 0x00,
+	0x21, 0xa1, 0x68, 0x12, 0x4f, 0x92, 0xa9, 0x6c, 0x8f, 0x19, 0x4f, 0x76, 0x1b, 0x71, 0x44, 0x42,
+	0x1c, 0xf9, 0x00, 0x5c, 0xf9, 0x04, 0xc0, 0x77, 0xd8, 0x63, 0x8f, 0x1c, 0x50, 0x05, 0xbb, 0x9f,
+	0x81, 0x3b, 0x9a, 0x7f, 0x8e, 0xd3, 0xdd, 0x54, 0xcb, 0x4a, 0x9c, 0x32, 0xbf, 0x37, 0xcf, 0xcf,
+	0xef, 0xfd, 0xde, 0x3f, 0x07, 0xae, 0xb1, 0xb1, 0x60, 0x25, 0xa5, 0x83, 0x92, 0x33, 0xc1, 0x50,
+	0x68, 0x60, 0x39, 0xba, 0xbd, 0x35, 0x65, 0x53, 0xa6, 0xa4, 0x7b, 0xf2, 0xa4, 0x15, 0x6e, 0xdf,
+	0xe4, 0x78, 0x22, 0xca, 0xd1, 0x9e, 0xfc, 0xd1, 0xa2, 0xf8, 0x07, 0x17, 0xda, 0x0f, 0x49, 0x96,
+	0x31, 0x14, 0x41, 0xe7, 0x88, 0xf0, 0x8a, 0xb2, 0x22, 0x72, 0xfa, 0xce, 0xee, 0xb5, 0xc4, 0x42,
+	0x79, 0x53, 0xce, 0x79, 0xc9, 0x2a, 0x12, 0xb9, 0xfa, 0xc6, 0x40, 0x79, 0x33, 0xce, 0xe6, 0x95,
+	0x20, 0x3c, 0x6a, 0xf5, 0x9d, 0x5d, 0x2f, 0xb1, 0x10, 0x21, 0xf0, 0x26, 0x9c, 0xe5, 0x91, 0xa7,
+	0xc4, 0xea, 0x8c, 0xae, 0x83, 0x2b, 0x58, 0xd4, 0x56, 0x12, 0x57, 0x30, 0xd4, 0x87, 0x2e, 0x2d,
+	0xc6, 0x98, 0x17, 0x58, 0xc8, 0xb7, 0xfa, 0xea, 0xa2, 0x29, 0x92, 0xf6, 0x71, 0x9a, 0x72, 0x52,
+	0x55, 0x51, 0xa7, 0xef, 0xec, 0x86, 0x89, 0x85, 0xf2, 0x86, 0x93, 0xc9, 0xbc, 0x22, 0x69, 0x14,
+	0xe8, 0x1b, 0x03, 0xd1, 0x47, 0x10, 0x72, 0x92, 0x93, 0x7c, 0x44, 0x78, 0x15, 0x85, 0x7d, 0x67,
+	0xb7, 0x7b, 0xf7, 0xe6, 0xa0, 0x66, 0x66, 0xf0, 0x84, 0xe4, 0x8c, 0x2f, 0xf6, 0xbd, 0x93, 0x17,
+	0x3b, 0x1b, 0xc9, 0x52, 0x33, 0x7e, 0x0c, 0xbe, 0xbe, 0x92, 0xae, 0x0b, 0xc2, 0x73, 0xc5, 0x82,
+	0x97, 0xa8, 0x33, 0xda, 0x82, 0x76, 0x8e, 0xc5, 0x78, 0xa6, 0x08, 0xf0, 0x12, 0x0d, 0xd0, 0x36,
+	0xf8, 0x63, 0x96, 0xe7, 0x54, 0x98, 0xe8, 0x0d, 0x8a, 0x0f, 0x21, 0x78, 0x94, 0x92, 0x42, 0x50,
+	0xa1, 0xac, 0x15, 0x2c, 0x25, 0xd6, 0x9a, 0x3c, 0x2b, 0x19, 0xce, 0x35, 0x9b, 0x61, 0xa2, 0xce,
+	0x2f, 0x93, 0xd1, 0x3a, 0x47, 0x46, 0xfc, 0xa7, 0xa3, 0x5c, 0x1c, 0x11, 0x8e, 0xb6, 0xc1, 0xa5,
+	0xa9, 0x36, 0xb9, 0xef, 0x9f, 0xbe, 0xd8, 0x71, 0x1f, 0x7d, 0x9a, 0xb8, 0x34, 0xbd, 0xd0, 0x70,
+	0x83, 0xc3, 0xd6, 0x39, 0x0e, 0x33, 0x82, 0x79, 0x41, 0xb8, 0x4a, 0x53, 0x90, 0x58, 0x88, 0x6e,
+	0x43, 0x50, 0x72, 0xca, 0x38, 0x15, 0x0b, 0x95, 0xaf, 0x76, 0x52, 0xe3, 0xcb, 0x65, 0xad, 0xe4,
+	0x2c, 0x67, 0x82, 0xa8, 0xac, 0x05, 0x89, 0x85, 0xd2, 0x2e, 0x27, 0x65, 0x86, 0xc7, 0xa4, 0x52,
+	0x69, 0xf3, 0x92, 0x1a, 0xc7, 0xff, 0x38, 0x00, 0x3a, 0xbc, 0x6a, 0x46, 0xcb, 0x66, 0x69, 0x39,
+	0xab, 0xa5, 0xb5, 0x05, 0x6d, 0x5a, 0xa4, 0xe4, 0x99, 0xcd, 0x85, 0x02, 0xe8, 0x7d, 0xe8, 0xd8,
+	0xa4, 0xb7, 0xfa, 0xad, 0xf3, 0x49, 0x1f, 0x11, 0x6e, 0x92, 0x6e, 0xf5, 0x74, 0x0d, 0xe5, 0xec,
+	0x88, 0xa4, 0x91, 0xd7, 0x6f, 0xc9, 0x57, 0x18, 0x88, 0xee, 0x43, 0x38, 0x2f, 0x52, 0xc2, 0x87,
+	0xc7, 0x58, 0x12, 0x20, 0xcd, 0xdd, 0x3a, 0x67, 0xee, 0x93, 0x19, 0x2e, 0xa6, 0xc4, 0x18, 0x0d,
+	0x94, 0xfe, 0x97, 0x78, 0x81, 0x06, 0xf0, 0xfa, 0x04, 0xd3, 0x8c, 0x1d, 0x11, 0x3e, 0x1c, 0x2d,
+	0x86, 0x82, 0xe6, 0x84, 0xcd, 0x85, 0xe2, 0x29, 0x48, 0x6e, 0xda, 0xab, 0xfd, 0xc5, 0xa1, 0xbe,
+	0x88, 0x7f, 0x76, 0x60, 0xb3, 0x69, 0x50, 0xb6, 0x09, 0x2b, 0x4d, 0x0f, 0xba, 0xac, 0x44, 0x7b,
+	0xe0, 0x6b, 0x8f, 0x55, 0xc0, 0xaf, 0x08, 0xcc, 0xa8, 0xa1, 0xb7, 0x20, 0xa4, 0x93, 0x61, 0x45,
+	0x33, 0x52, 0xe8, 0xca, 0x0c, 0x92, 0x80, 0x4e, 0x0e, 0x14, 0x5e, 0xe7, 0x9e, 0xb7, 0xce, 0xbd,
+	0xef, 0xe0, 0xc6, 0x32, 0x2b, 0xc6, 0xc3, 0x7b, 0xd0, 0x19, 0xab, 0x53, 0x15, 0x39, 0x97, 0x21,
+	0xc7, 0x6a, 0xcb, 0x86, 0x61, 0x9c, 0x4e, 0x69, 0x61, 0x72, 0x67, 0x90, 0xa9, 0xe7, 0xd6, 0xcb,
+	0xf5, 0x1c, 0xff, 0xe2, 0xc0, 0xf5, 0x83, 0x02, 0x97, 0xd5, 0x8c, 0x89, 0x87, 0x04, 0xa7, 0x84,
+	0xa3, 0xfb, 0x10, 0xe4, 0x44, 0xe0, 0x14, 0x0b, 0xac, 0x38, 0xea, 0xde, 0x8d, 0x06, 0x7a, 0xac,
+	0x0d, 0xac, 0xe6, 0x13, 0x73, 0x6f, 0x53, 0x63, 0xf5, 0xd1, 0x03, 0x80, 0xbc, 0x8e, 0xc5, 0xb0,
+	0xf9, 0xc6, 0x39, 0xd7, 0xe5, 0xa5, 0x79, 0xb4, 0xa1, 0x2e, 0x6b, 0x97, 0x3c, 0x13, 0x84, 0x17,
+	0x38, 0xb3, 0xa4, 0x5a, 0x1c, 0x7f, 0xb3, 0x74, 0xf3, 0x40, 0x70, 0x82, 0x73, 0x74, 0x0f, 0xfc,
+	0x99, 0x72, 0xd8, 0x38, 0xf9, 0x66, 0xe3, 0x35, 0xab, 0x11, 0xd9, 0xe4, 0x69, 0xf5, 0x7a, 0xfa,
+	0xb8, 0xcb, 0xe9, 0x13, 0xff, 0xe6, 0x40, 0x27, 0x21, 0xdf, 0xce, 0x49, 0x25, 0xd6, 0xb6, 0xbe,
+	0x6a, 0x59, 0x56, 0xb2, 0x0a, 0x67, 0xea, 0xd9, 0xcd, 0xa4, 0xc6, 0x68, 0x07, 0xba, 0x63, 0x56,
+	0x4c, 0x86, 0x3a, 0x0d, 0xca, 0xfb, 0xcd, 0x04, 0xa4, 0xc8, 0x24, 0x74, 0x07, 0xba, 0x82, 0xe3,
+	0xa2, 0x9a, 0x10, 0x3e, 0x14, 0xcc, 0x0c, 0x6d, 0xb0, 0xa2, 0x43, 0x26, 0xad, 0x5b, 0xa4, 0x06,
+	0x42, 0x90, 0xd4, 0x18, 0xdd, 0x82, 0x4e, 0xca, 0x17, 0x43, 0x3e, 0x2f, 0x4c, 0x91, 0xfb, 0x29,
+	0x5f, 0x24, 0xf3, 0x42, 0x8e, 0x41, 0xe3, 0x75, 0x85, 0x3e, 0x94, 0x9d, 0xaf, 0xcf, 0xa6, 0x66,
+	0x50, 0x83, 0x11, 0xa3, 0x66, 0x13, 0x66, 0x35, 0x2f, 0x24, 0x63, 0x0a, 0xed, 0x84, 0x94, 0xd9,
+	0x62, 0x2d, 0x13, 0x17, 0xcf, 0x07, 0x04, 0xde, 0x58, 0xce, 0x61, 0x4f, 0xf5, 0x95, 0x3a, 0xcb,
+	0x72, 0xe4, 0x04, 0x57, 0xac, 0x50, 0x31, 0x85, 0x89, 0x41, 0x8f, 0xbd, 0xa0, 0x75, 0xc3, 0x8b,
+	0x1f, 0x48, 0xd2, 0xcb, 0x8c, 0x92, 0x0a, 0xbd, 0x27, 0x27, 0x85, 0x3a, 0x1a, 0xe7, 0x6f, 0xac,
+	0x38, 0x5f, 0x66, 0x76, 0xa1, 0x58, 0xb5, 0xf8, 0x2b, 0xe8, 0x3e, 0x66, 0xb4, 0xb0, 0x59, 0x5b,
+	0xf6, 0xb0, 0x73, 0xb9, 0x1e, 0x56, 0xb3, 0xe9, 0x29, 0xa3, 0x45, 0xa5, 0xc2, 0x08, 0x12, 0x0b,
+	0xe3, 0xa7, 0x10, 0x6a, 0xcb, 0x92, 0x03, 0x1b, 0x95, 0x73, 0x61, 0x54, 0x6e, 0x33, 0xaa, 0x2b,
+	0x4c, 0xc8, 0xb8, 0x80, 0xcd, 0x2f, 0xd8, 0x7c, 0x3c, 0xb3, 0x61, 0xac, 0x1f, 0xca, 0xdb, 0x2b,
+	0x43, 0xca, 0x6b, 0xc6, 0xb1, 0x66, 0xfb, 0xd8, 0x5d, 0xe5, 0x2d, 0x77, 0x55, 0xfc, 0xbb, 0x0b,
+	0x60, 0x5e, 0xf8, 0x5f, 0xa3, 0x7b, 0xe5, 0xa7, 0x88, 0x2a, 0x22, 0xaf, 0xb1, 0xcf, 0xb7, 0xc1,
+	0xcf, 0x74, 0x7b, 0xea, 0xcf, 0x11, 0x83, 0x1a, 0x1b, 0xdd, 0x6f, 0x6e, 0x74, 0x35, 0x52, 0xab,
+	0xa1, 0x89, 0xb0, 0x63, 0x46, 0x6a, 0xf5, 0xa4, 0x91, 0x2b, 0xbd, 0x47, 0x02, 0x9b, 0x2b, 0xbd,
+	0x47, 0xee, 0x00, 0x60, 0x31, 0xb4, 0x04, 0x84, 0xca, 0x64, 0x88, 0xc5, 0xc7, 0x86, 0x82, 0x2d,
+	0x68, 0xcb, 0xb0, 0xd3, 0x08, 0x74, 0xa5, 0x2a, 0xd0, 0xcc, 0x53, 0xf7, 0x92, 0x79, 0xfa, 0xd5,
+	0x01, 0xff, 0x73, 0x3b, 0x4a, 0x9b, 0x95, 0x16, 0xd4, 0x89, 0x68, 0xae, 0x5e, 0x77, 0x75, 0xf5,
+	0xa2, 0xb7, 0x21, 0x34, 0x3e, 0x12, 0x5d, 0x1b, 0x61, 0xb2, 0x14, 0x48, 0x2f, 0x39, 0x9b, 0x17,
+	0xa9, 0x21, 0x50, 0x03, 0x19, 0xf4, 0x84, 0xa9, 0xa5, 0x67, 0x28, 0xb4, 0x10, 0xbd, 0x03, 0xaf,
+	0x99, 0x63, 0x1d, 0xb9, 0xaf, 0x52, 0x75, 0xdd, 0x88, 0x4d, 0xf8, 0xf1, 0x8f, 0x0e, 0x6c, 0x7e,
+	0x26, 0x45, 0x57, 0xee, 0x92, 0xda, 0x35, 0xb7, 0xe9, 0xda, 0x15, 0x0a, 0xfd, 0x7b, 0x17, 0xc0,
+	0xb8, 0x22, 0x0b, 0xef, 0x2a, 0xed, 0x6a, 0xab, 0xcf, 0x5d, 0xad, 0xbe, 0x3b, 0x00, 0xc7, 0xb8,
+	0x2e, 0x1d, 0xbd, 0x38, 0xc2, 0x63, 0x6c, 0x6b, 0xe7, 0xff, 0x22, 0xd7, 0xec, 0x83, 0x9c, 0xca,
+	0x2f, 0x64, 0x53, 0xb0, 0x16, 0x37, 0x7a, 0x28, 0x68, 0xf6, 0xd0, 0xfe, 0xc3, 0x93, 0xbf, 0x7b,
+	0x1b, 0x27, 0xa7, 0x3d, 0xe7, 0xf9, 0x69, 0xcf, 0xf9, 0xeb, 0xb4, 0xe7, 0xfc, 0x74, 0xd6, 0xdb,
+	0x78, 0x7e, 0xd6, 0xdb, 0xf8, 0xe3, 0xac, 0xb7, 0xf1, 0xf5, 0xbb, 0x53, 0x2a, 0x66, 0xf3, 0xd1,
+	0x60, 0xcc, 0xf2, 0x3d, 0x43, 0x47, 0xfd, 0xab, 0xfe, 0x4c, 0x3c, 0xa8, 0x49, 0x1a, 0xf9, 0x4a,
+	0xf0, 0xc1, 0xbf, 0x01, 0x00, 0x00, 0xff, 0xff, 0xbb, 0x50, 0x17, 0x3b, 0xa2, 0x0c, 0x00, 0x00,
 }
 
 func (m *Hello) Marshal() (dAtA []byte, err error) {
@@ -1555,6 +1811,350 @@ func (m *JoinReply) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	return len(dAtA) - i, nil
 }
 
+func (m *VouchRequest) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *VouchRequest) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *VouchRequest) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if len(m.Name) > 0 {
+		i -= len(m.Name)
+		copy(dAtA[i:], m.Name)
+		i = encodeVarintOctopii(dAtA, i, uint64(len(m.Name)))
+		i--
+		dAtA[i] = 0x22
+	}
+	if len(m.Address) > 0 {
+		i -= len(m.Address)
+		copy(dAtA[i:], m.Address)
+		i = encodeVarintOctopii(dAtA, i, uint64(len(m.Address)))
+		i--
+		dAtA[i] = 0x1a
+	}
+	if m.Member != 0 {
+		i = encodeVarintOctopii(dAtA, i, uint64(m.Member))
+		i--
+		dAtA[i] = 0x10
+	}
+	if m.Cluster != 0 {
+		i = encodeVarintOctopii(dAtA, i, uint64(m.Cluster))
+		i--
+		dAtA[i] = 0x8
+	}
+	return len(dAtA) - i, nil
+}
+
+func (m *VouchReply) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *VouchReply) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *VouchReply) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if len(m.Members) > 0 {
+		for iNdEx := len(m.Members) - 1; iNdEx >= 0; iNdEx-- {
+			{
+				size, err := m.Members[iNdEx].MarshalToSizedBuffer(dAtA[:i])
+				if err != nil {
+					return 0, err
+				}
+				i -= size
+				i = encodeVarintOctopii(dAtA, i, uint64(size))
+			}
+			i--
+			dAtA[i] = 0x5a
+		}
+	}
+	if m.Named != 0 {
+		i = encodeVarintOctopii(dAtA, i, uint64(m.Named))
+		i--
+		dAtA[i] = 0x50
+	}
+	if m.AtAddress != 0 {
+		i = encodeVarintOctopii(dAtA, i, uint64(m.AtAddress))
+		i--
+		dAtA[i] = 0x48
+	}
+	if m.Removed {
+		i--
+		if m.Removed {
+			dAtA[i] = 1
+		} else {
+			dAtA[i] = 0
+		}
+		i--
+		dAtA[i] = 0x40
+	}
+	if m.IsMember {
+		i--
+		if m.IsMember {
+			dAtA[i] = 1
+		} else {
+			dAtA[i] = 0
+		}
+		i--
+		dAtA[i] = 0x38
+	}
+	if m.Commit != 0 {
+		i = encodeVarintOctopii(dAtA, i, uint64(m.Commit))
+		i--
+		dAtA[i] = 0x30
+	}
+	if m.Leader != 0 {
+		i = encodeVarintOctopii(dAtA, i, uint64(m.Leader))
+		i--
+		dAtA[i] = 0x28
+	}
+	if m.Term != 0 {
+		i = encodeVarintOctopii(dAtA, i, uint64(m.Term))
+		i--
+		dAtA[i] = 0x20
+	}
+	if m.Cluster != 0 {
+		i = encodeVarintOctopii(dAtA, i, uint64(m.Cluster))
+		i--
+		dAtA[i] = 0x18
+	}
+	if len(m.Reason) > 0 {
+		i -= len(m.Reason)
+		copy(dAtA[i:], m.Reason)
+		i = encodeVarintOctopii(dAtA, i, uint64(len(m.Reason)))
+		i--
+		dAtA[i] = 0x12
+	}
+	if m.Code != 0 {
+		i = encodeVarintOctopii(dAtA, i, uint64(m.Code))
+		i--
+		dAtA[i] = 0x8
+	}
+	return len(dAtA) - i, nil
+}
+
+func (m *Origin) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *Origin) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *Origin) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if len(m.FounderAddress) > 0 {
+		i -= len(m.FounderAddress)
+		copy(dAtA[i:], m.FounderAddress)
+		i = encodeVarintOctopii(dAtA, i, uint64(len(m.FounderAddress)))
+		i--
+		dAtA[i] = 0x32
+	}
+	if m.Founder != 0 {
+		i = encodeVarintOctopii(dAtA, i, uint64(m.Founder))
+		i--
+		dAtA[i] = 0x28
+	}
+	if m.Round != 0 {
+		i = encodeVarintOctopii(dAtA, i, uint64(m.Round))
+		i--
+		dAtA[i] = 0x20
+	}
+	if len(m.Addresses) > 0 {
+		for iNdEx := len(m.Addresses) - 1; iNdEx >= 0; iNdEx-- {
+			i -= len(m.Addresses[iNdEx])
+			copy(dAtA[i:], m.Addresses[iNdEx])
+			i = encodeVarintOctopii(dAtA, i, uint64(len(m.Addresses[iNdEx])))
+			i--
+			dAtA[i] = 0x1a
+		}
+	}
+	if m.Replaces != 0 {
+		i = encodeVarintOctopii(dAtA, i, uint64(m.Replaces))
+		i--
+		dAtA[i] = 0x10
+	}
+	if m.Member {
+		i--
+		if m.Member {
+			dAtA[i] = 1
+		} else {
+			dAtA[i] = 0
+		}
+		i--
+		dAtA[i] = 0x8
+	}
+	return len(dAtA) - i, nil
+}
+
+func (m *FoundRequest) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *FoundRequest) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *FoundRequest) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if len(m.Members) > 0 {
+		for iNdEx := len(m.Members) - 1; iNdEx >= 0; iNdEx-- {
+			{
+				size, err := m.Members[iNdEx].MarshalToSizedBuffer(dAtA[:i])
+				if err != nil {
+					return 0, err
+				}
+				i -= size
+				i = encodeVarintOctopii(dAtA, i, uint64(size))
+			}
+			i--
+			dAtA[i] = 0x1a
+		}
+	}
+	if m.Round != 0 {
+		i = encodeVarintOctopii(dAtA, i, uint64(m.Round))
+		i--
+		dAtA[i] = 0x10
+	}
+	{
+		size, err := m.Member.MarshalToSizedBuffer(dAtA[:i])
+		if err != nil {
+			return 0, err
+		}
+		i -= size
+		i = encodeVarintOctopii(dAtA, i, uint64(size))
+	}
+	i--
+	dAtA[i] = 0xa
+	return len(dAtA) - i, nil
+}
+
+func (m *FoundReply) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *FoundReply) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *FoundReply) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if len(m.Reason) > 0 {
+		i -= len(m.Reason)
+		copy(dAtA[i:], m.Reason)
+		i = encodeVarintOctopii(dAtA, i, uint64(len(m.Reason)))
+		i--
+		dAtA[i] = 0x42
+	}
+	if m.Promised {
+		i--
+		if m.Promised {
+			dAtA[i] = 1
+		} else {
+			dAtA[i] = 0
+		}
+		i--
+		dAtA[i] = 0x38
+	}
+	if len(m.FounderAddress) > 0 {
+		i -= len(m.FounderAddress)
+		copy(dAtA[i:], m.FounderAddress)
+		i = encodeVarintOctopii(dAtA, i, uint64(len(m.FounderAddress)))
+		i--
+		dAtA[i] = 0x32
+	}
+	if m.Founder != 0 {
+		i = encodeVarintOctopii(dAtA, i, uint64(m.Founder))
+		i--
+		dAtA[i] = 0x28
+	}
+	if m.Round != 0 {
+		i = encodeVarintOctopii(dAtA, i, uint64(m.Round))
+		i--
+		dAtA[i] = 0x20
+	}
+	if m.WasMember {
+		i--
+		if m.WasMember {
+			dAtA[i] = 1
+		} else {
+			dAtA[i] = 0
+		}
+		i--
+		dAtA[i] = 0x18
+	}
+	if m.Cluster != 0 {
+		i = encodeVarintOctopii(dAtA, i, uint64(m.Cluster))
+		i--
+		dAtA[i] = 0x10
+	}
+	{
+		size, err := m.Member.MarshalToSizedBuffer(dAtA[:i])
+		if err != nil {
+			return 0, err
+		}
+		i -= size
+		i = encodeVarintOctopii(dAtA, i, uint64(size))
+	}
+	i--
+	dAtA[i] = 0xa
+	return len(dAtA) - i, nil
+}
+
 func encodeVarintOctopii(dAtA []byte, offset int, v uint64) int {
 	offset -= sovOctopii(v)
 	base := offset
@@ -1899,6 +2499,160 @@ func (m *JoinReply) Size() (n int) {
 			l = e.Size()
 			n += 1 + l + sovOctopii(uint64(l))
 		}
+	}
+	return n
+}
+
+func (m *VouchRequest) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	if m.Cluster != 0 {
+		n += 1 + sovOctopii(uint64(m.Cluster))
+	}
+	if m.Member != 0 {
+		n += 1 + sovOctopii(uint64(m.Member))
+	}
+	l = len(m.Address)
+	if l > 0 {
+		n += 1 + l + sovOctopii(uint64(l))
+	}
+	l = len(m.Name)
+	if l > 0 {
+		n += 1 + l + sovOctopii(uint64(l))
+	}
+	return n
+}
+
+func (m *VouchReply) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	if m.Code != 0 {
+		n += 1 + sovOctopii(uint64(m.Code))
+	}
+	l = len(m.Reason)
+	if l > 0 {
+		n += 1 + l + sovOctopii(uint64(l))
+	}
+	if m.Cluster != 0 {
+		n += 1 + sovOctopii(uint64(m.Cluster))
+	}
+	if m.Term != 0 {
+		n += 1 + sovOctopii(uint64(m.Term))
+	}
+	if m.Leader != 0 {
+		n += 1 + sovOctopii(uint64(m.Leader))
+	}
+	if m.Commit != 0 {
+		n += 1 + sovOctopii(uint64(m.Commit))
+	}
+	if m.IsMember {
+		n += 2
+	}
+	if m.Removed {
+		n += 2
+	}
+	if m.AtAddress != 0 {
+		n += 1 + sovOctopii(uint64(m.AtAddress))
+	}
+	if m.Named != 0 {
+		n += 1 + sovOctopii(uint64(m.Named))
+	}
+	if len(m.Members) > 0 {
+		for _, e := range m.Members {
+			l = e.Size()
+			n += 1 + l + sovOctopii(uint64(l))
+		}
+	}
+	return n
+}
+
+func (m *Origin) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	if m.Member {
+		n += 2
+	}
+	if m.Replaces != 0 {
+		n += 1 + sovOctopii(uint64(m.Replaces))
+	}
+	if len(m.Addresses) > 0 {
+		for _, s := range m.Addresses {
+			l = len(s)
+			n += 1 + l + sovOctopii(uint64(l))
+		}
+	}
+	if m.Round != 0 {
+		n += 1 + sovOctopii(uint64(m.Round))
+	}
+	if m.Founder != 0 {
+		n += 1 + sovOctopii(uint64(m.Founder))
+	}
+	l = len(m.FounderAddress)
+	if l > 0 {
+		n += 1 + l + sovOctopii(uint64(l))
+	}
+	return n
+}
+
+func (m *FoundRequest) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	l = m.Member.Size()
+	n += 1 + l + sovOctopii(uint64(l))
+	if m.Round != 0 {
+		n += 1 + sovOctopii(uint64(m.Round))
+	}
+	if len(m.Members) > 0 {
+		for _, e := range m.Members {
+			l = e.Size()
+			n += 1 + l + sovOctopii(uint64(l))
+		}
+	}
+	return n
+}
+
+func (m *FoundReply) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	l = m.Member.Size()
+	n += 1 + l + sovOctopii(uint64(l))
+	if m.Cluster != 0 {
+		n += 1 + sovOctopii(uint64(m.Cluster))
+	}
+	if m.WasMember {
+		n += 2
+	}
+	if m.Round != 0 {
+		n += 1 + sovOctopii(uint64(m.Round))
+	}
+	if m.Founder != 0 {
+		n += 1 + sovOctopii(uint64(m.Founder))
+	}
+	l = len(m.FounderAddress)
+	if l > 0 {
+		n += 1 + l + sovOctopii(uint64(l))
+	}
+	if m.Promised {
+		n += 2
+	}
+	l = len(m.Reason)
+	if l > 0 {
+		n += 1 + l + sovOctopii(uint64(l))
 	}
 	return n
 }
@@ -4119,6 +4873,1018 @@ func (m *JoinReply) Unmarshal(dAtA []byte) error {
 			if err := m.Members[len(m.Members)-1].Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
+			iNdEx = postIndex
+		default:
+			iNdEx = preIndex
+			skippy, err := skipOctopii(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *VouchRequest) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowOctopii
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: VouchRequest: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: VouchRequest: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Cluster", wireType)
+			}
+			m.Cluster = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Cluster |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 2:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Member", wireType)
+			}
+			m.Member = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Member |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 3:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Address", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Address = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		case 4:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Name", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Name = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		default:
+			iNdEx = preIndex
+			skippy, err := skipOctopii(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *VouchReply) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowOctopii
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: VouchReply: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: VouchReply: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Code", wireType)
+			}
+			m.Code = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Code |= uint32(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 2:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Reason", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Reason = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		case 3:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Cluster", wireType)
+			}
+			m.Cluster = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Cluster |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 4:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Term", wireType)
+			}
+			m.Term = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Term |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 5:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Leader", wireType)
+			}
+			m.Leader = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Leader |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 6:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Commit", wireType)
+			}
+			m.Commit = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Commit |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 7:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field IsMember", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.IsMember = bool(v != 0)
+		case 8:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Removed", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.Removed = bool(v != 0)
+		case 9:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field AtAddress", wireType)
+			}
+			m.AtAddress = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.AtAddress |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 10:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Named", wireType)
+			}
+			m.Named = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Named |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 11:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Members", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Members = append(m.Members, Member{})
+			if err := m.Members[len(m.Members)-1].Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
+		default:
+			iNdEx = preIndex
+			skippy, err := skipOctopii(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *Origin) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowOctopii
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: Origin: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: Origin: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Member", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.Member = bool(v != 0)
+		case 2:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Replaces", wireType)
+			}
+			m.Replaces = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Replaces |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 3:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Addresses", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Addresses = append(m.Addresses, string(dAtA[iNdEx:postIndex]))
+			iNdEx = postIndex
+		case 4:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Round", wireType)
+			}
+			m.Round = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Round |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 5:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Founder", wireType)
+			}
+			m.Founder = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Founder |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 6:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field FounderAddress", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.FounderAddress = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		default:
+			iNdEx = preIndex
+			skippy, err := skipOctopii(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *FoundRequest) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowOctopii
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: FoundRequest: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: FoundRequest: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Member", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			if err := m.Member.Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
+		case 2:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Round", wireType)
+			}
+			m.Round = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Round |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 3:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Members", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Members = append(m.Members, Member{})
+			if err := m.Members[len(m.Members)-1].Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
+		default:
+			iNdEx = preIndex
+			skippy, err := skipOctopii(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *FoundReply) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowOctopii
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: FoundReply: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: FoundReply: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Member", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			if err := m.Member.Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
+		case 2:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Cluster", wireType)
+			}
+			m.Cluster = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Cluster |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 3:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field WasMember", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.WasMember = bool(v != 0)
+		case 4:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Round", wireType)
+			}
+			m.Round = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Round |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 5:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Founder", wireType)
+			}
+			m.Founder = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Founder |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 6:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field FounderAddress", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.FounderAddress = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		case 7:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Promised", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.Promised = bool(v != 0)
+		case 8:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Reason", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Reason = string(dAtA[iNdEx:postIndex])
 			iNdEx = postIndex
 		default:
 			iNdEx = preIndex

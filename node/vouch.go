@@ -1,0 +1,306 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/octopii/octopii/node/internal/core"
+	"github.com/octopii/octopii/node/internal/stepped"
+	octopiipb "github.com/octopii/octopii/proto"
+	"github.com/octopii/octopii/transport"
+)
+
+// What a cluster vouches for. A member that would do something by itself which takes a
+// copy of the log away, or leaves a cluster, needs more than an error or the word of one
+// peer: it asks members of its cluster for a statement behind a read barrier. A barrier
+// is confirmed by a majority of the voters, which together have everything that is
+// committed, after the question was asked. If the asker runs no Node, the majority is
+// one without it.
+
+// Question is what a member asks its cluster about itself.
+type Question struct {
+	// Cluster that must answer. 0: any.
+	Cluster uint64
+	// Member is the asker's ID; 0: it has none, or does not know it any more.
+	Member uint64
+	// Address and Name are the asker's own.
+	Address, Name string
+}
+
+// Proof is the statement of a majority of a cluster's voters. It was true at a moment
+// between the question and the answer.
+type Proof struct {
+	Cluster uint64
+	Term    uint64
+	Leader  uint64
+	// Commit is the index of the barrier: a majority has everything up to it.
+	Commit uint64
+	// IsMember: Question.Member belongs to the cluster. Removed: it did.
+	IsMember, Removed bool
+	// AtAddress is the member whose record has Question.Address, and Named the one that
+	// has Question.Name; 0: none.
+	AtAddress, Named uint64
+	// Members are all members of the cluster.
+	Members []Member
+	// Witness is the address of the member that answered.
+	Witness string
+}
+
+// ErrNoProof: no member that was asked could state what a majority knows. Ask again
+// later; act on nothing until then.
+var ErrNoProof = errors.New("node: no majority of the cluster answered for it")
+
+// Caller is the part of a Transport that SeekProof needs.
+type Caller interface {
+	Call(ctx context.Context, address string, kind transport.Kind, m transport.Message) ([]byte, error)
+}
+
+// SeekProof asks all addresses side by side and returns the first proof. It needs no
+// running Node: by may be a Transport that was started for this. The addresses must come
+// from the asker's configuration or from its records, never from a peer that called.
+// The error is ErrNoProof with what each of them answered, or ErrRemoved where
+// a member refuses the asker because its cluster removed it.
+func SeekProof(ctx context.Context, by Caller, q Question, addresses []string) (Proof, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type answered struct {
+		proof Proof
+		err   error
+	}
+	answers := make(chan answered, len(addresses))
+	for _, address := range addresses {
+		go func() {
+			payload, err := by.Call(ctx, address, kindVouch, q.message())
+			p, err := readProof(q, address, payload, err)
+			answers <- answered{p, err}
+		}()
+	}
+	why := make([]string, 0, len(addresses))
+	removed := false
+	proof, found := Proof{}, false
+	for range addresses { // all of them: no goroutine outlives the call
+		a := <-answers
+		switch {
+		case a.err == nil && !found:
+			proof, found = a.proof, true
+			cancel()
+		case a.err != nil:
+			removed = removed || errors.Is(a.err, ErrRemoved)
+			why = append(why, a.err.Error())
+		}
+	}
+	return proof, proofError(found, removed, why)
+}
+
+func proofError(found, removed bool, why []string) error {
+	switch {
+	case found:
+		return nil
+	case removed:
+		return ErrRemoved
+	case len(why) == 0:
+		return fmt.Errorf("%w: no address of another member is known", ErrNoProof)
+	}
+	slices.Sort(why)
+	return fmt.Errorf("%w: %s", ErrNoProof, strings.Join(slices.Compact(why), "; "))
+}
+
+// seekProof is SeekProof for the loop: it does not wait. done is called once, on a
+// goroutine that is not the loop's.
+func (n *Node) seekProof(q Question, addresses []string, done func(Proof, error)) {
+	if len(addresses) == 0 {
+		done(Proof{}, proofError(false, false, nil))
+		return
+	}
+	s := &seeking{left: len(addresses), done: done}
+	for _, address := range addresses {
+		n.call(address, kindVouch, q.message(), func(payload []byte, err error) {
+			s.answered(readProof(q, address, payload, err))
+		})
+	}
+}
+
+// seeking is one question that is under way at several members.
+type seeking struct {
+	mu      sync.Mutex
+	left    int
+	done    func(Proof, error)
+	removed bool
+	why     []string
+}
+
+// answered takes one answer. The first proof counts, or the last refusal.
+func (s *seeking) answered(p Proof, err error) {
+	s.mu.Lock()
+	s.left--
+	if err != nil {
+		s.removed = s.removed || errors.Is(err, ErrRemoved)
+		s.why = append(s.why, err.Error())
+	}
+	done := s.done
+	if done != nil && (err == nil || s.left == 0) {
+		s.done = nil
+	} else {
+		done = nil
+	}
+	failure := proofError(err == nil, s.removed, s.why)
+	s.mu.Unlock()
+	if done != nil {
+		done(p, failure)
+	}
+}
+
+func (q Question) message() *octopiipb.VouchRequest {
+	return &octopiipb.VouchRequest{Cluster: q.Cluster, Member: q.Member, Address: q.Address, Name: q.Name}
+}
+
+// readProof reads what a member answered.
+func readProof(q Question, address string, payload []byte, err error) (Proof, error) {
+	var refused *transport.RemoteError
+	if errors.As(err, &refused) && says(refused.Reason, ErrRemoved) {
+		return Proof{}, ErrRemoved
+	}
+	if err != nil {
+		return Proof{}, err
+	}
+	var r octopiipb.VouchReply
+	if err := r.Unmarshal(payload); err != nil {
+		return Proof{}, fmt.Errorf("node: %s answered what cannot be read: %w", address, err)
+	}
+	switch {
+	case r.Code != vouched:
+		return Proof{}, fmt.Errorf("%s: %s", address, r.Reason)
+	case r.Cluster == 0 || r.Term == 0 || r.Commit == 0:
+		return Proof{}, fmt.Errorf("%s states a cluster %x in term %d at index %d, which cannot be", address, r.Cluster, r.Term, r.Commit)
+	case q.Cluster != 0 && r.Cluster != q.Cluster:
+		return Proof{}, fmt.Errorf("%s belongs to cluster %x, not to %x", address, r.Cluster, q.Cluster)
+	}
+	p := Proof{Cluster: r.Cluster, Term: r.Term, Leader: r.Leader, Commit: r.Commit, IsMember: r.IsMember, Removed: r.Removed,
+		AtAddress: r.AtAddress, Named: r.Named, Witness: address}
+	for _, m := range r.Members {
+		p.Members = append(p.Members, Member{ID: m.ID, Name: m.Name, Address: m.Address, Learner: m.Learner, Priority: int(m.Priority)})
+	}
+	return p, nil
+}
+
+// The codes of a VouchReply, on the wire.
+const (
+	vouched uint32 = iota
+	vouchNone
+	vouchNoQuorum
+)
+
+// vouchAskersMax bounds those that wait for one barrier.
+const vouchAskersMax = 64
+
+// voucher answers questions. All that came before a barrier began share it, and the
+// next begins a tick after the last one ended: strangers can ask for no more than that.
+type voucher struct {
+	mu sync.Mutex
+	// waiting are those that the next barrier is for; busy: one is under way, or the
+	// pause behind it.
+	waiting []vouchAsker
+	busy    bool
+}
+
+type vouchAsker struct {
+	request octopiipb.VouchRequest
+	done    func(transport.Message, error)
+}
+
+// handleVouch answers a question when a majority has confirmed a barrier, or says why
+// it cannot.
+func (n *Node) handleVouch(payload []byte, done func(transport.Message, error)) {
+	var req octopiipb.VouchRequest
+	if err := req.Unmarshal(payload); err != nil {
+		done(nil, fmt.Errorf("vouch request cannot be read: %w", err))
+		return
+	}
+	if err := n.open(); err != nil {
+		done(&octopiipb.VouchReply{Code: vouchNone, Reason: err.Error()}, nil)
+		return
+	}
+	if mine := n.cluster.Load(); req.Cluster != 0 && req.Cluster != mine {
+		done(&octopiipb.VouchReply{Code: vouchNone, Cluster: mine,
+			Reason: fmt.Sprintf("this is a member of cluster %x, not of %x", mine, req.Cluster)}, nil)
+		return
+	}
+	v := &n.voucher
+	v.mu.Lock()
+	full := len(v.waiting) >= vouchAskersMax
+	if !full {
+		v.waiting = append(v.waiting, vouchAsker{req, done})
+	}
+	begin := !full && !v.busy
+	v.busy = v.busy || begin
+	v.mu.Unlock()
+	switch {
+	case full:
+		done(&octopiipb.VouchReply{Code: vouchNoQuorum, Reason: "too many ask at once; ask again"}, nil)
+	case begin:
+		n.vouch()
+	}
+}
+
+// vouch makes one barrier for all that wait.
+func (n *Node) vouch() {
+	v := &n.voucher
+	v.mu.Lock()
+	askers := v.waiting
+	v.waiting = nil
+	if len(askers) == 0 {
+		v.busy = false
+		v.mu.Unlock()
+		return
+	}
+	v.mu.Unlock()
+	var once sync.Once
+	var limit stepped.Timer
+	end := func(index uint64, err error) {
+		once.Do(func() {
+			limit.Stop()
+			for _, a := range askers {
+				a.done(n.statement(&a.request, index, err), nil)
+			}
+			n.host.timer(n.vouch).Reset(n.cfg.TickInterval)
+		})
+	}
+	w := newWaiterFor(func(a answer) { end(a.Index, publicError(a.Err)) })
+	// A majority that takes longer than this to confirm has no leader.
+	limit = n.host.timer(func() {
+		_ = w.quit()
+		end(0, errors.New("no majority of the voters confirmed it in time"))
+	})
+	limit.Reset(2 * n.cfg.TickInterval * time.Duration(n.cfg.ElectionTicks))
+	n.inbox.request(core.Request{Kind: core.Read, Waiter: w})
+}
+
+// statement is what this member says behind a barrier, or why there was none.
+func (n *Node) statement(req *octopiipb.VouchRequest, index uint64, err error) *octopiipb.VouchReply {
+	st, ms := n.Status(), n.members.Load()
+	reply := &octopiipb.VouchReply{Cluster: n.cluster.Load(), Term: st.Term, Leader: st.Leader, Commit: index}
+	if err != nil || ms == nil {
+		reply.Code, reply.Reason = vouchNoQuorum, "no majority answers"
+		if err != nil {
+			reply.Reason = err.Error()
+		}
+		return reply
+	}
+	reply.IsMember = req.Member != 0 && isMember(ms, req.Member)
+	reply.Removed = slices.Contains(ms.Removed, req.Member)
+	for _, m := range ms.Members {
+		reply.Members = append(reply.Members, m)
+		if req.Address != "" && m.Address == req.Address {
+			reply.AtAddress = m.ID
+		}
+		if req.Name != "" && m.Name == req.Name {
+			reply.Named = m.ID
+		}
+	}
+	return reply
+}

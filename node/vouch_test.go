@@ -1,0 +1,46 @@
+package node_test
+
+import (
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/octopii/octopii/node"
+	"github.com/octopii/octopii/transport/tcp"
+)
+
+// A cluster vouches as long as a majority of its voters answers, for a member that runs
+// no Node, and says what it knows of it. Without a majority there is no proof.
+func TestClusterVouches(t *testing.T) {
+	t.Parallel()
+	ms := cluster(t, 3)
+	leader(t, ms...)
+	cluster := ms[0].Status().Cluster
+	addresses := []string{ms[0].addr, ms[1].addr}
+	old := ms[2].addr
+	ms[2].kill()
+
+	by, err := tcp.NewCaller(tcp.Config{Listen: old})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer by.Close()
+	p, err := node.SeekProof(timeout(t), by, node.Question{Cluster: cluster, Member: 3, Address: old}, addresses)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.Cluster != cluster || !p.IsMember || p.Removed || p.AtAddress != 3 || len(p.Members) != 3 || !slices.Contains(addresses, p.Witness) {
+		t.Errorf("the cluster states %+v", p)
+	}
+	if _, err := node.SeekProof(timeout(t), by, node.Question{Cluster: cluster + 1}, addresses); !errors.Is(err, node.ErrNoProof) {
+		t.Errorf("it vouches for another cluster: %v", err)
+	}
+	if _, err := node.SeekProof(timeout(t), by, node.Question{}, nil); !errors.Is(err, node.ErrNoProof) {
+		t.Errorf("nobody was asked, and the answer is %v", err)
+	}
+	ms[1].kill()
+	p, err = node.SeekProof(timeout(t), by, node.Question{Cluster: cluster}, addresses)
+	if !errors.Is(err, node.ErrNoProof) {
+		t.Errorf("one of three vouches: %+v, %v", p, err)
+	}
+}
