@@ -57,10 +57,8 @@ func (h handler) Accept(peer transport.Hello) error {
 	}
 	ms := h.members.Load()
 	known := ms != nil && isMember(ms, peer.Node)
-	if !known && peer.Cluster != 0 {
-		// A leader that this member does not know of yet must get its answers.
-		h.transport.SetPeer(peer.Node, peer.Address)
-	}
+	// A leader that this member does not know of yet gets its answers over the connection
+	// that it made: nothing is kept of who is no member.
 	if !known && peer.Cluster == 0 {
 		return nil // somebody who asks to join
 	}

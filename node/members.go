@@ -278,12 +278,17 @@ func (n *Node) matches(record *octopiipb.Member, peer transport.Hello) error {
 	return nil
 }
 
-// sameCluster refuses a member of another cluster.
+// sameCluster refuses a member of another cluster. The text reaches that member, which may be
+// anybody, so it does not name this cluster.
 func (n *Node) sameCluster(peer transport.Hello) error {
 	mine := n.cluster.Load()
-	if mine != 0 && peer.Cluster != 0 && peer.Cluster != mine {
-		return fmt.Errorf("cluster mismatch: member %x at %s belongs to cluster %x, and this is cluster %x; start it with an empty directory to move it",
-			peer.Node, peer.Address, peer.Cluster, mine)
+	if mine == 0 || peer.Cluster == 0 || peer.Cluster == mine {
+		return nil
 	}
-	return nil
+	theirs := fmt.Sprintf("cluster %x", peer.Cluster)
+	if peer.Cluster == transport.SomeCluster {
+		theirs = "another cluster"
+	}
+	return fmt.Errorf("cluster mismatch: member %x at %s belongs to %s and not to this one; start it with an empty directory to move it",
+		peer.Node, peer.Address, theirs)
 }

@@ -41,9 +41,14 @@ type Inbound struct {
 	Payload []byte
 }
 
+// SomeCluster stands for the cluster of a member in what it says of itself to a stranger: it
+// is part of one, and does not say of which. No cluster has that ID.
+const SomeCluster uint64 = 1<<64 - 1
+
 // Hello is what the two sides of a connection tell each other first.
 type Hello struct {
-	// Cluster is 0 for a member that is not yet part of one.
+	// Cluster is 0 for a member that is not yet part of one, and SomeCluster in the answer of
+	// a member to somebody who is not of its cluster.
 	Cluster uint64
 	Node    uint64
 	// Incarnation is drawn when a data directory is first used: the same node
@@ -67,8 +72,8 @@ type Memory struct{ Term, Match, Commit uint64 }
 
 // Handler is the side of a Node that a transport calls. Calls come from the
 // transport's goroutines, several at once for different peers and purposes,
-// but for one peer's messages one at a time and in the order in which they
-// were sent. A Handler must not block for long in HandleMessages: it stands in
+// but for one peer's messages one at a time, mostly in the order in which they were
+// sent: where packets are lost, some may overtake others. A Handler must not block for long in HandleMessages: it stands in
 // the way of everything else from that peer.
 type Handler interface {
 	// Hello is this member's own side of the handshake with a peer, 0 if that is
@@ -120,7 +125,9 @@ type Transport interface {
 	// RemovePeer forgets a member, closes its connections and drops what waits
 	// for it.
 	RemovePeer(id uint64)
-	// Send queues a message and never blocks. It returns false when the message
+	// Send queues a message and never blocks. A member that SetPeer did not name can be
+	// reached while it has a connection for messages to this one, over which it then goes.
+	// Send returns false when the message
 	// was certainly not sent and never will be: the peer is unknown, its queue
 	// is full, the message too large, or the transport closed. True promises
 	// nothing.
@@ -132,7 +139,8 @@ type Transport interface {
 	// answer. An error that the other side returned is a *RemoteError.
 	Call(ctx context.Context, address string, kind Kind, m Message) ([]byte, error)
 	// Probe shakes hands with whoever listens at address and returns what it
-	// said of itself, without asking anybody's Accept.
+	// said of itself, without asking anybody's Accept. A member says its cluster, its
+	// incarnation only to those of its own cluster, and Remembers to no Probe.
 	Probe(ctx context.Context, address string) (Hello, error)
 	// Close ends all connections and waits for all of its goroutines. A call
 	// that is under way returns ErrClosed. A Handler must not call it.

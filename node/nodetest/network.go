@@ -201,7 +201,21 @@ func (e *endpoint) where(id uint64) (string, bool) {
 	if at := e.net.ends[address]; ok && said != "" && (at == nil || at.m.id != id) {
 		return said, true
 	}
+	if !ok && e.calledBy(id, said) {
+		return said, true
+	}
 	return address, ok
+}
+
+// calledBy says whether somebody at an address has a connection to this member: what is sent
+// to one that is no peer goes over it.
+func (e *endpoint) calledBy(id uint64, address string) bool {
+	other := e.net.ends[address]
+	if other == nil || other.m.id != id {
+		return false
+	}
+	l := other.links[route{e.m.id, e.m.address}]
+	return l != nil && l.to == e
 }
 
 // linkWaitingMax bounds what waits for a connection.
@@ -533,7 +547,12 @@ func (e *endpoint) Probe(_ context.Context, address string) (transport.Hello, er
 	if err != nil {
 		return transport.Hello{}, err
 	}
-	return to.handler.Hello(e.m.id), nil
+	hello := to.handler.Hello(e.m.id)
+	hello.Remembers = transport.Memory{}
+	if hello.Cluster != 0 && hello.Cluster != e.handler.Hello(0).Cluster {
+		hello = transport.Hello{Cluster: transport.SomeCluster, Node: hello.Node, Address: hello.Address}
+	}
+	return hello, nil
 }
 
 func (e *endpoint) Close() error { return nil }

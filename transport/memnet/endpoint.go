@@ -128,7 +128,14 @@ func (e *endpoint) Send(to uint64, kind transport.Kind, m transport.Message) boo
 	e.mu.Lock()
 	l, closed := e.links[to], e.closed
 	e.mu.Unlock()
-	return l != nil && !closed && l.enqueue(kind, m)
+	switch {
+	case closed:
+		return false
+	case l == nil:
+		return e.answer(to, kind, m)
+	default:
+		return l.enqueue(kind, m)
+	}
 }
 
 func (e *endpoint) Close() error {
@@ -234,7 +241,12 @@ func (e *endpoint) Probe(ctx context.Context, address string) (transport.Hello, 
 		return transport.Hello{}, e.explain(ctx, "probe "+address, err)
 	}
 	m.release()
-	return m.theirs, nil
+	theirs := m.theirs
+	theirs.Remembers = transport.Memory{}
+	if theirs.Cluster != 0 && theirs.Cluster != m.mine.Cluster {
+		theirs = transport.Hello{Cluster: transport.SomeCluster, Node: theirs.Node, Address: theirs.Address}
+	}
+	return theirs, nil
 }
 
 type outcome struct {

@@ -14,6 +14,7 @@ import (
 const (
 	queueBytesMax    = 64 << 20
 	queueMessagesMax = 1 << 16
+	backMax          = 64
 )
 
 // link carries the messages of one endpoint to one member. Its goroutine run
@@ -25,6 +26,8 @@ type link struct {
 	remove context.CancelFunc
 	wake   chan struct{} // something was queued
 	broken chan struct{} // the connection, if there is one, must end
+	// back is what comes from a target that does not know this side's member: see answer.
+	back chan transport.Inbound
 
 	mu      sync.Mutex
 	address string
@@ -48,7 +51,7 @@ func newLink(e *endpoint, id uint64, address string) *link {
 	ctx, remove := context.WithCancel(e.life)
 	return &link{
 		e: e, id: id, ctx: ctx, remove: remove, address: address,
-		wake: make(chan struct{}, 1), broken: make(chan struct{}, 1),
+		wake: make(chan struct{}, 1), broken: make(chan struct{}, 1), back: make(chan transport.Inbound, backMax),
 		chance: e.net.source(e.address, id),
 	}
 }
@@ -119,6 +122,8 @@ func (l *link) run() {
 			l.deliver(l.suffer(l.take()))
 		case <-timer.C:
 			l.deliver(l.ripe())
+		case in := <-l.back:
+			l.receive(in)
 		case <-l.broken:
 			l.disconnect()
 		case <-targetClosed:
@@ -193,6 +198,44 @@ func (l *link) deliver(batch []transport.Inbound) {
 	if l.e.life.Err() == nil { // nothing comes behind PeerGone
 		handler.HandleMessages(l.node, batch)
 	}
+}
+
+// receive hands over what came back on the connection.
+func (l *link) receive(in transport.Inbound) {
+	if l.target == nil || l.e.net.isCut(l.target.address, l.e.address) {
+		return
+	}
+	handler, err := l.e.enter()
+	if err != nil {
+		return
+	}
+	defer l.e.wg.Done()
+	inbox := l.e.inbox(l.id)
+	inbox.Lock()
+	defer inbox.Unlock()
+	handler.HandleMessages(l.id, []transport.Inbound{in})
+}
+
+// answer sends to a member that SetPeer did not name over the connection that it made.
+func (e *endpoint) answer(to uint64, kind transport.Kind, m transport.Message) bool {
+	payload, err := encode(m)
+	if err != nil {
+		return false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for l, from := range e.incoming {
+		if from != to {
+			continue
+		}
+		select {
+		case l.back <- transport.Inbound{Kind: kind, Payload: payload}:
+			return true
+		default:
+			return false
+		}
+	}
+	return false
 }
 
 func (e *endpoint) inbox(from uint64) *sync.Mutex {

@@ -3,6 +3,7 @@ package tcp
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -52,7 +53,13 @@ func encodeMessage(b []byte, m transport.Message) ([]byte, error) {
 
 // answerCall has the Handler answer, and ends its context if the caller leaves.
 func (t *Transport) answerCall(c *conn, from transport.Hello) {
-	kind, body, err := c.readFrame(callBytesMax, nil)
+	limit := callBytesMax
+	if !c.member.Load() {
+		limit = strangerCallBytesMax
+		c.timed.until = time.Now().Add(t.config.HandshakeTimeout)
+	}
+	kind, body, err := c.readFrame(limit, nil)
+	c.timed.until = time.Time{}
 	if err == nil && (kind != frameCall || len(body) == 0) {
 		err = c.unexpected(kind, body)
 	}

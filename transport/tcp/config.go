@@ -33,11 +33,16 @@ type Config struct {
 	QueueBytesMax int64
 	// QueueMessagesMax bounds what waits for one peer, in messages. 0: 65536.
 	QueueMessagesMax int
-	// ConnectionsMax bounds how many incoming connections are open at once. 0:
-	// 1024. More are closed as they come.
+	// ConnectionsMax bounds how many incoming connections from peers are open at once. 0:
+	// 1024. More are refused.
 	ConnectionsMax int
-	// HandshakesMax bounds how many of them have not yet shaken hands. 0: 128.
+	// HandshakesMax bounds how many incoming connections have not yet shaken hands: so many
+	// from the machines of peers, and so many from elsewhere. The oldest is closed when
+	// another one comes. 0: 128.
 	HandshakesMax int
+	// StrangersMax bounds how many incoming connections have shaken hands and are not from
+	// a peer that SetPeer named. The oldest is closed when another one comes. 0: 64.
+	StrangersMax int
 
 	// DialTimeout bounds how long a TCP connection may take. 0: 5 s.
 	DialTimeout time.Duration
@@ -63,6 +68,7 @@ func (c Config) withDefaults() (Config, error) {
 	orDefault(&c.QueueMessagesMax, 1<<16)
 	orDefault(&c.ConnectionsMax, 1024)
 	orDefault(&c.HandshakesMax, 128)
+	orDefault(&c.StrangersMax, 64)
 	orDefault(&c.DialTimeout, 5*time.Second)
 	orDefault(&c.HandshakeTimeout, 5*time.Second)
 	orDefault(&c.StallTimeout, 10*time.Second)
@@ -78,7 +84,7 @@ func (c Config) check() error {
 		return fmt.Errorf("tcp: FrameBytesMax is %d: set it between %d and %d, or 0 for the default",
 			c.FrameBytesMax, frameBytesMaxMin, frameBytesMaxMax)
 	}
-	if c.QueueBytesMax < 0 || c.QueueMessagesMax < 0 || c.ConnectionsMax < 0 || c.HandshakesMax < 0 {
+	if c.QueueBytesMax < 0 || c.QueueMessagesMax < 0 || c.ConnectionsMax < 0 || c.HandshakesMax < 0 || c.StrangersMax < 0 {
 		return fmt.Errorf("tcp: a bound is negative: set it above 0, or to 0 for the default")
 	}
 	if c.DialTimeout < 0 || c.HandshakeTimeout < 0 || c.StallTimeout < 0 || c.ProgressTimeout < 0 {

@@ -2,9 +2,11 @@ package tcp
 
 import (
 	"bufio"
+	"container/list"
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -46,12 +48,27 @@ type conn struct {
 	// older is the connection that this one replaced. Set before the reader waits
 	// for it.
 	older *conn
+	// flow is what the connection is registered as, once it is.
+	flow flow
 
-	// Guarded by t.mu. peer is the member at the other end of a connection for
+	// gone is closed by close. guest is set for a message connection from a stranger, before
+	// it is registered as a flow.
+	gone  chan struct{}
+	guest *guest
+
+	// member: it is a connection with a peer.
+	member atomic.Bool
+	// held is how much of payer's memory the frame that is being read has. Owned by the reader.
+	held  int
+	payer *budget
+
+	// Guarded by t.mu. place is where the connection counts, and element where it stands
+	// there; nil: nowhere. peer is the member at the other end of a connection for
 	// messages or a snapshot, else 0; removed says that RemovePeer closed it.
 	peer    uint64
 	removed bool
-	shaken  bool
+	place   *place
+	element *list.Element
 }
 
 // timedReader gives every read that has to wait a deadline of its own.
@@ -59,10 +76,17 @@ type timedReader struct {
 	nc      net.Conn
 	timeout time.Duration
 	armed   bool
+	// until, if set, is when everything must have come that is being read.
+	until time.Time
 }
 
 func (r *timedReader) Read(p []byte) (int, error) {
-	if r.timeout > 0 {
+	if !r.until.IsZero() {
+		if err := r.nc.SetReadDeadline(r.until); err != nil {
+			return 0, err
+		}
+		r.armed = true
+	} else if r.timeout > 0 {
 		if err := r.nc.SetReadDeadline(time.Now().Add(r.timeout)); err != nil {
 			return 0, err
 		}
@@ -77,36 +101,45 @@ func (r *timedReader) Read(p []byte) (int, error) {
 }
 
 func newConn(t *Transport, raw, nc net.Conn, address string, inbound bool) *conn {
-	c := &conn{t: t, raw: raw, nc: nc, address: address, inbound: inbound, done: make(chan struct{})}
+	c := &conn{t: t, raw: raw, nc: nc, address: address, inbound: inbound, done: make(chan struct{}), gone: make(chan struct{})}
 	c.timed = &timedReader{nc: nc}
 	c.frames.r = bufio.NewReaderSize(c.timed, readBufferBytes)
 	c.frames.onBody = func(begun bool) {
-		if begun {
-			c.timed.timeout = c.progress
-		} else {
+		switch {
+		case !begun:
 			c.timed.timeout = c.idle
+		case c.progress > 0:
+			c.timed.timeout = c.progress
+		}
+		if c.inbound && !c.member.Load() && c.progress > 0 {
+			c.timed.until = time.Time{}
+			if begun { // a stranger's bytes may not trickle in for ever
+				c.timed.until = time.Now().Add(c.progress)
+			}
 		}
 	}
+	c.frames.charge = c.charge
 	return c
 }
-
-var errTooMany = errors.New("too many connections")
 
 // track makes the connection one that Close closes.
 func (t *Transport) track(c *conn) error {
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	if t.closed {
+		t.mu.Unlock()
 		return transport.ErrClosed
 	}
-	if c.inbound {
-		if t.incoming >= t.config.ConnectionsMax || t.handshakes >= t.config.HandshakesMax {
-			return errTooMany
-		}
-		t.incoming++
-		t.handshakes++
-	}
 	t.conns[c] = struct{}{}
+	var oldest *conn
+	if c.inbound {
+		shaking := &t.shaking
+		if t.fromPeer(c.raw.RemoteAddr()) {
+			shaking = &t.shakingPeers
+		}
+		oldest = shaking.add(c, t.config.HandshakesMax)
+	}
+	t.mu.Unlock()
+	t.evict(oldest, "many connections do not shake hands: closing the oldest")
 	return nil
 }
 
@@ -114,15 +147,14 @@ func (t *Transport) track(c *conn) error {
 func (c *conn) close() {
 	c.closing.Do(func() {
 		_ = c.raw.Close()
+		close(c.gone)
 		t := c.t
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		delete(t.conns, c)
-		if c.inbound {
-			t.incoming--
-			if !c.shaken {
-				t.handshakes--
-			}
+		c.leavePlace()
+		if c.inbound && c.member.Load() {
+			t.established--
 		}
 	})
 }
@@ -130,14 +162,6 @@ func (c *conn) close() {
 // handshakeDone lifts the deadline of the handshake and sets those that follow
 // it.
 func (c *conn) handshakeDone(idle, progress, writeTimeout time.Duration) error {
-	c.t.mu.Lock()
-	if !c.shaken {
-		c.shaken = true
-		if _, open := c.t.conns[c]; open && c.inbound {
-			c.t.handshakes--
-		}
-	}
-	c.t.mu.Unlock()
 	c.idle, c.progress, c.writeTimeout = idle, progress, writeTimeout
 	c.timed.timeout = idle
 	c.t.counters.connections.Add(1)
@@ -147,8 +171,10 @@ func (c *conn) handshakeDone(idle, progress, writeTimeout time.Duration) error {
 // readFrame reads the next frame into the memory of into, or into memory of its
 // own when it does not fit.
 func (c *conn) readFrame(limit int, into []byte) (frameType, []byte, error) {
+	c.discharge()
 	kind, body, err := c.frames.next(limit, into)
 	if err != nil {
+		c.discharge()
 		return 0, nil, c.failed(err)
 	}
 	c.t.counters.framesIn.Add(1)
@@ -161,7 +187,7 @@ func (c *conn) failed(err error) error {
 	var bad *badFrame
 	if errors.As(err, &bad) {
 		c.t.counters.badFrames.Add(1)
-		c.t.log.Warn("bad frame: closing the connection", zap.String("peer", c.address), zap.String("reason", bad.reason))
+		c.t.warnStrangers("bad frame: closing the connection", zap.String("peer", c.address), zap.String("reason", bad.reason))
 	}
 	return err
 }

@@ -27,9 +27,13 @@ const (
 	frameBytesMaxMax = 1 << 30
 	// frameBytesMin is what a sender begins with.
 	frameBytesMin = 16 << 10
-	// growBytes is how much memory a declared length is worth before any byte of
-	// the body has come.
-	growBytes = 1 << 20
+	// frameBytesGood is how long a frame of several messages becomes at most: the receiver
+	// hands over nothing of a frame before all of it has come, and a heartbeat must not wait
+	// for 64 MiB on a slow network.
+	frameBytesGood = 1 << 20
+	// growBytes is how much memory a declared length is worth once the first byte of the
+	// body has come.
+	growBytes = 64 << 10
 	// messagesMax bounds the messages in one frame: an empty one takes two bytes
 	// on the wire and sixteen times as many in memory.
 	messagesMax = 1 << 16
@@ -94,6 +98,8 @@ type frameReader struct {
 	header [headerBytes]byte
 	// onBody, if set, is called after a good header and after its body.
 	onBody func(begun bool)
+	// charge, if set, is asked before a body takes so many more bytes than growBytes.
+	charge func(n int) error
 }
 
 // next reads one frame whose body has at most limit bytes. The body lies in
@@ -145,6 +151,12 @@ func checkHeader(h []byte, limit int) (int, error) {
 // declared.
 func (f *frameReader) body(size int, into []byte) ([]byte, error) {
 	if size > cap(into) {
+		if _, err := f.r.Peek(1); err != nil { // nothing is taken for bytes that do not come
+			if isEOF(err) {
+				return nil, badFramef("cut off after 0 of %d bytes", size)
+			}
+			return nil, err
+		}
 		into = make([]byte, min(size, growBytes))
 	}
 	b := into[:min(size, cap(into))]
@@ -160,10 +172,21 @@ func (f *frameReader) body(size int, into []byte) ([]byte, error) {
 		if done == size {
 			return b, nil
 		}
-		grown := make([]byte, min(2*done, size))
+		grow := min(2*done, size) - done
+		if err := f.take(grow); err != nil {
+			return nil, err
+		}
+		grown := make([]byte, done+grow)
 		copy(grown, b)
 		b = grown
 	}
+}
+
+func (f *frameReader) take(n int) error {
+	if f.charge == nil {
+		return nil
+	}
+	return f.charge(n)
 }
 
 func isEOF(err error) bool { return err == io.EOF || err == io.ErrUnexpectedEOF }

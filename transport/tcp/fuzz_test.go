@@ -69,8 +69,8 @@ func unconnected(t *testing.T, said []byte, inbound bool) (*conn, *scripted, *tr
 		return nil
 	})
 	life, end := context.WithCancel(context.Background())
-	tr := &Transport{config: cfg, log: cfg.Logger, life: life, end: end, handler: h, started: true,
-		peers: map[uint64]*peer{}, conns: map[*conn]struct{}{}, flows: map[uint64]*conn{}}
+	tr := newTransport(cfg, life, end)
+	tr.handler, tr.started = h, true
 	nc := &scripted{in: bytes.NewReader(said)}
 	c := newConn(tr, nc, nc, "a peer", inbound)
 	if err := tr.track(c); err != nil {
@@ -84,9 +84,13 @@ func finish(t *testing.T, c *conn) {
 	c.close()
 	c.t.end()
 	c.t.wg.Wait()
-	if c.t.incoming != 0 || c.t.handshakes != 0 || len(c.t.conns) != 0 || len(c.t.flows) != 0 {
-		t.Errorf("%d incoming connections, %d handshakes, %d connections and %d flows are left",
-			c.t.incoming, c.t.handshakes, len(c.t.conns), len(c.t.flows))
+	places := c.t.shaking.open.Len() + c.t.shakingPeers.open.Len() + c.t.strangers.open.Len()
+	if c.t.established != 0 || places != 0 || len(c.t.conns) != 0 || len(c.t.flows) != 0 {
+		t.Errorf("%d connections of peers, %d places, %d connections and %d flows are left",
+			c.t.established, places, len(c.t.conns), len(c.t.flows))
+	}
+	if c.t.strangerBudget.used.Load()+c.t.memberBudget.used.Load() != 0 {
+		t.Error("memory for frames is not given back")
 	}
 	if n := c.t.Stats().BadFrames; n > 1 {
 		t.Errorf("%d bad frames on one connection", n)
@@ -382,7 +386,7 @@ func FuzzDial(f *testing.F) {
 func dial(t *testing.T, said []byte, purpose uint32, to uint64, size int64) {
 	c, nc, h := unconnected(t, said, false)
 	defer finish(t, c)
-	peer, err := c.greet(purpose, to)
+	peer, err := c.greet(greeting{purpose: purpose, to: to})
 
 	frames := framesOf(said)
 	sent := framesOf(nc.out.Bytes())

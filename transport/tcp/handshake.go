@@ -19,6 +19,8 @@ const (
 	helloBytesMax   = 4 << 10
 	// reasonBytesMax keeps the text of a refusal well inside helloBytesMax.
 	reasonBytesMax = 1 << 10
+	// lanesEnd is above the highest lane that an acceptor takes.
+	lanesEnd = 8
 )
 
 // The purposes of a connection.
@@ -33,17 +35,33 @@ const (
 // open dials address and shakes hands. to is the member that must answer there,
 // 0 for whoever does. The connection is closed when ctx ends.
 func (t *Transport) open(ctx context.Context, address string, purpose uint32, to uint64) (*conn, transport.Hello, error) {
+	return t.openAs(ctx, address, greeting{purpose: purpose, to: to})
+}
+
+// openLane is open for one more message connection.
+func (t *Transport) openLane(ctx context.Context, address string, to uint64, number int) (*conn, transport.Hello, error) {
+	return t.openAs(ctx, address, greeting{purpose: purposeMessages, to: to, lane: uint32(number)})
+}
+
+// greeting is what a Hello says beside who speaks.
+type greeting struct {
+	purpose, lane uint32
+	to            uint64
+	refused       string
+}
+
+func (t *Transport) openAs(ctx context.Context, address string, g greeting) (*conn, transport.Hello, error) {
 	// Close waits for the handshake, because it calls the Handler.
 	if err := t.enter(); err != nil {
 		return nil, transport.Hello{}, err
 	}
 	defer t.wg.Done()
-	c, err := t.dial(ctx, address, purpose, to)
+	c, err := t.dial(ctx, address, g.purpose, g.to)
 	if err != nil {
 		return nil, transport.Hello{}, err
 	}
 	context.AfterFunc(ctx, c.close)
-	peer, err := c.greet(purpose, to)
+	peer, err := c.greet(g)
 	if err != nil {
 		c.close()
 		return nil, transport.Hello{}, err
@@ -57,8 +75,11 @@ func (t *Transport) dial(ctx context.Context, address string, purpose uint32, to
 	if err != nil {
 		return nil, err
 	}
-	if tcp, ok := raw.(*net.TCPConn); ok && purpose == purposeMessages {
-		err = limitStall(tcp, t.config.StallTimeout)
+	if tcp, ok := raw.(*net.TCPConn); ok {
+		tolerateLoss(tcp)
+		if purpose == purposeMessages {
+			err = limitStall(tcp, t.config.StallTimeout)
+		}
 	}
 	var nc net.Conn
 	if err == nil {
@@ -70,6 +91,7 @@ func (t *Transport) dial(ctx context.Context, address string, purpose uint32, to
 	}
 	c := newConn(t, raw, nc, address, false)
 	c.peer = to
+	c.member.Store(to != 0)
 	if err := t.track(c); err != nil {
 		_ = raw.Close()
 		return nil, err
@@ -78,12 +100,12 @@ func (t *Transport) dial(ctx context.Context, address string, purpose uint32, to
 }
 
 // greet is the dialer's side of the handshake.
-func (c *conn) greet(purpose uint32, to uint64) (transport.Hello, error) {
-	t := c.t
+func (c *conn) greet(g greeting) (transport.Hello, error) {
+	t, purpose, to := c.t, g.purpose, g.to
 	if err := c.nc.SetDeadline(time.Now().Add(t.config.HandshakeTimeout)); err != nil {
 		return transport.Hello{}, err
 	}
-	if err := c.writeHello(purpose, to, ""); err != nil {
+	if err := c.writeHello(g, t.handler.Hello(to)); err != nil {
 		return transport.Hello{}, err
 	}
 	answer, err := c.readHello()
@@ -99,14 +121,14 @@ func (c *conn) greet(purpose uint32, to uint64) (transport.Hello, error) {
 	}
 	peer := toHello(answer)
 	if err := judgeAnswer(answer, to); err != nil {
-		return peer, c.leave(purpose, to, err)
+		return peer, c.leave(g, err)
 	}
 	if to != 0 {
 		peer.At = c.address
 	}
 	if purpose != purposeProbe {
 		if err := t.handler.Accept(peer); err != nil {
-			return peer, c.leave(purpose, to, fmt.Errorf("%s was refused here: %w", c.address, err))
+			return peer, c.leave(g, fmt.Errorf("%s was refused here: %w", c.address, err))
 		}
 	}
 	if purpose == purposeMessages {
@@ -134,9 +156,10 @@ func judgeVersion(version uint32) error {
 }
 
 // leave tells the acceptor why the dialer refuses it, and returns err.
-func (c *conn) leave(purpose uint32, to uint64, err error) error {
+func (c *conn) leave(g greeting, err error) error {
 	c.t.counters.refused.Add(1)
-	_ = c.writeHello(purpose, to, reasonOf(err))
+	g.refused = reasonOf(err)
+	_ = c.writeHello(g, c.t.handler.Hello(g.to))
 	return err
 }
 
@@ -154,15 +177,15 @@ func (c *conn) answer() (transport.Hello, uint32, error) {
 	peer := toHello(hello)
 	if err := c.judge(hello); err != nil {
 		t.counters.refused.Add(1)
-		t.log.Warn("refused a connection", zap.String("peer", c.address), zap.Uint64("member", peer.Node), zap.Error(err))
-		return peer, 0, errors.Join(err, c.writeHello(hello.Purpose, hello.From, reasonOf(err)))
+		t.warnStrangers("refused a connection", zap.String("peer", c.address), zap.Uint64("member", peer.Node), zap.Error(err))
+		return peer, 0, errors.Join(err, c.answerHello(hello, reasonOf(err)))
 	}
 	if hello.Purpose == purposeMessages {
 		// Before the dialer knows that it may send: so the connection that it made
 		// last is the one that is registered last.
-		t.replaceFlow(peer.Node, c)
+		t.replaceFlow(flow{peer.Node, hello.Lane}, c)
 	}
-	if err := c.writeHello(hello.Purpose, hello.From, ""); err != nil {
+	if err := c.answerHello(hello, ""); err != nil {
 		return peer, hello.Purpose, err
 	}
 	if hello.Purpose == purposeMessages {
@@ -179,6 +202,9 @@ func (c *conn) judge(hello octopiipb.Hello) error {
 	}
 	if hello.Purpose == 0 || hello.Purpose >= purposeEnd {
 		return fmt.Errorf("purpose %d is not known here", hello.Purpose)
+	}
+	if hello.Lane >= lanesEnd {
+		return fmt.Errorf("lane %d is not known here, only those below %d", hello.Lane, lanesEnd)
 	}
 	peer := toHello(hello)
 	if self := t.handler.Hello(hello.From).Node; self == 0 {
@@ -208,7 +234,10 @@ func (c *conn) judge(hello octopiipb.Hello) error {
 	if p != nil && hello.Address != "" {
 		p.says(hello.Address)
 	}
-	return nil
+	if p != nil {
+		p.metAt(c.raw.RemoteAddr())
+	}
+	return t.settle(c, hello.From)
 }
 
 func toHello(h octopiipb.Hello) transport.Hello {
@@ -218,17 +247,29 @@ func toHello(h octopiipb.Hello) transport.Hello {
 	}
 }
 
-func (c *conn) writeHello(purpose uint32, to uint64, refused string) error {
-	self := c.t.handler.Hello(to)
+// answerHello is the acceptor's Hello. It says no more than the caller must know.
+func (c *conn) answerHello(asked octopiipb.Hello, refused string) error {
+	self := c.t.handler.Hello(asked.From)
+	if asked.Purpose == purposeProbe || refused != "" {
+		self.Remembers = transport.Memory{}
+	}
+	if self.Cluster != 0 && asked.Cluster != self.Cluster {
+		self = transport.Hello{Cluster: transport.SomeCluster, Node: self.Node, Address: self.Address}
+	}
+	return c.writeHello(greeting{purpose: asked.Purpose, to: asked.From, lane: asked.Lane, refused: refused}, self)
+}
+
+func (c *conn) writeHello(g greeting, self transport.Hello) error {
 	hello := octopiipb.Hello{
 		Version:     protocolVersion,
-		Purpose:     purpose,
+		Purpose:     g.purpose,
 		Cluster:     self.Cluster,
 		From:        self.Node,
-		To:          to,
+		To:          g.to,
 		Incarnation: self.Incarnation,
 		Address:     self.Address,
-		Refused:     refused,
+		Refused:     g.refused,
+		Lane:        g.lane,
 		Remembers:   octopiipb.Memory{Term: self.Remembers.Term, Match: self.Remembers.Match, Commit: self.Remembers.Commit},
 	}
 	body, err := hello.Marshal()

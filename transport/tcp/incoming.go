@@ -1,7 +1,6 @@
 package tcp
 
 import (
-	"errors"
 	"net"
 	"time"
 
@@ -36,17 +35,15 @@ func (t *Transport) acceptLoop() {
 func (t *Transport) admit(raw net.Conn) {
 	if tcp, ok := raw.(*net.TCPConn); ok {
 		_ = tcp.SetKeepAliveConfig(t.keepAlive)
+		tolerateLoss(tcp)
 	}
 	c := newConn(t, raw, serverTLS(raw, t.tls), raw.RemoteAddr().String(), true)
 	if err := t.track(c); err != nil {
-		if errors.Is(err, errTooMany) {
-			t.counters.refused.Add(1)
-			t.log.Warn("too many connections: closing one that came", zap.String("peer", c.address))
-		}
 		_ = raw.Close()
 		return
 	}
 	t.wg.Go(func() {
+		defer c.discharge()
 		defer c.close()
 		t.serve(c)
 	})
@@ -73,11 +70,15 @@ func (t *Transport) serve(c *conn) {
 
 // replaceFlow makes c the message connection of a peer. An older one is closed,
 // and c will wait for its reader: so one peer's messages stay in order.
-func (t *Transport) replaceFlow(id uint64, c *conn) {
+func (t *Transport) replaceFlow(f flow, c *conn) {
 	t.mu.Lock()
-	older := t.flows[id]
-	t.flows[id] = c
+	older := t.flows[f]
+	t.flows[f] = c
 	c.older = older
+	c.flow = f
+	if t.peers[f.id] == nil {
+		c.guest = newGuest()
+	}
 	t.mu.Unlock()
 	if older != nil {
 		older.close()
@@ -94,17 +95,31 @@ func (t *Transport) receive(c *conn, from uint64, err error) {
 	shaken := err == nil
 	if shaken {
 		t.hurryPeer(from)
+		answered := make(chan struct{})
+		t.wg.Go(func() {
+			defer close(answered)
+			if c.guest != nil {
+				c.answerGuest()
+			}
+		})
 		err = t.receiveBatches(c, from)
+		c.close()
+		<-answered
 	}
 	c.close()
 
 	t.mu.Lock()
-	if t.flows[from] == c {
-		delete(t.flows, from)
+	if t.flows[c.flow] == c {
+		delete(t.flows, c.flow)
 	}
-	quiet := c.removed || t.closed || !shaken
+	// A lane above 0 is closed when it is idle; the session is over when lane 0 is.
+	quiet := c.removed || t.closed || !shaken || c.flow.lane > 0
 	t.mu.Unlock()
-	t.log.Info("incoming connection ended", zap.Uint64("member", from), zap.String("address", c.address), zap.Error(err))
+	level := zap.InfoLevel
+	if !c.member.Load() || c.flow.lane > 0 {
+		level = zap.DebugLevel // strangers must not fill the disk with it
+	}
+	t.log.Log(level, "incoming connection ended", zap.Uint64("member", from), zap.String("address", c.address), zap.Error(err))
 	if !quiet {
 		t.handler.PeerDown(from)
 	}
@@ -123,8 +138,24 @@ func (t *Transport) receiveBatches(c *conn, from uint64) error {
 		if err != nil {
 			return c.failed(err)
 		}
-		t.handler.HandleMessages(from, batch)
+		t.handOver(from, batch)
 	}
+}
+
+// handOver calls HandleMessages, one at a time for each sender.
+func (t *Transport) handOver(from uint64, batch []transport.Inbound) {
+	turn := &t.order[from%uint64(len(t.order))]
+	turn.Lock()
+	defer turn.Unlock()
+	t.handler.HandleMessages(from, batch)
+}
+
+// readAnswers is the reader of a dialed message connection: a member that does not know
+// this one yet answers on it. It returns when the connection is broken.
+func (c *conn) readAnswers(from uint64) {
+	_ = c.t.receiveBatches(c, from)
+	c.discharge()
+	c.close()
 }
 
 // connectOthers makes the connections to all peers but one, where there are none. If
@@ -145,7 +176,12 @@ func (t *Transport) connectOthers(id uint64) {
 func (t *Transport) flowing(id uint64) bool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return t.flows[id] != nil
+	for lane := range uint32(lanesEnd) {
+		if t.flows[flow{id, lane}] != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // hurryPeer ends the wait before dialing a peer that is evidently alive.
@@ -169,6 +205,7 @@ func (c *conn) reply(payload []byte, outcome error) error {
 // awaitReply reads what reply wrote.
 func (c *conn) awaitReply(limit int) ([]byte, error) {
 	kind, body, err := c.readFrame(max(limit, reasonBytesMax), nil)
+	c.discharge()
 	switch {
 	case err != nil:
 		return nil, err

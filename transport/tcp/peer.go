@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"net/netip"
 	"sync"
 	"syscall"
 	"time"
@@ -59,9 +60,14 @@ type peer struct {
 	messages int
 	bytes    int64
 
+	// lanes are the connections of the session, nil between two.
+	lanes *laneSet
+	// ips are where the peer has spoken from, the newest first.
+	ips []netip.Addr
+	// spare is memory for queue.
+	spare []outgoing
+
 	// Owned by run.
-	spare    []outgoing
-	frame    []byte
 	failures int // attempts to connect since the last one that succeeded
 	// redials is how many attempts are left to learn why the connection broke; brief
 	// counts the connections in a row that lasted less than briefTime, and broke though
@@ -89,12 +95,17 @@ func (p *peer) enqueue(kind transport.Kind, m transport.Message) bool {
 		p.messages++
 		p.bytes += int64(size)
 	}
+	lanes := p.lanes
 	p.mu.Unlock()
 	if full {
 		p.t.counters.dropped.Add(1)
 		return false
 	}
-	signal(p.wake)
+	if lanes != nil {
+		lanes.queued()
+	} else {
+		signal(p.wake)
+	}
 	return true
 }
 
@@ -246,6 +257,9 @@ func (p *peer) session() (atOnce bool) {
 	default:
 	}
 	c, _, err := p.t.open(ctx, address, purposeMessages, p.id)
+	if err == nil {
+		p.metAt(c.raw.RemoteAddr())
+	}
 	if err != nil {
 		if p.where() != record {
 			p.redials = 0
@@ -260,6 +274,7 @@ func (p *peer) session() (atOnce bool) {
 	p.setUp(true)
 	p.serve(ctx, c)
 	p.setUp(false)
+	p.drop(p.take())
 	return p.where() != record && p.where() != address || p.redialSoon(time.Since(began))
 }
 
@@ -334,64 +349,119 @@ func (p *peer) pause() {
 	}
 }
 
-// serve writes what is queued until the connection breaks or ctx ends.
+// serve writes what is queued until the connection breaks or ctx ends. What is queued
+// then is dropped, as it may be old when there is another connection.
 func (p *peer) serve(ctx context.Context, c *conn) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	broken := make(chan struct{})
 	p.t.wg.Go(func() {
 		defer close(broken)
-		c.awaitEnd()
+		c.readAnswers(p.id)
 	})
-	err := p.write(ctx, c, broken)
+	lanes := newLaneSet(p)
+	lanes.set(0, c)
+	p.setLanes(lanes)
+	kept := make(chan struct{})
+	p.t.wg.Go(func() {
+		defer close(kept)
+		lanes.keep(ctx)
+	})
+	w := &laneWriter{p: p, lanes: lanes, conn: c}
+	err := w.run(ctx, broken)
+	p.setLanes(nil)
+	cancel()
 	c.close()
 	<-broken
+	<-kept
 	p.t.log.Info("connection lost", zap.Uint64("member", p.id), zap.String("address", c.address), zap.Error(err))
 	if p.ctx.Err() == nil {
 		p.t.handler.PeerDown(p.id)
 	}
 }
 
-// awaitEnd returns when the acceptor, which says nothing on a message
-// connection, has closed it or broken that rule.
-func (c *conn) awaitEnd() {
-	if _, err := c.frames.r.ReadByte(); err == nil {
-		_ = c.failed(badFramef("bytes against the direction of a message connection"))
-	}
-	c.close()
+func (p *peer) setLanes(lanes *laneSet) {
+	p.mu.Lock()
+	p.lanes = lanes
+	p.mu.Unlock()
 }
 
-func (p *peer) write(ctx context.Context, c *conn, broken <-chan struct{}) error {
+// laneWriter writes a peer's queue to the connection of one lane.
+type laneWriter struct {
+	p      *peer
+	lanes  *laneSet
+	number int
+	conn   *conn
+	frame  []byte
+	// idle is after how long without anything to write run returns errLaneIdle; 0: never.
+	idle time.Duration
+}
+
+var errLaneIdle = errors.New("nothing was sent for a while")
+
+// run returns when the connection breaks, ctx ends or the lane is idle.
+func (w *laneWriter) run(ctx context.Context, broken <-chan struct{}) error {
+	used := time.Now()
 	for {
-		items := p.take()
-		if len(items) > 0 {
-			if err := p.flush(c, items); err != nil {
-				return err
+		if w.p.waits() && w.lanes.mayWrite(w.number) {
+			if items := w.p.take(); len(items) > 0 {
+				err := w.flush(items)
+				w.p.keep(items)
+				if err != nil {
+					return err
+				}
+				used = time.Now()
+				continue
 			}
 		}
-		p.keep(items)
-		if len(items) > 0 {
-			continue
-		}
-		select {
-		case <-p.wake:
-		case <-broken:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := w.wait(ctx, broken, used); err != nil || isClosed(broken) {
+			return err
 		}
 	}
+}
+
+func isClosed(ch <-chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
+	}
+}
+
+// wait returns when there may be something to write, or an error when there will not be.
+func (w *laneWriter) wait(ctx context.Context, broken <-chan struct{}, used time.Time) error {
+	var timer <-chan time.Time
+	if w.p.waits() {
+		timer = time.After(lanePoll)
+	} else if w.idle > 0 {
+		timer = time.After(w.idle)
+	}
+	select {
+	case <-w.lanes.wake[w.number]:
+	case <-broken:
+	case <-timer:
+		if w.idle > 0 && time.Since(used) >= w.idle {
+			return errLaneIdle
+		}
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return nil
 }
 
 // flush writes items in as few frames as possible.
-func (p *peer) flush(c *conn, items []outgoing) error {
+func (w *laneWriter) flush(items []outgoing) error {
+	p := w.p
 	for len(items) > 0 {
-		frame, taken, failed := appendMessages(p.frame, items, p.t.config.FrameBytesMax)
-		p.frame = frame
+		frame, taken, failed := appendMessages(w.frame, items, min(p.t.config.FrameBytesMax, frameBytesGood))
+		w.frame = frame
 		if failed > 0 {
 			p.t.counters.dropped.Add(uint64(failed))
 			p.t.log.Error("messages changed after Send and were dropped", zap.Int("messages", failed))
 		}
 		if taken > failed {
-			if err := c.writeFrame(frame); err != nil {
+			if err := w.write(frame); err != nil {
 				p.drop(items)
 				return err
 			}
@@ -399,15 +469,40 @@ func (p *peer) flush(c *conn, items []outgoing) error {
 		p.release(items[:taken])
 		items = items[taken:]
 	}
+	if cap(w.frame) > keepFrameBytes {
+		w.frame = nil
+	}
 	return nil
+}
+
+func (w *laneWriter) write(frame []byte) error {
+	if w.number > 0 {
+		return w.conn.writeFrame(frame)
+	}
+	w.lanes.beginWrite(time.Now())
+	defer w.lanes.beginWrite(time.Time{})
+	return w.conn.writeFrame(frame)
+}
+
+// beginWrite says since when lane 0 writes; zero: it does not.
+func (s *laneSet) beginWrite(since time.Time) {
+	s.mu.Lock()
+	s.writing = since
+	s.mu.Unlock()
+}
+
+// waits says whether something is queued.
+func (p *peer) waits() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.queue) > 0
 }
 
 // keep holds on to memory for the next time, unless it is much.
 func (p *peer) keep(items []outgoing) {
-	if cap(items) <= keepMessages {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.spare == nil && cap(items) <= keepMessages {
 		p.spare = items[:0]
-	}
-	if cap(p.frame) > keepFrameBytes {
-		p.frame = nil
 	}
 }

@@ -268,25 +268,41 @@ func answerRaw(listener net.Listener, answer octopiipb.Hello) string {
 	return left.Refused
 }
 
-func TestConnectionLimits(t *testing.T) {
-	b, _ := start(t, 2, Config{ConnectionsMax: 3, HandshakesMax: 2, HandshakeTimeout: time.Hour})
-	open := func() int { b.mu.RLock(); defer b.mu.RUnlock(); return b.incoming }
-	shaking := func() int { b.mu.RLock(); defer b.mu.RUnlock(); return b.handshakes }
-	first := dialRaw(t, b, purposeMessages, 1)
-	transporttest.Until(t, "the handshake is over on this side, too", func() bool { return shaking() == 0 })
-	silent := []*rawConn{dialBytes(t, b), dialBytes(t, b)}
-	transporttest.Until(t, "three are open", func() bool { return open() == 3 })
-	dialBytes(t, b).wantClosed()
+// TestConnectionsGiveWay: unfinished handshakes and strangers keep nobody out, as the oldest
+// gives way.
+func TestConnectionsGiveWay(t *testing.T) {
+	b, _ := start(t, 2, Config{HandshakesMax: 2, StrangersMax: 2, HandshakeTimeout: time.Hour})
+	count := func(p *place) int { b.mu.RLock(); defer b.mu.RUnlock(); return p.open.Len() }
+	oldest := dialBytes(t, b)
+	transporttest.Until(t, "one is open", func() bool { return count(&b.shaking) == 1 })
+	dialBytes(t, b)
+	dialBytes(t, b)
+	oldest.wantClosed()
 	if got := b.Stats().Refused; got != 1 {
 		t.Errorf("Refused is %d, want 1", got)
 	}
-	_ = first.nc.Close()
-	transporttest.Until(t, "two are open, and neither has shaken hands", func() bool { return open() == 2 })
-	dialBytes(t, b).wantClosed()
-	for _, c := range silent {
-		_ = c.nc.Close()
+	first := dialRaw(t, b, purposeMessages, 1)
+	dialRaw(t, b, purposeMessages, 3)
+	dialRaw(t, b, purposeMessages, 4)
+	first.wantClosed()
+	if got := count(&b.strangers); got != 2 {
+		t.Errorf("%d strangers are connected, want 2", got)
 	}
-	transporttest.Until(t, "none is open", func() bool { return open() == 0 })
+}
+
+// TestPeersHavePlacesOfTheirOwn: who comes from a peer's machine does not give way to others,
+// and strangers do not count for the connections of peers.
+func TestPeersHavePlacesOfTheirOwn(t *testing.T) {
+	b, _ := start(t, 2, Config{ConnectionsMax: 1, StrangersMax: 1, HandshakesMax: 1, HandshakeTimeout: time.Hour})
+	b.SetPeer(1, "127.0.0.1:1")
+	member := dialRaw(t, b, purposeMessages, 1)
+	dialRaw(t, b, purposeMessages, 3)
+	dialRaw(t, b, purposeMessages, 4)
+	if answer := dialBytes(t, b).greet(octopiipb.Hello{Version: protocolVersion, Purpose: purposeCall, Cluster: 1, From: 1}); answer.Refused == "" {
+		t.Error("a second connection of peers was taken, where one is the limit")
+	}
+	_ = member.nc.Close()
+	transporttest.Until(t, "it has ended", func() bool { b.mu.RLock(); defer b.mu.RUnlock(); return b.established == 0 })
 	dialRaw(t, b, purposeMessages, 1)
 }
 

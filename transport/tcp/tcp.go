@@ -42,12 +42,28 @@ type Transport struct {
 	started bool
 	closed  bool
 	peers   map[uint64]*peer
-	// conns holds every open connection; handshakes and incoming count those of
-	// them that came in.
-	conns                map[*conn]struct{}
-	handshakes, incoming int
-	// flows is the newest incoming message connection of each peer.
-	flows map[uint64]*conn
+	// conns holds every open connection.
+	conns map[*conn]struct{}
+	// Of those that came in, shaking have not shaken hands yet, shakingPeers of them come
+	// from the machine of a peer, strangers have shaken hands and are of no peer, and
+	// established counts those of peers.
+	shaking, shakingPeers, strangers place
+	established                      int
+	// flows is the newest incoming message connection of each sender and lane.
+	flows map[flow]*conn
+
+	// strangerBudget and memberBudget bound the memory of frames that are being read.
+	strangerBudget, memberBudget budget
+	strangerWarnings             logLimit
+	// order makes HandleMessages one call at a time for each sender, whose lanes arrive in
+	// goroutines of their own. A sender has the place of its ID modulo the length.
+	order [64]sync.Mutex
+}
+
+// flow names an incoming message connection.
+type flow struct {
+	id   uint64
+	lane uint32
 }
 
 var _ transport.Transport = (*Transport)(nil)
@@ -73,19 +89,26 @@ func New(cfg Config) (*Transport, error) {
 		return nil, err
 	}
 	life, end := context.WithCancel(context.Background())
-	return &Transport{
+	t := newTransport(cfg, life, end)
+	t.tls, t.listener, t.address = tlsConfig, listener, address
+	return t, nil
+}
+
+// newTransport makes one that listens nowhere.
+func newTransport(cfg Config, life context.Context, end context.CancelFunc) *Transport {
+	t := &Transport{
 		config:    cfg,
-		tls:       tlsConfig,
 		log:       cfg.Logger,
-		listener:  listener,
-		address:   address,
 		keepAlive: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3},
 		life:      life,
 		end:       end,
 		peers:     make(map[uint64]*peer),
 		conns:     make(map[*conn]struct{}),
-		flows:     make(map[uint64]*conn),
-	}, nil
+		flows:     make(map[flow]*conn),
+	}
+	t.strangerBudget.max = int64(cfg.FrameBytesMax) + strangerBytes
+	t.memberBudget.max = memberFrames * int64(cfg.FrameBytesMax)
+	return t
 }
 
 // advertised is Advertise, or the host of Listen with the port that it got: a
@@ -167,6 +190,11 @@ func (t *Transport) SetPeer(id uint64, address string) {
 	}
 	p := newPeer(t, id, address)
 	t.peers[id] = p
+	for f, c := range t.flows { // it was a stranger until now
+		if f.id == id {
+			t.promote(c)
+		}
+	}
 	if t.started {
 		t.wg.Go(p.run)
 	}
@@ -194,16 +222,24 @@ func (t *Transport) RemovePeer(id uint64) {
 	}
 }
 
-// Send queues a message for a peer's sender.
+// Send queues a message for a peer's sender, or for a stranger that has a message
+// connection to this member.
 func (t *Transport) Send(to uint64, kind transport.Kind, m transport.Message) bool {
 	t.mu.RLock()
 	p := t.peers[to]
 	closed := t.closed
+	back := t.flows[flow{to, 0}]
 	t.mu.RUnlock()
-	if p == nil || closed {
+	if closed {
 		return false
 	}
-	return p.enqueue(kind, m)
+	if p != nil {
+		return p.enqueue(kind, m)
+	}
+	if back != nil && back.guest != nil {
+		return back.guest.send(kind, m)
+	}
+	return false
 }
 
 // addressOf returns where a peer was last said to be.

@@ -52,6 +52,13 @@ func (h *Handler) SetAddress(address string) {
 	h.self.Address = address
 }
 
+// SetCluster sets the cluster in Hello.
+func (h *Handler) SetCluster(cluster uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.self.Cluster = cluster
+}
+
 // SetAccept sets what Accept answers; nil accepts.
 func (h *Handler) SetAccept(f func(transport.Hello) error) {
 	h.mu.Lock()

@@ -39,6 +39,8 @@ func Run(t *testing.T, listen func(t *testing.T) transport.Transport) {
 		{"Call", testCall},
 		{"CallCancelled", testCallCancelled},
 		{"Probe", testProbe},
+		{"ProbeByStranger", testProbeByStranger},
+		{"AnswerToStranger", testAnswerToStranger},
 		{"Snapshot", testSnapshot},
 		{"SnapshotRefused", testSnapshotRefused},
 		{"SnapshotSenderFails", testSnapshotSenderFails},
@@ -391,8 +393,10 @@ func testProbe(t *testing.T, listen func() transport.Transport) {
 	a.h.SetAccept(refuse)
 	b.h.SetAccept(refuse)
 	got, err := a.Probe(context.Background(), b.Address())
-	if err != nil || got != b.h.Hello(a.h.Hello(0).Node) {
-		t.Errorf("Probe: %+v, %v, want %+v", got, err, b.h.Hello(a.h.Hello(0).Node))
+	want := b.h.Hello(a.h.Hello(0).Node)
+	want.Remembers = transport.Memory{}
+	if err != nil || got != want {
+		t.Errorf("Probe: %+v, %v, want %+v", got, err, want)
 	}
 	if n := len(a.h.Accepted()) + len(b.h.Accepted()); n != 0 {
 		t.Errorf("Probe asked for Accept %d times", n)
@@ -403,6 +407,44 @@ func testProbe(t *testing.T, listen func() transport.Transport) {
 	if got, err := a.Probe(context.Background(), b.Address()); err == nil {
 		t.Errorf("Probe of a closed transport answered %+v", got)
 	}
+}
+
+// testProbeByStranger: a member says who and where it is to those that it does not know, and
+// that it is part of a cluster; nothing else.
+func testProbeByStranger(t *testing.T, listen func() transport.Transport) {
+	a, b := start(t, listen, 1), start(t, listen, 2)
+	for _, cluster := range []uint64{0, 99} {
+		a.h.SetCluster(cluster)
+		got, err := a.Probe(context.Background(), b.Address())
+		want := transport.Hello{Cluster: transport.SomeCluster, Node: 2, Address: b.Address()}
+		if err != nil || got != want {
+			t.Errorf("Probe by one of cluster %d: %+v, %v, want %+v", cluster, got, err, want)
+		}
+	}
+	b.h.SetCluster(0)
+	if got, err := a.Probe(context.Background(), b.Address()); err != nil || got.Cluster != 0 || got.Incarnation == 0 {
+		t.Errorf("Probe of one without a cluster: %+v, %v, want its incarnation", got, err)
+	}
+}
+
+// testAnswerToStranger: b does not know a, and answers over the connection that a made.
+func testAnswerToStranger(t *testing.T, listen func() transport.Transport) {
+	a, b := start(t, listen, 1), start(t, listen, 2)
+	if b.Send(1, 1, Bytes("x")) {
+		t.Error("Send to a member that is not known and not connected returned true")
+	}
+	a.SetPeer(2, b.Address())
+	a.Send(2, 1, Bytes("x"))
+	Until(t, "the message arrives", func() bool { return b.h.Received(1) == 1 })
+	for range 5 {
+		if !b.Send(1, 1, Bytes("x")) {
+			t.Error("Send to a member that is connected returned false")
+		}
+	}
+	Until(t, "the answers arrive", func() bool { return a.h.Received(2) == 5 })
+	a.RemovePeer(2)
+	Until(t, "the connection has ended", func() bool { return b.h.Downs(1) == 1 })
+	Until(t, "there is no way back any more", func() bool { return !b.Send(1, 1, Bytes("x")) })
 }
 
 func testSnapshot(t *testing.T, listen func() transport.Transport) {
