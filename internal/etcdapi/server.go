@@ -35,6 +35,10 @@ const (
 	keepaliveInterval = 2 * time.Hour
 	keepaliveTimeout  = 20 * time.Second
 
+	// headerBytesMax bounds the headers of a request, of which gRPC allows 16 MiB.
+	headerBytesMax = 64 << 10
+	// handshakeTimeout bounds the time until a connection has had its handshakes.
+	handshakeTimeout = 15 * time.Second
 	// streamsMax bounds the requests of one connection.
 	streamsMax = 1000
 	// stallTimeout is for how long a client may take nothing of its answers.
@@ -134,6 +138,8 @@ func (s *server) options() []grpc.ServerOption {
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.UnaryInterceptor(s.intercept),
 		grpc.MaxConcurrentStreams(s.cfg.StreamsMax),
+		grpc.MaxHeaderListSize(headerBytesMax),
+		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.MaxRecvMsgSize(s.cfg.RequestBytesMax + messageOverheadBytes),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveMin}),
