@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -56,6 +57,11 @@ type config struct {
 	MaxConcurrentStreams uint32        `koanf:"max-concurrent-streams"`
 	AnswerBytesMax       int64         `koanf:"answer-bytes-max"`
 	AnswerStallTimeout   time.Duration `koanf:"answer-stall-timeout"`
+	// LockTimeout is for how long a lock of the data directory that another process
+	// holds is waited for.
+	LockTimeout time.Duration `koanf:"lock-timeout"`
+	// Unknown are environment variables that are ignored.
+	Unknown []string `koanf:"-"`
 	// FoundAtOnce: nobody can have known this founder before.
 	FoundAtOnce bool `koanf:"-"`
 }
@@ -73,7 +79,7 @@ func addFlags(f *pflag.FlagSet) {
 	f.String("advertise-peer-addr", "", "`host:port` where other members reach this one (default: peer-addr)")
 	f.Bool("bootstrap", false, "found a new cluster; ignored once the directory is initialized")
 	f.Bool("failover-by-timeout", false, "with --bootstrap: members of the cluster wait for an election timeout also where the leader's process seems dead; for networks that refuse connections to members that live")
-	f.StringSlice("join", nil, "peer `addresses` of a cluster to join; ignored once the directory is initialized")
+	f.StringSlice("join", nil, "peer `addresses` of a cluster to join, and at every start of where to look for it: one that is right is enough")
 	f.Bool("wait", false, "wait to be added to a cluster by octopiictl member add; ignored once the directory is initialized")
 	f.String("peer-cert-file", "", "certificate for other members")
 	f.String("peer-key-file", "", "key of the certificate for other members")
@@ -87,7 +93,8 @@ func addFlags(f *pflag.FlagSet) {
 	f.Uint32("max-concurrent-streams", 1000, "how many requests of one client connection are under way; more of them wait at the client")
 	f.Int64("answer-bytes-max", 0, "`bytes` of memory for answers in all, until clients have taken them; an answer needs twice its size (default: a quarter of the memory, 1 GiB at most)")
 	f.Duration("answer-stall-timeout", 30*time.Second, "close the connection of a client that takes nothing of an answer for so long")
-	f.String("log-level", "info", "debug, info, warn or error")
+	f.Duration("lock-timeout", 30*time.Second, "how long to wait for another process, such as a backup, that has locked the data directory; 0: not at all")
+	f.String("log-level", "info", "debug, info, warn or error; SIGHUP reads it again")
 	f.String(configFlag, "", "YAML file with any of these keys")
 }
 
@@ -98,8 +105,11 @@ func loadConfig(flags *pflag.FlagSet, environ []string) (config, error) {
 	if err := fromEnv.Load(envProvider(environ), nil); err != nil {
 		return config{}, fmt.Errorf("read the environment: %w", err)
 	}
-	if unknown := unknownKeys(fromEnv, flags); len(unknown) > 0 {
-		return config{}, fmt.Errorf("unknown environment variable %s%s; see octopiid start --help", envPrefix, envName(unknown[0]))
+	// Not ours, whoever set it: Kubernetes does, for a Service that is named octopii.
+	var ignored []string
+	for _, key := range unknownKeys(fromEnv, flags) {
+		fromEnv.Delete(key)
+		ignored = append(ignored, envPrefix+envName(key))
 	}
 	merged := koanf.New(".")
 	path, _ := flags.GetString(configFlag)
@@ -118,7 +128,9 @@ func loadConfig(flags *pflag.FlagSet, environ []string) (config, error) {
 	if err := merged.Load(posflag.Provider(flags, ".", merged), nil); err != nil {
 		return config{}, fmt.Errorf("read flags: %w", err)
 	}
-	return decode(merged)
+	c, err := decode(merged)
+	c.Unknown = ignored
+	return c, err
 }
 
 func envProvider(environ []string) koanf.Provider {
@@ -146,6 +158,19 @@ func loadFile(k *koanf.Koanf, path string, flags *pflag.FlagSet) error {
 		return fmt.Errorf("--%s: unknown key %q in %s; see octopiid start --help", configFlag, unknown[0], path)
 	}
 	return nil
+}
+
+// changedKeys returns the keys, but for the log level, in which two configurations
+// differ.
+func changedKeys(a, b config) (keys []string) {
+	va, vb := reflect.ValueOf(a), reflect.ValueOf(b)
+	for i := range va.NumField() {
+		key := va.Type().Field(i).Tag.Get("koanf")
+		if key != "" && key != "-" && key != "log-level" && !reflect.DeepEqual(va.Field(i).Interface(), vb.Field(i).Interface()) {
+			keys = append(keys, key)
+		}
+	}
+	return keys
 }
 
 // unknownKeys returns those keys, in order, for which there is no flag.
@@ -183,6 +208,9 @@ func (c config) check() error {
 	}
 	if err := c.checkLimits(); err != nil {
 		return err
+	}
+	if c.LockTimeout < 0 {
+		return fmt.Errorf("--lock-timeout %v is negative; name a duration such as 30s, or 0 to end at once", c.LockTimeout)
 	}
 	if _, err := zapcore.ParseLevel(c.LogLevel); err != nil {
 		return fmt.Errorf("--log-level %q: use debug, info, warn or error", c.LogLevel)
@@ -234,13 +262,22 @@ func checkListen(flag, addr, advertised string) error {
 		return err
 	}
 	if advertised != "" {
-		_, err := checkAddr("advertise-"+flag, advertised)
+		host, err := checkAddr("advertise-"+flag, advertised)
+		if err == nil && anyHost(host) {
+			err = fmt.Errorf("--advertise-%s %s is no address that others can dial; name a host or an IP address of this machine", flag, advertised)
+		}
 		return err
 	}
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+	if anyHost(host) {
 		return fmt.Errorf("--%s %s is no address that others can dial; add --advertise-%s HOST:PORT", flag, addr, flag)
 	}
 	return nil
+}
+
+// anyHost: it stands for all addresses of a machine.
+func anyHost(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "" || ip != nil && ip.IsUnspecified()
 }
 
 func checkAddr(flag, addr string) (host string, err error) {

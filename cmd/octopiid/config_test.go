@@ -39,7 +39,7 @@ func TestConfigPrecedence(t *testing.T) {
 	want := config{
 		Name: "flag", DataDir: "/env", ClientAddr: "127.0.0.1:1", PeerAddr: "127.0.0.1:2380",
 		Bootstrap: true, Join: []string{"a:1", "b:2"}, WAL: "etcd", LogLevel: "info",
-		DiskStallLimit: 30 * time.Second,
+		DiskStallLimit: 30 * time.Second, LockTimeout: 30 * time.Second,
 
 		RequestTimeout:       7 * time.Second,
 		MaxConcurrentStreams: 1000,
@@ -86,7 +86,6 @@ func TestConfigErrors(t *testing.T) {
 		args, environ []string
 		file, want    string
 	}{
-		"unknown variable":    {nil, []string{"OCTOPII_DATADIR=x"}, "", "OCTOPII_DATADIR"},
 		"unknown key":         {nil, nil, "datadir: x", `"datadir"`},
 		"nested key":          {nil, nil, "client:\n  addr: x", `"client.addr"`},
 		"file in a file":      {nil, nil, "config: x", `"config"`},
@@ -96,6 +95,9 @@ func TestConfigErrors(t *testing.T) {
 		"no port":             {[]string{"--client-addr", "here"}, nil, "", "--client-addr"},
 		"bad port":            {[]string{"--peer-addr", "a:99999"}, nil, "", "--peer-addr"},
 		"any host":            {[]string{"--peer-addr", "0.0.0.0:1"}, nil, "", "--advertise-peer-addr"},
+		"any host advertised": {[]string{"--peer-addr", "0.0.0.0:1", "--advertise-peer-addr", "0.0.0.0:1"}, nil, "", "--advertise-peer-addr"},
+		"no host advertised":  {[]string{"--advertise-client-addr", ":1"}, nil, "", "--advertise-client-addr"},
+		"no lock timeout":     {[]string{"--lock-timeout", "-1s"}, nil, "", "--lock-timeout"},
 		"join without a host": {[]string{"--join", ":1"}, nil, "", "--join"},
 		"log format":          {[]string{"--wal", "bolt"}, nil, "", "use native or etcd"},
 		"level":               {[]string{"--log-level", "loud"}, nil, "", "--log-level"},

@@ -66,7 +66,7 @@ each other one port higher. Ctrl-C stops the cluster and removes its data, unles
 				return err
 			}
 			d.out = cmd.OutOrStdout()
-			d.lg = newLogger(cmd.ErrOrStderr(), "error")
+			d.lg = newLogger(cmd.ErrOrStderr(), zap.NewAtomicLevelAt(zap.ErrorLevel))
 			if err := d.run(cmd.Context()); err != nil {
 				return failure{err}
 			}

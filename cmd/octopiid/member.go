@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -103,6 +104,7 @@ func (m *member) start() error {
 	m.cancel = cancel
 	m.wg.Go(func() { m.publish(ctx) })
 	m.wg.Go(func() { m.keepPeers(ctx) })
+	m.wg.Go(func() { supervisor{m.lg}.beat(ctx) })
 	return nil
 }
 
@@ -302,6 +304,7 @@ func (m *member) publish(ctx context.Context) {
 		zap.String("member", fmt.Sprintf("%x", id)),
 		zap.String("client-addr", m.clientAddr),
 		zap.String("peer-addr", m.peerAddr))
+	supervisor{m.lg}.tell(daemon.SdNotifyReady)
 	close(m.ready)
 }
 

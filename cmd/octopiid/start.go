@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -19,12 +21,15 @@ func startCommand(environ []string) *cobra.Command {
 		Short: "Run one member of a cluster",
 		Long: `Run one member of a cluster.
 
-The same command works for every start: --bootstrap, --join and --wait are ignored
-once the data directory is initialized. A flag --some-flag can also be given as
+The same command works for every start: --bootstrap and --wait are ignored once the
+data directory is initialized, and --join then only says where to look for the others
+as well: if all of them moved, one address that is right is enough. SIGTERM stops a
+member in good order and a second one at once; SIGHUP reads the log level again. A flag --some-flag can also be given as
 OCTOPII_SOME_FLAG in the environment or as some-flag in the file that --config
 names; flags come before the environment, and the environment before the file.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			signals, stop := hangups() // from the beginning: the default ends the process
 			cfg, err := loadConfig(cmd.Flags(), environ)
 			if err != nil {
 				return err
@@ -32,7 +37,15 @@ names; flags come before the environment, and the environment before the file.`,
 			if err := cfg.checkFounding(); err != nil {
 				return err
 			}
-			if err := serve(cmd.Context(), cfg, newLogger(cmd.ErrOrStderr(), cfg.LogLevel)); err != nil {
+			level, _ := zap.ParseAtomicLevel(cfg.LogLevel) // it was checked
+			lg := newLogger(cmd.ErrOrStderr(), level)
+			sayIgnored(cfg, lg)
+			r := reloader{cmd.Flags(), environ, level, lg, supervisor{lg}.tell}
+			var wg sync.WaitGroup
+			wg.Go(func() { r.run(signals, cfg) })
+			defer wg.Wait()
+			defer stop()
+			if err := serve(cmd.Context(), cfg, lg); err != nil {
 				return failure{err}
 			}
 			return nil
@@ -42,16 +55,42 @@ names; flags come before the environment, and the environment before the file.`,
 	return cmd
 }
 
-// newLogger writes one JSON object a line. level was checked.
-func newLogger(w io.Writer, level string) *zap.Logger {
+// sayIgnored says once what has no effect, or none any more.
+func sayIgnored(cfg config, lg *zap.Logger) {
+	if len(cfg.Unknown) > 0 {
+		lg.Warn("environment variables that begin with "+envPrefix+" and are no flags are ignored; see octopiid start --help",
+			zap.Strings("variables", cfg.Unknown))
+	}
+	fresh, err := isFresh(cfg.nodeDir())
+	if err != nil || fresh {
+		return
+	}
+	var flags []string
+	for _, f := range []struct {
+		name string
+		set  bool
+	}{{"bootstrap", cfg.Bootstrap}, {"wait", cfg.Wait}, {"failover-by-timeout", cfg.FailoverByTimeout}} {
+		if f.set {
+			flags = append(flags, "--"+f.name)
+		}
+	}
+	if len(flags) > 0 {
+		lg.Info("the data directory is initialized: flags of the first start have no effect any more", zap.Strings("flags", flags))
+	}
+}
+
+// newLogger writes one JSON object a line.
+func newLogger(w io.Writer, level zap.AtomicLevel) *zap.Logger {
 	enc := zap.NewProductionEncoderConfig()
 	enc.EncodeTime = zapcore.ISO8601TimeEncoder
-	l, _ := zapcore.ParseLevel(level)
-	return zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(enc), zapcore.Lock(zapcore.AddSync(w)), l))
+	return zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(enc), zapcore.Lock(zapcore.AddSync(w)), level))
 }
 
 // runMember runs a member until ctx ends, which is no error, or it stops by itself.
 func runMember(ctx context.Context, cfg config, lg *zap.Logger) error {
+	if err := waitForLocks(ctx, cfg, lg); err != nil || ctx.Err() != nil {
+		return err
+	}
 	m, err := startMember(cfg, lg)
 	if err != nil {
 		return err
@@ -59,6 +98,7 @@ func runMember(ctx context.Context, cfg config, lg *zap.Logger) error {
 	select {
 	case <-ctx.Done():
 		lg.Info("stopping")
+		supervisor{lg}.tell(daemon.SdNotifyStopping)
 		return m.close()
 	case err := <-m.failed:
 		return errors.Join(err, m.close())

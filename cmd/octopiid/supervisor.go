@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/pflag"
+	"go.uber.org/zap"
+)
+
+// supervisor is who started this process and wants to know how it does: systemd, or
+// whoever listens at NOTIFY_SOCKET. Without that it does nothing.
+type supervisor struct{ lg *zap.Logger }
+
+// tell sends one of systemd's states.
+func (s supervisor) tell(state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		s.lg.Warn("cannot tell the supervisor at NOTIFY_SOCKET", zap.String("state", state), zap.Error(err))
+	}
+}
+
+// beat says that this process lives, twice as often as WATCHDOG_USEC asks for, until
+// ctx ends.
+func (s supervisor) beat(ctx context.Context) {
+	interval, err := daemon.SdWatchdogEnabled(false)
+	if err != nil || interval <= 0 {
+		return
+	}
+	ticker := time.NewTicker(interval / 2)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			s.tell(daemon.SdNotifyWatchdog)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// reloader does on SIGHUP what needs no restart: it sets the log level anew. Changed
+// certificates are read again by themselves.
+type reloader struct {
+	flags   *pflag.FlagSet
+	environ []string
+	level   zap.AtomicLevel
+	lg      *zap.Logger
+	tell    func(string)
+}
+
+// hangups catches SIGHUP from now on.
+func hangups() (signals chan os.Signal, stop func()) {
+	signals = make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGHUP)
+	return signals, func() { signal.Stop(signals); close(signals) }
+}
+
+// run reloads at each signal. running is the configuration that this process has.
+func (r reloader) run(signals <-chan os.Signal, running config) {
+	for range signals {
+		r.tell(daemon.SdNotifyReloading)
+		r.reload(running)
+		r.tell(daemon.SdNotifyReady)
+	}
+}
+
+func (r reloader) reload(running config) {
+	next, err := loadConfig(r.flags, r.environ)
+	if err != nil {
+		r.lg.Error("SIGHUP: the configuration cannot be used; the old one stays", zap.Error(err))
+		return
+	}
+	level, _ := zap.ParseAtomicLevel(next.LogLevel) // it was checked
+	r.level.SetLevel(level.Level())
+	if changed := changedKeys(running, next); len(changed) > 0 {
+		r.lg.Warn("SIGHUP: some of what changed takes a restart", zap.Strings("keys", changed))
+	}
+	r.lg.Info("SIGHUP: the configuration was read again", zap.String("log-level", next.LogLevel))
+}
