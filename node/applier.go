@@ -1,8 +1,13 @@
 package node
 
 import (
+	"errors"
 	"fmt"
 	"sync"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
 
 	"github.com/octopii/octopii/node/internal/core"
 	octopiipb "github.com/octopii/octopii/proto"
@@ -198,7 +203,7 @@ func (a *applier) answer(results [][]byte) {
 // restore gives a snapshot file to the state machine.
 func (a *applier) restore(h octopiipb.SnapshotHeader) error {
 	meta := h.Metadata
-	if err := a.callRestore(h); err != nil {
+	if err := a.restoreWithRoom(h); err != nil {
 		return err
 	}
 	if err := a.node.store.Restored(meta.Index); err != nil {
@@ -209,6 +214,33 @@ func (a *applier) restore(h octopiipb.SnapshotHeader) error {
 	a.label = labelOf(h)
 	a.node.inbox.add(func(in *core.Input) { in.Applied = append(in.Applied, &core.Apply{Label: labelOf(h)}) })
 	return nil
+}
+
+const (
+	// restorePauseMin is the wait before a state machine that had no room restores again;
+	// it doubles each time.
+	restorePauseMin = 100 * time.Millisecond
+	restorePauseMax = 30 * time.Second
+)
+
+// restoreWithRoom restores, and does so again when there was no room on the disk, until
+// there is, or the node stops: the snapshot file stays, and nothing is lost by waiting.
+func (a *applier) restoreWithRoom(h octopiipb.SnapshotHeader) error {
+	for pause := restorePauseMin; ; pause = min(2*pause, restorePauseMax) {
+		err := a.callRestore(h)
+		if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
+			return err
+		}
+		a.node.log.Warn("no room to restore a snapshot; this member waits, and takes no part in promotions until it is restored",
+			zap.Uint64("index", h.Metadata.Index), zap.Duration("trying again after", pause), zap.Error(err))
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-a.node.ctx.Done():
+			timer.Stop()
+			return err
+		}
+	}
 }
 
 func labelOf(h octopiipb.SnapshotHeader) core.Label {

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
@@ -22,9 +25,69 @@ type snapshots struct {
 	waiters, next []func(SnapshotInfo, error)
 	// pause is how many ticks to wait after a failure.
 	pause int
+	// failed are members to which streams failed, by ID. There are no more of them
+	// than members that raft sent snapshots to.
+	failed map[uint64]*failedStream
 }
 
-const snapshotRetryTicks = 50
+// failedStream holds the next snapshot to a member back: raft sends none while it does
+// not know what became of the last one.
+type failedStream struct {
+	// pause is how many ticks the last wait takes, and left how many are left of it; 0:
+	// raft was told.
+	pause, left int
+}
+
+const (
+	snapshotRetryTicks = 50
+	// streamPauseMax is the longest wait between two streams to a member that fail, in
+	// ticks: 30 s if a tick takes 100 ms. The first wait is a tick, and each is twice as
+	// long as the one before.
+	streamPauseMax = 300
+)
+
+// tick lets the next stream begin to those that waited for long enough.
+func (s *snapshots) tick(ticks int) {
+	for _, to := range slices.Sorted(maps.Keys(s.failed)) {
+		f := s.failed[to]
+		if f.left == 0 {
+			continue
+		}
+		if f.left = max(0, f.left-ticks); f.left == 0 {
+			s.tell(to, false)
+		}
+	}
+}
+
+// tell tells raft how a stream went.
+func (s *snapshots) tell(to uint64, ok bool) {
+	s.loop.inbox.add(func(in *core.Input) {
+		in.SnapshotsSent = append(in.SnapshotsSent, core.SnapshotSent{To: to, OK: ok})
+	})
+}
+
+// settle notes how a stream to a member went. It runs on the loop.
+func (s *snapshots) settle(to uint64, err error) {
+	if err == nil {
+		delete(s.failed, to)
+		s.tell(to, true)
+		return
+	}
+	if s.failed == nil {
+		s.failed = make(map[uint64]*failedStream)
+	}
+	f := s.failed[to]
+	if f == nil {
+		f = new(failedStream)
+		s.failed[to] = f
+	}
+	f.pause = min(max(1, 2*f.pause), streamPauseMax)
+	f.left = f.pause
+	if s.loop.ctx.Err() == nil {
+		s.loop.log.Warn("a snapshot did not arrive; it is sent again after a while",
+			zap.String("to", hex(to)), zap.Duration("after", time.Duration(f.left)*s.loop.cfg.TickInterval), zap.Error(err))
+	}
+}
 
 // maybeTake takes a snapshot when the log behind the last one has grown enough,
 // or has no room to grow: what is behind the snapshot is free then.
@@ -169,12 +232,7 @@ func (s *snapshots) stream(m raftpb.Message, header octopiipb.SnapshotHeader, da
 }
 
 func (s *snapshots) sent(to uint64, err error) {
-	if err != nil && s.loop.ctx.Err() == nil {
-		s.loop.log.Warn("a snapshot did not arrive; raft tries again", zap.String("to", hex(to)), zap.Error(err))
-	}
-	s.loop.inbox.add(func(in *core.Input) {
-		in.SnapshotsSent = append(in.SnapshotsSent, core.SnapshotSent{To: to, OK: err == nil})
-	})
+	s.loop.inbox.call(func() { s.settle(to, err) })
 }
 
 // headerOf describes a state in a snapshot's header.

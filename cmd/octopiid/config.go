@@ -52,6 +52,8 @@ type config struct {
 
 	// DiskStallLimit is node.Config.StallLimit.
 	DiskStallLimit time.Duration `koanf:"disk-stall-limit"`
+	// ScrubInterval is how often the database is verified, and compared; 0: never.
+	ScrubInterval time.Duration `koanf:"scrub-interval"`
 	// These bound what clients may take: see etcdapi.Config.
 	RequestTimeout       time.Duration `koanf:"request-timeout"`
 	MaxConcurrentStreams uint32        `koanf:"max-concurrent-streams"`
@@ -89,6 +91,7 @@ func addFlags(f *pflag.FlagSet) {
 	f.String("client-ca-file", "", "authorities that vouch for clients; without it every client is served")
 	addWALFlag(f)
 	f.Duration("disk-stall-limit", time.Minute, "end when the disk has not answered for so long; 0: never")
+	f.Duration("scrub-interval", 24*time.Hour, "read the whole database so often to verify it, 10 MB a second, and compare it with the others'; 0: never")
 	f.Duration("request-timeout", 7*time.Second, "answer a client after so long at the latest, so that it asks another member")
 	f.Uint32("max-concurrent-streams", 1000, "how many requests of one client connection are under way; more of them wait at the client")
 	f.Int64("answer-bytes-max", 0, "`bytes` of memory for answers in all, until clients have taken them; an answer needs twice its size (default: a quarter of the memory, 1 GiB at most)")
@@ -205,6 +208,9 @@ func (c config) check() error {
 	}
 	if c.DiskStallLimit != 0 && c.DiskStallLimit < time.Second {
 		return fmt.Errorf("--disk-stall-limit %v: name a duration such as 1m, of 1s at least, or 0 for none", c.DiskStallLimit)
+	}
+	if c.ScrubInterval < 0 {
+		return fmt.Errorf("--scrub-interval %v: name a duration such as 24h, or 0 for never", c.ScrubInterval)
 	}
 	if err := c.checkLimits(); err != nil {
 		return err

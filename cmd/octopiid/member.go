@@ -33,6 +33,9 @@ const (
 	// it does not vote yet. votePoll is how often it looks.
 	promotionTimeout = 15 * time.Second
 	votePoll         = 20 * time.Millisecond
+	// failuresMax is how many parts of a member may end by themselves: two servers, the
+	// database, and a comparison of it.
+	failuresMax = 4
 )
 
 // member is one running member with everything it serves.
@@ -64,7 +67,7 @@ type member struct {
 
 // startMember starts everything. cfg was checked. Being ready comes later.
 func startMember(cfg config, lg *zap.Logger) (*member, error) {
-	m := &member{cfg: cfg, lg: lg, ready: make(chan struct{}), memberships: make(chan node.Membership, 1), failed: make(chan error, 2)}
+	m := &member{cfg: cfg, lg: lg, ready: make(chan struct{}), memberships: make(chan node.Membership, 1), failed: make(chan error, failuresMax)}
 	if err := m.start(); err != nil {
 		return nil, errors.Join(err, m.close())
 	}
@@ -105,6 +108,11 @@ func (m *member) start() error {
 	m.wg.Go(func() { m.publish(ctx) })
 	m.wg.Go(func() { m.keepPeers(ctx) })
 	m.wg.Go(func() { supervisor{m.lg}.beat(ctx) })
+	m.wg.Go(func() { m.watchDatabase(ctx) })
+	if m.cfg.ScrubInterval > 0 {
+		m.wg.Go(func() { m.scrub(ctx) })
+		m.wg.Go(func() { m.compare(ctx) })
+	}
 	return nil
 }
 

@@ -52,6 +52,8 @@ var nodeErrors = []struct{ is, answer error }{
 	{node.ErrClosed, rpctypes.ErrGRPCStopped},
 	{node.ErrNotCommitted, rpctypes.ErrGRPCLeaderChanged},
 	{kv.ErrClosed, rpctypes.ErrGRPCStopped},
+	// Another member answers: this one stops, and is rebuilt.
+	{kv.ErrDamaged, rpctypes.ErrGRPCStopped},
 	{context.Canceled, rpctypes.ErrGRPCCanceled},
 }
 

@@ -13,18 +13,26 @@ import (
 
 // Apply executes commands in order. What is wrong with a command is in its
 // result (see DecodeResult) and changes nothing. The error is for entries that
-// are not behind what was applied, and for a closed store.
+// are not behind what was applied, for a closed store, and for a database that
+// failed (see Failed).
 func (s *Store) Apply(entries []node.Entry) ([][]byte, error) {
 	if s.db == nil {
 		return nil, ErrClosed
 	}
-	return s.db.applyEntries(entries)
+	results, err := s.db.applyEntries(entries)
+	// What a failed database answered is made up, and none of it will be committed.
+	if failed := s.db.be.failure(); failed != nil {
+		return nil, fmt.Errorf("kv: apply entries from %d: %w", entries[0].Index, failed)
+	}
+	return results, err
 }
 
 // applyEntries has the name that etcd's backend looks for when it is told to
 // verify that writes come from here (ETCD_VERIFY=all).
-func (db *database) applyEntries(entries []node.Entry) ([][]byte, error) {
-	results := make([][]byte, len(entries))
+func (db *database) applyEntries(entries []node.Entry) (results [][]byte, err error) {
+	results = make([][]byte, len(entries))
+	// etcd's store panics when it gets nothing from a database that failed.
+	defer db.recoverFailed(&err)
 	for i, e := range entries {
 		if e.Index <= db.applied.index {
 			return nil, fmt.Errorf("kv: apply entry %d: entry %d is already applied", e.Index, db.applied.index)
@@ -80,6 +88,11 @@ func (db *database) dispatch(c command) (message, error) {
 	switch {
 	case c.member != nil:
 		return nil, db.putMember(c.member)
+	case c.compare:
+		db.compare()
+		return nil, nil
+	case c.content != nil:
+		return nil, db.said(c.content)
 	case r.Put != nil:
 		var resp *pb.PutResponse
 		err := db.change(c, func(p *plan) error { return p.put(r.Put) }, func(x *execution) (err error) {
@@ -117,11 +130,18 @@ func (db *database) change(c command, plans func(*plan) error, execute func(*exe
 		return rejection(err)
 	}
 	tx := db.kv.Write(traceutil.TODO())
+	done := false
+	defer func() {
+		if !done && db.be.failure() != nil {
+			tx.End() // a failed database commits nothing
+		}
+	}()
 	x := &execution{tx: tx, path: p.path, answered: db.answers(c), m: unmetered()}
 	if err := execute(x); err != nil {
 		// The lock of tx is held, so that half of a change is never committed.
 		panic(fmt.Sprintf("kv: entry %d at term %d can be applied, and failed half-way: %v", db.applying.index, db.applying.term, err))
 	}
+	done = true
 	tx.End()
 	return nil
 }

@@ -14,6 +14,11 @@ const (
 	kindRequest byte = 1
 	// kindMember: etcd's Member follows, of which ID and ClientURLs are kept.
 	kindMember byte = 2
+	// kindCompare: nothing follows. Members note the content of their databases.
+	kindCompare byte = 3
+	// kindContent: a member's ID, an index, and what that member noted there: the number
+	// of revisions and the sum of their checksums. Eight bytes each, big endian.
+	kindContent byte = 4
 )
 
 // requestHeaderBytes is the length of what is in front of an InternalRaftRequest: the
@@ -40,7 +45,8 @@ type message interface {
 	MarshalTo([]byte) (int, error)
 }
 
-// command is a command as it is executed. One of request and member is set.
+// command is a command as it is executed. One of request, member, compare and content is
+// set.
 type command struct {
 	// origin is the store whose server proposed it; 0: any.
 	origin uint64
@@ -49,6 +55,9 @@ type command struct {
 	readBytesMax int64
 	request      *pb.InternalRaftRequest
 	member       *pb.Member
+	// compare: members note their contents. content is a ContentCommand.
+	compare bool
+	content []byte
 }
 
 // RequestCommand returns the command that executes r, in which exactly one of
@@ -95,6 +104,10 @@ func decodeCommand(b []byte) (c command, err error) {
 	switch b[0] {
 	case kindRequest:
 		return decodeRequest(b)
+	case kindCompare:
+		return command{compare: true}, nil
+	case kindContent:
+		return command{content: b}, nil
 	case kindMember:
 		c.member = new(pb.Member)
 		if c.member.Unmarshal(b[1:]) != nil {

@@ -3,10 +3,8 @@ package kv
 import (
 	"errors"
 	"fmt"
-	"runtime/debug"
 
 	"go.etcd.io/etcd/server/v3/lease"
-	"go.etcd.io/etcd/server/v3/storage/backend"
 	"go.etcd.io/etcd/server/v3/storage/mvcc"
 	"go.uber.org/zap"
 )
@@ -15,7 +13,7 @@ import (
 type database struct {
 	lg *zap.Logger
 	progress
-	be backend.Backend
+	be *checkedBackend
 	// metered is be as etcd's store sees it.
 	metered *meteredBackend
 	// origin is that of the Store.
@@ -23,7 +21,8 @@ type database struct {
 	lessor lease.Lessor
 	kv     mvcc.KV
 
-	compaction compactionState
+	compaction  compactionState
+	comparisons *comparisons
 	// closed is closed by close: a compaction that it interrupted never ends.
 	closed chan struct{}
 }
@@ -31,33 +30,30 @@ type database struct {
 // openDatabase opens or creates the database at path, which verifyFile found
 // good or missing.
 func openDatabase(path string, lg *zap.Logger, l limits, origin uint64) (db *database, err error) {
-	db = &database{lg: lg, origin: origin, closed: make(chan struct{})}
-	// etcd's parts panic when they cannot open or recover, and fault on a damaged
-	// page.
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	be, err := openBackend(path, lg, l)
+	if err != nil {
+		return nil, err
+	}
+	db = &database{lg: lg, be: be, origin: origin, closed: make(chan struct{})}
+	// etcd's parts panic when they cannot recover.
 	defer func() {
 		if cause := recover(); cause != nil {
-			err = errors.Join(fmt.Errorf("%w: %v", ErrDamaged, cause), db.close())
+			err = errors.Join(be.failure(), fmt.Errorf("etcd's store cannot use it: %v", cause), db.close())
 			db = nil
 		}
 	}()
-	cfg := backend.DefaultBackendConfig(lg)
-	cfg.Path = path
-	cfg.Hooks = backend.NewHooks(db.save)
-	if l.batchInterval != 0 {
-		cfg.BatchInterval = l.batchInterval
-	}
-	if l.batchOps != 0 {
-		cfg.BatchLimit = l.batchOps
-	}
-	db.be = backend.New(cfg)
+	be.batch.load()
+	be.setBeforeCommit(db.save)
 	// The lessor goes first: the keys attach themselves to their leases.
-	db.lessor = lease.NewLessor(lg, db.be, nil, lease.LessorConfig{})
-	db.metered = &meteredBackend{Backend: db.be}
+	db.lessor = lease.NewLessor(lg, be, nil, lease.LessorConfig{})
+	db.metered = &meteredBackend{Backend: be}
 	db.kv = mvcc.New(lg, db.metered, db.lessor, mvcc.StoreConfig{})
-	db.load(db.be.BatchTx())
+	db.load(be.BatchTx())
 	// The hook goes last: recovery itself writes, and that is no log entry.
-	db.be.SetTxPostLockInsideApplyHook(db.begin)
+	be.SetTxPostLockInsideApplyHook(db.begin)
+	if err := be.failure(); err != nil {
+		return nil, errors.Join(err, db.close())
+	}
 	return db, nil
 }
 
@@ -79,8 +75,29 @@ func (db *database) close() error {
 	if db.lessor != nil {
 		db.lessor.Stop()
 	}
-	if db.be != nil {
-		err = errors.Join(err, db.be.Close())
+	return errors.Join(err, db.be.Close())
+}
+
+// recoverFailed turns a panic of etcd's store into err if the database failed: then
+// it is because of what was not there to read. Any other panic goes on.
+func (db *database) recoverFailed(err *error) {
+	failed := db.be.failure()
+	if failed == nil {
+		return
 	}
-	return err
+	if cause := recover(); cause != nil {
+		*err = failed
+	}
+}
+
+// guarded runs f, which reads, and returns why the database failed instead of what f
+// found, if it did.
+func guarded[T any](db *database, f func() (T, error)) (result T, err error) {
+	// The values that f reads lie in the memory that the file is mapped to, and so
+	// f may fault.
+	db.be.protect("read", func() { result, err = f() })
+	if failed := db.be.failure(); failed != nil {
+		return *new(T), fmt.Errorf("kv: %w", failed)
+	}
+	return result, err
 }

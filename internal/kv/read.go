@@ -17,7 +17,8 @@ import (
 type Grant func(bytes int64) bool
 
 // Range reads keys. The error is a Rejection, ErrClosed, ErrOverBudget if the grant
-// was refused, or that of ctx.
+// was refused, that of ctx, or why the database failed (see Failed): what does not match
+// its checksum is never returned.
 func (s *Store) Range(ctx context.Context, r *pb.RangeRequest, grant Grant) (resp *pb.RangeResponse, err error) {
 	if err := CheckRange(r); err != nil {
 		return nil, err
@@ -57,10 +58,16 @@ func (s *Store) view(ctx context.Context, grant Grant, read func(mvcc.TxnRead, *
 	if s.db == nil {
 		return ErrClosed
 	}
+	_, err := guarded(s.db, func() (struct{}, error) { return struct{}{}, s.db.metering(ctx, grant, read) })
+	return err
+}
+
+// metering runs read, and charges what it reads to grant.
+func (db *database) metering(ctx context.Context, grant Grant, read func(mvcc.TxnRead, *meter, *database) error) error {
 	m := &meter{Context: ctx, take: grant}
-	tx := s.db.metered.read(s.db.kv, m)
+	tx := db.metered.read(db.kv, m)
 	defer tx.End()
-	err := read(tx, m, s.db)
+	err := read(tx, m, db)
 	if m.over {
 		return ErrOverBudget
 	}
@@ -106,7 +113,10 @@ func (s *Store) Hash() (Hash, error) {
 	if s.db == nil {
 		return Hash{}, ErrClosed
 	}
-	h, _, err := s.db.kv.HashStorage().HashByRev(0)
+	h, err := guarded(s.db, func() (mvcc.KeyValueHash, error) {
+		h, _, err := s.db.kv.HashStorage().HashByRev(0)
+		return h, err
+	})
 	if err != nil {
 		return Hash{}, fmt.Errorf("kv: hash: %w", err)
 	}
@@ -141,7 +151,7 @@ func (s *Store) commitOf(db *database) error {
 	}
 	// What is not committed would be compacted once more after a crash.
 	db.be.ForceCommit()
-	return nil
+	return db.be.failure()
 }
 
 // compactionState hands the end of the last compaction from the goroutine that

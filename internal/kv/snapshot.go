@@ -1,11 +1,13 @@
 package kv
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -18,17 +20,69 @@ func (s *Store) Snapshot() (node.Snapshot, error) {
 	if s.db == nil {
 		return nil, ErrClosed
 	}
-	return s.db.be.Snapshot(), nil
+	snap, err := s.db.be.capture()
+	if err != nil {
+		return nil, fmt.Errorf("kv: capture the database: %w", err)
+	}
+	return snap, nil
+}
+
+// snapshot is a captured file.
+type snapshot struct {
+	b    *checkedBackend
+	view *view
+}
+
+// WriteTo reads and verifies the whole file before it writes any of it, so that no
+// damage travels to another member: this one fails instead.
+func (s *snapshot) WriteTo(w io.Writer) (n int64, err error) {
+	if err := s.b.verifyView(context.Background(), s.view, nil); err != nil {
+		return 0, fmt.Errorf("kv: this member's own database is not fit for a snapshot: %w", err)
+	}
+	s.b.protect("copy the file", func() { n, err = s.view.tx.WriteTo(w) })
+	return n, errors.Join(err, s.b.failure())
+}
+
+// Close lets the database go.
+func (s *snapshot) Close() error {
+	s.b.release(s.view)
+	return nil
+}
+
+// verifyView reads and verifies all pages and records of a view, of which this
+// backend fails if they are damaged. See verifyTree for pace.
+func (b *checkedBackend) verifyView(ctx context.Context, v *view, pace func(context.Context, int) error) error {
+	m := meta{
+		pageBytes: int64(b.db.Info().PageSize),
+		root:      uint64(v.tx.Cursor().Bucket().Root()),
+	}
+	m.pages = uint64(v.tx.Size() / m.pageBytes)
+	err := verifyTree(ctx, b.file, m, pace)
+	if errors.Is(err, ErrDamaged) {
+		b.fail(err)
+	}
+	return err
 }
 
 // Restore replaces everything by the database that r streams, which may hold no
 // entry behind index. After a crash in the middle, or an error, the old or the
 // new database is there as a whole.
+//
+// If there was no room for both at the last call, the old one is removed before the
+// new one comes: after a crash the store is empty then, at index 0, and the caller
+// must still have the snapshot. A store without a database returns ErrClosed.
 func (s *Store) Restore(index uint64, r io.Reader) error {
-	if s.db == nil {
+	if s.db == nil && !s.dropped {
 		return ErrClosed
 	}
-	if err := s.restore(index, r); err != nil {
+	if s.noRoom && s.db != nil {
+		if err := s.drop(); err != nil {
+			return fmt.Errorf("kv: restore to index %d: make room: %w", index, err)
+		}
+	}
+	err := s.restore(index, r)
+	s.noRoom = isNoSpace(err)
+	if err != nil {
 		return fmt.Errorf("kv: restore to index %d: %w", index, err)
 	}
 	return nil
@@ -37,7 +91,7 @@ func (s *Store) Restore(index uint64, r io.Reader) error {
 func (s *Store) restore(index uint64, r io.Reader) error {
 	path, err := receiveFile(s.dir, r)
 	if err != nil {
-		return err
+		return noRoom(s.dir, err)
 	}
 	next, err := s.openReceived(path, index)
 	if err != nil {
@@ -47,9 +101,46 @@ func (s *Store) restore(index uint64, r io.Reader) error {
 	if err := s.adopt(path); err != nil {
 		return errors.Join(err, next.close())
 	}
-	old := s.replace(next)
-	s.closing.Go(func() { s.closeReplaced(old) })
+	if old := s.replace(next); old != nil {
+		s.closing.Go(func() { s.closeReplaced(old) })
+	}
 	return nil
+}
+
+// drop removes the database. What a peer still reads of it takes room until it is done.
+func (s *Store) drop() error {
+	s.lg.Warn("removing the old database, as there is no room for two; this member serves nothing until the snapshot is restored",
+		zap.String("file", s.path()))
+	s.mu.Lock()
+	old := s.db
+	s.db, s.dropped = nil, true
+	s.mu.Unlock()
+	err := errors.Join(os.Remove(s.path()), syncDir(s.dir))
+	closed := make(chan struct{})
+	s.closing.Go(func() {
+		s.closeReplaced(old)
+		close(closed)
+	})
+	// Its room is free when it is closed, which waits for peers that read from it: if
+	// that takes long, the next try finds the room.
+	timer := time.NewTimer(dropWait)
+	defer timer.Stop()
+	select {
+	case <-closed:
+	case <-timer.C:
+	}
+	return err
+}
+
+// dropWait bounds how long drop waits for the readers of the database.
+const dropWait = time.Second
+
+// noRoom says what to do about a disk that is too full for a second database.
+func noRoom(dir string, err error) error {
+	if !isNoSpace(err) {
+		return err
+	}
+	return fmt.Errorf("%w: the new database needs room in %s beside the old one; free some, or enlarge the volume", err, dir)
 }
 
 // receiveFile writes what r streams to a new file in dir, durably.
@@ -73,7 +164,7 @@ func (s *Store) openReceived(path string, index uint64) (*database, error) {
 	if err := verifyFile(path); err != nil {
 		return nil, fmt.Errorf("the snapshot is no whole database: %w", err)
 	}
-	db, err := openDatabase(path, s.lg, s.limits, s.origin)
+	db, err := s.openDatabase(path)
 	if err != nil {
 		return nil, err
 	}
@@ -81,6 +172,9 @@ func (s *Store) openReceived(path string, index uint64) (*database, error) {
 		return nil, errors.Join(fmt.Errorf("the snapshot holds entries up to %d", at.index), db.close())
 	}
 	db.moveTo(index)
+	if err := db.be.failure(); err != nil {
+		return nil, errors.Join(err, db.close())
+	}
 	return db, nil
 }
 
@@ -102,7 +196,7 @@ func (s *Store) replace(next *database) *database {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := s.db
-	s.db = next
+	s.db, s.dropped = next, false
 	return old
 }
 

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/octopii/octopii/internal/vfs"
 )
 
 const (
@@ -29,6 +31,9 @@ const (
 // ErrClosed: the store was closed.
 var ErrClosed = errors.New("kv: store is closed")
 
+// errInUse: another process has the file open, or another Store of this one.
+var errInUse = errors.New("another process uses the database; stop it first")
+
 // limits say when the backend commits by itself. Zero values: as in etcd.
 type limits struct {
 	// batchInterval is the longest time between two commits.
@@ -40,19 +45,28 @@ type limits struct {
 // Store is a durable node.StateMachine. The methods of node.StateMachine, and
 // Commit, are called by one goroutine. Those that read may be called from any.
 //
-// A failed write to the database file is final: the process logs why and ends.
+// What does not match its checksum, and an error of writing the file, are final: the
+// database is neither read nor written any more, all calls return why (ErrDamaged
+// for damage), and Failed says so. What was committed before stays as it is.
 type Store struct {
 	dir    string
 	lg     *zap.Logger
 	limits limits
+	// comparisons outlive the database.
+	comparisons *comparisons
 	// origin tells the commands that this store's server proposes from all others.
 	origin uint64
 
 	// mu guards db against Restore, which replaces it. Reads hold it for as long
 	// as they last; the goroutine that applies needs it only to replace db.
 	mu sync.RWMutex
-	// db is nil after Close.
+	// db is nil after Close, and while dropped.
 	db *database
+	// dropped: Restore removed the old database to make room for the new one. There is
+	// nothing to read until it has succeeded.
+	dropped bool
+	// noRoom: the last Restore found no room. Owned by the goroutine that applies.
+	noRoom bool
 	// closing counts replaced databases that a reader of a snapshot still holds.
 	closing sync.WaitGroup
 }
@@ -71,13 +85,13 @@ func open(dir string, lg *zap.Logger, l limits) (*Store, error) {
 	if err := makeDir(dir); err != nil {
 		return nil, err
 	}
-	s := &Store{dir: dir, lg: lg, limits: l, origin: newOrigin()}
-	err := verifyFile(s.path())
+	s := &Store{dir: dir, lg: lg, limits: l, comparisons: newComparisons(), origin: newOrigin()}
+	err := s.verify()
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		err = s.create()
 	case err == nil:
-		s.db, err = openDatabase(s.path(), lg, l, s.origin)
+		s.db, err = s.openDatabase(s.path())
 	}
 	if err != nil {
 		return nil, fmt.Errorf("kv: open %s: %w", s.path(), err)
@@ -86,6 +100,22 @@ func open(dir string, lg *zap.Logger, l limits) (*Store, error) {
 		return nil, errors.Join(fmt.Errorf("kv: remove an interrupted restore: %w", err), s.Close())
 	}
 	return s, nil
+}
+
+// verify reads the database, which nobody else may be writing. One that does not exist
+// is fs.ErrNotExist.
+func (s *Store) verify() error {
+	if _, err := os.Stat(s.path()); err != nil {
+		return err
+	}
+	lock, err := vfs.OS.Lock(s.path())
+	if errors.Is(err, vfs.ErrLocked) {
+		return errInUse
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(verifyFile(s.path()), lock.Close())
 }
 
 // newOrigin draws a number that no other store has, and no other run of this one.
@@ -102,7 +132,7 @@ func (s *Store) create() error {
 	if err != nil {
 		return err
 	}
-	db, err := openDatabase(path, s.lg, s.limits, s.origin)
+	db, err := s.openDatabase(path)
 	if err != nil {
 		return errors.Join(err, os.Remove(path))
 	}
@@ -111,6 +141,15 @@ func (s *Store) create() error {
 	}
 	s.db = db
 	return nil
+}
+
+func (s *Store) openDatabase(path string) (*database, error) {
+	db, err := openDatabase(path, s.lg, s.limits, s.origin)
+	if err != nil {
+		return nil, err
+	}
+	db.comparisons = s.comparisons
+	return db, nil
 }
 
 // adopt gives a whole and durable database at path its final name.
@@ -149,9 +188,10 @@ func (s *Store) path() string { return filepath.Join(s.dir, fileName) }
 func (s *Store) Close() error {
 	s.mu.Lock()
 	db := s.db
-	s.db = nil
+	s.db, s.dropped = nil, false
 	s.mu.Unlock()
 	if db == nil {
+		s.closing.Wait()
 		return nil
 	}
 	err := db.close()
@@ -181,7 +221,23 @@ func (s *Store) Commit() error {
 		return ErrClosed
 	}
 	s.db.be.ForceCommit()
+	if err := s.db.be.failure(); err != nil {
+		return fmt.Errorf("kv: commit: %w", err)
+	}
 	return nil
+}
+
+// Failed returns a channel that is closed when the database fails, and a function
+// that says why then. It is about the database that is open now: Restore opens
+// another one.
+func (s *Store) Failed() (failed <-chan struct{}, why func() error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.db == nil {
+		return nil, func() error { return ErrClosed }
+	}
+	be := s.db.be
+	return be.failed, func() error { return fmt.Errorf("kv: %s: %w", s.path(), be.failure()) }
 }
 
 // Size is the size of the database in bytes: of its file, and of what is in

@@ -36,19 +36,27 @@ func (c *Core) allowChanges(changes []Change) error {
 	return c.keepsQuorum(changes)
 }
 
-// caughtUp refuses to give a vote to whoever has not the log behind it.
+// caughtUp refuses to give a vote to a learner that has not the log behind it, or whose
+// state machine has not restored what it was sent.
 func (c *Core) caughtUp(id uint64) error {
 	if m := find(c.handed.Membership, id); m == nil || !m.Learner {
 		return nil // a voter already: there is nothing to change
 	}
 	pr, _ := c.progressOf(id)
 	commit := c.rn.BasicStatus().Commit
+	notes := c.peers.get(id)
+	if notes.restoreGoal == 0 {
+		notes.restoreGoal = max(commit, c.cfg.PromoteLagMax) - c.cfg.PromoteLagMax
+	}
 	switch {
 	case !c.alive(id):
-		return c.hushed(fmt.Errorf("%w: learner %x was not heard of for %d ticks; start it and try again", ErrUnsafeMembership, id, min(c.peers.get(id).silent, silentMax)))
+		return c.hushed(fmt.Errorf("%w: learner %x was not heard of for %d ticks; start it and try again", ErrUnsafeMembership, id, min(notes.silent, silentMax)))
 	case pr.Match == 0 || pr.Match+c.cfg.PromoteLagMax < commit:
 		return fmt.Errorf("%w: learner %x has the log up to %d of %d, and may lag by %d entries; try again when it has caught up",
 			ErrUnsafeMembership, id, pr.Match, commit, c.cfg.PromoteLagMax)
+	case !notes.hasRestored():
+		return fmt.Errorf("%w: the state machine of learner %x is at index %d, and restores what it was sent up to %d; try again when it has",
+			ErrUnsafeMembership, id, notes.applied, notes.restoreGoal)
 	}
 	return nil
 }

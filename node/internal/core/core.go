@@ -308,6 +308,9 @@ func (c *Core) stepMessage(m *raftpb.Message) {
 		c.led = led{from: m.From, term: m.Term, durable: m.Index, committed: min(m.Index, m.Commit)}
 	}
 	c.peers.heard(m.From)
+	if m.Type == raftpb.MsgHeartbeatResp {
+		c.peers.get(m.From).applied = m.Index
+	}
 	if m.Type == raftpb.MsgReadIndex {
 		c.reads.ask(m)
 		return
@@ -391,7 +394,14 @@ func (c *Core) emit(m *raftpb.Message) {
 	case raftpb.MsgStorageApply:
 		c.effects.Apply = c.newApply(m)
 	case raftpb.MsgSnap:
+		notes := c.peers.get(m.To)
+		notes.restoreGoal = max(notes.restoreGoal, m.Snapshot.Metadata.Index)
 		c.effects.Snapshots = append(c.effects.Snapshots, *m)
+	case raftpb.MsgHeartbeatResp:
+		// raft has no use for it: how far this member's state machine is. raft's own
+		// acknowledgement of a snapshot says only that its file is in place.
+		m.Index = c.applied
+		c.effects.Messages = append(c.effects.Messages, *m)
 	case raftpb.MsgHeartbeat:
 		// raft has no use for it: how far this leader's own log is durable. It may
 		// commit without its own copy, and so nobody else could tell.

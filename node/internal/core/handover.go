@@ -103,7 +103,8 @@ func (c *Core) bestCandidate(rested bool) uint64 {
 		if rested && c.peers.get(id).rest > 0 {
 			return
 		}
-		near := pr.State != tracker.StateSnapshot && pr.Match+c.cfg.PromoteLagMax >= commit && !c.isReplaced(id)
+		near := pr.State != tracker.StateSnapshot && pr.Match+c.cfg.PromoteLagMax >= commit &&
+			c.peers.get(id).hasRestored() && !c.isReplaced(id)
 		if one := (candidate{id, near, m.Priority, pr.Match}); one.before(best) {
 			best = one
 		}

@@ -30,6 +30,11 @@ type peer struct {
 	// caughtUp is for how many ticks, as a learner that is to vote, it was close
 	// behind, and absent for how many it was silent.
 	caughtUp, absent int
+	// applied is the index that its state machine had when it last answered a heartbeat.
+	// restoreGoal is the index that its state machine must have before this leader gives
+	// it a vote, or hands over to it: that of the last snapshot it was sent, or about the
+	// commit index when this leader first looked at it as a learner. 0: not known yet.
+	applied, restoreGoal uint64
 	// rest is for how many ticks this leader does not hand over to it, and pause for
 	// how many it did not after the last transfer to it that failed.
 	rest, pause int
@@ -79,8 +84,13 @@ func (p *peers) tick() {
 func (p *peers) rested() {
 	for _, o := range p.list {
 		o.rest, o.pause, o.near = 0, 0, 0
+		o.applied, o.restoreGoal = 0, 0
 	}
 }
+
+// hasRestored says whether a member's state machine has what it was sent: its log may
+// have all of it long before.
+func (p *peer) hasRestored() bool { return p.applied >= p.restoreGoal }
 
 // alive: the member was heard within an election timeout.
 func (c *Core) alive(id uint64) bool {

@@ -27,7 +27,7 @@ func (c *Core) yield(st *raft.BasicStatus) {
 		notes := c.peers.get(id)
 		// What was committed a tick ago it must have: one whose disk hangs is alive,
 		// and falls behind only slowly.
-		if pr.State != tracker.StateReplicate || !c.alive(id) || pr.Match < before || pr.Match+c.cfg.PromoteLagMax < st.Commit {
+		if pr.State != tracker.StateReplicate || !c.alive(id) || pr.Match < before || pr.Match+c.cfg.PromoteLagMax < st.Commit || !c.peers.get(id).hasRestored() {
 			notes.near = 0
 			return
 		}

@@ -489,6 +489,9 @@ func describeAppend(a *Append) string {
 
 func describeMessage(m raftpb.Message) string {
 	s := fmt.Sprintf("%s to %d: term %d", m.Type, m.To, m.Term)
+	if m.Type == raftpb.MsgHeartbeatResp {
+		return s + fmt.Sprintf(" applied %d", m.Index)
+	}
 	if m.Index+m.LogTerm > 0 && m.Type != raftpb.MsgHeartbeat {
 		s += fmt.Sprintf(" behind %d/%d", m.LogTerm, m.Index)
 	}

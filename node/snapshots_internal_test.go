@@ -1,0 +1,43 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// After a stream that failed, raft hears of it after a pause that doubles up to a bound,
+// and that begins anew after one that arrived.
+func TestStreamBackoff(t *testing.T) {
+	s := &snapshots{loop: &loop{Node: &Node{ctx: context.Background(), inbox: newInbox(), log: zap.NewNop(), cfg: Config{TickInterval: time.Millisecond}}}}
+	told := func() int { return len(s.loop.inbox.input.SnapshotsSent) }
+	pause := func() int {
+		s.settle(2, errors.New("no room"))
+		before := told()
+		for ticks := 1; ticks <= 2*streamPauseMax; ticks++ {
+			if s.tick(1); told() > before {
+				return ticks
+			}
+		}
+		t.Fatal("raft never heard of a stream that failed")
+		return 0
+	}
+	want := 1
+	for range 12 {
+		if got := pause(); got != want {
+			t.Fatalf("raft heard of it after %d ticks; want %d", got, want)
+		}
+		want = min(2*want, streamPauseMax)
+	}
+	before := told()
+	s.settle(2, nil)
+	if told() != before+1 {
+		t.Fatal("raft did not hear at once of a stream that arrived")
+	}
+	if got := pause(); got != 1 {
+		t.Errorf("after a success the first pause is of %d ticks; want 1", got)
+	}
+}
