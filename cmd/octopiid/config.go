@@ -44,6 +44,7 @@ type config struct {
 	PeerCertFile        string   `koanf:"peer-cert-file"`
 	PeerKeyFile         string   `koanf:"peer-key-file"`
 	PeerCAFile          string   `koanf:"peer-ca-file"`
+	PeerAllowedSANs     []string `koanf:"peer-allowed-san"`
 	ClientCertFile      string   `koanf:"client-cert-file"`
 	ClientKeyFile       string   `koanf:"client-key-file"`
 	ClientCAFile        string   `koanf:"client-ca-file"`
@@ -86,6 +87,7 @@ func addFlags(f *pflag.FlagSet) {
 	f.String("peer-cert-file", "", "certificate for other members")
 	f.String("peer-key-file", "", "key of the certificate for other members")
 	f.String("peer-ca-file", "", "authorities that vouch for other members")
+	f.StringSlice("peer-allowed-san", nil, "`names` of which a peer's certificate must have one, as a DNS name, IP address, URI or common name; without it every certificate of the authorities will do, also one of a client")
 	f.String("client-cert-file", "", "certificate for clients")
 	f.String("client-key-file", "", "key of the certificate for clients")
 	f.String("client-ca-file", "", "authorities that vouch for clients; without it every client is served")
@@ -301,6 +303,9 @@ func (c config) checkFiles() error {
 	peer := []string{c.PeerCertFile, c.PeerKeyFile, c.PeerCAFile}
 	if slices.Contains(peer, "") && slices.ContainsFunc(peer, func(s string) bool { return s != "" }) {
 		return errors.New("TLS between members is mutual; set --peer-cert-file, --peer-key-file and --peer-ca-file, or none of them")
+	}
+	if len(c.PeerAllowedSANs) > 0 && c.PeerCertFile == "" {
+		return errors.New("--peer-allowed-san needs certificates between members; set --peer-cert-file, --peer-key-file and --peer-ca-file")
 	}
 	if (c.ClientCertFile == "") != (c.ClientKeyFile == "") || c.ClientCAFile != "" && c.ClientCertFile == "" {
 		return errors.New("TLS for clients needs --client-cert-file and --client-key-file together, and both before --client-ca-file")

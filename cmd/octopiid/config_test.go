@@ -45,6 +45,7 @@ func TestConfigPrecedence(t *testing.T) {
 		RequestTimeout:       7 * time.Second,
 		MaxConcurrentStreams: 1000,
 		AnswerStallTimeout:   30 * time.Second,
+		PeerAllowedSANs:      []string{},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("flags before environment before file before defaults (-want +got):\n%s", diff)

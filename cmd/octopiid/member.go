@@ -245,7 +245,7 @@ func (m *member) peerConfig() tcp.Config {
 	return tcp.Config{
 		Listen:    m.cfg.PeerAddr,
 		Advertise: m.cfg.AdvertisePeerAddr,
-		TLS:       tcp.TLS{CertFile: m.cfg.PeerCertFile, KeyFile: m.cfg.PeerKeyFile, CAFile: m.cfg.PeerCAFile},
+		TLS:       tcp.TLS{CertFile: m.cfg.PeerCertFile, KeyFile: m.cfg.PeerKeyFile, CAFile: m.cfg.PeerCAFile, AllowedSANs: m.cfg.PeerAllowedSANs},
 		Logger:    m.lg.Named("transport"),
 	}
 }

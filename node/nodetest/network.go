@@ -135,8 +135,10 @@ type endpoint struct {
 	handler transport.Handler
 	peers   map[uint64]string
 	// said is where peers said that they are, when they called.
-	said  map[uint64]string
-	links map[route]*link
+	said map[uint64]string
+	// removed are those that RemovePeer named last.
+	removed map[uint64]bool
+	links   map[route]*link
 }
 
 // route is whom a link is for, and where.
@@ -167,7 +169,7 @@ var (
 )
 
 func newEndpoint(m *member) *endpoint {
-	return &endpoint{net: m.w.net, m: m, life: m.life, peers: map[uint64]string{}, said: map[uint64]string{}, links: map[route]*link{}}
+	return &endpoint{net: m.w.net, m: m, life: m.life, peers: map[uint64]string{}, said: map[uint64]string{}, removed: map[uint64]bool{}, links: map[route]*link{}}
 }
 
 func (e *endpoint) Address() string { return e.m.address }
@@ -181,8 +183,16 @@ func (e *endpoint) Start(h transport.Handler) error {
 // alive says whether the process still runs in which the endpoint is.
 func (e *endpoint) alive() bool { return e.m.node != nil && e.m.life == e.life && !e.m.disk.dead }
 
-func (e *endpoint) SetPeer(id uint64, address string) { e.peers[id] = address }
-func (e *endpoint) RemovePeer(id uint64)              { delete(e.peers, id) }
+func (e *endpoint) SetPeer(id uint64, address string) {
+	e.peers[id] = address
+	delete(e.removed, id)
+}
+
+// RemovePeer ends the connection that the peer made, too: there is no way back over it.
+func (e *endpoint) RemovePeer(id uint64) {
+	delete(e.peers, id)
+	e.removed[id] = true
+}
 
 func (e *endpoint) link(to uint64, address string) *link {
 	l := e.links[route{to, address}]
@@ -201,7 +211,7 @@ func (e *endpoint) where(id uint64) (string, bool) {
 	if at := e.net.ends[address]; ok && said != "" && (at == nil || at.m.id != id) {
 		return said, true
 	}
-	if !ok && e.calledBy(id, said) {
+	if !ok && !e.removed[id] && e.calledBy(id, said) {
 		return said, true
 	}
 	return address, ok

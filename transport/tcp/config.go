@@ -50,7 +50,7 @@ type Config struct {
 	// together. 0: 5 s.
 	HandshakeTimeout time.Duration
 	// StallTimeout is how long the bytes of a message connection may wait for
-	// the peer before the connection is given up and made anew. 0: 10 s.
+	// the peer before the connection is given up and made anew. 0: 20 s.
 	StallTimeout time.Duration
 	// ProgressTimeout is how long a frame that has begun, or a snapshot stream,
 	// may go without a single byte moving. 0: 30 s.
@@ -71,7 +71,7 @@ func (c Config) withDefaults() (Config, error) {
 	orDefault(&c.StrangersMax, 64)
 	orDefault(&c.DialTimeout, 5*time.Second)
 	orDefault(&c.HandshakeTimeout, 5*time.Second)
-	orDefault(&c.StallTimeout, 10*time.Second)
+	orDefault(&c.StallTimeout, 20*time.Second)
 	orDefault(&c.ProgressTimeout, 30*time.Second)
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()

@@ -64,7 +64,7 @@ func (t *Transport) openAs(ctx context.Context, address string, g greeting) (*co
 	peer, err := c.greet(g)
 	if err != nil {
 		c.close()
-		return nil, transport.Hello{}, err
+		return nil, transport.Hello{}, t.tls.explainTLS(err)
 	}
 	return c, peer, nil
 }
@@ -83,7 +83,7 @@ func (t *Transport) dial(ctx context.Context, address string, purpose uint32, to
 	}
 	var nc net.Conn
 	if err == nil {
-		nc, err = clientTLS(raw, t.tls, address)
+		nc, err = t.tls.client(raw, address)
 	}
 	if err != nil {
 		_ = raw.Close()

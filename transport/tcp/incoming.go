@@ -37,7 +37,7 @@ func (t *Transport) admit(raw net.Conn) {
 		_ = tcp.SetKeepAliveConfig(t.keepAlive)
 		tolerateLoss(tcp)
 	}
-	c := newConn(t, raw, serverTLS(raw, t.tls), raw.RemoteAddr().String(), true)
+	c := newConn(t, raw, t.tls.server(raw), raw.RemoteAddr().String(), true)
 	if err := t.track(c); err != nil {
 		_ = raw.Close()
 		return
@@ -57,6 +57,9 @@ func (t *Transport) serve(c *conn) {
 		return
 	}
 	if err != nil {
+		if explained := t.tls.explainTLS(err); explained != err {
+			t.warnStrangers("refused a connection", zap.String("peer", c.address), zap.Error(explained))
+		}
 		t.log.Debug("handshake failed", zap.String("peer", c.address), zap.Error(err))
 		return
 	}
@@ -152,10 +155,11 @@ func (t *Transport) handOver(from uint64, batch []transport.Inbound) {
 
 // readAnswers is the reader of a dialed message connection: a member that does not know
 // this one yet answers on it. It returns when the connection is broken.
-func (c *conn) readAnswers(from uint64) {
-	_ = c.t.receiveBatches(c, from)
+func (c *conn) readAnswers(from uint64) error {
+	err := c.t.receiveBatches(c, from)
 	c.discharge()
 	c.close()
+	return err
 }
 
 // connectOthers makes the connections to all peers but one, where there are none. If

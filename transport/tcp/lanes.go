@@ -14,12 +14,15 @@ import (
 // the first. It makes and ends the session, and carries everything on a sound network. The
 // others are dialed when lane 0 is first seen to retransmit.
 //
-// A lane takes messages from the peer's queue only while its connection does not
-// retransmit, and the lanes with lower numbers do. While all of them retransmit, messages
+// A lane takes messages from the peer's queue only while its stream moves, and those of the
+// lanes with lower numbers do not. While all of them stand still, messages
 // wait in the queue, which is bounded. So a heartbeat waits for the first of
 // three streams to recover. Messages that take different lanes may overtake each other:
 // the receiver hands them over one at a time, in the order in which they arrived.
 const (
+	// ackPatience is how long an acknowledgement may take, beside two round trips. The other side
+	// holds one back for 10 ms, or 40 ms where that cannot be set.
+	ackPatience = 50 * time.Millisecond
 	// lanePoll is how often a lane looks whether its connection has recovered, while
 	// messages wait.
 	lanePoll = 5 * time.Millisecond
@@ -30,6 +33,23 @@ const (
 	// laneRedial is the pause before a lane above 0 is dialed again.
 	laneRedial = 200 * time.Millisecond
 )
+
+// streamState is what the kernel says of what was written to a stream.
+type streamState struct {
+	// retransmitting: bytes were sent more than once, and are not acknowledged.
+	retransmitting bool
+	// unacknowledged: bytes were sent, and are not acknowledged.
+	unacknowledged bool
+	// lastAck is how long ago the last acknowledgement came, roundTrip the shortest time
+	// that one took, 0 if it is not known.
+	lastAck, roundTrip time.Duration
+}
+
+// stalled says whether a stream makes no progress that was last empty at some moment: what is
+// written to it now would wait.
+func (s streamState) stalled(sinceEmpty time.Duration) bool {
+	return s.retransmitting || s.unacknowledged && min(sinceEmpty, s.lastAck) > ackPatience+2*s.roundTrip
+}
 
 // laneSet is the lanes of one peer during one session.
 type laneSet struct {
@@ -44,6 +64,8 @@ type laneSet struct {
 	conns [lanesMax]*conn
 	// dialing is true from when a lane is dialed to when its goroutine ends.
 	dialing [lanesMax]bool
+	// began is when each lane last wrote to an empty stream.
+	began [lanesMax]time.Time
 	// writing is when lane 0 began a write that has not ended; zero: none.
 	writing time.Time
 }
@@ -79,23 +101,42 @@ func (s *laneSet) set(number int, c *conn) {
 	s.conns[number] = c
 }
 
-// mayWrite says whether a lane is the first that does not retransmit.
+// mayWrite says whether a lane is the first whose stream moves.
 func (s *laneSet) mayWrite(number int) bool {
 	s.mu.Lock()
-	conns := s.conns
+	conns, began := s.conns, s.began
 	s.mu.Unlock()
+	now := time.Now()
 	for i := range number {
-		if conns[i] != nil && !retransmitting(conns[i].raw) {
+		if conns[i] != nil && !stateOf(conns[i].raw).stalled(now.Sub(began[i])) {
 			return false
 		}
 	}
-	if !retransmitting(conns[number].raw) {
-		return true
+	state := stateOf(conns[number].raw)
+	if state.stalled(now.Sub(began[number])) {
+		if number == 0 && state.retransmitting {
+			signal(s.trouble)
+		}
+		return number == 0 && !state.retransmitting && s.alone()
 	}
-	if number == 0 {
-		signal(s.trouble)
+	if !state.unacknowledged {
+		s.mu.Lock()
+		s.began[number] = now
+		s.mu.Unlock()
 	}
-	return false
+	return true
+}
+
+// alone says whether there is only lane 0.
+func (s *laneSet) alone() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.conns[1:] {
+		if c != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // keep dials the other lanes when lane 0 is in trouble. It returns when ctx has ended and
@@ -112,7 +153,7 @@ func (s *laneSet) keep(ctx context.Context) {
 		s.mu.Lock()
 		first := s.conns[0]
 		s.mu.Unlock()
-		if first == nil || !retransmitting(first.raw) {
+		if first == nil || !stateOf(first.raw).retransmitting {
 			continue
 		}
 		for number := 1; number < lanesMax; number++ {
@@ -156,7 +197,7 @@ func (s *laneSet) use(ctx context.Context, number int, c *conn) (again bool) {
 	var reader sync.WaitGroup
 	reader.Go(func() {
 		defer close(broken)
-		c.readAnswers(s.p.id)
+		_ = c.readAnswers(s.p.id)
 	})
 	s.set(number, c)
 	w := &laneWriter{p: s.p, lanes: s, number: number, conn: c, idle: laneIdle}

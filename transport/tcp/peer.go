@@ -1,6 +1,7 @@
 package tcp
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -354,10 +355,11 @@ func (p *peer) pause() {
 func (p *peer) serve(ctx context.Context, c *conn) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	var ended error // why the reader ended; read after broken is closed
 	broken := make(chan struct{})
 	p.t.wg.Go(func() {
 		defer close(broken)
-		c.readAnswers(p.id)
+		ended = c.readAnswers(p.id)
 	})
 	lanes := newLaneSet(p)
 	lanes.set(0, c)
@@ -374,7 +376,7 @@ func (p *peer) serve(ctx context.Context, c *conn) {
 	c.close()
 	<-broken
 	<-kept
-	p.t.log.Info("connection lost", zap.Uint64("member", p.id), zap.String("address", c.address), zap.Error(err))
+	p.t.log.Info("connection lost", zap.Uint64("member", p.id), zap.String("address", c.address), zap.Error(cmp.Or(err, ended)))
 	if p.ctx.Err() == nil {
 		p.t.handler.PeerDown(p.id)
 	}

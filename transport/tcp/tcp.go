@@ -2,7 +2,6 @@ package tcp
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -18,7 +17,7 @@ import (
 // inside a Handler: it waits for the Handler to return.
 type Transport struct {
 	config    Config
-	tls       *tls.Config // nil: plain TCP
+	tls       *credentials // nil: plain TCP
 	log       *zap.Logger
 	listener  net.Listener
 	address   string
@@ -75,7 +74,7 @@ func New(cfg Config) (*Transport, error) {
 	if err != nil {
 		return nil, err
 	}
-	tlsConfig, err := cfg.TLS.load()
+	credentials, err := newCredentials(cfg.TLS, cfg.Logger)
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +89,10 @@ func New(cfg Config) (*Transport, error) {
 	}
 	life, end := context.WithCancel(context.Background())
 	t := newTransport(cfg, life, end)
-	t.tls, t.listener, t.address = tlsConfig, listener, address
+	t.tls, t.listener, t.address = credentials, listener, address
+	if credentials != nil {
+		credentials.warnFaults(address)
+	}
 	return t, nil
 }
 
@@ -99,7 +101,7 @@ func newTransport(cfg Config, life context.Context, end context.CancelFunc) *Tra
 	t := &Transport{
 		config:    cfg,
 		log:       cfg.Logger,
-		keepAlive: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3},
+		keepAlive: keepAlive(cfg.StallTimeout),
 		life:      life,
 		end:       end,
 		peers:     make(map[uint64]*peer),
@@ -109,6 +111,14 @@ func newTransport(cfg Config, life context.Context, end context.CancelFunc) *Tra
 	t.strangerBudget.max = int64(cfg.FrameBytesMax) + strangerBytes
 	t.memberBudget.max = memberFrames * int64(cfg.FrameBytesMax)
 	return t
+}
+
+// keepAlive ends an idle connection whose other side was silent for so long. Of a probe and its
+// answer one may be lost, so there are many: on a network that loses a third of its
+// packets three in a row are no sign of death.
+func keepAlive(silence time.Duration) net.KeepAliveConfig {
+	const idle = 2 * time.Second
+	return net.KeepAliveConfig{Enable: true, Idle: idle, Interval: time.Second, Count: max(3, int((silence-idle)/time.Second))}
 }
 
 // advertised is Advertise, or the host of Listen with the port that it got: a

@@ -56,10 +56,21 @@ func newKey(t *testing.T) *ecdsa.PrivateKey {
 // issue writes the files of a member at 127.0.0.1.
 func (a *authority) issue(t *testing.T) TLS {
 	t.Helper()
+	return a.issueNamed(t, "")
+}
+
+func (a *authority) issueNamed(t *testing.T, common string, names ...string) TLS {
+	t.Helper()
+	return a.issueAt(t, net.IPv4(127, 0, 0, 1), common, names...)
+}
+
+func (a *authority) issueAt(t *testing.T, ip net.IP, common string, names ...string) TLS {
+	t.Helper()
 	key := newKey(t)
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber: big.NewInt(2), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature,
+		Subject: pkix.Name{CommonName: common}, DNSNames: names,
+		IPAddresses: []net.IP{ip}, KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}, a.cert, &key.PublicKey, a.key)
 	if err != nil {

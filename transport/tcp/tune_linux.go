@@ -50,20 +50,25 @@ func tolerateLoss(c *net.TCPConn) {
 // lanesMax is how many message connections to one peer there may be at once.
 const lanesMax = 3
 
-// retransmitting says whether the kernel waits for the other side to acknowledge bytes
-// that it has sent more than once: what is written now would wait behind them.
-func retransmitting(c net.Conn) bool {
+// stateOf asks the kernel about a stream. It knows nothing of one that is closed.
+func stateOf(c net.Conn) (s streamState) {
 	tcp, ok := c.(*net.TCPConn)
 	if !ok {
-		return false
+		return s
 	}
-	found := false
 	_ = control(tcp, func(fd int) error {
 		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
-		found = err == nil && (info.Retransmits > 0 || info.Backoff > 0)
+		if err == nil {
+			s = streamState{
+				retransmitting: info.Retransmits > 0 || info.Backoff > 0,
+				unacknowledged: info.Unacked > 0,
+				lastAck:        time.Duration(info.Last_ack_recv) * time.Millisecond,
+				roundTrip:      time.Duration(info.Min_rtt) * time.Microsecond,
+			}
+		}
 		return nil
 	})
-	return found
+	return s
 }
 
 // control calls f with the file descriptor of c.
