@@ -123,6 +123,8 @@ type Config struct {
 	fs vfs.FS
 	// cacheBytes of the newest entries are held in memory. 0: raftstore's default.
 	cacheBytes uint64
+	// requestWindow is core.Config.RequestWindow.
+	requestWindow uint64
 }
 
 // Events are optional functions that tell what happened to a Node. They are

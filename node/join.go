@@ -121,7 +121,8 @@ func (n *Node) handleJoin(from transport.Hello, payload []byte, done func(transp
 		return
 	}
 	if err := n.open(); err != nil {
-		done(nil, err)
+		// Not as an error: that this member was removed says nothing of the one that asks.
+		done(&octopiipb.JoinReply{Code: joinRetry, Reason: err.Error()}, nil)
 		return
 	}
 	ms := n.members.Load()

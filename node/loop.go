@@ -82,6 +82,7 @@ func (l *loop) startCore(start octopiipb.SnapshotHeader, applied uint64) error {
 		ProposalBytesMax:    l.cfg.ProposalBytesMax,
 		WaitingBytesMax:     4 * l.cfg.PendingBytesMax,
 		ReadSeed:            randomID(),
+		RequestWindow:       l.cfg.requestWindow,
 		Logger:              raftLogger{l.log.Named("raft").Sugar()},
 	}
 	if err := l.readLog(func() (err error) { l.core, err = core.New(cfg); return err }); err != nil {

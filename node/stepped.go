@@ -32,7 +32,7 @@ type steppedNode struct{ n *Node }
 
 func startStepped(cfg stepped.Config) (stepped.Node, error) {
 	c := cfg.Node.(Config)
-	c.fs, c.cacheBytes = cfg.FS, cfg.CacheBytes
+	c.fs, c.cacheBytes, c.requestWindow = cfg.FS, cfg.CacheBytes, cfg.RequestWindow
 	n, err := startOn(c, steppedHost{cfg.Host})
 	if err != nil {
 		return nil, err

@@ -30,6 +30,9 @@ type result struct {
 	Kinds    []string `json:"kinds"`
 	Settings string   `json:"settings"`
 	Failure  *failure `json:"failure,omitempty"`
+	// States and Transitions are what members were, by numbers.
+	States      []uint32 `json:"states,omitempty"`
+	Transitions []uint32 `json:"transitions,omitempty"`
 }
 
 // failure is an invariant that did not hold.
@@ -67,6 +70,7 @@ func newResult(r *nodetest.Report, cpu time.Duration) *result {
 		Events: r.Events, Faults: r.Faults, Operations: r.Operations, Committed: r.Committed,
 		Simulated: secondsOf(r.Time), CPU: secondsOf(cpu),
 		Members: r.Members, Clients: r.Clients, Kinds: r.Kinds, Settings: r.Settings,
+		States: r.Coverage.States, Transitions: r.Coverage.Transitions,
 	}
 	if f := r.Failure; f != nil {
 		out.Failure = &failure{Invariant: f.Invariant, Detail: f.Detail, At: secondsOf(f.At), Last: f.Last}
@@ -139,8 +143,13 @@ type summary struct {
 	PerCore   float64  `json:"times_real_time_per_core"`
 	Failures  uint64   `json:"failures"`
 	Broken    []broken `json:"broken"`
+	// States and Transitions are how many different ones members were in, over all
+	// seeds.
+	States      int `json:"states"`
+	Transitions int `json:"transitions"`
 
-	hash uint64
+	reached [2]map[uint32]bool
+	hash    uint64
 }
 
 // add counts a result in.
@@ -155,6 +164,7 @@ func (s *summary) add(r *result) {
 	if s.CPU > 0 {
 		s.PerCore = float64(s.Simulated / s.CPU)
 	}
+	s.States, s.Transitions = s.reach(0, r.States), s.reach(1, r.Transitions)
 	hash, _ := strconv.ParseUint(r.Hash, 16, 64)
 	s.hash += (hash ^ r.Seed) * 0x9e3779b97f4a7c15
 	s.Hash = fmt.Sprintf("%016x", s.hash)
@@ -169,6 +179,17 @@ func (s *summary) add(r *result) {
 		}
 	}
 	s.Broken = append(s.Broken, broken{r.Failure.Invariant, []uint64{r.Seed}})
+}
+
+// reach counts states, or transitions, in, and returns how many different ones there are.
+func (s *summary) reach(kind int, numbers []uint32) int {
+	if s.reached[kind] == nil {
+		s.reached[kind] = map[uint32]bool{}
+	}
+	for _, n := range numbers {
+		s.reached[kind][n] = true
+	}
+	return len(s.reached[kind])
 }
 
 // printer writes results for people or for machines.
@@ -264,6 +285,9 @@ func (p *printer) summary(s *summary) error {
 	field(&b, "hash", s.Hash)
 	field(&b, "story", fmt.Sprintf("%d events, %d faults, %d operations, %d entries committed", s.Events, s.Faults, s.Operations, s.Committed))
 	field(&b, "time", fmt.Sprintf("%s of clusters' time in %s on %d processes: %.0f times real time per core", s.Simulated.rough(), s.Elapsed.rough(), s.Jobs, s.PerCore))
+	if hours := float64(s.Simulated) / 3600; s.States > 0 {
+		field(&b, "reached", fmt.Sprintf("%d states of members, and %d transitions between them; %.0f and %.0f in an hour of clusters' time", s.States, s.Transitions, float64(s.States)/hours, float64(s.Transitions)/hours))
+	}
 	for _, x := range s.Broken {
 		var words []string
 		for _, seed := range x.Seeds[:min(len(x.Seeds), listMax)] {

@@ -12,6 +12,7 @@ import (
 // undo, and the faults that strike their operations.
 type disk struct {
 	w   *world
+	m   *member
 	mem *vfstest.Mem
 	// renamed are the names that files have since they were opened.
 	renamed map[string]string
@@ -28,6 +29,9 @@ type disk struct {
 	failing map[vfstest.Kind]error
 	// struck: one did, so that the process must end.
 	struck bool
+
+	// roomless: it was full once.
+	roomless bool
 
 	// fast and slow bound how long a group of appends takes; stalled is until when
 	// nothing is written at all.
@@ -49,8 +53,8 @@ type disk struct {
 	refusedLog bool
 }
 
-func newDisk(w *world) *disk {
-	d := &disk{w: w, crashIn: -1, fast: 50 * time.Microsecond, slow: 2 * time.Millisecond}
+func newDisk(m *member) *disk {
+	d := &disk{w: m.w, m: m, crashIn: -1, fast: 50 * time.Microsecond, slow: 2 * time.Millisecond}
 	d.plug(vfstest.NewMem())
 	return d
 }
@@ -61,7 +65,14 @@ func (d *disk) plug(mem *vfstest.Mem) {
 	d.renamed = map[string]string{}
 	d.dead, d.readOnly, d.struck, d.refusedLog = false, false, false, false
 	d.crashAt = ""
-	d.fs = vfstest.NewFaulty(mem, d.strike)
+	var fs *vfstest.Faulty
+	fs = vfstest.NewFaulty(mem, func(op vfstest.Op) error {
+		if fs != d.fs { // of a process that has ended
+			return vfstest.ErrCrashed
+		}
+		return d.strike(op)
+	})
+	d.fs = fs
 }
 
 // strike decides what becomes of an operation.
@@ -103,6 +114,9 @@ func (d *disk) decide(op vfstest.Op) error {
 	}
 	if d.dead || d.gone {
 		return vfstest.ErrCrashed
+	}
+	if l := d.m.log; l != nil && l.writes && op.Changes() && !d.w.byHand && d.w.oneIn(probeWithin) {
+		l.probe()
 	}
 	if op.Changes() {
 		if d.crashAt == op.Kind {

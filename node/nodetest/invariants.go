@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
 
@@ -61,6 +62,8 @@ type checker struct {
 	// twins are two more state machines, fed with snapshots: one goes along, the
 	// other waits in an older state for the next snapshot.
 	twins [2]*twin
+
+	coverage coverage
 	// spare: a member takes a turn that it does not want: see idle.
 	spare bool
 }
@@ -155,7 +158,7 @@ func (c *checker) decided(m *member, eff *core.Effects) {
 		c.membership(m, eff.Membership)
 	}
 	for _, id := range eff.GivenUp {
-		c.w.nemesis.removed[id] = true
+		c.givenUp(m, id)
 	}
 	if a := eff.Append; a != nil {
 		if a.Snapshot != nil {
@@ -164,6 +167,22 @@ func (c *checker) decided(m *member, eff *core.Effects) {
 		for i := range a.Entries {
 			c.append(m, &a.Entries[i])
 		}
+	}
+}
+
+// givenUp: a member that a leader gives up did not answer. One that runs, where it is
+// looked for, and that nothing kept from answering for as long as others are waited
+// for, does.
+func (c *checker) givenUp(m *member, id uint64) {
+	w := c.w
+	w.nemesis.removed[id] = true
+	patience := time.Duration(w.cfg.joinTimeoutTicks) * w.cfg.tick
+	o := w.nemesis.member(id)
+	if o == nil || !o.awake() || w.now-max(o.awakeSince, m.awakeSince, w.troubled) < 2*patience || w.byHand || o.view.forgets {
+		return
+	}
+	if rec, ok := m.status().Membership.Member(id); ok && rec.Address == o.address {
+		w.fail("nobody is given up who answers", "%s gives up %s, which runs since %v, and nothing kept it from answering since %v: %s", m.name(), o.name(), o.awakeSince, w.troubled, w.summary())
 	}
 }
 
@@ -285,14 +304,25 @@ func (c *checker) bury(m *member, before, after *octopiipb.Membership) {
 }
 
 // met: two members have shaken hands. One whose disk forgot what it promised must
-// be told so by everybody who knows it.
+// be told so by everybody who knows that disk. (One that was wiped before anybody
+// knew its disk promised nothing: the others come to know the one that it has now.)
 func (c *checker) met(m, who *member) {
 	if !who.wiped || m.view.forgets || !m.up() {
 		return
 	}
 	ms, ok := c.memberships[m.status().Membership.Index]
-	if known := ok && slices.ContainsFunc(ms.Members, func(o octopiipb.Member) bool { return o.ID == who.id && o.Incarnation != 0 }); known {
-		c.w.fail("whoever forgot is kept out", "%s shakes hands with %s, which it knows from before its disk was wiped", m.name(), who.name())
+	if !ok {
+		return
+	}
+	now := who.end.handler.Hello(m.id).Incarnation
+	for _, o := range ms.Members {
+		switch {
+		case o.ID != who.id || o.Incarnation == 0:
+		case o.Incarnation != now:
+			c.w.fail("whoever forgot is kept out", "%s shakes hands with %s, which it knows from before its disk was wiped", m.name(), who.name())
+		case who.voted:
+			c.w.fail("whoever forgot is kept out", "%s knows %s by the disk that it has since it was wiped, and it voted before", m.name(), who.name())
+		}
 	}
 }
 
@@ -430,6 +460,8 @@ func (c *checker) looked(m *member) {
 		c.commit(m, v.commit+1, st.Commit)
 		v.commit = st.Commit
 	}
+	c.readable(m)
+	c.coverage.visit(m, &st)
 	if st.Role != node.Leader {
 		return
 	}
@@ -443,6 +475,25 @@ func (c *checker) looked(m *member) {
 		c.complete(m)
 	}
 }
+
+// readable: what a member's raft may ask for is there, in memory or on disk.
+func (c *checker) readable(m *member) {
+	d, store := m.disk, m.node.Store()
+	if m.log == nil || m.view.damaged || d.failing != nil || d.struck || d.dead || c.w.byHand || !c.w.oneIn(readEvery) {
+		return
+	}
+	first, _ := store.FirstIndex()
+	last, _ := store.LastIndex()
+	if first > last {
+		return
+	}
+	if entries, err := store.Entries(first, first+1, math.MaxUint64); err != nil || len(entries) == 0 {
+		c.w.fail("the log can be read", "%s: entry %d, the first of a log up to %d: %v, %v", m.name(), first, last, err, store.ReadErr())
+	}
+}
+
+// readEvery is after how many turns of loops the oldest entry of one is read.
+const readEvery = 100
 
 // heard notes that a member hears of its leader, or gets what it needs to campaign.
 func (c *checker) heard(m *member, msg *raftpb.Message) {
@@ -622,6 +673,9 @@ func (c *checker) started(m *member) {
 		}
 		*v = view{damaged: v.damaged, forgets: v.forgets}
 		return
+	}
+	if s := m.machine; s.durable && !v.forgets && m.status().Commit < s.saved.applied {
+		c.w.fail("what is applied is committed", "%s starts committed up to %d, and its state machine has what is applied up to %d", m.name(), m.status().Commit, s.saved.applied)
 	}
 	promised := *v
 	c.readLog(m)

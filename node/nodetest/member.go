@@ -3,6 +3,7 @@ package nodetest
 import (
 	"fmt"
 	"iter"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -58,6 +59,10 @@ type member struct {
 	// meanwhile.
 	paused bool
 	held   []*event
+	// awakeSince is when it started, or was paused last.
+	awakeSince time.Duration
+	// state is the number of its last state, of its coverage.
+	state uint32
 	// rate is how fast its clock goes.
 	rate float64
 	// offset is by how much it is wrong.
@@ -66,6 +71,11 @@ type member struct {
 	// begun.
 	due     stepped.Work
 	writing *writing
+	// tasks are those of its helpers that are under way, and task the one that runs.
+	tasks []*task
+	task  *task
+	// receives is the snapshot that it gets; nil: none.
+	receives *stream
 	// log is what its log has taken, since it was last opened or made; nil: it has
 	// none.
 	log *watchedLog
@@ -75,8 +85,9 @@ type member struct {
 	remembered uint64
 	// beats counts the heartbeats of that kind in this life.
 	beats int
-	// wiped: its disk was, and it came back under its old ID.
-	wiped bool
+	// wiped: its disk was, and it came back under its old ID. voted: it had a vote
+	// by then.
+	wiped, voted bool
 
 	// view is what the checker knows of it.
 	view view
@@ -109,7 +120,57 @@ func (h host) task(f func()) {
 	case h.m.writing != nil:
 		h.m.after(time.Millisecond, "task waits", func() { h.task(f) })
 	default:
+		h.m.begin(f)
+	}
+}
+
+// task is what a helper of a member does: it pauses while a snapshot travels.
+type task struct {
+	next  func() (time.Duration, bool)
+	stop  func()
+	yield func(time.Duration) bool
+	// ended: its process is, in the middle of what it does.
+	ended bool
+}
+
+// pause lets time pass, and says whether the process still runs then.
+func (t *task) pause(d time.Duration) bool { return !t.ended && t.yield(d) }
+
+// begin begins a task.
+func (m *member) begin(f func()) {
+	t := &task{}
+	t.next, t.stop = iter.Pull(func(yield func(time.Duration) bool) {
+		t.yield = yield
 		f()
+	})
+	m.tasks = append(m.tasks, t)
+	m.goOn(t)
+}
+
+// goOn goes on with a task up to its next pause.
+func (m *member) goOn(t *task) {
+	if m.writing != nil {
+		m.after(time.Millisecond, "task waits", func() { m.goOn(t) })
+		return
+	}
+	m.task = t
+	wait, more := t.next()
+	m.task = nil
+	if more {
+		m.after(wait, "task goes on", func() { m.goOn(t) })
+		return
+	}
+	m.tasks = slices.DeleteFunc(m.tasks, func(o *task) bool { return o == t })
+}
+
+// stopTasks ends what helpers are in the middle of.
+func (m *member) stopTasks() {
+	tasks := m.tasks
+	m.tasks = nil
+	for _, t := range tasks {
+		if t.ended = true; t != m.task {
+			t.stop()
+		}
 	}
 }
 
@@ -148,7 +209,8 @@ func (t *timer) Stop() bool {
 
 // addMember makes a member that does not run yet.
 func (w *world) addMember() *member {
-	m := &member{w: w, id: w.nextID, rate: 1, disk: newDisk(w)}
+	m := &member{w: w, id: w.nextID, rate: 1}
+	m.disk = newDisk(m)
 	m.address = fmt.Sprintf("n%d", m.id)
 	m.machine = newMachine(m)
 	if at := len(w.members); w.byHand && at < len(w.cfg.priorities) {
@@ -186,6 +248,7 @@ func (m *member) start() {
 	m.life++
 	m.dark = false
 	m.ended, m.due, m.remembered, m.beats = nil, stepped.Work{}, 0, 0
+	m.awakeSince, m.state = w.now, 0
 	before := m.log
 	m.log = nil
 	m.machine.restart()
@@ -197,7 +260,7 @@ func (m *member) start() {
 	n, err := stepped.Start(stepped.Config{
 		FS:         m.disk.fs,
 		Host:       host{m},
-		CacheBytes: c.cacheBytes,
+		CacheBytes: c.cacheBytes, RequestWindow: c.requestWindow,
 		Node: node.Config{
 			ID: m.id, Dir: dataDir, StateMachine: m.machine, Transport: m.end,
 			Bootstrap: m.founder, FailoverByTimeout: c.failoverByTimeout, Join: m.join, Rejoin: m.rejoins, Replaces: m.replaces, Priority: m.priority,
@@ -228,12 +291,18 @@ func (m *member) start() {
 	w.check.started(m)
 	m.tick()
 	m.settle()
+	if !w.byHand && w.oneIn(3) { // its state machine may be ahead of its log
+		m.after(w.between(0, 2*c.loopMax), "snapshot", func() { w.nemesis.snapshotOf(m) })
+	}
 }
 
 // tick lets the member's clock tick, for as long as it lives.
 func (m *member) tick() {
 	m.after(m.clock(m.w.cfg.tick), "tick", func() {
 		m.view.ticks++
+		if w := m.w; w.net.troubled() || m.disk.struck || m.disk.stalled > w.now || m.rate != 1 {
+			w.troubled = w.now
+		}
 		m.node.Loop(1)
 		m.w.check.looked(m)
 		m.tick()
@@ -271,7 +340,7 @@ func (m *member) settle() {
 		if w.byHand {
 			m.after(m.disk.latency(), "append", m.appendAtOnce)
 		} else {
-			m.after(w.between(time.Microsecond, w.cfg.loopMax), "append", m.append)
+			m.after(w.between(time.Microsecond, w.cfg.appendMax), "append", m.append)
 		}
 	}
 	if work.Apply && !m.due.Apply {
@@ -349,10 +418,11 @@ func (m *member) kill(power bool) {
 		m.end.close()
 	}
 	m.stopWriting()
+	m.stopTasks()
 	if m.node != nil {
 		m.w.check.killed(m)
 	}
-	m.node, m.real, m.end = nil, nil, nil
+	m.node, m.real, m.end, m.receives = nil, nil, nil, nil
 	m.life++
 	m.paused, m.held = false, nil
 	m.disk.loses(power)
@@ -378,7 +448,7 @@ func (m *member) resume() {
 	if !m.paused {
 		return
 	}
-	m.paused = false
+	m.paused, m.awakeSince = false, m.w.now
 	held := m.held
 	m.held = nil
 	for _, e := range held {

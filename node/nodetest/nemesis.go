@@ -244,8 +244,7 @@ func (n *nemesis) leaveBehind() {
 		n.later(at, at+1, "snapshots", func() {
 			for _, o := range n.w.running() {
 				if o != m && !o.paused {
-					o.node.Snapshot(func(uint64, error) {})
-					o.settle()
+					n.snapshotOf(o)
 				}
 			}
 		})
@@ -274,8 +273,7 @@ func (n *nemesis) abandon() {
 	n.later(end-1, end, "snapshots", func() {
 		for _, o := range n.w.running() {
 			if o != l && !o.paused {
-				o.node.Snapshot(func(uint64, error) {})
-				o.settle()
+				n.snapshotOf(o)
 			}
 		}
 	})
@@ -526,6 +524,7 @@ func (n *nemesis) fullDisk() {
 		room := n.w.rnd.Int64N(256 << 10)
 		n.tell(m, "its disk has room for %d bytes", room)
 		m.disk.mem.SetCapacity(m.disk.mem.Used() + room)
+		m.disk.roomless = true
 		n.later(time.Second, 10*time.Second, "space", func() { m.disk.mem.SetCapacity(0) })
 	}
 }
@@ -657,6 +656,7 @@ func (n *nemesis) wipe() {
 		return
 	}
 	n.tell(m, "its disk is wiped")
+	m.voted = n.w.votes(m)
 	m.kill(false)
 	m.disk.plug(vfstest.NewMem())
 	m.machine.wipe()
@@ -719,9 +719,23 @@ func (n *nemesis) hopeful() []*member {
 func (n *nemesis) snapshot() {
 	if m := n.someone(); m != nil && !m.paused {
 		n.tell(m, "take a snapshot")
-		m.node.Snapshot(func(uint64, error) {})
-		m.settle()
+		n.snapshotOf(m)
 	}
+}
+
+// snapshotOf asks a member for a snapshot, which it takes if its disk lets it.
+func (n *nemesis) snapshotOf(m *member) {
+	m.node.Snapshot(func(_ uint64, err error) {
+		d := m.disk
+		if err == nil || m.log == nil || d.struck || d.dead || d.failing != nil || d.roomless || m.view.damaged || m.view.forgets {
+			return
+		}
+		if errors.Is(err, node.ErrRemoved) || errors.Is(err, node.ErrIDReused) || errors.Is(err, node.ErrAmnesia) || errors.Is(err, node.ErrClosed) {
+			return // it ends
+		}
+		n.w.fail("a snapshot is taken when it is asked for", "%s: %v", m.name(), err)
+	})
+	m.settle()
 }
 
 // clock lets a member's clock be set and go wrong.

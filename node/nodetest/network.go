@@ -60,6 +60,11 @@ func (n *network) calm() {
 	clear(n.losses)
 }
 
+// troubled says whether anything befalls messages.
+func (n *network) troubled() bool {
+	return len(n.cuts)+len(n.walls)+len(n.clogs)+len(n.losses)+n.lose+n.double+n.late+n.breaking > 0
+}
+
 // heal mends every cut, and takes the firewalls away.
 func (n *network) heal() {
 	clear(n.cuts)
@@ -157,7 +162,10 @@ type link struct {
 
 type parcel struct {
 	kind    transport.Kind
-	payload []byte
+	message transport.Message
+	// sum is that of its bytes as it was sent. It is encoded when it arrives, for a
+	// transport may do that at any time: nothing in it may change.
+	sum uint64
 	// raft is the message if it is one of raft; gist is for the trace.
 	raft *raftpb.Message
 	gist string
@@ -252,11 +260,7 @@ func (e *endpoint) Send(to uint64, kind transport.Kind, m transport.Message) boo
 			gist = gistOf(rm)
 		}
 	}
-	payload := make([]byte, m.Size())
-	if _, err := m.MarshalTo(payload); err != nil {
-		panic(fmt.Sprintf("nodetest: a message that cannot be encoded: %v", err))
-	}
-	p := parcel{kind, payload, rm, gist}
+	p := parcel{kind, m, bytesHash(encoded(m)), rm, gist}
 	l := e.link(to, address)
 	if l.to != nil && l.to.alive() {
 		e.deliver(l, address, p)
@@ -273,8 +277,20 @@ func (e *endpoint) Send(to uint64, kind transport.Kind, m transport.Message) boo
 	return true
 }
 
+// encoded is a message on the wire.
+func encoded(m transport.Message) []byte {
+	payload := make([]byte, m.Size())
+	if _, err := m.MarshalTo(payload); err != nil {
+		panic(fmt.Sprintf("nodetest: a message that cannot be encoded: %v", err))
+	}
+	return payload
+}
+
 // gistOf is what the trace shows of a message.
 func gistOf(m *raftpb.Message) string {
+	if m == nil {
+		return "not one of raft"
+	}
 	return fmt.Sprintf("%s %x->%x term=%d logterm=%d index=%d commit=%d entries=%d reject=%v hint=%d",
 		m.Type, m.From, m.To, m.Term, m.LogTerm, m.Index, m.Commit, len(m.Entries), m.Reject, m.RejectHint)
 }
@@ -358,12 +374,16 @@ func (e *endpoint) deliver(l *link, address string, p parcel) {
 			if n.cuts[direction{e.m.address, address}] || !at.alive() {
 				return
 			}
-			n.w.mixBytes(p.payload)
+			payload := encoded(p.message)
+			if bytesHash(payload) != p.sum {
+				n.w.fail("what was sent stays as it is", "a message from %s to %s changed after it was sent and before it was encoded: %s", e.m.name(), at.m.name(), gistOf(p.raft))
+			}
+			n.w.mix(p.sum)
 			n.w.tell(at.m, "  gets %s", what)
 			if p.raft != nil {
 				n.w.check.heard(at.m, p.raft)
 			}
-			at.handler.HandleMessages(from, []transport.Inbound{{Kind: p.kind, Payload: p.payload}})
+			at.handler.HandleMessages(from, []transport.Inbound{{Kind: p.kind, Payload: payload}})
 		}
 		arrive := func(to *endpoint) {
 			travel := n.travel(e.m.address, address)
@@ -450,8 +470,8 @@ func (e *endpoint) close() {
 	}
 }
 
-// SendSnapshot streams a snapshot at once: that it takes its time is in the moment
-// at which a member's helper begins.
+// SendSnapshot streams a snapshot, while everything else goes on. In a script it does
+// so at once.
 func (e *endpoint) SendSnapshot(_ context.Context, to uint64, header transport.Message, body io.WriterTo) error {
 	address, ok := e.where(to)
 	if !ok {
@@ -473,6 +493,10 @@ func (e *endpoint) SendSnapshot(_ context.Context, to uint64, header transport.M
 	var r io.Reader = &data
 	if e.net.lose > 0 && w.oneIn(e.net.lose) {
 		r = io.MultiReader(io.LimitReader(&data, int64(w.rnd.IntN(data.Len()+1))), broken{})
+	}
+	if s := w.stream(e, peer, head, data.Len()); s != nil {
+		s.from, r = r, s
+		defer s.end()
 	}
 	arrive := func() error {
 		w.mixBytes(head)

@@ -97,7 +97,7 @@ func (n *nemesis) spare() (l *member, id uint64) {
 		return nil, 0
 	}
 	voters := l.status().Membership.Voters()
-	if len(voters) <= 3 {
+	if len(voters) <= n.w.cfg.votersMin {
 		return nil, 0
 	}
 	return l, voters[n.w.rnd.IntN(len(voters))]

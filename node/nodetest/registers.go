@@ -75,10 +75,12 @@ func drawCommand(rnd *rand.Rand) []byte {
 	if c.verb == push {
 		c.a = rnd.Uint64()
 	}
-	switch rnd.IntN(40) {
-	case 0:
+	switch at := rnd.IntN(400); {
+	case at == 0:
+		c.padding = rnd.IntN(200 << 10)
+	case at < 10:
 		c.padding = rnd.IntN(20000)
-	case 1, 2, 3:
+	case at < 40:
 		c.padding = rnd.IntN(1000)
 	}
 	return c.encode()

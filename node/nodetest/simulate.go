@@ -104,12 +104,14 @@ type setting struct {
 	electionTicks, joinTimeoutTicks           int
 	snapshotEntries, snapshotLogBytes         uint64
 	trailingEntries, messageBytes, promoteLag uint64
-	cacheBytes                                uint64
+	cacheBytes, requestWindow                 uint64
 	inflight                                  int
 	segmentBytes                              int64
 	think, patience                           time.Duration
-	loopMax, applyMax, taskMax                time.Duration
-	stallLimit                                time.Duration
+	loopMax, appendMax, applyMax, taskMax     time.Duration
+	// votersMin is down to how many voters members are removed.
+	votersMin  int
+	stallLimit time.Duration
 
 	// priorities of the members that a script begins with.
 	priorities []int
@@ -131,7 +133,7 @@ func draw(seed uint64, o Options) setting {
 	if s.Duration == 0 {
 		s.Duration = time.Minute
 	}
-	members, clients := pick(rnd, 3, 3, 3, 3, 3, 3, 3, 5, 5, 7, 1, 1), 1+rnd.IntN(6)
+	members, clients := pick(rnd, 3, 3, 3, 3, 3, 3, 5, 5, 4, 2, 7, 1), 1+rnd.IntN(6)
 	if s.Members == 0 {
 		s.Members = members
 	}
@@ -166,6 +168,10 @@ func draw(seed uint64, o Options) setting {
 	s.loopMax = pick(rnd, 50*time.Microsecond, time.Millisecond)
 	s.applyMax = pick(rnd, 50*time.Microsecond, 5*time.Millisecond, 5*time.Millisecond, 100*time.Millisecond)
 	s.taskMax = pick(rnd, time.Millisecond, 50*time.Millisecond, time.Second)
+	// What waits for a late appender is written together.
+	s.appendMax = pick(rnd, s.loopMax, s.loopMax, 10*time.Millisecond, 100*time.Millisecond)
+	s.requestWindow = pick(rnd, uint64(0), 0, 64, 128)
+	s.votersMin = pick(rnd, 3, 3, 2, 1)
 	return s
 }
 
@@ -198,6 +204,8 @@ type Report struct {
 	Settings string
 	// Failure is nil if all is well.
 	Failure *Failure
+	// Coverage is what members were.
+	Coverage Coverage
 }
 
 // Failure is an invariant that did not hold.
@@ -287,7 +295,7 @@ func simulate(seed uint64, o Options) (r Report) {
 		r = Report{
 			Seed: seed, Hash: w.hash, Events: int(w.events), Faults: w.faults, Time: w.now,
 			Operations: len(w.check.ops), Committed: committed, Settings: w.settings(), Failure: w.failed,
-			Members: w.cfg.Members, Clients: w.cfg.Clients, Duration: w.cfg.Duration, Kinds: w.nemesis.names(),
+			Members: w.cfg.Members, Clients: w.cfg.Clients, Duration: w.cfg.Duration, Kinds: w.nemesis.names(), Coverage: w.check.coverage.report(),
 		}
 	})
 	return r
@@ -321,6 +329,7 @@ func (w *world) run() {
 func (w *world) end() {
 	for _, m := range w.members {
 		m.stopWriting()
+		m.stopTasks()
 	}
 }
 
@@ -471,6 +480,11 @@ func (w *world) voters() (voters, learners []*member) {
 		}
 	}
 	return voters, learners
+}
+
+// votes says whether a member has a vote in any membership that somebody has.
+func (w *world) votes(m *member) bool {
+	return slices.ContainsFunc(w.running(), func(o *member) bool { return slices.Contains(o.status().Membership.Voters(), m.id) })
 }
 
 // healAll heals everybody, and waits until all are equal.

@@ -30,6 +30,8 @@ type world struct {
 	// calm: nothing is broken any more, and nothing breaks. handing: but leadership
 	// is handed around.
 	calm, handing bool
+	// troubled is when something last kept messages from arriving.
+	troubled time.Duration
 	// failed is the first invariant that broke; nothing happens after it.
 	failed *Failure
 	// trace, if set, is told everything.

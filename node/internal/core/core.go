@@ -49,7 +49,10 @@ type Config struct {
 	WaitingBytesMax  int64
 	// ReadSeed must differ at every start of every member.
 	ReadSeed uint64
-	Logger   raft.Logger
+	// RequestWindow is how many of a member's forwarded requests a leader knows apart,
+	// in whole words of 64; all members have the same. 0: 32,768.
+	RequestWindow uint64
+	Logger        raft.Logger
 }
 
 // Core is one member of a cluster. One goroutine at a time calls it.
@@ -141,8 +144,10 @@ func New(cfg Config) (*Core, error) {
 		labels:    []Label{cfg.Start},
 		since:     hs.Term,
 		forwarded: newForwarded(cfg.ReadSeed),
+		peers:     peers{window: cfg.RequestWindow},
 		reads:     reads{node: cfg.ID, seed: cfg.ReadSeed},
 	}
+	c.forwarded.window = cfg.RequestWindow
 	if hs.Commit < cfg.Start.Index || hs.Commit > last {
 		return nil, fmt.Errorf("core: commit %d is outside of the log, which goes from %d to %d", hs.Commit, cfg.Start.Index, last)
 	}

@@ -1,6 +1,10 @@
 package core
 
-import "go.etcd.io/raft/v3"
+import (
+	"cmp"
+
+	"go.etcd.io/raft/v3"
+)
 
 // forwarded are requests of local callers that were sent to the leader of a term and
 // are not decided yet.
@@ -21,6 +25,8 @@ type forwarded struct {
 	sent []sentRequest
 	// head is where the first in sent is that is not decided.
 	head int
+	// window is how many numbers a leader knows apart. 0: seenWindow.
+	window uint64
 }
 
 type sentRequest struct {
@@ -39,7 +45,7 @@ type sentRequest struct {
 func newForwarded(seed uint64) forwarded { return forwarded{next: seed>>1 + 1} }
 
 // full: the numbers that are out are all that a leader can tell apart.
-func (f *forwarded) full() bool { return len(f.sent)-f.head >= seenWindow }
+func (f *forwarded) full() bool { return uint64(len(f.sent)-f.head) >= cmp.Or(f.window, seenWindow) }
 
 // add notes what is sent under the next number.
 func (f *forwarded) add(st *raft.BasicStatus, it request) {

@@ -14,6 +14,8 @@ type progress = tracker.Progress
 // peers is what this member noticed of the others.
 type peers struct {
 	list []*peer
+	// window is that of each seen.
+	window uint64
 }
 
 // silentMax stands for: never.
@@ -50,7 +52,7 @@ func (p *peers) get(id uint64) *peer {
 	if notes := p.find(id); notes != nil {
 		return notes
 	}
-	p.list = append(p.list, &peer{id: id, silent: silentMax})
+	p.list = append(p.list, &peer{id: id, silent: silentMax, seen: seen{window: p.window}})
 	return p.list[len(p.list)-1]
 }
 

@@ -45,6 +45,8 @@ type Config struct {
 	Host Host
 	// CacheBytes of the newest entries are held in memory; 0: the default.
 	CacheBytes uint64
+	// RequestWindow is core.Config.RequestWindow; 0: the default.
+	RequestWindow uint64
 }
 
 // Start recovers a Node that runs only when it is told to. Package node sets it.
