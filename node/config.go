@@ -37,6 +37,17 @@ type Config struct {
 	// Bootstrap makes this member found a cluster, alone. It must be true on the
 	// one founder and is ignored once Dir has state.
 	Bootstrap bool
+	// FoundAfterTicks is for how long a member that would found by Bootstrap listens
+	// first, for members of a cluster that seek one at its address: if one comes, Dir was
+	// emptied, and this member joins and never founds. 0: it founds within Start, which is
+	// for those whose address nobody can know.
+	FoundAfterTicks int
+	// Expect, with Join: the same configuration for every member. A cluster is founded when
+	// every address of Join answers, so many members are among them, this one included, and
+	// all of them are empty; one of them founds it, and the others join. As soon as one of
+	// them is a member of a cluster, this one joins that. The address of this member may be
+	// in Join. Ignored once Dir has state. 0: this member only joins.
+	Expect int
 	// FailoverByTimeout is a setting of the cluster that this member founds: others wait
 	// for an election timeout also where the leader's process seems dead, as its address
 	// refuses connections. SetFailoverByTimeout changes it. false: they do not wait.
@@ -47,7 +58,7 @@ type Config struct {
 	Join []string
 	// Rejoin: this member takes the place of the one that it was before it lost its
 	// disk, in the same change that gives it a vote. That is Replaces; or if that is
-	// 0, the member that has its address, or its Name. It must be silent: where it is
+	// 0, the member that has its address. It must be silent: where it is
 	// alive this one is not let in. Only for Join; ignored once Dir has state.
 	Rejoin   bool
 	Replaces uint64
@@ -158,6 +169,10 @@ func (cfg Config) withDefaults() (Config, error) {
 		return cfg, errors.New("node: Config.StateMachine is nil")
 	case cfg.Transport == nil:
 		return cfg, errors.New("node: Config.Transport is nil; use transport/tcp")
+	case cfg.Expect < 0 || cfg.Expect > 0 && len(cfg.Join)+1 < cfg.Expect:
+		return cfg, fmt.Errorf("node: Config.Expect is %d, and Config.Join has %d addresses; name those of all expected members", cfg.Expect, len(cfg.Join))
+	case cfg.Expect > 0 && cfg.Bootstrap:
+		return cfg, errors.New("node: Config.Expect and Config.Bootstrap exclude each other; with Expect no member is the founder")
 	case cfg.ID > idMax:
 		return cfg, fmt.Errorf("node: Config.ID %d is above %d, where raft keeps its own", cfg.ID, uint64(idMax))
 	case int(int32(cfg.Priority)) != cfg.Priority:

@@ -66,6 +66,8 @@ var (
 	// ErrCorrupt: a file holds bytes that Octopii did not write. The error names
 	// the file; nothing was changed.
 	ErrCorrupt = errors.New("node: corrupt file")
+	// ErrDiverged: this member's applied state contradicts the log of its cluster.
+	ErrDiverged = errors.New("node: this member's applied state contradicts the log of its cluster")
 	// ErrDiskStalled: the disk did not answer within Config.StallLimit. What hangs
 	// in the operating system cannot be ended but with the process: end it.
 	ErrDiskStalled = errors.New("node: the disk stalled")

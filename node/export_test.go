@@ -25,3 +25,10 @@ func (n *Node) Stuck() bool { return n.appender.stuck.Load() }
 
 // Remembers is up to where this member knows that another one has its log.
 func (n *Node) Remembers(id uint64) uint64 { return n.memory.get(id).Match }
+
+// WasMember says whether this member knows, durably, that it was one of a cluster.
+func (n *Node) WasMember() bool {
+	known := make(chan bool, 1)
+	n.inbox.call(func() { known <- n.store.Origin().Member })
+	return <-known
+}

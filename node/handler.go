@@ -45,6 +45,9 @@ func (h handler) Hello(peer uint64) transport.Hello {
 
 // Accept implements transport.Handler.
 func (h handler) Accept(peer transport.Hello) error {
+	if h.asksFromOutside(peer) {
+		return nil
+	}
 	if err := h.refuse(peer); err != nil {
 		h.log.Warn("refused a peer", zap.String("peer", hex(peer.Node)), zap.String("address", peer.Address), zap.Error(err))
 		h.events.peerRefused(peer.Node, err)
@@ -57,6 +60,9 @@ func (h handler) Accept(peer transport.Hello) error {
 	}
 	ms := h.members.Load()
 	known := ms != nil && isMember(ms, peer.Node)
+	if peer.Cluster != 0 && !peer.Call && peer.At == "" {
+		h.dialedBy(peer)
+	}
 	// A leader that this member does not know of yet gets its answers over the connection
 	// that it made: nothing is kept of who is no member.
 	if !known && peer.Cluster == 0 {
@@ -75,6 +81,9 @@ func (h handler) Accept(peer transport.Hello) error {
 func (h handler) refuse(peer transport.Hello) error {
 	if peer.Node == 0 || peer.Node > idMax {
 		return fmt.Errorf("node: no member can have the ID %x", peer.Node)
+	}
+	if h.isSelf(peer) {
+		return nil // one of the addresses in Join is its own
 	}
 	if peer.Node == h.id {
 		return fmt.Errorf("node: member %x is this one; two members were started with the same ID", peer.Node)
@@ -227,11 +236,17 @@ func (h handler) HandleCall(ctx context.Context, from transport.Hello, in transp
 
 // Answer implements stepped.Answerer: HandleCall for those that do not wait.
 func (h handler) Answer(from transport.Hello, in transport.Inbound, done func(transport.Message, error)) {
+	if in.Kind != kindVouch && h.asksFromOutside(from) {
+		done(nil, h.sameCluster(from))
+		return
+	}
 	switch in.Kind {
 	case kindJoin:
 		h.handleJoin(from, in.Payload, done)
 	case kindKnock:
 		done(h.answerKnock(from), nil)
+	case kindFound:
+		h.handleFound(in.Payload, done)
 	case kindVouch:
 		h.handleVouch(in.Payload, done)
 	default:

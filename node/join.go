@@ -32,8 +32,10 @@ type joiner struct {
 	loop *loop
 	// asking: a call is under way. next is whom to ask then, wait for how many ticks
 	// not to, and backoff how many after the next round.
-	asking        bool
-	next          int
+	asking bool
+	next   int
+	// of is how many addresses there were to ask.
+	of            int
 	wait, backoff int
 }
 
@@ -43,16 +45,27 @@ func (j *joiner) begin() {
 	j.tick(0)
 }
 
+// hurry asks at once, and often again.
+func (j *joiner) hurry() {
+	j.wait, j.backoff = 0, 1
+	j.tick(0)
+}
+
 // tick asks if it is time to.
 func (j *joiner) tick(ticks int) {
 	l := j.loop
-	if j.wait = max(0, j.wait-ticks); j.wait > 0 || j.asking || l.core != nil || len(l.cfg.Join) == 0 {
+	if j.wait = max(0, j.wait-ticks); j.wait > 0 || j.asking || l.core != nil {
+		return
+	}
+	addresses := l.founding.toJoin()
+	if len(addresses) == 0 {
 		return
 	}
 	j.asking = true
-	address := l.cfg.Join[j.next]
+	j.of = len(addresses)
+	address := addresses[j.next%j.of]
 	request := &octopiipb.JoinRequest{Member: l.self(), Rejoins: l.cfg.Rejoin}
-	request.Member.Replaces = l.cfg.Replaces
+	request.Member.Replaces = cmp.Or(l.cfg.Replaces, l.founding.origin.Replaces)
 	l.call(address, kindJoin, request, func(payload []byte, err error) {
 		l.inbox.call(func() { j.asked(address, joinOutcome(address, payload, err)) })
 	})
@@ -63,7 +76,7 @@ func (j *joiner) tick(ticks int) {
 func (j *joiner) asked(address string, err error) {
 	l := j.loop
 	j.asking = false
-	j.next = (j.next + 1) % len(l.cfg.Join)
+	j.next = (j.next + 1) % j.of
 	switch {
 	case err == nil:
 		l.log.Info("the cluster will bring this member in", zap.String("asked", address))
@@ -138,6 +151,12 @@ func (n *Node) handleJoin(from transport.Hello, payload []byte, done func(transp
 	} else if m.Replaces == 0 && ms != nil {
 		m.Replaces = formerSelf(ms, &m)
 	}
+	if other := namesake(ms, &m); req.Rejoins && other != nil {
+		done(&octopiipb.JoinReply{Code: joinRetry, Reason: fmt.Sprintf(
+			"the name %q is that of member %x at %s, and a name is not an identity: choose another one, or say that it takes that place with octopiictl member replace or member remove",
+			m.Name, other.ID, other.Address)}, nil)
+		return
+	}
 	m.Learner, m.Promote = true, true
 	n.changeSoon(core.Change{Op: core.AddLearner, Member: m, IfSilent: true}, joinTries, func(err error) {
 		switch {
@@ -152,9 +171,10 @@ func (n *Node) handleJoin(from transport.Hello, payload []byte, done func(transp
 	})
 }
 
-// formerSelf is the member that one that lost its disk was before: one at the same
-// address, else one of the same name, a voter before a learner, which may be from an
-// attempt to come back that failed; 0 if there is none.
+// formerSelf is the member that one that lost its disk was before: the one at the same
+// address, a voter before a learner, which may be from an attempt to come back that
+// failed; 0 if there is none. A name is not an identity: a new machine that was given
+// the name of a member must not take its place, however silent that is.
 func formerSelf(ms *octopiipb.Membership, m *octopiipb.Member) uint64 {
 	first := func(same func(o *octopiipb.Member) bool) uint64 {
 		for i := range ms.Members {
@@ -166,8 +186,21 @@ func formerSelf(ms *octopiipb.Membership, m *octopiipb.Member) uint64 {
 	}
 	return cmp.Or(
 		first(func(o *octopiipb.Member) bool { return o.Address == m.Address && !o.Learner }),
-		first(func(o *octopiipb.Member) bool { return o.Name == m.Name && !o.Learner }),
-		first(func(o *octopiipb.Member) bool { return o.Address == m.Address || o.Name == m.Name }))
+		first(func(o *octopiipb.Member) bool { return o.Address == m.Address }))
+}
+
+// namesake is another member with the name of one that asks to come back, whose place
+// it does not take.
+func namesake(ms *octopiipb.Membership, m *octopiipb.Member) *octopiipb.Member {
+	if ms == nil || m.Name == hex(m.ID) {
+		return nil
+	}
+	for i := range ms.Members {
+		if o := &ms.Members[i]; o.Name == m.Name && o.ID != m.ID && o.ID != m.Replaces && o.Address != m.Address {
+			return o
+		}
+	}
+	return nil
 }
 
 // joinTries is how often a join is tried while another change is under way.

@@ -30,8 +30,12 @@ type loop struct {
 	input core.Input
 	calls []func()
 	join  joiner
+	// founding is what a member without a log does that may found a cluster.
+	founding founding
 	// campaign fires when this member should campaign for a leader that is dead.
 	campaign stepped.Timer
+	// verified is when it was last asked whether another cluster has this address.
+	verified time.Time
 	// lonely is for how many ticks no leader was known.
 	lonely int
 	disk   diskState
@@ -45,6 +49,7 @@ type loop struct {
 func newLoop(n *Node) (*loop, error) {
 	l := &loop{Node: n, peers: map[uint64]string{}}
 	l.join.loop = l
+	l.founding.begin(l)
 	l.campaign = n.host.timer(func() { n.inbox.add(func(in *core.Input) { in.Campaign = true }) })
 	n.snapshots.loop = l
 	n.removalKnown = l.removalKnown
@@ -322,6 +327,9 @@ func (l *loop) stepUninitialized() {
 	}
 	for _, r := range l.input.Requests {
 		r.Waiter.(*waiter).finish(answer{Outcome: core.Outcome{Waiter: r.Waiter, Err: ErrUninitialized}})
+	}
+	if l.input.Ticks > 0 {
+		l.founding.tick(l.input.Ticks)
 	}
 	l.join.tick(l.input.Ticks)
 }

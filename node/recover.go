@@ -15,20 +15,10 @@ import (
 // state.
 func (n *Node) found() error {
 	if index, ok := n.cfg.StateMachine.Durable(); ok && index > 0 {
-		return fmt.Errorf("node: %s is empty, but the state machine has everything up to index %d of another log: %w; give both back, or neither",
-			n.cfg.Dir, index, ErrAmnesia)
+		return n.orphaned(index)
 	}
-	header := octopiipb.SnapshotHeader{
-		Metadata: raftpb.SnapshotMetadata{Index: 1, Term: 1, ConfState: raftpb.ConfState{Voters: []uint64{n.id}}},
-		Membership: octopiipb.Membership{
-			Cluster: randomID(),
-			Index:   1,
-			Members: []octopiipb.Member{n.self()},
-
-			FailoverByTimeout: n.cfg.FailoverByTimeout,
-		},
-		External: n.durable,
-	}
+	header := n.foundHeader(randomID())
+	header.External = n.durable
 	var snapshot Snapshot
 	if !n.durable {
 		var err error
@@ -40,6 +30,26 @@ func (n *Node) found() error {
 		return err
 	}
 	return n.store.Found(header, raftpb.HardState{Term: 1, Commit: 1})
+}
+
+// orphaned: the log is gone, and the state machine's own files are not.
+func (n *Node) orphaned(index uint64) error {
+	return fmt.Errorf("node: %s is empty, but the state machine has everything up to index %d of another log: %w; give both back, or neither",
+		n.cfg.Dir, index, ErrAmnesia)
+}
+
+// foundHeader is that of the snapshot at which a founder's log begins.
+func (n *Node) foundHeader(cluster uint64) octopiipb.SnapshotHeader {
+	return octopiipb.SnapshotHeader{
+		Metadata: raftpb.SnapshotMetadata{Index: 1, Term: 1, ConfState: raftpb.ConfState{Voters: []uint64{n.id}}},
+		Membership: octopiipb.Membership{
+			Cluster: cluster,
+			Index:   1,
+			Members: []octopiipb.Member{n.self()},
+
+			FailoverByTimeout: n.cfg.FailoverByTimeout,
+		},
+	}
 }
 
 // self is this member's record.

@@ -45,7 +45,7 @@ type Proof struct {
 	// AtAddress is the member whose record has Question.Address, and Named the one that
 	// has Question.Name; 0: none.
 	AtAddress, Named uint64
-	// Members are all members of the cluster.
+	// Members are all members of the cluster, if Question.Cluster named it.
 	Members []Member
 	// Witness is the address of the member that answered.
 	Witness string
@@ -294,7 +294,9 @@ func (n *Node) statement(req *octopiipb.VouchRequest, index uint64, err error) *
 	reply.IsMember = req.Member != 0 && isMember(ms, req.Member)
 	reply.Removed = slices.Contains(ms.Removed, req.Member)
 	for _, m := range ms.Members {
-		reply.Members = append(reply.Members, m)
+		if req.Cluster != 0 { // who does not know the cluster is told no addresses
+			reply.Members = append(reply.Members, m)
+		}
 		if req.Address != "" && m.Address == req.Address {
 			reply.AtAddress = m.ID
 		}

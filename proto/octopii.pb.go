@@ -594,7 +594,7 @@ var xxx_messageInfo_Replies proto.InternalMessageInfo
 type JoinRequest struct {
 	Member Member `protobuf:"bytes,1,opt,name=member,proto3" json:"member"`
 	// rejoins: the sender takes the place of the member that it was before it lost its disk.
-	// That is member.replaces, or if that is 0, whoever has its address, or its name.
+	// That is member.replaces, or if that is 0, whoever has its address.
 	Rejoins bool `protobuf:"varint,2,opt,name=rejoins,proto3" json:"rejoins,omitempty"`
 }
 

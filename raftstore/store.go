@@ -48,6 +48,7 @@ type Store struct {
 
 	identity    Identity
 	hasIdentity bool
+	origin      octopiipb.Origin
 
 	tail tail
 	// seq is the number of the log that tail is of, and readErr why it could not be
@@ -107,6 +108,9 @@ func (s *Store) recover() error {
 	if err == nil {
 		s.identity, s.hasIdentity = id, true
 	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := s.readOrigin(); err != nil {
 		return err
 	}
 	if err := removeTemporary(s.fs, s.snapDir()); err != nil {

@@ -63,6 +63,8 @@ type Hello struct {
 	To uint64
 	// At is where the sender was reached; empty if it called. It is not sent.
 	At string
+	// Call: the connection is for one call, in either direction. It is not sent.
+	Call bool
 }
 
 // Memory is what one member knows of another one's disk: that it knew of Term, and
@@ -110,6 +112,11 @@ type Handler interface {
 	// behind everything that the peer had sent on its own connection.
 	PeerGone(id uint64)
 }
+
+// Seeker is a Handler that is also told who comes for another member than the one that
+// listens: peer.To is the member that it wants. The connection is refused whatever the
+// Handler thinks of it. Sought must not block.
+type Seeker interface{ Sought(peer Hello) }
 
 // Transport carries messages between the members of one cluster. All methods
 // may be called from any goroutine, after Start unless it says otherwise.

@@ -41,6 +41,7 @@ type config struct {
 	Join                []string `koanf:"join"`
 	FailoverByTimeout   bool     `koanf:"failover-by-timeout"`
 	Wait                bool     `koanf:"wait"`
+	Expect              int      `koanf:"expect"`
 	PeerCertFile        string   `koanf:"peer-cert-file"`
 	PeerKeyFile         string   `koanf:"peer-key-file"`
 	PeerCAFile          string   `koanf:"peer-ca-file"`
@@ -80,9 +81,10 @@ func addFlags(f *pflag.FlagSet) {
 	f.String("metrics-addr", "", "`host:port` to serve /metrics, /livez and /readyz on (default: nowhere)")
 	f.String("advertise-client-addr", "", "`host:port` where clients reach this member (default: client-addr)")
 	f.String("advertise-peer-addr", "", "`host:port` where other members reach this one (default: peer-addr)")
-	f.Bool("bootstrap", false, "found a new cluster; ignored once the directory is initialized")
+	f.Bool("bootstrap", false, "found a new cluster as its first member, alone; never where it was a member before; ignored once the directory is initialized")
 	f.Bool("failover-by-timeout", false, "with --bootstrap: members of the cluster wait for an election timeout also where the leader's process seems dead; for networks that refuse connections to members that live")
-	f.StringSlice("join", nil, "peer `addresses` of a cluster to join, and at every start of where to look for it: one that is right is enough")
+	f.StringSlice("join", nil, "peer `addresses` of the members, this one may be among them, and at every start of where to look for it: one that is right is enough")
+	f.Int("expect", 0, "with --join, the same on every member: found a cluster when all of --join are there, so many with this one, and empty; else join theirs; 0: only join")
 	f.Bool("wait", false, "wait to be added to a cluster by octopiictl member add; ignored once the directory is initialized")
 	f.String("peer-cert-file", "", "certificate for other members")
 	f.String("peer-key-file", "", "key of the certificate for other members")
@@ -236,6 +238,9 @@ func (c config) check() error {
 			return err
 		}
 	}
+	if c.Expect != 0 && (c.Expect < 1 || c.Bootstrap || c.Wait || len(c.Join)+1 < c.Expect) {
+		return fmt.Errorf("--expect %d: give it with --join and the addresses of all expected members, the same on each, and without --bootstrap and --wait", c.Expect)
+	}
 	for _, addr := range c.Join {
 		if host, err := checkAddr("join", addr); err != nil || host == "" {
 			return errors.Join(err, fmt.Errorf("--join %q: name a host", addr))
@@ -321,6 +326,14 @@ func (c config) stallLimit() time.Duration {
 	return c.DiskStallLimit
 }
 
+// listenTicks is node.Config.FoundAfterTicks.
+func (c config) listenTicks() int {
+	if c.FoundAtOnce {
+		return 0
+	}
+	return listenTicks
+}
+
 // Inside the data directory.
 func (c config) nodeDir() string  { return filepath.Join(c.DataDir, "node") }
 func (c config) storeDir() string { return filepath.Join(c.DataDir, "kv") }
@@ -338,10 +351,10 @@ func (c config) checkFounding() error {
 		return err
 	case !fresh:
 		return nil
-	case len(readPeers(c).Peers) > 0: // it was a member
+	case wasMember(c):
 		return nil
 	case !c.Bootstrap && len(c.Join) == 0 && !c.Wait:
-		return fmt.Errorf("%s is empty; add --bootstrap to found a new cluster, --join PEER-ADDR to join one, or --wait to be added to one", c.DataDir)
+		return fmt.Errorf("%s is empty; add --join PEER-ADDR,... --expect N to found a cluster of N together, --join PEER-ADDR to join one, --bootstrap to found one alone, or --wait to be added to one", c.DataDir)
 	case c.Wait && (c.Bootstrap || len(c.Join) > 0):
 		return fmt.Errorf("%s is empty; --wait is for a member that neither founds a cluster nor joins one by itself: leave --bootstrap and --join out", c.DataDir)
 	case c.Bootstrap && len(c.Join) > 0:

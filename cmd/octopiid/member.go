@@ -206,11 +206,8 @@ func (m *member) startNode() error {
 	}
 	m.store = store
 	m.onClose(store.Close)
-	from, err := m.origin()
-	if err != nil {
-		return err
-	}
-	peers, err := tcp.New(m.peerConfig())
+	from := m.origin()
+	peers, err := tcp.New(peerConfig(m.cfg, m.lg))
 	if err != nil {
 		return listenError("peer-addr", m.cfg.PeerAddr, err)
 	}
@@ -222,6 +219,9 @@ func (m *member) startNode() error {
 		StateMachine: store,
 		Transport:    peers,
 		Bootstrap:    from.bootstrap,
+		Expect:       from.expect,
+
+		FoundAfterTicks: m.cfg.listenTicks(),
 
 		FailoverByTimeout: m.cfg.FailoverByTimeout,
 
@@ -241,12 +241,12 @@ func (m *member) startNode() error {
 	return nil
 }
 
-func (m *member) peerConfig() tcp.Config {
+func peerConfig(cfg config, lg *zap.Logger) tcp.Config {
 	return tcp.Config{
-		Listen:    m.cfg.PeerAddr,
-		Advertise: m.cfg.AdvertisePeerAddr,
-		TLS:       tcp.TLS{CertFile: m.cfg.PeerCertFile, KeyFile: m.cfg.PeerKeyFile, CAFile: m.cfg.PeerCAFile, AllowedSANs: m.cfg.PeerAllowedSANs},
-		Logger:    m.lg.Named("transport"),
+		Listen:    cfg.PeerAddr,
+		Advertise: cfg.AdvertisePeerAddr,
+		TLS:       tcp.TLS{CertFile: cfg.PeerCertFile, KeyFile: cfg.PeerKeyFile, CAFile: cfg.PeerCAFile, AllowedSANs: cfg.PeerAllowedSANs},
+		Logger:    lg.Named("transport"),
 	}
 }
 

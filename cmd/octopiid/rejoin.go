@@ -1,21 +1,23 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/octopii/octopii/internal/kv"
+	"github.com/octopii/octopii/internal/selfheal"
 	"github.com/octopii/octopii/node"
 	"github.com/octopii/octopii/transport/tcp"
 )
@@ -25,13 +27,15 @@ import (
 // again as a new member in the place of the old one, with the same command.
 
 const (
-	// rejoinPauseMin is the wait before the first attempt; it doubles after each.
+	// rejoinPauseMin is the wait before the next attempt; it doubles after each.
 	rejoinPauseMin = 200 * time.Millisecond
 	rejoinPauseMax = time.Minute
-	// soughtTimeout is for how long a member with an empty directory that would found, or
-	// has nobody to ask, listens for those who take it for a member of theirs, which it was. It is longer than any member
-	// waits between two attempts to reach another.
-	soughtTimeout = 1500 * time.Millisecond
+	// listenTicks is for how many ticks of 100 ms a first member listens for those who take
+	// it for a member of theirs, before it founds. It is longer than any member waits
+	// between two attempts to reach another.
+	listenTicks = 15
+	// proofTimeout bounds one round of asking the others for a proof.
+	proofTimeout = 10 * time.Second
 )
 
 // serve runs a member until ctx ends, which is no error, or it stops by itself and
@@ -42,28 +46,131 @@ func serve(ctx context.Context, cfg config, lg *zap.Logger) error {
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
-		if err := putAside(cfg, lg, err); err != nil {
+		if err := comeBack(ctx, cfg, lg, err); err != nil || ctx.Err() != nil {
 			return err
 		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
+		if !sleep(ctx, pause) {
 			return nil
 		}
 	}
 }
 
-// putAside moves the files of a member that stopped because of them out of the way. It
-// returns cause if they are not the reason, or there is nobody to rebuild them from.
-func putAside(cfg config, lg *zap.Logger, cause error) error {
-	lost := errors.Is(cause, node.ErrAmnesia) || errors.Is(cause, node.ErrCorrupt) || errors.Is(cause, kv.ErrDamaged)
-	// Whoever was given up before it came in may try again.
-	never := (errors.Is(cause, node.ErrRemoved) || errors.Is(cause, node.ErrIDReused)) && !hasLog(cfg)
-	hangs := errors.Is(cause, node.ErrDiskStalled) // nothing can be moved there
-	if !lost && !never || hangs || len(readPeers(cfg).Peers)+len(cfg.Join) == 0 {
+// sleep returns false if ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// comeBack decides what becomes of a member that stopped because of cause: nil means that
+// its files were put aside, and it starts again. It asks until a majority of the cluster
+// answers, or ctx ends; selfheal.Aside decides.
+func comeBack(ctx context.Context, cfg config, lg *zap.Logger, cause error) error {
+	what := causeOf(cfg, cause)
+	known := readPeers(cfg)
+	var other *node.OtherClusterError
+	if errors.As(cause, &other) {
+		known = peersOf(other.Proof.Cluster, other.Proof.AtAddress, other.Proof.Members)
+	}
+	addresses := known.others(cfg)
+	if what == selfheal.Passing || len(addresses) == 0 {
+		return advise(cfg, cause)
+	}
+	for pause, said := rejoinPauseMin, ""; ; pause = min(2*pause, rejoinPauseMax) {
+		var proof error
+		if what != selfheal.Refused {
+			proof = prove(ctx, cfg, lg, known, addresses)
+		}
+		kept, newest := quarantined(cfg)
+		verdict, why := selfheal.Aside(selfheal.Quarantine{Cause: what, Proven: proof == nil, Kept: kept, Newest: newest})
+		switch verdict {
+		case selfheal.End:
+			return errors.Join(errors.New(why), cause)
+		case selfheal.PutAside:
+			return putAside(cfg, lg, cause, other, known)
+		}
+		if said != why {
+			said = why
+			lg.Error("this member stopped and waits: "+why, zap.Strings("asking", addresses), zap.NamedError("answers", proof), zap.Error(cause))
+		}
+		if !sleep(ctx, pause) {
+			return nil
+		}
+	}
+}
+
+// causeOf says what an error of a member means for its files. Only a failed checksum or
+// structure, or the proof that the disk forgot, is damage: every other error may pass.
+func causeOf(cfg config, err error) selfheal.Cause {
+	switch {
+	case errors.Is(err, node.ErrDiskStalled): // nothing can be moved there
+		return selfheal.Passing
+	case errors.Is(err, node.ErrAmnesia), errors.Is(err, node.ErrCorrupt), errors.Is(err, node.ErrDiverged), errors.Is(err, kv.ErrDamaged):
+		return selfheal.Lost
+	case errors.Is(err, node.ErrOtherCluster):
+		return selfheal.Foreign
+	case (errors.Is(err, node.ErrRemoved) || errors.Is(err, node.ErrIDReused)) && !hasLog(cfg):
+		return selfheal.Refused // it was given up before it came in, and may try again
+	}
+	return selfheal.Passing
+}
+
+// advise adds what an operator can do about a removed member. The command that founded the
+// cluster, with an empty directory, would found a second one.
+func advise(cfg config, cause error) error {
+	if !errors.Is(cause, node.ErrRemoved) || !cfg.Bootstrap {
 		return cause
 	}
-	aside := filepath.Join(cfg.DataDir, "quarantine", time.Now().UTC().Format("20060102T150405.000Z"))
+	return fmt.Errorf("%w; start it with --join %s in the place of --bootstrap then, which would found a second cluster",
+		cause, strings.Join(readPeers(cfg).Peers, ","))
+}
+
+// prove asks the others whether a majority of the member's cluster answers without it.
+func prove(ctx context.Context, cfg config, lg *zap.Logger, known peers, addresses []string) error {
+	caller, err := tcp.NewCaller(peerConfig(cfg, lg))
+	if err != nil {
+		return listenError("peer-addr", cfg.PeerAddr, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
+	defer cancel()
+	q := node.Question{Cluster: parseID(known.Cluster), Member: parseID(known.Member), Address: caller.Address()}
+	_, err = node.SeekProof(ctx, caller, q, addresses)
+	return errors.Join(err, caller.Close())
+}
+
+// quarantineDir holds what was put aside, a directory for each time.
+func (c config) quarantineDir() string { return filepath.Join(c.DataDir, "quarantine") }
+
+// quarantined counts what was put aside, and says how long ago it was last.
+func quarantined(cfg config) (count int, newest time.Duration) {
+	entries, err := os.ReadDir(cfg.quarantineDir())
+	if err != nil {
+		return 0, 0
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil {
+			continue
+		}
+		if age := max(0, time.Since(info.ModTime())); count == 0 || age < newest {
+			newest = age
+		}
+		count++
+	}
+	return count, newest
+}
+
+// putAside moves the files of a member out of the way. Nothing but comeBack calls it.
+func putAside(cfg config, lg *zap.Logger, cause error, other *node.OtherClusterError, known peers) error {
+	if other != nil { // first: who starts without a log must find its cluster
+		if err := known.write(cfg); err != nil {
+			return errors.Join(cause, err)
+		}
+	}
+	aside := filepath.Join(cfg.quarantineDir(), time.Now().UTC().Format("20060102T150405.000Z"))
 	if err := os.MkdirAll(aside, 0o700); err != nil {
 		return errors.Join(cause, err)
 	}
@@ -83,13 +190,50 @@ func hasLog(cfg config) bool {
 	return err != nil && !errors.Is(err, fs.ErrNotExist) || len(logs) > 0
 }
 
+// wasMember says whether the files beside an empty log are those of an older life: a
+// member of a cluster was here, and none is founded.
+func wasMember(cfg config) bool {
+	_, err := os.Stat(cfg.peersFile())
+	kept, _ := quarantined(cfg)
+	return !errors.Is(err, fs.ErrNotExist) || kept > 0
+}
+
 // peers is what a member keeps of its cluster beside its files, for the day on which
 // they are lost. Nothing depends on its being there, or up to date.
 type peers struct {
-	// Member is this one's ID, in hexadecimal.
-	Member string `json:"member"`
+	// Cluster is the one it belongs to, and Member this one's ID, both in hexadecimal.
+	Cluster string `json:"cluster"`
+	Member  string `json:"member"`
 	// Peers are where the others listen.
 	Peers []string `json:"peers"`
+}
+
+func parseID(text string) uint64 {
+	id, _ := strconv.ParseUint(text, 16, 64)
+	return id
+}
+
+// peersOf lists the members of a cluster but one.
+func peersOf(cluster, member uint64, members []node.Member) peers {
+	p := peers{Cluster: strconv.FormatUint(cluster, 16), Member: strconv.FormatUint(member, 16), Peers: []string{}}
+	for _, m := range members {
+		if m.ID != member {
+			p.Peers = append(p.Peers, m.Address)
+		}
+	}
+	return p
+}
+
+// others are the addresses of other members that are recorded or configured.
+func (p peers) others(cfg config) []string {
+	own := cmp.Or(cfg.AdvertisePeerAddr, cfg.PeerAddr)
+	var list []string
+	for _, a := range slices.Concat(p.Peers, cfg.Join) {
+		if a != own && !slices.Contains(list, a) {
+			list = append(list, a)
+		}
+	}
+	return list
 }
 
 // readPeers returns nothing if there is nothing that can be read.
@@ -102,16 +246,15 @@ func readPeers(cfg config) (p peers) {
 }
 
 // writePeers keeps who the others are. One that was removed keeps who they were.
-func writePeers(cfg config, id uint64, ms node.Membership) error {
-	if _, ok := ms.Member(id); !ok {
+func writePeers(cfg config, st node.Status, ms node.Membership) error {
+	if _, ok := ms.Member(st.ID); !ok {
 		return nil
 	}
-	p := peers{Member: strconv.FormatUint(id, 16), Peers: []string{}}
-	for _, m := range ms.Members {
-		if m.ID != id {
-			p.Peers = append(p.Peers, m.Address)
-		}
-	}
+	return peersOf(st.Cluster, st.ID, ms.Members).write(cfg)
+}
+
+// write replaces the file as a whole.
+func (p peers) write(cfg config) error {
 	data, err := json.Marshal(p)
 	if err != nil {
 		return err
@@ -137,7 +280,7 @@ func (m *member) keepPeers(ctx context.Context) {
 	for {
 		select {
 		case ms := <-m.memberships:
-			if err := writePeers(m.cfg, m.node.Status().ID, ms); err != nil {
+			if err := writePeers(m.cfg, m.node.Status(), ms); err != nil {
 				m.lg.Warn("cannot note where the other members are", zap.String("file", m.cfg.peersFile()), zap.Error(err))
 			}
 		case <-ctx.Done():
@@ -146,53 +289,30 @@ func (m *member) keepPeers(ctx context.Context) {
 	}
 }
 
-// origin is how a member begins whose directory is empty.
+// origin is how a member begins that has no log.
 type origin struct {
 	bootstrap bool
+	expect    int
 	join      []string
 	// rejoin, and replaces if it is known: it takes a place that it had.
 	rejoin   bool
 	replaces uint64
 }
 
-// origin finds out what a member was before. A founder that lost its disk must not
-// found a second cluster: it has the addresses of the others beside its files, or else
-// they will call it soon.
-func (m *member) origin() (origin, error) {
-	o := origin{bootstrap: m.cfg.Bootstrap, join: m.cfg.Join, rejoin: true}
-	fresh, err := isFresh(m.cfg.nodeDir())
-	if err != nil || !fresh {
-		return o, err
+// origin finds out what a member was before. Whoever has no log is asked about its past at
+// every start, whatever other files are there. One that was a member founds nothing: it
+// asks those whose addresses it kept or that its command names, and listens for those that
+// seek it, until one of them answers.
+func (m *member) origin() origin {
+	cfg := m.cfg
+	o := origin{bootstrap: cfg.Bootstrap, expect: cfg.Expect, join: cfg.Join, rejoin: !cfg.Wait}
+	if hasLog(cfg) || !wasMember(cfg) {
+		return o
 	}
-	if p := readPeers(m.cfg); len(p.Peers) > 0 {
-		o.bootstrap, o.join = false, append(slices.Clone(p.Peers), m.cfg.Join...)
-		o.replaces, _ = strconv.ParseUint(p.Member, 16, 64)
-		m.lg.Warn("this directory belonged to a member that is no more; joining in its place",
-			zap.String("member", p.Member), zap.Strings("asking", o.join), zap.String("known from", m.cfg.peersFile()))
-		return o, nil
-	}
-	if m.cfg.FoundAtOnce || m.cfg.Wait || slices.ContainsFunc(m.cfg.Join, listens) {
-		return o, nil
-	}
-	// It would found, or has nobody to ask.
-	who, err := tcp.Sought(m.peerConfig(), soughtTimeout)
-	if err != nil {
-		return o, listenError("peer-addr", m.cfg.PeerAddr, err)
-	}
-	if who.Node != 0 {
-		o.bootstrap, o.join, o.replaces = false, append([]string{who.Address}, m.cfg.Join...), who.To
-		m.lg.Warn("a cluster seeks a member at this address; joining in its place",
-			zap.String("member", fmt.Sprintf("%x", who.To)), zap.String("asking", who.Address))
-	}
-	return o, nil
-}
-
-// listens says whether anybody does at an address.
-func listens(address string) bool {
-	c, err := net.DialTimeout("tcp", address, soughtTimeout)
-	if err != nil {
-		return false
-	}
-	_ = c.Close()
-	return true
+	p := readPeers(cfg)
+	o.bootstrap, o.expect, o.rejoin = false, 0, true
+	o.join, o.replaces = p.others(cfg), parseID(p.Member)
+	m.lg.Warn("this directory belonged to a member that is no more; joining in its place, and founding nothing: to found a new cluster, empty the whole directory",
+		zap.String("data-dir", cfg.DataDir), zap.String("member", p.Member), zap.Strings("asking", o.join))
+	return o
 }

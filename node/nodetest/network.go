@@ -324,8 +324,12 @@ func (e *endpoint) meet(address string, id uint64) (*endpoint, error) {
 		return nil, err
 	}
 	mine, theirs := e.handler.Hello(to.m.id), to.handler.Hello(e.m.id)
+	mine.Call, theirs.Call = id == 0, id == 0
 	if id != 0 {
 		if to.m.id != id {
+			mine.To = id
+			to.handler.(transport.Seeker).Sought(mine)
+			to.m.settle()
 			return nil, fmt.Errorf("%s answered where %x was expected", to.m.name(), id)
 		}
 		theirs.At = address

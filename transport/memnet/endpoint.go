@@ -177,6 +177,7 @@ func (e *endpoint) meet(address string, to uint64, bothWays, judged bool) (meeti
 	}
 	m := meeting{target: target, handler: handler, mine: self.Hello(to)}
 	m.theirs = handler.Hello(m.mine.Node)
+	m.mine.Call, m.theirs.Call = to == 0, to == 0
 	if to != 0 {
 		m.theirs.At = address
 	}
@@ -189,6 +190,11 @@ func (e *endpoint) meet(address string, to uint64, bothWays, judged bool) (meeti
 
 func (m meeting) judge(self transport.Handler, to uint64, judged bool) error {
 	if to != 0 && m.theirs.Node != to {
+		if s, ok := m.handler.(transport.Seeker); ok {
+			peer := m.mine
+			peer.To = to
+			s.Sought(peer)
+		}
 		return &transport.RemoteError{Address: m.target.address,
 			Reason: fmt.Sprintf("this is member %d, not %d: correct its address", m.theirs.Node, to)}
 	}
@@ -263,7 +269,7 @@ func (e *endpoint) Call(ctx context.Context, address string, kind transport.Kind
 	if err != nil {
 		return nil, e.explain(ctx, operation, err)
 	}
-	m, err := e.meet(address, 0, true, true)
+	m, err := e.meet(address, 0, true, true) // a call: to is 0
 	if err != nil {
 		return nil, e.explain(ctx, operation, err)
 	}

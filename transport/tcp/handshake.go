@@ -210,6 +210,10 @@ func (c *conn) judge(hello octopiipb.Hello) error {
 	if self := t.handler.Hello(hello.From).Node; self == 0 {
 		peer.To = hello.To
 	} else if hello.To != 0 && hello.To != self {
+		if s, ok := t.handler.(transport.Seeker); ok {
+			peer.To = hello.To
+			s.Sought(peer)
+		}
 		return fmt.Errorf("this is member %d, not %d: correct its address", self, hello.To)
 	}
 	if hello.Purpose == purposeProbe {
@@ -244,6 +248,7 @@ func toHello(h octopiipb.Hello) transport.Hello {
 	return transport.Hello{
 		Cluster: h.Cluster, Node: h.From, Incarnation: h.Incarnation, Address: h.Address,
 		Remembers: transport.Memory{Term: h.Remembers.Term, Match: h.Remembers.Match, Commit: h.Remembers.Commit},
+		Call:      h.Purpose == purposeCall,
 	}
 }
 

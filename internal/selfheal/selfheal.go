@@ -1,0 +1,193 @@
+// Package selfheal decides what a member may do by itself about its own disk and its own
+// cluster: found one, join one, put its files aside, wait, or end. It decides and does
+// nothing else, so that octopiid, a Node and the simulator pass the same rules.
+//
+// One rule is behind all of them: no automatic step founds a cluster, or takes away a copy
+// of the log, unless those who would know have answered just now.
+package selfheal
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Member is a member as it takes part in a founding round.
+type Member struct {
+	ID      uint64
+	Address string
+}
+
+// Promise says which round a member promised to take part in. A member promises one
+// round, durably, and so does the founder itself.
+type Promise struct {
+	// Round is the ID of the cluster that the round founds; 0: none was promised.
+	Round uint64
+	// Founder is the only member that may found it.
+	Founder Member
+}
+
+// Answer is what one expected address said of itself in a round of questions.
+type Answer struct {
+	// Asked is the address that was called.
+	Asked string
+	// Failure says why there is no answer; the rest is zero then.
+	Failure string
+	Member  Member
+	// Cluster that it belongs to; 0: none.
+	Cluster uint64
+	// WasMember: it was a member of a cluster, or one sought it.
+	WasMember bool
+	Promise   Promise
+}
+
+// Step is what a member does next.
+type Step int
+
+// The steps of a member without a log.
+const (
+	// Wait and ask again.
+	Wait Step = iota
+	// Join the cluster that an answer is of.
+	Join
+	// Found a cluster, once all members have promised the round.
+	Found
+)
+
+// Round decides what self does after it asked every expected address once. expect is how
+// many members there must be, itself included. why tells an operator what is waited for.
+//
+// All addresses must answer, and all must be empty: a member of a cluster may be behind
+// the one that does not. Of several that could found, it is the one to whom a promise was
+// given, else the lowest ID.
+func Round(self Answer, answers []Answer, expect int) (step Step, why string) {
+	for _, a := range answers {
+		if a.Cluster != 0 {
+			return Join, fmt.Sprintf("%s is a member of cluster %x", a.Asked, a.Cluster)
+		}
+	}
+	members := []Member{self.Member}
+	promises := []Promise{self.Promise}
+	for _, a := range answers {
+		switch {
+		case a.Failure != "":
+			return Wait, fmt.Sprintf("%s does not answer (%s): a cluster is founded when every address of --join answers", a.Asked, a.Failure)
+		case a.WasMember:
+			return Wait, fmt.Sprintf("member %x at %s was a member of a cluster: start the rest of that cluster, or empty the whole data directory of each member to found a new one", a.Member.ID, a.Asked)
+		case !slices.ContainsFunc(members, func(m Member) bool { return m.ID == a.Member.ID }):
+			members = append(members, a.Member)
+		}
+		promises = append(promises, a.Promise)
+	}
+	if len(members) < expect {
+		return Wait, fmt.Sprintf("%d of %d expected members are there", len(members), expect)
+	}
+	founder := slices.MinFunc(members, func(a, b Member) int { return compare(a.ID, b.ID) })
+	for _, p := range promises {
+		if p.Round != 0 && !Void(p, members) {
+			founder = p.Founder
+		}
+	}
+	switch {
+	case founder.ID == self.Member.ID:
+		return Found, "all expected members are there, and empty"
+	default:
+		return Wait, fmt.Sprintf("member %x at %s founds the cluster", founder.ID, founder.Address)
+	}
+}
+
+func compare(a, b uint64) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+// Void says whether a promise binds nobody any more: among those that take part in a new
+// round another member has the founder's address. The founder's disk was emptied then,
+// and what it may have founded alone is gone with it.
+func Void(p Promise, members []Member) bool {
+	if slices.ContainsFunc(members, func(m Member) bool { return m.ID == p.Founder.ID }) {
+		return false
+	}
+	return slices.ContainsFunc(members, func(m Member) bool { return m.Address == p.Founder.Address })
+}
+
+// MayPromise says whether a member that gave the promise old may give another one to
+// founder, for a round of so many members.
+func MayPromise(old Promise, round uint64, founder Member, members []Member) bool {
+	if old.Round == 0 || old.Round == round && old.Founder.ID == founder.ID {
+		return true
+	}
+	return Void(old, members)
+}
+
+// Cause says why a member stopped, as far as it matters here.
+type Cause int
+
+// The causes.
+const (
+	// Passing: anything that need not be damage. Nothing is moved.
+	Passing Cause = iota
+	// Lost: bytes that were read in full fail their checksum or structure, or the disk
+	// contradicts what it had acknowledged.
+	Lost
+	// Refused: the cluster gave this member up before it had a log.
+	Refused
+	// Foreign: this cluster of one has the address that another cluster's member had.
+	Foreign
+)
+
+// Quarantine is what is known when a member's files might be put aside.
+type Quarantine struct {
+	Cause Cause
+	// Proven: a majority of the member's cluster (of the other one, for Foreign) answered
+	// after the member had stopped.
+	Proven bool
+	// Kept is how many quarantine directories there are, and Newest the age of the newest
+	// one.
+	Kept   int
+	Newest time.Duration
+}
+
+// The bounds of quarantine.
+const (
+	// KeptMax directories are never exceeded; the oldest are kept, since they hold what
+	// was lost first.
+	KeptMax = 3
+	// restMin is for how long a member must have run since the files before were put
+	// aside; it doubles with each directory.
+	restMin = time.Second
+)
+
+// Verdict is what becomes of a member that stopped.
+type Verdict int
+
+// The verdicts.
+const (
+	// End the process: it has an error that moving files does not mend.
+	End Verdict = iota
+	// AskAgain after a pause: nothing may be moved yet.
+	AskAgain
+	// PutAside the member's files, and join again.
+	PutAside
+)
+
+// Aside decides about quarantine. It is the one place that every automatic step passes
+// which takes away a copy of the log. why is for the operator.
+func Aside(q Quarantine) (v Verdict, why string) {
+	switch {
+	case q.Cause == Passing:
+		return End, ""
+	case q.Kept >= KeptMax:
+		return End, fmt.Sprintf("this member was put aside %d times; nothing more is moved: find out what damages its disk, then remove the directory quarantine and start it again", q.Kept)
+	case q.Cause != Refused && !q.Proven:
+		return AskAgain, "its files are not put aside while no majority of its cluster answers: start the other members"
+	case q.Kept > 0 && q.Newest < restMin<<q.Kept:
+		return AskAgain, "it was put aside a moment ago"
+	}
+	return PutAside, ""
+}

@@ -1,0 +1,118 @@
+package node_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/octopii/octopii/node"
+	"github.com/octopii/octopii/transport/memnet"
+)
+
+// expecting describes three members with one configuration.
+func expecting(t *testing.T) []*member {
+	t.Helper()
+	network := memnet.New(1)
+	join := []string{"a", "b", "c"}
+	var ms []*member
+	for i, address := range join {
+		m := newMember(t, uint64(i+1))
+		m.network, m.addr = network, address
+		m.cfg.Join, m.cfg.Expect, m.cfg.Rejoin, m.cfg.ID = join, 3, true, 0
+		ms = append(ms, m)
+	}
+	return ms
+}
+
+// voters waits until all are voters of one cluster, and returns it.
+func voters(t *testing.T, ms ...*member) uint64 {
+	t.Helper()
+	eventually(t, "all vote in one cluster", func() bool {
+		for _, m := range ms {
+			if st := m.Status(); len(st.Membership.Voters()) != len(ms) || st.Cluster != ms[0].Status().Cluster || st.Leader == 0 {
+				return false
+			}
+		}
+		return true
+	})
+	return ms[0].Status().Cluster
+}
+
+// Three members with one configuration found one cluster, when the last one is there and
+// not before.
+func TestExpect(t *testing.T) {
+	t.Parallel()
+	ms := expecting(t)
+	ms[2].start()
+	ms[0].start()
+	time.Sleep(20 * ms[0].cfg.TickInterval)
+	if a, b := ms[0].Status().Cluster, ms[2].Status().Cluster; a != 0 || b != 0 {
+		t.Fatalf("two of three founded %x and %x", a, b)
+	}
+	ms[1].start()
+	cluster := voters(t, ms...)
+	propose(t, ms[1], "kept")
+
+	// One loses its disk, and comes back with the same configuration.
+	ms[0].kill()
+	ms[0].cfg.Dir = t.TempDir()
+	ms[0].start()
+	if again := voters(t, ms...); again != cluster {
+		t.Fatalf("the wiped one is in cluster %x, and the others in %x", again, cluster)
+	}
+
+	// Two lose theirs: what is left is no majority, and nobody founds beside it.
+	for _, m := range ms[:2] {
+		m.kill()
+		m.cfg.Dir = t.TempDir()
+		m.start()
+	}
+	time.Sleep(50 * ms[0].cfg.TickInterval)
+	for _, m := range ms[:2] {
+		if st := m.Status(); st.Cluster != 0 && st.Cluster != cluster {
+			t.Fatalf("a second cluster %x beside %x", st.Cluster, cluster)
+		}
+	}
+
+	// All of them: nothing is left, and a new one begins.
+	for _, m := range ms {
+		m.kill()
+		m.cfg.Dir = t.TempDir()
+	}
+	for _, m := range ms {
+		m.start()
+	}
+	if again := voters(t, ms...); again == cluster {
+		t.Fatal("the cluster that was lost is there again")
+	}
+}
+
+// A founder that listens first is not alone: whoever seeks its old self tells it. It is
+// killed before it is back, and nobody is there when it starts again: it waits.
+func TestSoughtFounderFoundsNoMore(t *testing.T) {
+	t.Parallel()
+	ms := cluster(t, 3)
+	leader(t, ms...)
+	cluster := ms[1].Status().Cluster
+	ms[0].kill()
+	ms[0].cfg = node.Config{WAL: smallLog, Name: "n1", Dir: t.TempDir(), TickInterval: 20 * time.Millisecond,
+		Bootstrap: true, FoundAfterTicks: 200, Rejoin: true}
+	ms[0].start()
+	eventually(t, "it is back", func() bool { return ms[0].Status().Cluster != 0 })
+	if now := ms[0].Status().Cluster; now != cluster {
+		t.Fatalf("it founded %x beside %x", now, cluster)
+	}
+	ms[0].kill()
+	dir := t.TempDir()
+	ms[0].cfg.Dir = dir
+	ms[2].kill() // no majority: it cannot come in
+	ms[0].start()
+	eventually(t, "it noted that it is sought", func() bool { return ms[0].WasMember() })
+	ms[0].kill()
+	ms[1].kill()
+	ms[0].cfg.FoundAfterTicks = 1
+	ms[0].start()
+	time.Sleep(30 * ms[0].cfg.TickInterval)
+	if now := ms[0].Status().Cluster; now != 0 {
+		t.Fatalf("alone, it founded %x", now)
+	}
+}

@@ -1,0 +1,84 @@
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+
+	octopiipb "github.com/octopii/octopii/proto"
+	"github.com/octopii/octopii/wal"
+)
+
+// The origin file has the form of the identity file, around an octopiipb.Origin. It is
+// written anew as a whole.
+const (
+	originFile    = "origin"
+	originMagic   = "OCTOORIG"
+	originVersion = 1
+)
+
+// Origin returns what was written last. One that cannot be read says that the directory
+// belonged to a member: the safe half of what it may have said.
+func (s *Store) Origin() octopiipb.Origin { return s.origin }
+
+// SetOrigin is durable when it returns. Call it from one goroutine, and only while the
+// Store is not Initialized.
+func (s *Store) SetOrigin(o octopiipb.Origin) error {
+	if err := s.writeOrigin(o); err != nil {
+		return fmt.Errorf("raftstore: write %s: %w", filepath.Join(s.dir, originFile), err)
+	}
+	s.origin = o
+	return nil
+}
+
+func (s *Store) writeOrigin(o octopiipb.Origin) error {
+	body, err := o.Marshal()
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(s.dir, originFile)
+	temp := path + ".tmp"
+	if err := s.fs.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := writeFile(s.fs, temp, sealed(originMagic, originVersion, body)); err != nil {
+		return err
+	}
+	if err := s.fs.Rename(temp, path); err != nil {
+		return err
+	}
+	return s.fs.SyncDir(s.dir)
+}
+
+func (s *Store) readOrigin() error {
+	data, err := readSmallFile(s.fs, filepath.Join(s.dir, originFile), identityBytesMax)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("raftstore: read %s: %w", filepath.Join(s.dir, originFile), err)
+	}
+	if s.origin, err = decodeOrigin(data); errors.Is(err, wal.ErrCorrupt) {
+		s.origin, err = octopiipb.Origin{Member: true}, nil
+	}
+	return err
+}
+
+func decodeOrigin(data []byte) (o octopiipb.Origin, err error) {
+	n, err := bodyBytes(data, originMagic, identityBytesMax)
+	if err != nil {
+		return o, err
+	}
+	if want := headBytes + n + crcBytes; len(data) != want {
+		return o, fmt.Errorf("%w: %d bytes instead of %d", wal.ErrCorrupt, len(data), want)
+	}
+	body, err := unseal(data, originVersion)
+	if err != nil {
+		return o, err
+	}
+	if err := o.Unmarshal(body); err != nil {
+		return octopiipb.Origin{}, fmt.Errorf("%w: %w", wal.ErrCorrupt, err)
+	}
+	return o, nil
+}
