@@ -52,7 +52,7 @@ var arrows = []arrow{
 	{"raftstore", []string{"wal", "proto", "internal/vfs"}},
 	{"transport/...", []string{"transport", "proto"}},
 	{"transport", nil},
-	{"wal/etcdwal", []string{"wal"}},
+	{"wal/etcdwal", []string{"wal", "internal/vfs"}},
 	{"wal/waltest", nil},
 	{"wal", []string{"internal/vfs"}},
 	{"proto", nil},

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/octopii/octopii/internal/vfs"
 	"github.com/octopii/octopii/node/internal/core"
 	"github.com/octopii/octopii/node/internal/stepped"
 	octopiipb "github.com/octopii/octopii/proto"
@@ -298,6 +299,9 @@ func (a *appender) special(j *appendJob) error {
 	}
 	meta := j.append.Snapshot.Metadata
 	r, err := a.store.OpenSnapshot(meta.Term, meta.Index)
+	if vfs.Refused(err) { // nothing was done yet: it waits as what has no space does
+		err = fmt.Errorf("%w: %w", wal.ErrNoSpace, err)
+	}
 	if err != nil {
 		return fmt.Errorf("node: install the snapshot at %d: %w", meta.Index, err)
 	}
@@ -348,7 +352,8 @@ func (a *appender) reserveAhead() {
 // noSpace begins to wait for space, or goes on to.
 func (a *appender) noSpace(err error) {
 	if !a.full.Swap(true) {
-		a.node.log.Warn("the disk is full: proposals are refused until there is space again; reads go on", zap.Error(err))
+		a.node.log.Warn("the log cannot get its next file: proposals are refused until it can; reads go on",
+			zap.String("advice", vfs.Advice(err)), zap.Error(err))
 	}
 	a.retrying = true
 	a.retry.Reset(spaceRetry)
@@ -358,7 +363,7 @@ func (a *appender) spaceIsBack() {
 	a.retry.Stop()
 	a.retrying = false
 	a.full.Store(false)
-	a.node.log.Info("there is space again: proposals are taken")
+	a.node.log.Info("the log has its next file: proposals are taken again")
 	// An attempt to tell that the log rests may have failed.
 	a.unproven = true
 	a.quiet.Reset(idleAfter)

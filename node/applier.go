@@ -1,14 +1,13 @@
 package node
 
 import (
-	"errors"
 	"fmt"
 	"sync"
-	"syscall"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/octopii/octopii/internal/vfs"
 	"github.com/octopii/octopii/node/internal/core"
 	octopiipb "github.com/octopii/octopii/proto"
 )
@@ -203,7 +202,7 @@ func (a *applier) answer(results [][]byte) {
 // restore gives a snapshot file to the state machine.
 func (a *applier) restore(h octopiipb.SnapshotHeader) error {
 	meta := h.Metadata
-	if err := a.restoreWithRoom(h); err != nil {
+	if err := a.restoreWhenPossible(h); err != nil {
 		return err
 	}
 	if err := a.node.store.Restored(meta.Index); err != nil {
@@ -216,28 +215,27 @@ func (a *applier) restore(h octopiipb.SnapshotHeader) error {
 	return nil
 }
 
+// restorePauseMin and restorePauseMax bound the wait before a snapshot that could not be
+// restored for want of space, descriptors or memory is tried again.
 const (
-	// restorePauseMin is the wait before a state machine that had no room restores again;
-	// it doubles each time.
-	restorePauseMin = 100 * time.Millisecond
-	restorePauseMax = 30 * time.Second
+	restorePauseMin = 250 * time.Millisecond
+	restorePauseMax = 15 * time.Second
 )
 
-// restoreWithRoom restores, and does so again when there was no room on the disk, until
-// there is, or the node stops: the snapshot file stays, and nothing is lost by waiting.
-func (a *applier) restoreWithRoom(h octopiipb.SnapshotHeader) error {
+// restoreWhenPossible gives a snapshot file to the state machine, again and again while
+// the system has no space, descriptors or memory for it: nothing else can be applied
+// before it, and its file stays. It ends when the node does.
+func (a *applier) restoreWhenPossible(h octopiipb.SnapshotHeader) error {
 	for pause := restorePauseMin; ; pause = min(2*pause, restorePauseMax) {
 		err := a.callRestore(h)
-		if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
+		if !vfs.Exhausted(err) {
 			return err
 		}
-		a.node.log.Warn("no room to restore a snapshot; this member waits, and takes no part in promotions until it is restored",
-			zap.Uint64("index", h.Metadata.Index), zap.Duration("trying again after", pause), zap.Error(err))
-		timer := time.NewTimer(pause)
+		a.node.log.Warn("a snapshot cannot be restored yet; it is tried again",
+			zap.Uint64("index", h.Metadata.Index), zap.Duration("after", pause), zap.String("advice", vfs.Advice(err)), zap.Error(err))
 		select {
-		case <-timer.C:
-		case <-a.node.ctx.Done():
-			timer.Stop()
+		case <-time.After(pause):
+		case <-a.node.done:
 			return err
 		}
 	}

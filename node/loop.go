@@ -9,6 +9,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
+	"github.com/octopii/octopii/internal/vfs"
 	"github.com/octopii/octopii/node/internal/core"
 	"github.com/octopii/octopii/node/internal/stepped"
 	octopiipb "github.com/octopii/octopii/proto"
@@ -310,7 +311,8 @@ func (l *loop) stepUninitialized() {
 			err := l.bringToLife(m)
 			if errors.Is(err, wal.ErrNoSpace) {
 				// Nothing was written, and the leader sends it again.
-				l.log.Warn("no space for the log that a leader's snapshot begins", zap.Error(err))
+				l.log.Warn("no room for the log that a leader's snapshot begins; the leader sends it again",
+					zap.String("advice", vfs.Advice(err)), zap.Error(err))
 				continue
 			}
 			if err != nil {
@@ -339,6 +341,9 @@ func (l *loop) stepUninitialized() {
 func (l *loop) bringToLife(m *raftpb.Message) error {
 	meta := m.Snapshot.Metadata
 	r, err := l.store.OpenSnapshot(meta.Term, meta.Index)
+	if vfs.Refused(err) {
+		return fmt.Errorf("%w: %w", wal.ErrNoSpace, err)
+	}
 	if err != nil {
 		return err
 	}

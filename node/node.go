@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/octopii/octopii/internal/vfs"
 	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/raftstore"
 	"github.com/octopii/octopii/transport"
@@ -205,9 +206,12 @@ func (n *Node) run() error {
 	return nil
 }
 
-// storeError gives an error of the files the name that callers know it by.
+// storeError gives an error of the files the name that callers know it by. An error
+// that may pass is never damage, whatever else it is joined with.
 func storeError(err error) error {
 	switch {
+	case vfs.MayPass(err):
+		return err
 	case errors.Is(err, wal.ErrCorrupt):
 		return fmt.Errorf("%w: %w", ErrCorrupt, err)
 	case errors.Is(err, wal.ErrFormat):

@@ -15,6 +15,7 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -169,10 +170,7 @@ func (s *Store) openLog(seq uint64) error {
 	mark := marks[len(marks)-1]
 	file := s.snapPath(mark.Term, mark.Index)
 	if err := verifySnapshot(s.fs, file); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			err = fmt.Errorf("%w: %w", wal.ErrCorrupt, err)
-		}
-		return fmt.Errorf("raftstore: the log begins behind index %d, whose snapshot cannot be used: %w; rebuild this member from its peers", mark.Index, err)
+		return fmt.Errorf("raftstore: the log begins behind index %d, whose snapshot cannot be used: %w", mark.Index, s.snapshotError(mark, err))
 	}
 	r, err := openSnapshot(s.fs, file)
 	if err != nil {
@@ -191,11 +189,30 @@ func (s *Store) openLog(seq uint64) error {
 	return s.load(header, state)
 }
 
+// snapshotError says what is wrong with the file of a mark. That it is missing is
+// damage where the directory could be listed and lacks it: the mark was set when the
+// file was durable.
+func (s *Store) snapshotError(mark wal.Mark, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		names, listErr := listSnapshots(s.fs, s.snapDir())
+		if listErr != nil {
+			return fmt.Errorf("%w (%w)", err, listErr)
+		}
+		if !slices.Contains(names, snapshotName{Term: mark.Term, Index: mark.Index}) {
+			err = fmt.Errorf("%w: %w", wal.ErrCorrupt, err)
+		}
+	}
+	if vfs.MayPass(err) {
+		return err
+	}
+	return fmt.Errorf("%w; rebuild this member from its peers", err)
+}
+
 // advise says what to do about an error of a log that does not say it itself.
 func advise(err error) error {
 	var told *wal.CorruptError
 	switch {
-	case errors.As(err, &told), errors.Is(err, wal.ErrFormat), errors.Is(err, wal.ErrVersion):
+	case vfs.MayPass(err), errors.As(err, &told), errors.Is(err, wal.ErrFormat), errors.Is(err, wal.ErrVersion):
 		return err
 	case errors.Is(err, wal.ErrNotFound): // its directory appears with all that it holds
 		return fmt.Errorf("%w: its files are gone (%w); rebuild this member from its peers", wal.ErrCorrupt, err)

@@ -9,6 +9,7 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
+	"github.com/octopii/octopii/internal/vfs"
 	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/wal"
 )
@@ -157,6 +158,9 @@ func markOf(h octopiipb.SnapshotHeader) wal.Mark {
 // removeLogs removes the logs before seq.
 func (s *Store) removeLogs(seq uint64) error {
 	seqs, err := s.logs()
+	if vfs.Refused(err) {
+		return nil // the next start does it
+	}
 	if err != nil {
 		return err
 	}
@@ -164,7 +168,7 @@ func (s *Store) removeLogs(seq uint64) error {
 		if old >= seq {
 			break
 		}
-		if err := s.fs.RemoveAll(s.logPath(old)); err != nil {
+		if err := s.fs.RemoveAll(s.logPath(old)); err != nil && !vfs.Refused(err) {
 			return fmt.Errorf("raftstore: remove an old log: %w", err)
 		}
 	}
@@ -174,6 +178,9 @@ func (s *Store) removeLogs(seq uint64) error {
 // removeSnapshots removes the snapshots before index.
 func (s *Store) removeSnapshots(index uint64) error {
 	names, err := listSnapshots(s.fs, s.snapDir())
+	if vfs.Refused(err) {
+		return nil // the next mark does it
+	}
 	if err != nil {
 		return err
 	}
@@ -182,7 +189,7 @@ func (s *Store) removeSnapshots(index uint64) error {
 			continue
 		}
 		// A mark may remove them at the same time.
-		if err := s.fs.Remove(filepath.Join(s.snapDir(), n.String())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := s.fs.Remove(filepath.Join(s.snapDir(), n.String())); err != nil && !errors.Is(err, fs.ErrNotExist) && !vfs.Refused(err) {
 			return fmt.Errorf("raftstore: remove an old snapshot: %w", err)
 		}
 	}

@@ -23,7 +23,9 @@ type segmentedLog struct {
 	dir  string
 	opts Options
 	lock io.Closer
-	salt uint32
+	// names is dir, to make the names in it durable.
+	names *vfs.Dir
+	salt  uint32
 
 	// What follows belongs to the goroutine that appends.
 
@@ -68,21 +70,34 @@ func newLog(opts Options, dir string, lock io.Closer, c *scan, files listing) (*
 	if err := l.spares.adopt(files); err != nil {
 		return nil, err
 	}
+	var err error
+	if l.names, err = vfs.OpenDir(opts.FS, dir); err != nil {
+		return nil, err
+	}
+	if err := l.begin(c); err != nil {
+		return nil, errors.Join(err, l.names.Close())
+	}
+	return l, nil
+}
+
+// begin makes durable what was read, so that it can be continued.
+func (l *segmentedLog) begin(c *scan) error {
 	// Whoever made the names may have ended before they were durable.
-	for _, d := range []string{dir, filepath.Dir(dir)} {
-		if err := opts.FS.SyncDir(d); err != nil {
-			return nil, err
-		}
+	if err := l.names.Sync(); err != nil {
+		return err
+	}
+	if err := l.fs.SyncDir(filepath.Dir(l.dir)); err != nil {
+		return err
 	}
 	if err := l.seal(); err != nil {
-		return nil, err
+		return err
 	}
 	if !c.ended || c.torn > 0 {
 		if err := l.settle(c); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return l, l.Idle()
+	return l.Idle()
 }
 
 // seal makes the mark at the end of the segment before the newest, if whoever cut
@@ -296,7 +311,7 @@ func (l *segmentedLog) Close() error {
 	for _, s := range segments {
 		errs = append(errs, l.closeSegment(s))
 	}
-	err = errors.Join(append(errs, l.lock.Close())...)
+	err = errors.Join(append(errs, l.spares.close(), l.names.Close(), l.lock.Close())...)
 	if l.err == nil {
 		l.err = fmt.Errorf("wal: log %s: %w", l.dir, os.ErrClosed)
 	}

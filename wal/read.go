@@ -107,7 +107,7 @@ func (r *reading) read(s *segment, p point, want, limit uint64) error {
 	for seq, off := p.seq, p.off; want < limit && !r.full; seq++ {
 		sectors, bad, err := s.frameAt(&w, off, seq)
 		if err != nil {
-			return fmt.Errorf("%w: %w", s.corrupt(off, want-1, limit-1, "the disk cannot read it"), err)
+			return s.unreadable(off, want-1, limit-1, err)
 		}
 		if bad >= 0 {
 			return s.corrupt(bad, want-1, limit-1, fmt.Sprintf("frame %d was whole and is not any more", seq))

@@ -387,10 +387,8 @@ func cutTerms(runs []TermRun, first uint64) []TermRun {
 	return runs
 }
 
-// unreadable is for a sector that the disk refuses to give: that is damage, and
-// not of the kind that a restart heals.
 func (c *scan) unreadable(s *segment, off int64, err error) error {
-	return fmt.Errorf("%w: %w", s.corrupt(off, c.last, 0, "the disk cannot read it"), err)
+	return s.unreadable(off, c.last, 0, err)
 }
 
 func (c *scan) newest() *segment { return c.segments[len(c.segments)-1] }

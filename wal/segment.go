@@ -50,6 +50,15 @@ func (s *segment) corrupt(off int64, intact, known uint64, reason any) error {
 	return &CorruptError{Segment: s.path, Offset: off, Intact: intact, Known: known, Reason: fmt.Sprint(reason)}
 }
 
+// unreadable is for bytes that could not be read. What the operating system says of
+// its own state is no damage: the bytes may be whole, and be read another time.
+func (s *segment) unreadable(off int64, intact, known uint64, err error) error {
+	if vfs.MayPass(err) {
+		return fmt.Errorf("read %s at offset %d: %w", s.path, off, err)
+	}
+	return fmt.Errorf("%w: %w", s.corrupt(off, intact, known, "it cannot be read"), err)
+}
+
 // openSegment opens a file and reads its header and the frame that begins it.
 func openSegment(fsys vfs.FS, dir string, seq uint64, write bool) (*segment, error) {
 	s := &segment{path: segmentPath(dir, seq)}
@@ -79,7 +88,7 @@ func (s *segment) readHeader(seq uint64) error {
 	w := window{file: s.file, size: size}
 	b, err := w.bytes(0, blockBytes)
 	if err != nil {
-		return fmt.Errorf("%w: %w", s.corrupt(0, 0, 0, "the disk cannot read it"), err)
+		return s.unreadable(0, 0, 0, err)
 	}
 	if s.header, err = decodeHeader(sector(b[:sectorBytes])); err != nil {
 		return s.corrupt(0, 0, 0, err)
@@ -92,7 +101,7 @@ func (s *segment) readHeader(seq uint64) error {
 	}
 	sectors, bad, err := s.frameAt(&w, blockBytes, s.frame)
 	if err != nil {
-		return fmt.Errorf("%w: %w", s.corrupt(blockBytes, 0, 0, "the disk cannot read it"), err)
+		return s.unreadable(blockBytes, 0, 0, err)
 	}
 	if bad >= 0 {
 		return s.corrupt(bad, 0, 0, "the frame that begins the segment is damaged")

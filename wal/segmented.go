@@ -52,7 +52,7 @@ func New(opts Options) *Segmented {
 }
 
 // Create makes a new log. It returns fs.ErrExist when there is a dir, and
-// ErrNoSpace when the disk has no room for the first segment.
+// ErrNoSpace when the system gives it no file, for the reasons that ErrNoSpace names.
 func (b *Segmented) Create(dir string, m Mark, hs raftpb.HardState) (Log, error) {
 	dir = filepath.Clean(dir)
 	l, err := b.create(dir, m, hs)
@@ -79,22 +79,42 @@ func (b *Segmented) create(dir string, m Mark, hs raftpb.HardState) (Log, error)
 	if err := b.build(tmp, m, hs); err != nil {
 		// Best effort: the next Create does it again.
 		_ = fsys.RemoveAll(tmp)
-		if full(err) {
-			err = fmt.Errorf("%w: %w", ErrNoSpace, err)
+		if vfs.Refused(err) {
+			err = noSpace(err)
 		}
 		return nil, err
 	}
-	if err := fsys.Rename(tmp, dir); err != nil {
-		return nil, err
+	names, err := vfs.OpenDir(fsys, filepath.Dir(dir))
+	if vfs.Refused(err) {
+		err = noSpace(err)
 	}
-	if err := fsys.SyncDir(filepath.Dir(dir)); err != nil {
-		return nil, err
-	}
-	l, _, err := b.open(dir, m)
 	if err != nil {
 		return nil, err
 	}
-	return l, nil
+	l, err := b.publish(names, tmp, dir, m)
+	return l, errors.Join(err, names.Close())
+}
+
+// publish gives a log that was built its name and opens it. names is the directory of
+// both. Where the system refuses to open it, it has its name no more.
+func (b *Segmented) publish(names *vfs.Dir, tmp, dir string, m Mark) (*segmentedLog, error) {
+	if err := b.opts.FS.Rename(tmp, dir); err != nil {
+		return nil, err
+	}
+	if err := names.Sync(); err != nil {
+		return nil, err
+	}
+	l, _, err := b.open(dir, m)
+	if !vfs.Refused(err) {
+		return l, err
+	}
+	if undo := b.opts.FS.Rename(dir, tmp); undo != nil {
+		return nil, errors.Join(err, undo)
+	}
+	if undo := names.Sync(); undo != nil {
+		return nil, errors.Join(err, undo)
+	}
+	return nil, noSpace(err)
 }
 
 // build makes the whole log durable under a name that nobody opens.

@@ -3,6 +3,7 @@ package wal
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"sync"
 
@@ -25,10 +26,12 @@ type spares struct {
 
 	// making is held while a file is made.
 	making sync.Mutex
-	// mu guards ready and next.
+	// mu guards what follows.
 	mu    sync.Mutex
 	ready []uint64
 	next  uint64
+	// open is the first of ready; nil: it was not opened yet, or there is none.
+	open vfs.File
 }
 
 func (p *spares) path(n uint64) string {
@@ -86,10 +89,32 @@ func (p *spares) useful(path string, oldest uint64) (bool, error) {
 	return readErr == nil && uint64(first.life()) < oldest, nil
 }
 
+// any says whether the file that is needed next is there, and open.
 func (p *spares) any() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.ready) > 0
+	return p.open != nil
+}
+
+// first returns the file that is to be opened next, if there is one.
+func (p *spares) first() (n uint64, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.ready) == 0 {
+		return 0, false
+	}
+	return p.ready[0], true
+}
+
+// close closes the file that is open ahead.
+func (p *spares) close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f := p.open
+	if p.open = nil; f == nil {
+		return nil
+	}
+	return f.Close()
 }
 
 // number gives a new spare its name.
@@ -112,21 +137,16 @@ func (p *spares) take(size int64) (path string, f vfs.File, err error) {
 		return "", nil, err
 	}
 	p.mu.Lock()
-	n := p.ready[0]
-	p.ready = p.ready[1:]
+	f, path = p.open, p.path(p.ready[0])
 	p.mu.Unlock()
-	path = p.path(n)
-	if f, err = p.fs.OpenReadWrite(path); err != nil {
-		return "", nil, err
-	}
 	if size > p.size {
 		if err := p.extend(f, size); err != nil {
-			if errors.Is(err, ErrNoSpace) {
-				p.add(n)
-			}
-			return "", nil, errors.Join(err, f.Close())
+			return "", nil, err // it stays ready, and is closed with the log
 		}
 	}
+	p.mu.Lock()
+	p.open, p.ready = nil, p.ready[1:]
+	p.mu.Unlock()
 	return path, f, nil
 }
 
@@ -142,26 +162,74 @@ func (p *spares) extend(f vfs.File, size int64) error {
 	return f.Sync()
 }
 
-// make makes a spare if there is none.
+// make makes a spare if there is none, and opens the one that is needed next: whether
+// there is a descriptor for it shows while there is room for what is under way.
 func (p *spares) make() error {
 	p.making.Lock()
 	defer p.making.Unlock()
 	if p.any() {
 		return nil
 	}
-	n := p.number()
-	tmp := filepath.Join(p.dir, fmt.Sprintf("%016x%s", n, tmpSuffix))
-	if err := p.fill(tmp); err != nil {
-		if full(err) {
-			return noSpace(errors.Join(err, p.fs.Remove(tmp)))
+	if _, ok := p.first(); !ok {
+		n := p.number()
+		if err := p.makeFile(n); err != nil {
+			return err
 		}
+		p.add(n)
+	}
+	return p.openFirst()
+}
+
+// openFirst opens the first spare. The caller holds making, and none is open.
+func (p *spares) openFirst() error {
+	n, ok := p.first()
+	if !ok {
+		return nil
+	}
+	f, err := p.fs.OpenReadWrite(p.path(n))
+	if vfs.Refused(err) {
+		return noSpace(err)
+	}
+	if err != nil {
 		return err
 	}
-	if err := p.fs.Rename(tmp, p.path(n)); err != nil {
-		return err
-	}
-	p.add(n)
+	p.mu.Lock()
+	p.open = f
+	p.mu.Unlock()
 	return nil
+}
+
+// tryOpen opens the first spare if none is open, there is one, and nobody makes one now.
+// That it cannot be opened shows at the next attempt.
+func (p *spares) tryOpen() error {
+	if !p.making.TryLock() {
+		return nil
+	}
+	defer p.making.Unlock()
+	if p.any() {
+		return nil
+	}
+	if err := p.openFirst(); !errors.Is(err, ErrNoSpace) {
+		return err
+	}
+	return nil
+}
+
+// makeFile makes a new spare.
+func (p *spares) makeFile(n uint64) error {
+	tmp := filepath.Join(p.dir, fmt.Sprintf("%016x%s", n, tmpSuffix))
+	err := p.fill(tmp)
+	if err == nil {
+		err = p.fs.Rename(tmp, p.path(n))
+	}
+	if vfs.Refused(err) {
+		// Nothing of the log is in it. Should the removal fail, the next Open does it.
+		if removeErr := p.fs.Remove(tmp); !errors.Is(removeErr, fs.ErrNotExist) {
+			err = errors.Join(err, removeErr)
+		}
+		return noSpace(err)
+	}
+	return err
 }
 
 // fill makes a file of zeros that has its blocks, and knows it after a crash.
@@ -222,7 +290,7 @@ func (l *segmentedLog) cut(need int64) error {
 		err = l.fs.Rename(spare, next.path)
 	}
 	if err == nil {
-		err = l.fs.SyncDir(l.dir)
+		err = l.names.Sync()
 	}
 	if err == nil {
 		err = l.end(old, l.at, kindSealed)
@@ -260,7 +328,11 @@ func (l *segmentedLog) Release(index uint64) error {
 	l.mu.Unlock()
 	if l.segments[0].begin <= index {
 		for len(l.older) > 0 {
-			if err := l.fs.Remove(segmentPath(l.dir, l.older[0])); err != nil {
+			err := l.fs.Remove(segmentPath(l.dir, l.older[0]))
+			if vfs.Refused(err) {
+				break // the next Release tries again
+			}
+			if err != nil {
 				return l.fail("release segments of", err)
 			}
 			l.older = l.older[1:]
@@ -280,22 +352,26 @@ func (l *segmentedLog) free(released []*segment) error {
 	for _, s := range released {
 		idle := l.closeUnread(s)
 		if !idle || s.size != l.opts.SegmentBytes || len(recycled) >= room {
-			if err := l.fs.Remove(s.path); err != nil {
+			if err := l.fs.Remove(s.path); err != nil && !vfs.Refused(err) {
 				return err
 			}
 			continue
 		}
 		n := l.spares.number()
-		if err := l.fs.Rename(s.path, l.spares.path(n)); err != nil {
+		err := l.fs.Rename(s.path, l.spares.path(n))
+		if vfs.Refused(err) {
+			continue // it stays under its name, as what was released may
+		}
+		if err != nil {
 			return err
 		}
 		recycled = append(recycled, n)
 	}
-	if err := l.fs.SyncDir(l.dir); err != nil {
+	if err := l.names.Sync(); err != nil {
 		return err
 	}
 	for _, n := range recycled {
 		l.spares.add(n)
 	}
-	return nil
+	return l.spares.tryOpen()
 }

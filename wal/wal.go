@@ -53,9 +53,10 @@ var (
 	// ErrVersion: the log is in a version of its format, or has frames of a kind,
 	// that this program does not know. Nothing was changed.
 	ErrVersion = errors.New("wal: an unknown version")
-	// ErrNoSpace: the disk is full. Nothing was written and nothing is lost; the
-	// log goes on when there is space again.
-	ErrNoSpace = errors.New("wal: no space left for the next segment")
+	// ErrNoSpace: the system gives the log no next file, for want of space or of file
+	// descriptors, memory or permission; the error wraps which. Nothing was written
+	// and nothing is lost; the log goes on when the file can be had.
+	ErrNoSpace = errors.New("wal: no room for the next segment")
 )
 
 // CorruptError says where a log is damaged, and what that takes away. It is

@@ -30,7 +30,13 @@ type cluster struct {
 
 func startCluster(t *testing.T, extra ...string) *cluster {
 	t.Helper()
-	c := &cluster{t: t, dir: t.TempDir(), processes: make([]*process, 3)}
+	return startClusterIn(t, t.TempDir(), extra...)
+}
+
+// startClusterIn has the members' data directories in dir, by their names.
+func startClusterIn(t *testing.T, dir string, extra ...string) *cluster {
+	t.Helper()
+	c := &cluster{t: t, dir: dir, processes: make([]*process, 3)}
 	founder := ""
 	for i := range c.processes {
 		client, peer := freeAddr(t), freeAddr(t)

@@ -56,6 +56,11 @@ type config struct {
 	DiskStallLimit time.Duration `koanf:"disk-stall-limit"`
 	// ScrubInterval is how often the database is verified, and compared; 0: never.
 	ScrubInterval time.Duration `koanf:"scrub-interval"`
+	// DiskReserve is kv.Options.ReserveBytes in MiB.
+	DiskReserve int64 `koanf:"disk-reserve"`
+	// ClientConnsMax bounds the connections of clients. 0: what the limit of open
+	// files leaves.
+	ClientConnsMax int `koanf:"client-conns-max"`
 	// These bound what clients may take: see etcdapi.Config.
 	RequestTimeout       time.Duration `koanf:"request-timeout"`
 	MaxConcurrentStreams uint32        `koanf:"max-concurrent-streams"`
@@ -96,6 +101,8 @@ func addFlags(f *pflag.FlagSet) {
 	addWALFlag(f)
 	f.Duration("disk-stall-limit", time.Minute, "end when the disk has not answered for so long; 0: never")
 	f.Duration("scrub-interval", 24*time.Hour, "read the whole database so often to verify it, 10 MB a second, and compare it with the others'; 0: never")
+	f.Int64("disk-reserve", 0, "`MiB` of the disk to keep for the database, so that a full disk stops nothing but writes; 0: a sixteenth of the disk, 16 at least and 64 at most")
+	f.Int("client-conns-max", 0, "connections of clients at a time; 0: what the limit of open files leaves")
 	f.Duration("request-timeout", 7*time.Second, "answer a client after so long at the latest, so that it asks another member")
 	f.Uint32("max-concurrent-streams", 1000, "how many requests of one client connection are under way; more of them wait at the client")
 	f.Int64("answer-bytes-max", 0, "`bytes` of memory for answers in all, until clients have taken them; an answer needs twice its size (default: a quarter of the memory, 1 GiB at most)")
@@ -215,6 +222,12 @@ func (c config) check() error {
 	}
 	if c.ScrubInterval < 0 {
 		return fmt.Errorf("--scrub-interval %v: name a duration such as 24h, or 0 for never", c.ScrubInterval)
+	}
+	if c.DiskReserve != 0 && c.DiskReserve < 4 || c.DiskReserve > 1<<20 {
+		return fmt.Errorf("--disk-reserve %d: name a number of MiB from 4 to %d, or 0 for a part of the disk", c.DiskReserve, 1<<20)
+	}
+	if c.ClientConnsMax < 0 {
+		return fmt.Errorf("--client-conns-max %d: name a number of connections, or 0 for what the limit of open files leaves", c.ClientConnsMax)
 	}
 	if err := c.checkLimits(); err != nil {
 		return err

@@ -74,7 +74,13 @@ type readyLine struct {
 // spawn starts octopiid with an empty environment and env.
 func spawn(t *testing.T, env []string, args ...string) *process {
 	t.Helper()
-	p := &process{t: t, args: args, cmd: exec.Command(binary, args...), ready: make(chan readyLine, 16), ended: make(chan struct{})}
+	return spawnAs(t, exec.Command(binary, args...), env, args...)
+}
+
+// spawnAs starts a command that becomes octopiid with args.
+func spawnAs(t *testing.T, cmd *exec.Cmd, env []string, args ...string) *process {
+	t.Helper()
+	p := &process{t: t, args: args, cmd: cmd, ready: make(chan readyLine, 16), ended: make(chan struct{})}
 	p.cmd.Env = append([]string{}, env...) // nil would be this process's own
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {

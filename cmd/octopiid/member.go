@@ -75,9 +75,12 @@ func startMember(cfg config, lg *zap.Logger) (*member, error) {
 }
 
 func (m *member) start() error {
+	conns, err := clientConns(m.cfg.ClientConnsMax)
+	if err != nil {
+		return err
+	}
 	var clientConfig *tls.Config
 	if m.cfg.ClientCertFile != "" {
-		var err error
 		if clientConfig, err = clientTLS(m.cfg, m.lg); err != nil {
 			return err
 		}
@@ -100,13 +103,14 @@ func (m *member) start() error {
 		return err
 	}
 	if metrics != nil {
-		m.serveHTTP(metrics)
+		m.serveHTTP(capConns(metrics, "the metrics address", metricsConnsMax, m.lg))
 	}
-	m.serveClients(clients, clientConfig)
+	m.serveClients(capConns(clients, "clients", conns, m.lg), clientConfig)
 	ctx, cancel := context.WithCancel(context.Background())
 	m.cancel = cancel
 	m.wg.Go(func() { m.publish(ctx) })
 	m.wg.Go(func() { m.keepPeers(ctx) })
+	m.wg.Go(func() { m.yieldWhenFull(ctx) })
 	m.wg.Go(func() { supervisor{m.lg}.beat(ctx) })
 	m.wg.Go(func() { m.watchDatabase(ctx) })
 	if m.cfg.ScrubInterval > 0 {
@@ -200,7 +204,7 @@ func storeLogger(lg *zap.Logger) *zap.Logger {
 }
 
 func (m *member) startNode() error {
-	store, err := kv.Open(m.cfg.storeDir(), storeLogger(m.lg))
+	store, err := kv.OpenWith(m.cfg.storeDir(), storeLogger(m.lg), kv.Options{ReserveBytes: m.cfg.DiskReserve << 20})
 	if err != nil {
 		return err
 	}
@@ -238,6 +242,7 @@ func (m *member) startNode() error {
 		return walError(m.cfg, err) // it closed the transport
 	}
 	m.onClose(m.node.Close)
+	m.onClose(func() error { store.StopWaiting(); return nil })
 	return nil
 }
 
@@ -252,12 +257,13 @@ func peerConfig(cfg config, lg *zap.Logger) tcp.Config {
 
 // serveClients answers clients from now on; until this member is part of a
 // cluster, with an error that sends them to another one.
-func (m *member) serveClients(l net.Listener, clientConfig *tls.Config) {
+func (m *member) serveClients(l *cappedListener, clientConfig *tls.Config) {
 	server := etcdapi.NewServer(etcdapi.Config{
 		Node:    m.node,
 		Store:   m.store,
 		TLS:     clientConfig,
 		PeerTLS: m.cfg.PeerCertFile != "",
+		Stats:   requestCounter{l},
 
 		RequestTimeout: m.cfg.RequestTimeout,
 		StreamsMax:     m.cfg.MaxConcurrentStreams,

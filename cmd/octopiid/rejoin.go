@@ -18,6 +18,7 @@ import (
 
 	"github.com/octopii/octopii/internal/kv"
 	"github.com/octopii/octopii/internal/selfheal"
+	"github.com/octopii/octopii/internal/vfs"
 	"github.com/octopii/octopii/node"
 	"github.com/octopii/octopii/transport/tcp"
 )
@@ -107,6 +108,8 @@ func comeBack(ctx context.Context, cfg config, lg *zap.Logger, cause error) erro
 func causeOf(cfg config, err error) selfheal.Cause {
 	switch {
 	case errors.Is(err, node.ErrDiskStalled): // nothing can be moved there
+		return selfheal.Passing
+	case vfs.MayPass(err): // it proves no damage, whatever it is joined with
 		return selfheal.Passing
 	case errors.Is(err, node.ErrAmnesia), errors.Is(err, node.ErrCorrupt), errors.Is(err, node.ErrDiverged), errors.Is(err, kv.ErrDamaged):
 		return selfheal.Lost

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/octopii/octopii/internal/vfs"
 	"github.com/octopii/octopii/node"
 )
 
@@ -46,13 +47,22 @@ names; flags come before the environment, and the environment before the file.`,
 			defer wg.Wait()
 			defer stop()
 			if err := serve(cmd.Context(), cfg, lg); err != nil {
-				return failure{err}
+				return failure{advised(err)}
 			}
 			return nil
 		},
 	}
 	addFlags(cmd.Flags())
 	return cmd
+}
+
+// advised adds to an error that may pass what the operator can change.
+func advised(err error) error {
+	advice := vfs.Advice(err)
+	if advice == "" {
+		return err
+	}
+	return fmt.Errorf("%w; %s, and start again: no file was moved or given up", err, advice)
 }
 
 // sayIgnored says once what has no effect, or none any more.

@@ -142,6 +142,9 @@ func (s *server) executeOnce(ctx context.Context, r *pb.InternalRaftRequest, rea
 	if len(command) > s.cfg.RequestBytesMax {
 		return node.ErrTooLarge
 	}
+	if s.cfg.Store.NoSpace() && kv.Grows(r) {
+		return node.ErrNoSpace
+	}
 	result, err := propose(ctx, s.cfg.Node, command)
 	if err != nil {
 		return err

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/stats"
 
 	"github.com/octopii/octopii/internal/kv"
 	"github.com/octopii/octopii/node"
@@ -71,6 +72,8 @@ type Config struct {
 	TLS *tls.Config
 	// PeerTLS says how peers are to be named in the list of members.
 	PeerTLS bool
+	// Stats is told of connections and requests. nil: nobody is.
+	Stats stats.Handler
 	// RequestBytesMax bounds a command. 0: 1.5 MiB.
 	RequestBytesMax int
 	// RequestTimeout bounds every request, whatever the deadline of its client. 0: 7 s.
@@ -132,7 +135,7 @@ func (s *server) options() []grpc.ServerOption {
 	if s.cfg.TLS != nil {
 		creds = credentials.NewTLS(s.cfg.TLS)
 	}
-	return []grpc.ServerOption{
+	opts := []grpc.ServerOption{
 		grpc.Creds(watched{creds, s.cfg.StallTimeout}),
 		grpc.StatsHandler(connections{s.answers}),
 		grpc.ForceServerCodecV2(newCodec()),
@@ -145,6 +148,10 @@ func (s *server) options() []grpc.ServerOption {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveMin}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveInterval, Timeout: keepaliveTimeout}),
 	}
+	if s.cfg.Stats != nil {
+		opts = append(opts, grpc.StatsHandler(s.cfg.Stats))
+	}
+	return opts
 }
 
 // intercept bounds the time of every request and counts the bytes of its answer. It

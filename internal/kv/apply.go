@@ -12,9 +12,10 @@ import (
 )
 
 // Apply executes commands in order. What is wrong with a command is in its
-// result (see DecodeResult) and changes nothing. The error is for entries that
-// are not behind what was applied, for a closed store, and for a database that
-// failed (see Failed).
+// result (see DecodeResult) and changes nothing. While the volume has no room for
+// their effects Apply waits: see StopWaiting. The error is for entries that are not
+// behind what was applied, for a closed store, and for a database that failed (see
+// Failed).
 func (s *Store) Apply(entries []node.Entry) ([][]byte, error) {
 	if s.db == nil {
 		return nil, ErrClosed
@@ -36,6 +37,9 @@ func (db *database) applyEntries(entries []node.Entry) (results [][]byte, err er
 	for i, e := range entries {
 		if e.Index <= db.applied.index {
 			return nil, fmt.Errorf("kv: apply entry %d: entry %d is already applied", e.Index, db.applied.index)
+		}
+		if err := db.makeRoom(commandBytes(e.Data)); err != nil {
+			return nil, fmt.Errorf("kv: apply entry %d: %w", e.Index, err)
 		}
 		db.applying = position{e.Index, e.Term}
 		result, err := db.execute(e.Data)
@@ -128,6 +132,9 @@ func (db *database) change(c command, plans func(*plan) error, execute func(*exe
 	p := &plan{lessor: db.lessor, m: allowance(c.readBytesMax), measured: true}
 	if err := db.consult(p, plans); err != nil {
 		return rejection(err)
+	}
+	if err := db.makeRoom(db.tombstones(c.request)); err != nil {
+		return err
 	}
 	tx := db.kv.Write(traceutil.TODO())
 	done := false

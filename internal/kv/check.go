@@ -188,6 +188,26 @@ func (w *writes) addPut(key string, other map[string]bool) error {
 	return nil
 }
 
+// Grows says whether executing a request may make the store larger for good: one that
+// puts something. Deletes and compactions make it smaller in the end.
+func Grows(r *pb.InternalRaftRequest) bool {
+	return r.Put != nil || r.Txn != nil && (puts(r.Txn.Success) || puts(r.Txn.Failure))
+}
+
+func puts(ops []*pb.RequestOp) bool {
+	for _, op := range ops {
+		switch o := op.GetRequest().(type) {
+		case *pb.RequestOp_RequestPut:
+			return true
+		case *pb.RequestOp_RequestTxn:
+			if o.RequestTxn != nil && (puts(o.RequestTxn.Success) || puts(o.RequestTxn.Failure)) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // singleReadBytes is what ReadBytesGuess takes for the value of one key.
 const singleReadBytes = 64 << 10
 

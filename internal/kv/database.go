@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"go.etcd.io/etcd/server/v3/lease"
+	"go.etcd.io/etcd/server/v3/storage/backend"
 	"go.etcd.io/etcd/server/v3/storage/mvcc"
 	"go.uber.org/zap"
 )
@@ -21,6 +22,9 @@ type database struct {
 	lessor lease.Lessor
 	kv     mvcc.KV
 
+	// room keeps space for commits.
+	room *room
+
 	compaction  compactionState
 	comparisons *comparisons
 	// closed is closed by close: a compaction that it interrupted never ends.
@@ -30,11 +34,16 @@ type database struct {
 // openDatabase opens or creates the database at path, which verifyFile found
 // good or missing.
 func openDatabase(path string, lg *zap.Logger, l limits, origin uint64) (db *database, err error) {
-	be, err := openBackend(path, lg, l)
+	r, err := openRoom(path, l.reserveBytes, lg)
 	if err != nil {
 		return nil, err
 	}
-	db = &database{lg: lg, be: be, origin: origin, closed: make(chan struct{})}
+	be, err := openBackend(path, lg, l)
+	if err != nil {
+		return nil, errors.Join(err, r.close())
+	}
+	r.start(func() (total, inUse int64) { return be.Size(), be.SizeInUse() })
+	db = &database{lg: lg, be: be, room: r, origin: origin, closed: make(chan struct{})}
 	// etcd's parts panic when they cannot recover.
 	defer func() {
 		if cause := recover(); cause != nil {
@@ -43,7 +52,10 @@ func openDatabase(path string, lg *zap.Logger, l limits, origin uint64) (db *dat
 		}
 	}()
 	be.batch.load()
-	be.setBeforeCommit(db.save)
+	be.setBeforeCommit(func(tx backend.UnsafeReadWriter) {
+		db.save(tx)
+		r.commits()
+	})
 	// The lessor goes first: the keys attach themselves to their leases.
 	db.lessor = lease.NewLessor(lg, be, nil, lease.LessorConfig{})
 	db.metered = &meteredBackend{Backend: be}
@@ -68,6 +80,7 @@ func (db *database) durable() uint64 {
 // close works on a half-opened database, too.
 func (db *database) close() error {
 	close(db.closed)
+	db.room.stop()
 	var err error
 	if db.kv != nil {
 		err = db.kv.Close()
@@ -75,7 +88,7 @@ func (db *database) close() error {
 	if db.lessor != nil {
 		db.lessor.Stop()
 	}
-	return errors.Join(err, db.be.Close())
+	return errors.Join(err, db.be.Close(), db.room.close())
 }
 
 // recoverFailed turns a panic of etcd's store into err if the database failed: then

@@ -32,7 +32,7 @@ const (
 var ErrClosed = errors.New("kv: store is closed")
 
 // errInUse: another process has the file open, or another Store of this one.
-var errInUse = errors.New("another process uses the database; stop it first")
+var errInUse = fmt.Errorf("another process uses the database; stop it first: %w", vfs.ErrLocked)
 
 // limits say when the backend commits by itself. Zero values: as in etcd.
 type limits struct {
@@ -40,6 +40,16 @@ type limits struct {
 	batchInterval time.Duration
 	// batchOps is how many writes bring the next commit at once.
 	batchOps int
+	// reserveBytes is Options.ReserveBytes.
+	reserveBytes int64
+}
+
+// Options of a Store. The zero value of every field is a good choice.
+type Options struct {
+	// ReserveBytes of the volume are kept for the database beyond what it uses, so
+	// that a full disk keeps no commit from what the log has. 0: a sixteenth of the
+	// volume, at least 16 MiB and at most 64 MiB.
+	ReserveBytes int64
 }
 
 // Store is a durable node.StateMachine. The methods of node.StateMachine, and
@@ -74,8 +84,11 @@ type Store struct {
 // Open opens the store in dir, which is made if it is missing. A file that is
 // not a whole database is an error that names it, and stays as it is. lg may be
 // nil.
-func Open(dir string, lg *zap.Logger) (*Store, error) {
-	return open(dir, lg, limits{})
+func Open(dir string, lg *zap.Logger) (*Store, error) { return OpenWith(dir, lg, Options{}) }
+
+// OpenWith is Open with options.
+func OpenWith(dir string, lg *zap.Logger, o Options) (*Store, error) {
+	return open(dir, lg, limits{reserveBytes: o.ReserveBytes})
 }
 
 func open(dir string, lg *zap.Logger, l limits) (*Store, error) {
@@ -86,6 +99,10 @@ func open(dir string, lg *zap.Logger, l limits) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{dir: dir, lg: lg, limits: l, comparisons: newComparisons(), origin: newOrigin()}
+	// It goes first: on a full volume it may be what the rest needs.
+	if err := s.removeLeft(); err != nil {
+		return nil, fmt.Errorf("kv: remove an interrupted restore: %w", err)
+	}
 	err := s.verify()
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -95,9 +112,6 @@ func open(dir string, lg *zap.Logger, l limits) (*Store, error) {
 	}
 	if err != nil {
 		return nil, fmt.Errorf("kv: open %s: %w", s.path(), err)
-	}
-	if err := s.removeLeft(); err != nil {
-		return nil, errors.Join(fmt.Errorf("kv: remove an interrupted restore: %w", err), s.Close())
 	}
 	return s, nil
 }
@@ -171,8 +185,8 @@ func makeDir(dir string) error {
 	return nil
 }
 
-// removeLeft removes what an interrupted Restore left. The database is open, so
-// that nobody else is in the middle of one.
+// removeLeft removes what an interrupted Restore left. Who opens a store sees to it
+// that nobody else has it open.
 func (s *Store) removeLeft() error {
 	left, err := filepath.Glob(filepath.Join(s.dir, tempPattern))
 	for _, path := range left {
@@ -200,6 +214,26 @@ func (s *Store) Close() error {
 		return fmt.Errorf("kv: close %s: %w", s.path(), err)
 	}
 	return nil
+}
+
+// StopWaiting lets an Apply that waits for space return an error, and all later ones
+// that would. It is called before a Close that must not wait for space. Any goroutine
+// may call it.
+func (s *Store) StopWaiting() {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.db != nil {
+		s.db.room.stop()
+	}
+}
+
+// NoSpace says whether the volume lacks the room that the store keeps in reserve:
+// nothing that grows the store should be proposed. It passes by itself when there is
+// space again. Any goroutine may call it.
+func (s *Store) NoSpace() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.db != nil && s.db.room.low.Load()
 }
 
 // Durable returns the index of the last entry whose effects are on disk. It

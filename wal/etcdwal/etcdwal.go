@@ -259,6 +259,9 @@ func guard(f func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("etcd's log panicked: %v", r)
+			if cause, ok := r.(error); ok {
+				err = fmt.Errorf("etcd's log panicked: %w", cause)
+			}
 		}
 	}()
 	return f()

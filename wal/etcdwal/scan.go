@@ -15,6 +15,7 @@ import (
 	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
 	"go.etcd.io/raft/v3/raftpb"
 
+	"github.com/octopii/octopii/internal/vfs"
 	"github.com/octopii/octopii/wal"
 )
 
@@ -264,7 +265,7 @@ func readSegments(dir string, segments []segment, visit func(at int, rec *walpb.
 			return true, nil
 		}
 		var system *os.PathError
-		if errors.As(err, &system) {
+		if errors.As(err, &system) || vfs.MayPass(err) {
 			return false, err
 		}
 		if err != nil {

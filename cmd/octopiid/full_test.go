@@ -1,0 +1,285 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// smallDisks mounts a small volume for each member's data directory. It skips the test
+// where that is not possible.
+func smallDisks(t *testing.T, sizeMiB int) (dir string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("only root can mount a small disk")
+	}
+	dir = t.TempDir()
+	for i := range 3 {
+		at := filepath.Join(dir, memberName(i))
+		if err := os.Mkdir(at, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.Command("mount", "-t", "tmpfs", "-o", fmt.Sprintf("size=%dm", sizeMiB), "tmpfs", at).CombinedOutput(); err != nil {
+			t.Skipf("a small disk cannot be mounted: %v: %s", err, out)
+		}
+		t.Cleanup(func() {
+			if out, err := exec.Command("umount", "-l", at).CombinedOutput(); err != nil {
+				t.Errorf("unmount %s: %v: %s", at, err, out)
+			}
+		})
+	}
+	return dir
+}
+
+// fill lets somebody else take all that is left of a member's disk, and what becomes
+// free, until it is told to stop; then the disk is free again.
+func (c *cluster) fill(i int) (free func()) {
+	c.t.Helper()
+	path := filepath.Join(c.dataDir(i), "somebody else's")
+	f, err := os.Create(path)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	taken, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		defer f.Close()
+		full := false
+		for tick := time.NewTicker(20 * time.Millisecond); ctx.Err() == nil; {
+			for size := 1 << 20; size >= 1<<12; {
+				if _, err := f.Write(make([]byte, size)); err != nil {
+					size /= 2
+				}
+			}
+			if !full {
+				full = true
+				close(taken)
+			}
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				tick.Stop()
+			}
+		}
+	}()
+	<-taken
+	free = func() {
+		cancel()
+		<-done
+		os.Remove(path)
+	}
+	c.t.Cleanup(free)
+	return free
+}
+
+// writer puts keys, and remembers which of them were acknowledged.
+type writer struct {
+	c     *clientv3.Client
+	n     int
+	acked []string
+	value string
+}
+
+// put makes one attempt.
+func (w *writer) put(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	w.n++
+	key := fmt.Sprintf("w%06d", w.n)
+	_, err := w.c.Put(ctx, key, w.value)
+	if err == nil {
+		w.acked = append(w.acked, key)
+	}
+	return err
+}
+
+// check fails the test when a member lacks something that was acknowledged.
+func (w *writer) check(t *testing.T, endpoint string) {
+	t.Helper()
+	resp, err := client(t, nil, endpoint).Get(t.Context(), "w", clientv3.WithPrefix(), clientv3.WithKeysOnly())
+	if err != nil {
+		t.Fatalf("read from %s: %v", endpoint, err)
+	}
+	there := make(map[string]bool)
+	for _, kv := range resp.Kvs {
+		there[string(kv.Key)] = true
+	}
+	for _, key := range w.acked {
+		if !there[key] {
+			t.Fatalf("%s lacks %s, one of %d acknowledged keys", endpoint, key, len(w.acked))
+		}
+	}
+}
+
+func (c *cluster) mustLive() {
+	c.t.Helper()
+	for i, p := range c.processes {
+		select {
+		case <-p.ended:
+			c.t.Fatalf("%s ended with status %d", memberName(i), p.status)
+		default:
+		}
+		if _, err := os.Stat(filepath.Join(c.dataDir(i), "quarantine")); err == nil {
+			c.t.Errorf("%s put its files aside", memberName(i))
+		}
+	}
+}
+
+// The disks of all members get full, of the log and the database, by others and by what
+// they write: writes are refused, reads go on, and no process ends; also one that is
+// started then. When there is space again writes go on, and nothing is lost.
+func TestFullDisks(t *testing.T) {
+	t.Parallel()
+	cl := startClusterIn(t, smallDisks(t, 160), "--disk-reserve", "16")
+	c := client(t, nil, cl.endpoints...)
+	w := &writer{c: c, value: strings.Repeat("v", 32<<10)}
+	for range 20 {
+		if err := w.put(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var freed []func()
+	for i := range cl.processes {
+		freed = append(freed, cl.fill(i))
+	}
+	until(t, func(ctx context.Context) error {
+		if err := w.put(ctx); !errors.Is(err, rpctypes.ErrNoSpace) {
+			return fmt.Errorf("a put on full disks: %v", err)
+		}
+		return nil
+	})
+	t.Logf("%d puts were acknowledged when the disks were full", len(w.acked))
+	cl.mustLive()
+	for _, endpoint := range cl.endpoints {
+		w.check(t, endpoint)
+	}
+	// One is started while its disk is full, then all.
+	cl.processes[1].kill()
+	cl.start(1)
+	until(t, func(ctx context.Context) error {
+		_, err := client(t, nil, cl.endpoints[1]).Get(ctx, "w000001")
+		return err
+	})
+	for _, p := range cl.processes {
+		p.kill()
+	}
+	for i := range cl.processes {
+		cl.start(i)
+	}
+	for _, endpoint := range cl.endpoints {
+		until(t, func(ctx context.Context) error {
+			ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+			defer cancel()
+			_, err := client(t, nil, endpoint).Get(ctx, "w000001")
+			return err
+		})
+		w.check(t, endpoint)
+	}
+	cl.mustLive()
+	for _, free := range freed {
+		free()
+	}
+	until(t, w.put)
+	until(t, w.put)
+	cl.mustLive()
+	for _, endpoint := range cl.endpoints {
+		w.check(t, endpoint)
+	}
+}
+
+// What clients write fills the disks of all members: it is refused then, and deletes
+// and a compaction make room for it again.
+func TestDisksFilledByClients(t *testing.T) {
+	t.Parallel()
+	cl := startClusterIn(t, smallDisks(t, 160), "--disk-reserve", "16")
+	c := client(t, nil, cl.endpoints...)
+	w := &writer{c: c, value: strings.Repeat("v", 512<<10)}
+	until(t, func(ctx context.Context) error {
+		err := w.put(ctx)
+		for err == nil {
+			err = w.put(ctx)
+		}
+		if !errors.Is(err, rpctypes.ErrNoSpace) {
+			return fmt.Errorf("after %d puts: %w", len(w.acked), err)
+		}
+		return nil
+	})
+	t.Logf("%d puts of 512 KiB had room", len(w.acked))
+	cl.mustLive()
+	for _, endpoint := range cl.endpoints {
+		w.check(t, endpoint)
+	}
+	var revision int64
+	until(t, func(ctx context.Context) error {
+		deleted, err := c.Delete(ctx, "w", clientv3.WithPrefix())
+		if err == nil {
+			revision = deleted.Header.Revision
+		}
+		return err
+	})
+	w.acked = nil
+	until(t, func(ctx context.Context) error {
+		_, err := c.Compact(ctx, revision)
+		if errors.Is(err, rpctypes.ErrCompacted) {
+			err = nil
+		}
+		return err
+	})
+	for range 20 {
+		until(t, w.put)
+	}
+	cl.mustLive()
+	for _, endpoint := range cl.endpoints {
+		w.check(t, endpoint)
+	}
+}
+
+// The disk of one member gets full, a follower's or the leader's: it does not end, it
+// serves what it has, the others go on, and it catches up when there is space again.
+func TestFullDiskOfOne(t *testing.T) {
+	for _, who := range []string{"follower", "leader"} {
+		t.Run(who, func(t *testing.T) {
+			t.Parallel()
+			cl := startClusterIn(t, smallDisks(t, 160), "--disk-reserve", "16")
+			c := client(t, nil, cl.endpoints...)
+			full := cl.leader(c)
+			if who == "follower" {
+				full = (full + 1) % 3
+			}
+			w := &writer{c: client(t, nil, cl.endpoints[(full+1)%3], cl.endpoints[(full+2)%3]), value: strings.Repeat("v", 64<<10)}
+			until(t, w.put)
+			free := cl.fill(full)
+			for before := len(w.acked); len(w.acked) < before+400; {
+				until(t, w.put)
+			}
+			cl.mustLive()
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			if _, err := client(t, nil, cl.endpoints[full]).Get(ctx, "w000001", clientv3.WithSerializable()); err != nil {
+				t.Errorf("a read of what the member with the full disk has: %v", err)
+			}
+			free()
+			until(t, w.put)
+			until(t, func(ctx context.Context) error {
+				ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+				defer cancel()
+				_, err := client(t, nil, cl.endpoints[full]).Put(ctx, "again", "1")
+				return err
+			})
+			cl.mustLive()
+			for _, endpoint := range cl.endpoints {
+				w.check(t, endpoint)
+			}
+		})
+	}
+}

@@ -1,0 +1,244 @@
+package kv
+
+import (
+	"errors"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/octopii/octopii/internal/vfs"
+)
+
+const (
+	// reserveBytesMin and reserveBytesMax bound the reserve that a database has when
+	// none is asked for: a sixteenth of its volume.
+	reserveBytesMin = 16 << 20
+	reserveBytesMax = 64 << 20
+	// commitBytes is what a commit may need beside what was put: the page that is
+	// continued, pages above it, and what a step of a compaction moves.
+	commitBytes = 4 << 20
+	// roomRetry is how often a volume without room is tried again.
+	roomRetry = 500 * time.Millisecond
+)
+
+// errNoRoom: the store is closing and there is no room for the next commit.
+var errNoRoom = errors.New("there is no space for the next commit, and the store is closing")
+
+// room keeps space for the commits of a database, whose failure bbolt and etcd's
+// backend take for the end of the process. The file is allocated beyond what is used
+// of it: by reserve, as long as the volume has that much. Nobody else on the volume,
+// the log neither, can take it away.
+//
+// Where the reserve cannot be had, low is true, and the API takes nothing that grows
+// the store; deletes, compactions, and what is in the log already go on, into the
+// reserve. Where nothing of it is left, what would be applied waits.
+type room struct {
+	lg *zap.Logger
+	// file is the database, by a handle of its own.
+	file *os.File
+	// reserve in bytes is wanted behind what is used.
+	reserve int64
+	// size is how much of the file is used, and how much of that is not free.
+	size func() (total, inUse int64)
+	// pending bounds in bytes what the open transaction adds to the file, and
+	// committing what the one before it added, which size may not tell yet. Each
+	// commit moves the one to the other.
+	pending, committing atomic.Int64
+	// wanted is what an entry that waits needs; 0: none does.
+	wanted atomic.Int64
+
+	low atomic.Bool
+
+	mu sync.Mutex
+	// allocated is how much of the file has its space.
+	allocated int64
+	// grown is closed, and replaced, when allocated grows.
+	grown chan struct{}
+
+	// look wakes the keeper; stopping ends it and all who wait for room.
+	look     chan struct{}
+	stopping chan struct{}
+	stopOnce sync.Once
+	keeper   sync.WaitGroup
+}
+
+// openRoom takes what the file at path has.
+func openRoom(path string, reserve int64, lg *zap.Logger) (_ *room, err error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if reserve == 0 {
+		total, _, err := vfs.Space(f)
+		if err != nil {
+			return nil, err
+		}
+		reserve = min(max(total/16, reserveBytesMin), reserveBytesMax)
+	}
+	r := &room{
+		lg: lg, file: f, reserve: reserve,
+		grown: make(chan struct{}), look: make(chan struct{}, 1), stopping: make(chan struct{}),
+	}
+	// An earlier run left its reserve in the file, and bbolt may have extended that
+	// without space.
+	if r.allocated, err = vfs.Allocated(f); err != nil || r.allocated >= info.Size() {
+		return r, err
+	}
+	if err = vfs.Allocate(f, r.allocated, info.Size()); err == nil {
+		r.allocated = info.Size()
+	} else if vfs.Full(err) {
+		err = nil // the keeper says so
+	}
+	return r, err
+}
+
+// start begins to keep the reserve.
+func (r *room) start(size func() (total, inUse int64)) {
+	r.size = size
+	r.keeper.Go(r.keep)
+	r.wake()
+}
+
+// stop lets nobody wait for room any more.
+func (r *room) stop() { r.stopOnce.Do(func() { close(r.stopping) }) }
+
+func (r *room) close() error {
+	r.stop()
+	r.keeper.Wait()
+	return r.file.Close()
+}
+
+func (r *room) wake() {
+	select {
+	case r.look <- struct{}{}:
+	default: // it will
+	}
+}
+
+// left is how much a commit may add to the file, and must leave alone for itself.
+func (r *room) left() (room, commit int64) {
+	total, _ := r.size()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	// bbolt writes its list of free pages anew, which has 8 bytes for each.
+	return r.allocated - total - r.taken(), min(commitBytes, r.reserve/4) + total/256
+}
+
+// taken bounds what was added to the file since size was told.
+func (r *room) taken() int64 { return r.pending.Load() + r.committing.Load() }
+
+// commits is told that a commit begins. The lock of the transaction is held.
+func (r *room) commits() { r.committing.Store(r.pending.Swap(0)) }
+
+// tryTake adds need to what the next commit may add, if there is room. Only the
+// goroutine that applies calls it.
+func (r *room) tryTake(need int64) bool {
+	left, commit := r.left()
+	if left-need < r.reserve*3/4 {
+		r.wake()
+	}
+	if left-need < commit {
+		return false
+	}
+	r.pending.Add(need)
+	return true
+}
+
+// wait returns when the file has grown, or it is worth another look. It returns false
+// when the store is closing.
+func (r *room) wait(need int64) bool {
+	if r.wanted.Swap(need) == 0 && r.low.Load() {
+		r.lg.Warn("no space is left for the next commit: nothing is applied until there is some again; reads of what is there go on",
+			zap.String("file", r.file.Name()), zap.Int64("bytes", need))
+	}
+	r.mu.Lock()
+	grown := r.grown
+	r.mu.Unlock()
+	r.wake()
+	timer := time.NewTimer(roomRetry)
+	defer timer.Stop()
+	select {
+	case <-grown:
+	case <-timer.C:
+	case <-r.stopping:
+		return false
+	}
+	return true
+}
+
+// keep is the keeper's goroutine.
+func (r *room) keep() {
+	retry := time.NewTicker(roomRetry)
+	defer retry.Stop()
+	for {
+		select {
+		case <-r.look:
+			if r.low.Load() && r.wanted.Load() == 0 {
+				continue // it was tried a moment ago
+			}
+		case <-retry.C:
+			if !r.low.Load() {
+				continue
+			}
+		case <-r.stopping:
+			return
+		}
+		r.extend()
+	}
+}
+
+// extend brings the file back to its reserve, as far as the volume has it.
+func (r *room) extend() {
+	total, inUse := r.size()
+	r.mu.Lock()
+	allocated := r.allocated
+	r.mu.Unlock()
+	want := total + r.taken() + r.wanted.Load() + r.reserve
+	var err error
+	if allocated < want {
+		if err = vfs.Allocate(r.file, allocated, want); err != nil {
+			// What is applied already needs less.
+			want = total + r.taken() + r.wanted.Load() + r.reserve/2
+			if allocated < want && vfs.Allocate(r.file, allocated, want) == nil {
+				r.grew(want)
+			}
+		} else {
+			r.grew(want)
+		}
+	}
+	// Free pages are used before the file grows, but not for every value: they need
+	// not lie side by side.
+	r.setLow(err != nil && r.reserve > (total-inUse)/2, err)
+}
+
+func (r *room) grew(allocated int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.allocated = max(r.allocated, allocated)
+	close(r.grown)
+	r.grown = make(chan struct{})
+}
+
+func (r *room) setLow(low bool, err error) {
+	if r.low.Swap(low) == low {
+		return
+	}
+	if low {
+		r.lg.Warn("no space is left for the database: what would grow it is refused until there is some again; reads, deletes and compactions go on",
+			zap.String("file", r.file.Name()), zap.Int64("reserve", r.reserve), zap.Error(err))
+		return
+	}
+	r.lg.Info("there is space for the database again", zap.String("file", r.file.Name()))
+}
