@@ -248,7 +248,7 @@ func (e *endpoint) Probe(ctx context.Context, address string) (transport.Hello, 
 	}
 	m.release()
 	theirs := m.theirs
-	theirs.Remembers = transport.Memory{}
+	theirs.Remembers, theirs.Call = transport.Memory{}, false
 	if theirs.Cluster != 0 && theirs.Cluster != m.mine.Cluster {
 		theirs = transport.Hello{Cluster: transport.SomeCluster, Node: theirs.Node, Address: theirs.Address}
 	}
