@@ -197,7 +197,7 @@ func TestUsage(t *testing.T) {
 		{"sim", "--seed", "1", "--verify", "--shrink"},
 		{"sim", "--seed", "1", "--trace", "-", "-o", "json"},
 		{"sim", "--seed", "1", "-o", "xml"},
-		{"sim", "--seed", "1", "--members", "2"},
+		{"sim", "--seed", "1", "--members", "-1"},
 		{"sim", "--seed", "1", "--members", "8"},
 		{"sim", "--seed", "1", "--clients", "-1"},
 		{"sim", "--seed", "1", "--duration", "0s"},
@@ -206,7 +206,7 @@ func TestUsage(t *testing.T) {
 		{"sim", "--seed", "1", "--faults", ""},
 		{"sim", "--seeds", "1", "--jobs", "0"},
 		{"sim", "--seeds", "1", "--limit", "0s"},
-		{"sim", "worker", "--members", "1"},
+		{"sim", "worker", "--members", "-1"},
 	} {
 		var out, errs strings.Builder
 		if got := run(context.Background(), args, strings.NewReader(""), &out, &errs); got != exitUsage || out.Len() > 0 || errs.Len() == 0 {

@@ -102,7 +102,7 @@ not understood, 3 if it could not be carried out, 130 if it was interrupted.`,
 }
 
 func (s *story) flags(flags *pflag.FlagSet) {
-	flags.IntVar(&s.members, "members", 0, "members that a cluster begins with, 3 to 7; 0: drawn")
+	flags.IntVar(&s.members, "members", 0, "members that a cluster begins with, 1 to 7; 0: drawn")
 	flags.IntVar(&s.clients, "clients", 0, "clients that call it; 0: drawn")
 	flags.DurationVar(&s.duration, "duration", durationDefault, "how long faults strike, in the cluster's own time")
 	flags.StringSliceVar(&s.faults, "faults", nil, "kinds of faults, separated by commas, or none, or all; without it they are drawn")
@@ -122,8 +122,8 @@ func (s *story) check() error {
 		}
 	}
 	switch {
-	case s.members != 0 && (s.members < 3 || s.members > 7):
-		return fmt.Errorf("--members is %d; use 3 to 7, or 0", s.members)
+	case s.members != 0 && (s.members < 1 || s.members > 7):
+		return fmt.Errorf("--members is %d; use 1 to 7, or 0", s.members)
 	case s.clients < 0:
 		return fmt.Errorf("--clients is %d; use a positive number, or 0", s.clients)
 	case s.duration <= 0:

@@ -118,12 +118,14 @@ func (a *answers) take(t *ticket, bytes int64) {
 // admit lets those go on that wait, the first ones first. One that waits only for
 // other answers of its own connection keeps no other one waiting.
 func (a *answers) admit() {
+	full := false // and those behind wait, too, or a large answer would wait for ever
 	a.queue = slices.DeleteFunc(a.queue, func(w *waitingTicket) bool {
 		switch {
 		case w.conn.gone:
 		case !a.fitsConnection(w.ticket, w.bytes):
 			return false
-		case a.used+w.bytes > a.bytesMax:
+		case full || a.used+w.bytes > a.bytesMax:
+			full = true
 			return false
 		default:
 			a.used += w.bytes

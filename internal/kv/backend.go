@@ -49,6 +49,8 @@ type checkedBackend struct {
 	limits limits
 	// beforeCommit is called with the lock of the batch held before every commit.
 	beforeCommit func(backend.UnsafeReadWriter)
+	// afterCommit is called likewise after every commit that succeeded.
+	afterCommit func()
 	batch        batch
 
 	// mu guards what follows.
@@ -301,11 +303,12 @@ func (b *checkedBackend) SetTxPostLockInsideApplyHook(hook func()) {
 	b.batch.afterLock = hook
 }
 
-// setBeforeCommit: f is called before every commit, with the lock of the batch held.
-func (b *checkedBackend) setBeforeCommit(f func(backend.UnsafeReadWriter)) {
+// onCommit: before is called before every commit, and after behind every one that
+// succeeded, with the lock of the batch held.
+func (b *checkedBackend) onCommit(before func(backend.UnsafeReadWriter), after func()) {
 	b.batch.mu.Lock()
 	defer b.batch.mu.Unlock()
-	b.beforeCommit = f
+	b.beforeCommit, b.afterCommit = before, after
 }
 
 // Close commits, unless this backend failed, and waits for the readers.

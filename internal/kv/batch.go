@@ -91,6 +91,9 @@ func (t *batch) commit() {
 		t.b.fail(fmt.Errorf("commit: %w", err))
 	}
 	if t.b.failure() == nil {
+		if t.b.afterCommit != nil {
+			t.b.afterCommit()
+		}
 		t.begin()
 	}
 }

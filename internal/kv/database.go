@@ -52,10 +52,10 @@ func openDatabase(path string, lg *zap.Logger, l limits, origin uint64) (db *dat
 		}
 	}()
 	be.batch.load()
-	be.setBeforeCommit(func(tx backend.UnsafeReadWriter) {
+	be.onCommit(func(tx backend.UnsafeReadWriter) {
 		db.save(tx)
 		r.commits()
-	})
+	}, db.saved)
 	// The lessor goes first: the keys attach themselves to their leases.
 	db.lessor = lease.NewLessor(lg, be, nil, lease.LessorConfig{})
 	db.metered = &meteredBackend{Backend: be}

@@ -45,8 +45,7 @@ type progress struct {
 	applied position
 	// stored is what the open transaction has under appliedKey.
 	stored position
-	// committed is the index in the last commit. While a commit is under way the
-	// lock is held, so that nobody sees it too early.
+	// committed is the index in the last commit that succeeded.
 	committed uint64
 }
 
@@ -56,8 +55,10 @@ func (p *progress) begin() { p.applied = p.applying }
 // save is called with the lock held before every commit.
 func (p *progress) save(tx backend.UnsafeReadWriter) {
 	p.store(tx)
-	p.committed = p.applied.index
 }
+
+// saved is called with the lock held after every commit that succeeded.
+func (p *progress) saved() { p.committed = p.stored.index }
 
 // store writes the applied position into the open transaction. The lock is held.
 func (p *progress) store(tx backend.UnsafeWriter) {

@@ -369,3 +369,36 @@ func TestClientURLs(t *testing.T) {
 		t.Fatalf("client URLs (-want +got):\n%s", diff)
 	}
 }
+
+// What a commit that failed would have made durable is not: the log must keep it.
+func TestFailedCommitMakesNothingDurable(t *testing.T) {
+	s, err := open(t.TempDir(), nil, limits{batchInterval: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(index uint64) {
+		t.Helper()
+		command, err := s.RequestCommand(&pb.InternalRaftRequest{Put: &pb.PutRequest{Key: []byte("k"), Value: []byte("v")}}, ReadBytesMax)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Apply([]node.Entry{{Index: index, Term: 1, Data: command}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(2)
+	if err := s.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	put(3)
+	if err := s.db.be.batch.tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Commit(); err == nil {
+		t.Error("a commit of a transaction that has ended succeeded")
+	}
+	if index, _ := s.Durable(); index != 2 {
+		t.Errorf("durable up to %d after the commit of entry 3 failed, want 2", index)
+	}
+	_ = s.Close() // it failed
+}
