@@ -51,7 +51,7 @@ type checkedBackend struct {
 	beforeCommit func(backend.UnsafeReadWriter)
 	// afterCommit is called likewise after every commit that succeeded.
 	afterCommit func()
-	batch        batch
+	batch       batch
 
 	// mu guards what follows.
 	mu sync.Mutex
