@@ -63,6 +63,13 @@ type Config struct {
 	Rejoin   bool
 	Replaces uint64
 
+	// AcceptLoss is for one start of the members of a majority that forgot (ErrSuspect).
+	// A member that is remembered for more than it has, and to which no majority answers
+	// within six election timeouts, logs what is missing and goes on as it is. What is
+	// missing on all members that run is lost. It leaves those that have more the time to
+	// be elected first. Where a majority answers it changes nothing.
+	AcceptLoss bool
+
 	// WAL is the format of the write-ahead log. nil: the native one,
 	// wal.New(wal.Options{}); package wal/etcdwal has etcd's. A directory keeps the
 	// format in which it was made: octopiictl log convert changes it.

@@ -64,11 +64,21 @@ var (
 var (
 	// ErrAmnesia: this member's disk lost what it had acknowledged.
 	ErrAmnesia = errors.New("node: this disk lost what it had acknowledged")
+	// ErrDiverged: what this member has committed or applied is not what the majority
+	// has: they are on two branches, as when disks were set back to older copies. The
+	// error names the place. Nothing of it is served. Keep its files, as they may hold
+	// the only copy of what was acknowledged, remove this member, and join again with an
+	// empty directory.
+	ErrDiverged = errors.New("node: this member's log is another one than that of the majority")
+	// ErrSuspect: other members remember more of this member's log than there is, and no
+	// majority has said yet what is true. Until then it does not vote, acknowledge, lead
+	// or serve. The error says which entries are missing, and Status.Suspects where.
+	// Start the other members; a majority rebuilds this one. If a majority forgot, put
+	// newer copies of the disks back, or give up what is missing: see Config.AcceptLoss.
+	ErrSuspect = errors.New("node: this disk may have lost what it had acknowledged, and no majority has answered")
 	// ErrCorrupt: a file holds bytes that Octopii did not write. The error names
 	// the file; nothing was changed.
 	ErrCorrupt = errors.New("node: corrupt file")
-	// ErrDiverged: this member's applied state contradicts the log of its cluster.
-	ErrDiverged = errors.New("node: this member's applied state contradicts the log of its cluster")
 	// ErrDiskStalled: the disk did not answer within Config.StallLimit. What hangs
 	// in the operating system cannot be ended but with the process: end it.
 	ErrDiskStalled = errors.New("node: the disk stalled")

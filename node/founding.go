@@ -314,26 +314,36 @@ func (h handler) Sought(peer transport.Hello) {
 }
 
 // handleFound answers a member that looks for a cluster, or for others to found one with.
+// Anybody may ask, and so it does not name the cluster, nor tell what its members know each
+// other by.
 func (n *Node) handleFound(payload []byte, done func(transport.Message, error)) {
 	var req octopiipb.FoundRequest
 	if err := req.Unmarshal(payload); err != nil {
 		done(nil, fmt.Errorf("found request cannot be read: %w", err))
 		return
 	}
-	if cluster := n.cluster.Load(); cluster != 0 {
-		done(&octopiipb.FoundReply{Member: n.self(), Cluster: cluster}, nil)
+	if n.cluster.Load() != 0 {
+		done(n.foundAlready(), nil)
 		return
 	}
 	n.inbox.call(func() { done(n.snapshots.loop.founding.answer(&req), nil) })
 }
 
+// foundAlready is the answer of a member of a cluster.
+func (n *Node) foundAlready() *octopiipb.FoundReply {
+	return &octopiipb.FoundReply{
+		Member:  octopiipb.Member{ID: n.id, Address: n.cfg.Transport.Address()},
+		Cluster: transport.SomeCluster,
+	}
+}
+
 // answer says what this member is, and promises what it may.
 func (f *founding) answer(req *octopiipb.FoundRequest) *octopiipb.FoundReply {
 	l := f.loop
-	reply := &octopiipb.FoundReply{Member: l.self(), Cluster: l.cluster.Load()}
-	if reply.Cluster != 0 {
-		return reply
+	if l.cluster.Load() != 0 {
+		return l.foundAlready()
 	}
+	reply := &octopiipb.FoundReply{Member: l.self()}
 	reply.WasMember = f.origin.Member || l.cfg.Bootstrap || hasState(l.cfg.StateMachine)
 	if req.Round != 0 {
 		reply.Reason = f.give(req, reply.WasMember)

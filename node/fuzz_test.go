@@ -32,6 +32,7 @@ type receiver struct {
 // steppedBy is the host of a receiver.
 type steppedBy struct{ r *receiver }
 
+func (steppedBy) Aside(func())                 {}
 func (h steppedBy) Go(f func())                { h.r.later = append(h.r.later, f) }
 func (h steppedBy) Timer(func()) stepped.Timer { return neverFires{} }
 func (h steppedBy) Now() time.Time             { return time.Unix(1_000_000_000, 0) }

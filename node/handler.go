@@ -53,23 +53,24 @@ func (h handler) Accept(peer transport.Hello) error {
 		h.events.peerRefused(peer.Node, err)
 		return err
 	}
-	if err := h.reminded(peer); err != nil {
-		h.fatal(err)
-		// Not ErrAmnesia: that would say that the peer has it.
-		return fmt.Errorf("member %x lost a part of its own log and stops", h.id)
-	}
 	ms := h.members.Load()
-	known := ms != nil && isMember(ms, peer.Node)
+	if ms == nil && peer.Remembers != (transport.Memory{}) && h.mayTell(peer) {
+		// It has no log and no vote, and so nothing is lost by believing it.
+		h.fatal(fmt.Errorf("%w: member %x remembers that this one had its log up to %d in term %d, and there is no log: was the disk replaced? Remove this member, and join again with an empty directory",
+			ErrAmnesia, peer.Node, peer.Remembers.Match, peer.Remembers.Term))
+		// Not ErrAmnesia: that would say that the peer has it.
+		return fmt.Errorf("member %x lost its log and stops", h.id)
+	}
 	if peer.Cluster != 0 && !peer.Call && peer.At == "" {
 		h.dialedBy(peer)
 	}
-	// A leader that this member does not know of yet gets its answers over the connection
-	// that it made: nothing is kept of who is no member.
-	if !known && peer.Cluster == 0 {
-		return nil // somebody who asks to join
+	if !h.welcome(peer) {
+		return nil
 	}
-	if known { // others may be anybody, and any number
+	if isProven(h.cluster.Load(), ms, peer) {
 		h.whereabouts.met(peer)
+		// The loop hears of it before it gets anything that came on this connection.
+		h.inbox.call(func() { h.snapshots.loop.doubt.met(peer) })
 	}
 	h.inbox.add(func(in *core.Input) {
 		in.PeersUp = append(in.PeersUp, core.PeerUp{ID: peer.Node, Incarnation: peer.Incarnation, Address: peer.At})
@@ -122,6 +123,9 @@ func (h handler) HandleMessages(from uint64, batch []transport.Inbound) {
 			}
 			if err == nil && m.Type == raftpb.MsgSnap {
 				err = errors.New("a snapshot must come as a stream")
+			}
+			if err == nil {
+				err = h.maySend(&m)
 			}
 			if err == nil && !h.hasRoomFor(&m) {
 				continue
@@ -189,22 +193,7 @@ func (h handler) handleReplies(from uint64, payload []byte) error {
 // Refused implements transport.Handler. A member that was removed while it was
 // away learns it here: nobody sends it the log any more. So does one that came back
 // with an empty disk under its old ID.
-func (h handler) Refused(peer transport.Hello, reason string) {
-	if peer.Cluster != 0 && peer.Cluster == h.cluster.Load() && says(reason, ErrRemoved) {
-		if h.removed.Load() { // it knows, and waits until a majority does
-			h.inbox.call(func() { h.removalKnown(peer.Node) })
-			return
-		}
-		h.log.Info("this member was removed from its cluster", zap.String("told by", hex(peer.Node)))
-		h.stop(ErrRemoved)
-		return
-	}
-	if says(reason, ErrAmnesia) && h.knows(peer) {
-		h.fatal(fmt.Errorf("%w: member %x says: %s", ErrAmnesia, peer.Node, reason))
-		return
-	}
-	h.events.peerRefused(peer.Node, errors.New(reason))
-}
+func (h handler) Refused(peer transport.Hello, reason string) { h.refused(peer, reason) }
 
 // PeerDown implements transport.Handler.
 func (h handler) PeerDown(id uint64) {
@@ -230,9 +219,13 @@ func (h handler) HandleCall(ctx context.Context, from transport.Hello, in transp
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case <-h.done:
-		return nil, h.stopped()
+		return nil, errStops
 	}
 }
+
+// errStops answers calls that are under way when this member stops. It does not say why:
+// the caller would take "removed" or "amnesia" for what is said of itself (see says).
+var errStops = errors.New("this member stops; ask another")
 
 // Answer implements stepped.Answerer: HandleCall for those that do not wait.
 func (h handler) Answer(from transport.Hello, in transport.Inbound, done func(transport.Message, error)) {
@@ -241,6 +234,8 @@ func (h handler) Answer(from transport.Hello, in transport.Inbound, done func(tr
 		return
 	}
 	switch in.Kind {
+	case kindCompare:
+		h.answerCompare(from, in.Payload, done)
 	case kindJoin:
 		h.handleJoin(from, in.Payload, done)
 	case kindKnock:

@@ -17,6 +17,8 @@ type host interface {
 	unit(wg *sync.WaitGroup, run func())
 	// helper runs f once, beside everything else.
 	helper(wg *sync.WaitGroup, f func())
+	// aside is helper for what is not urgent and decides nothing.
+	aside(wg *sync.WaitGroup, f func())
 	// timer returns a timer that is stopped.
 	timer(f func()) stepped.Timer
 	now() time.Time
@@ -31,6 +33,7 @@ type machine struct{}
 
 func (machine) unit(wg *sync.WaitGroup, run func()) { wg.Go(run) }
 func (machine) helper(wg *sync.WaitGroup, f func()) { wg.Go(f) }
+func (machine) aside(wg *sync.WaitGroup, f func())  { wg.Go(f) }
 func (machine) now() time.Time                      { return time.Now() }
 func (machine) decided(*core.Effects)               {}
 func (machine) timer(f func()) stepped.Timer {

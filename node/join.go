@@ -77,6 +77,9 @@ func (j *joiner) asked(address string, err error) {
 	l := j.loop
 	j.asking = false
 	j.next = (j.next + 1) % j.of
+	if l.core != nil {
+		return // it has a log by now, which tells it everything
+	}
 	switch {
 	case err == nil:
 		l.log.Info("the cluster will bring this member in", zap.String("asked", address))
@@ -273,8 +276,10 @@ func (n *Node) answerKnock(from transport.Hello) *octopiipb.JoinReply {
 		if m.ID != from.Node {
 			continue
 		}
-		reply.Members = n.whereabouts.list(ms)
-		if m.Address != from.Address && from.Address != "" {
+		if isProven(ms.Cluster, ms, from) {
+			reply.Members = n.whereabouts.list(ms)
+		}
+		if m.Address != from.Address && from.Address != "" && isProven(ms.Cluster, ms, from) {
 			m.Address = from.Address
 			n.changeSoon(core.Change{Op: core.UpdateAddress, Member: m}, 0, func(err error) {
 				if err != nil {

@@ -40,6 +40,7 @@ type loop struct {
 	// lonely is for how many ticks no leader was known.
 	lonely int
 	disk   diskState
+	doubt  doubt
 	// leaving is set while this member, which was removed, is still needed.
 	leaving leaving
 	// answers are given to callers when the status is published.
@@ -49,7 +50,7 @@ type loop struct {
 // newLoop prepares the loop; with a state it starts the core behind it.
 func newLoop(n *Node) (*loop, error) {
 	l := &loop{Node: n, peers: map[uint64]string{}}
-	l.join.loop = l
+	l.join.loop, l.doubt.loop = l, l
 	l.founding.begin(l)
 	l.campaign = n.host.timer(func() { n.inbox.add(func(in *core.Input) { in.Campaign = true }) })
 	n.snapshots.loop = l
@@ -141,8 +142,13 @@ func (l *loop) turn(ticks int) bool {
 		call()
 	}
 	l.input.Ticks = ticks
+	l.doubt.tick(ticks)
+	l.doubt.filter(&l.input)
 	l.input.NoSpace, l.input.Stuck = l.appender.full.Load(), l.appender.waits.Load()
 	l.step()
+	if ticks > 0 && l.core != nil {
+		l.saveMemorySoon(ticks)
+	}
 	return true
 }
 
@@ -165,6 +171,10 @@ func (l *loop) step() {
 	if eff.Membership != nil {
 		l.setMembership(eff.Membership)
 	}
+	for _, s := range eff.Suspects {
+		l.suspect(s)
+	}
+	l.doubt.withhold(eff)
 	// Before anybody gets an answer: a caller may look at the Status then.
 	l.publish()
 	l.carryOut(eff)
@@ -225,11 +235,6 @@ func (l *loop) carryOut(eff *core.Effects) {
 		l.log.Warn("removing a member that was to become a voter and is not there",
 			zap.String("member", hex(id)), zap.Int("silent for ticks", l.cfg.JoinTimeoutTicks))
 	}
-	for _, s := range eff.Suspects {
-		l.suspect(s)
-		l.log.Warn("dropped a message that contradicts what is known here",
-			zap.String("from", hex(s.ID)), zap.String("reason", s.Reason))
-	}
 	if eff.LeaderChanged {
 		st := l.core.Status()
 		l.log.Info("leader changed", zap.Uint64("term", st.Term), zap.String("leader", hex(st.Leader)))
@@ -265,12 +270,13 @@ func campaignDelay(n int) time.Duration {
 	return lo + time.Duration(randomID()%uint64(hi-lo))
 }
 
-// suspect stops a member whose leader remembers more of its log than there is.
+// suspect takes note of a message that was dropped.
 func (l *loop) suspect(s core.Suspect) {
-	if !s.Forgot || l.membership == nil || !isMember(l.membership, s.ID) {
-		return
+	l.log.Warn("dropped a message that contradicts what is known here",
+		zap.String("from", hex(s.ID)), zap.String("reason", s.Reason))
+	if s.Claim != core.NoClaim && isMember(l.membership, s.ID) {
+		l.doubt.add(claim{by: s.ID, kind: s.Claim, at: s.Index, text: s.Reason})
 	}
-	l.fatal(fmt.Errorf("%w: %s: was an old image of the disk put back? Remove this member, and join again with an empty directory", ErrAmnesia, s.Reason))
 }
 
 // setMembership tells the transport who belongs to the cluster now.
@@ -291,6 +297,8 @@ func (l *loop) setMembership(ms *octopiipb.Membership) {
 	l.members.Store(ms)
 	l.memory.keep(ms)
 	l.whereabouts.keep(ms)
+	l.guests.keep(ms)
+	l.doubt.keep(ms)
 	l.events.membershipChanged(l.public)
 }
 
@@ -373,7 +381,14 @@ func (l *loop) publish() {
 		st.SnapshotIndex = l.store.SnapshotIndex()
 		st.DiskStalled = time.Duration(c.Unwritten) * l.cfg.TickInterval
 		st.Membership = l.public
+		st.Suspended, st.Suspects = l.doubt.err, l.doubt.others
+		if l.doubt.err != nil {
+			st.Role, st.Leader = Follower, 0
+		}
 		if l.input.Ticks > 0 && c.Role == raft.StateLeader {
+			if l.core.Leads() {
+				l.memory.giveUp(c.Commit)
+			}
 			l.core.VisitProgress(func(id, match uint64, state string, alive bool) {
 				st.Progress = append(st.Progress, Progress{ID: id, Match: match, State: state, Active: alive})
 				if match > 0 { // else it is a newcomer, and knows no term yet

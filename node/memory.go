@@ -1,8 +1,11 @@
 package node
 
 import (
-	"fmt"
+	"cmp"
+	"slices"
 	"sync"
+
+	"go.uber.org/zap"
 
 	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/transport"
@@ -12,11 +15,16 @@ import (
 // led, what they acknowledged, and of its leaders what they said. It reminds them in
 // every handshake, for a disk that was set back to an older image cannot know by
 // itself.
-// The loop writes it, the transport's goroutines read it; it does not outlive the
-// process.
+//
+// The loop writes it, and the transport's goroutines read it. It is kept on this
+// member's own disk, a few ticks late: see saveMemory.
 type memory struct {
 	mu sync.Mutex
 	of map[uint64]transport.Memory
+	// changed: it is not as it was saved last. saving: it is being written.
+	changed, saving bool
+	// pause is for how many ticks nothing is saved.
+	pause int
 }
 
 // note remembers that a member has its log up to match, in a term in which it only
@@ -27,8 +35,24 @@ func (m *memory) note(id, term, match, commit uint64) {
 	if m.of == nil {
 		m.of = map[uint64]transport.Memory{}
 	}
-	old := m.of[id]
-	m.of[id] = transport.Memory{Term: term, Match: match, Commit: max(old.Commit, min(match, commit))}
+	m.set(id, transport.Memory{Term: term, Match: match, Commit: max(m.of[id].Commit, min(match, commit))})
+}
+
+func (m *memory) set(id uint64, of transport.Memory) {
+	m.changed = m.changed || m.of[id] != of
+	m.of[id] = of
+}
+
+// giveUp forgets what is committed beyond an index, which is that of a leader that has
+// committed in its own term. Such a leader has everything that was ever committed; so
+// what is beyond was given up by an operator (Config.AcceptLoss).
+func (m *memory) giveUp(commit uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id, of := range m.of {
+		of.Commit = min(of.Commit, commit)
+		m.set(id, of)
+	}
 }
 
 func (m *memory) get(id uint64) transport.Memory {
@@ -44,17 +68,100 @@ func (m *memory) keep(ms *octopiipb.Membership) {
 	for id := range m.of {
 		if !isMember(ms, id) {
 			delete(m.of, id)
+			m.changed = true
 		}
 	}
 }
 
-func isMember(ms *octopiipb.Membership, id uint64) bool {
+// load takes what was saved.
+func (m *memory) load(saved octopiipb.Memories) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.of = map[uint64]transport.Memory{}
+	for i := range saved.Of {
+		of := &saved.Of[i]
+		m.of[of.Member] = fromMemory(of.Memory)
+	}
+}
+
+// save returns what is to be written, if something is, and nobody writes.
+func (m *memory) save() (octopiipb.Memories, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var list octopiipb.Memories
+	if !m.changed || m.saving {
+		return list, false
+	}
+	m.changed, m.saving = false, true
+	for id, of := range m.of {
+		list.Of = append(list.Of, octopiipb.MemoryOf{Member: id, Memory: toMemory(of)})
+	}
+	slices.SortFunc(list.Of, func(a, b octopiipb.MemoryOf) int { return cmp.Compare(a.Member, b.Member) })
+	return list, true
+}
+
+// saved says that the writing has ended, and whether it failed.
+func (m *memory) saved(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.saving = false
+	m.changed = m.changed || err != nil
+}
+
+func toMemory(m transport.Memory) octopiipb.Memory {
+	return octopiipb.Memory{Term: m.Term, Match: m.Match, Commit: m.Commit}
+}
+
+func fromMemory(m octopiipb.Memory) transport.Memory {
+	return transport.Memory{Term: m.Term, Match: m.Match, Commit: m.Commit}
+}
+
+// memoryTicks is how often what changed is saved at most.
+const memoryTicks = 5
+
+// saveMemorySoon lets a helper write the memory, if it changed. It costs no fsync:
+// what a crash takes of it only costs detection.
+func (l *loop) saveMemorySoon(ticks int) {
+	if l.memory.pause = max(0, l.memory.pause-ticks); l.memory.pause > 0 {
+		return
+	}
+	if list, ok := l.memory.save(); ok {
+		l.memory.pause = memoryTicks
+		l.host.aside(&l.helpers, func() { l.writeMemory(list, false) })
+	}
+}
+
+// writeMemory writes what save returned.
+func (n *Node) writeMemory(list octopiipb.Memories, sync bool) {
+	err := n.store.SaveMemories(list, sync)
+	if err != nil {
+		n.log.Warn("cannot write down what is known of the other members' disks; trying again", zap.Error(err))
+	}
+	n.memory.saved(err)
+}
+
+// loadMemory reads what was saved before a restart.
+func (n *Node) loadMemory() {
+	list, err := n.store.Memories()
+	if err != nil {
+		n.log.Warn("cannot read what was known of the other members' disks; going on without", zap.Error(err))
+	}
+	n.memory.load(list)
+}
+
+func isMember(ms *octopiipb.Membership, id uint64) bool { return recordOf(ms, id) != nil }
+
+// recordOf returns a member's record, or nil.
+func recordOf(ms *octopiipb.Membership, id uint64) *octopiipb.Member {
+	if ms == nil {
+		return nil
+	}
 	for i := range ms.Members {
 		if ms.Members[i].ID == id {
-			return true
+			return &ms.Members[i]
 		}
 	}
-	return false
+	return nil
 }
 
 // contradicts says whether a peer remembers more of this member's log than there
@@ -68,24 +175,4 @@ func contradicts(r transport.Memory, term, last uint64) bool {
 		return true
 	}
 	return term == r.Term && last < r.Match
-}
-
-// reminded compares a peer's memory with what is here. A member that lost what it
-// acknowledged stops, before it votes or acknowledges anything to that peer. Whoever
-// belongs to no cluster, or to another one, remembers nothing of this one.
-func (n *Node) reminded(peer transport.Hello) error {
-	st := n.Status()
-	r := peer.Remembers
-	if !n.knows(peer) || !contradicts(r, st.Term, st.LastIndex) {
-		return nil
-	}
-	return fmt.Errorf("%w: member %x remembers that this one had its log up to %d in term %d, %d of it committed, and it ends at %d in term %d: was an old image of the disk put back? Remove this member, and join again with an empty directory",
-		ErrAmnesia, peer.Node, r.Match, r.Term, r.Commit, st.LastIndex, st.Term)
-}
-
-// knows says whether a peer can tell this member what it was: they are of one
-// cluster, as far as this one knows what its cluster is.
-func (n *Node) knows(peer transport.Hello) bool {
-	mine := n.cluster.Load()
-	return peer.Cluster != 0 && (mine == 0 || mine == peer.Cluster)
 }

@@ -1,13 +1,8 @@
 package node
 
 import (
-	"errors"
 	"testing"
 
-	"go.uber.org/zap"
-
-	"github.com/octopii/octopii/node/internal/core"
-	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/transport"
 )
 
@@ -44,17 +39,34 @@ func TestMemory(t *testing.T) {
 	}
 }
 
-// A leader that names more than there is stops a member, and nobody else does.
-func TestForgottenLogStops(t *testing.T) {
-	n := &Node{log: zap.NewNop(), done: make(chan struct{}), cancel: func() {}}
-	l := &loop{Node: n, membership: &octopiipb.Membership{Members: []octopiipb.Member{{ID: 1}, {ID: 2}}}}
-	l.suspect(core.Suspect{ID: 2, Reason: "something else"})
-	l.suspect(core.Suspect{ID: 9, Reason: "from a stranger", Forgot: true})
-	if n.Err() != nil {
-		t.Fatalf("it stopped: %v", n.Err())
+// An operator gave up what a leader that has committed in its term does not have.
+func TestMemoryIsGivenUp(t *testing.T) {
+	var m memory
+	m.note(2, 3, 10, 10)
+	m.giveUp(7)
+	if want := (transport.Memory{Term: 3, Match: 10, Commit: 7}); m.get(2) != want {
+		t.Errorf("got %+v, want %+v", m.get(2), want)
 	}
-	l.suspect(core.Suspect{ID: 2, Reason: "heartbeat with commit 9", Forgot: true})
-	if err := n.Err(); !errors.Is(err, ErrAmnesia) {
-		t.Errorf("it ends with %v, want ErrAmnesia", err)
+}
+
+// What is saved is loaded, and what did not change is not saved again.
+func TestMemoryIsSaved(t *testing.T) {
+	var m, other memory
+	m.note(2, 3, 10, 9)
+	list, ok := m.save()
+	if !ok {
+		t.Fatal("nothing to save")
+	}
+	if _, ok := m.save(); ok {
+		t.Error("saved twice at once")
+	}
+	m.saved(nil)
+	m.note(2, 3, 10, 9)
+	if _, ok := m.save(); ok {
+		t.Error("saved without a change")
+	}
+	other.load(list)
+	if other.get(2) != m.get(2) {
+		t.Errorf("got %+v, want %+v", other.get(2), m.get(2))
 	}
 }

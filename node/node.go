@@ -50,7 +50,10 @@ type Node struct {
 	members            atomic.Pointer[octopiipb.Membership]
 	memory             memory
 	whereabouts        whereabouts
-	voucher            voucher
+	guests             guests
+	// suspended is why no call is taken; nil: they are.
+	suspended atomic.Pointer[error]
+	voucher   voucher
 	// receiving is held while a snapshot is received: one at a time.
 	receiving sync.Mutex
 	// pending counts what callers have under way, against the bounds in cfg.
@@ -132,6 +135,7 @@ func start(cfg Config, h host) (*Node, error) {
 		return nil, errors.Join(err, store.Close())
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
+	n.loadMemory()
 	n.appender = newAppender(n)
 	n.applier = newApplier(n)
 	n.events = newEvents(h, cfg.Events, &n.callbacks.events)
@@ -323,6 +327,9 @@ func (n *Node) shutdown() error {
 		left.await(n, "the log", func() {
 			n.watchdog.files.begin()
 			defer n.watchdog.files.end()
+			if list, ok := n.memory.save(); ok {
+				n.writeMemory(list, true)
+			}
 			storeErr = n.store.Close()
 		})
 	} else {

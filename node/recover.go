@@ -79,7 +79,7 @@ func (n *Node) recoverStateMachine(start octopiipb.SnapshotHeader) (uint64, erro
 		return 0, fmt.Errorf("node: the state machine has everything up to index %d, but the log in %s ends at %d: %w; rebuild this member from its peers",
 			index, n.cfg.Dir, last, ErrAmnesia)
 	case index >= begin:
-		return index, nil
+		return index, n.checkBranch(index)
 	case begin == 1 && index == 0:
 		return begin, nil // a founder's: there was nothing before
 	case start.External:
@@ -87,6 +87,24 @@ func (n *Node) recoverStateMachine(start octopiipb.SnapshotHeader) (uint64, erro
 			index, n.cfg.Dir, begin, ErrAmnesia)
 	}
 	return begin, restoreFrom(n, n.cfg.StateMachine, start)
+}
+
+// checkBranch finds a state machine whose last entry is another one than that of the log:
+// one of the two is an image of another time.
+func (n *Node) checkBranch(index uint64) error {
+	sm, ok := n.cfg.StateMachine.(Positioned)
+	if !ok {
+		return nil
+	}
+	at, term := sm.Position()
+	if at != index || term == 0 {
+		return nil
+	}
+	if logged, err := n.store.Term(index); err == nil && logged != term {
+		return fmt.Errorf("%w: the state machine has applied an entry of term %d at index %d, and the log in %s has one of term %d there: was an old image of one of them put back? Put both back, or rebuild this member from its peers",
+			ErrDiverged, term, index, n.cfg.Dir, logged)
+	}
+	return nil
 }
 
 // restoreFrom gives a snapshot file to the state machine.

@@ -57,3 +57,13 @@ type Snapshot interface {
 	io.WriterTo
 	io.Closer
 }
+
+// Positioned is a durable StateMachine that keeps the term of its last entry beside the
+// index, in the same transaction. With it a Node finds out at its start that the state
+// and the log are of two branches, as when an image of one of them was put back: it does
+// not start then, with ErrDiverged. Without it only an index beyond the log shows that.
+type Positioned interface {
+	// Position returns what Durable does, and the term of the entry at that index; 0 if
+	// it is not known.
+	Position() (index, term uint64)
+}

@@ -40,7 +40,12 @@ type Status struct {
 	// DiskStalled is for how long the oldest write to the log has not returned, in
 	// whole ticks.
 	DiskStalled time.Duration
-	Membership  Membership
+	// Suspended is why this member serves nothing although it runs; nil: it serves. It
+	// wraps ErrSuspect or ErrDiverged.
+	Suspended error
+	// Suspects are members that said that they may have lost something, ordered by ID.
+	Suspects   []Suspect
+	Membership Membership
 	// Progress is what the leader knows of its followers, ordered by ID; nil on
 	// others.
 	Progress []Progress
@@ -55,6 +60,14 @@ type Progress struct {
 	State string
 	// Active: it answered within the last election timeout.
 	Active bool
+}
+
+// Suspect is a member that is remembered for more than its disk has.
+type Suspect struct {
+	ID uint64
+	// LastIndex is where its log ends, and Remembered how far it is known to have been:
+	// the entries between are missing there.
+	LastIndex, Remembered uint64
 }
 
 // SnapshotInfo describes a snapshot.

@@ -18,6 +18,7 @@ type steppedHost struct{ stepped.Host }
 
 func (steppedHost) unit(*sync.WaitGroup, func())         {}
 func (h steppedHost) helper(_ *sync.WaitGroup, f func()) { h.Go(f) }
+func (h steppedHost) aside(_ *sync.WaitGroup, f func())  { h.Aside(f) }
 func (h steppedHost) timer(f func()) stepped.Timer       { return h.Timer(f) }
 func (h steppedHost) now() time.Time                     { return h.Now() }
 func (h steppedHost) await(f func(), _ <-chan struct{}) <-chan struct{} {

@@ -4,36 +4,204 @@ import (
 	"errors"
 	"testing"
 
+	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
+	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/transport"
 )
 
-// Who belongs to no cluster remembers nothing of this one: a handshake of a
-// stranger stops nobody.
+// lonelyNode is a Node without its parts, for what a handler does at once.
+func lonelyNode(cluster uint64, ms *octopiipb.Membership, join ...string) *Node {
+	n := &Node{host: machine{}, id: 1, log: zap.NewNop(), inbox: newInbox(), done: make(chan struct{}), cancel: func() {}, appender: &appender{}, events: &events{}}
+	n.cluster.Store(cluster)
+	n.members.Store(ms)
+	n.cfg.Join = join
+	n.transport = deaf{}
+	return n
+}
+
+// deaf is a transport that does nothing.
+type deaf struct{ transport.Transport }
+
+func (deaf) SetPeer(uint64, string) {}
+func (deaf) RemovePeer(uint64)      {}
+func (deaf) Address() string        { return "m1" }
+
+var threeMembers = &octopiipb.Membership{Cluster: 7, Members: []octopiipb.Member{
+	{ID: 1, Address: "m1", Incarnation: 101}, {ID: 2, Address: "m2", Incarnation: 102}, {ID: 3, Address: "m3", Incarnation: 103}, {ID: 4, Address: "m4", Learner: true}}}
+
+// What a handshake of a stranger says never reaches the loop, whatever it makes up.
 func TestStrangersRemindNobody(t *testing.T) {
-	for _, c := range []struct {
-		name       string
-		mine, peer uint64
-		stops      bool
+	much := transport.Memory{Term: 9, Match: 1 << 40, Commit: 1 << 40}
+	for name, c := range map[string]struct {
+		peer   transport.Hello
+		proven bool
 	}{
-		{"a joiner at a member", 7, 0, false},
-		{"another cluster's at a member", 7, 8, false},
-		{"a joiner at a joiner", 0, 0, false},
-		{"a member at a member", 7, 7, true},
-		{"a member at one that was wiped", 0, 7, true},
+		"a joiner":                       {transport.Hello{Node: 9}, false},
+		"another cluster's":              {transport.Hello{Node: 2, Cluster: 8, Incarnation: 102}, false},
+		"no member, of the cluster":      {transport.Hello{Node: 9, Cluster: 7, Incarnation: 102}, false},
+		"a member without incarnation":   {transport.Hello{Node: 2, Cluster: 7}, false},
+		"a member of another one":        {transport.Hello{Node: 2, Cluster: 7, Incarnation: 103}, false},
+		"a member without cluster":       {transport.Hello{Node: 2, Incarnation: 102}, false},
+		"a learner of no recorded disk":  {transport.Hello{Node: 4, Cluster: 7, Incarnation: 104}, false},
+		"a member that proves to be one": {transport.Hello{Node: 2, Cluster: 7, Incarnation: 102}, true},
 	} {
-		n := &Node{host: machine{}, id: 1, log: zap.NewNop(), inbox: newInbox(), done: make(chan struct{}), cancel: func() {}, appender: &appender{}, events: &events{}}
-		n.cluster.Store(c.mine)
-		_ = handler{n}.Accept(transport.Hello{Node: 2, Cluster: c.peer, Remembers: transport.Memory{Term: 9, Match: 1 << 40}})
-		if got := errors.Is(n.Err(), ErrAmnesia); got != c.stops {
-			t.Errorf("%s, reminded: it ends with %v", c.name, n.Err())
+		c.peer.Remembers = much
+		n := lonelyNode(7, threeMembers)
+		_ = handler{n}.Accept(c.peer)
+		if n.Err() != nil {
+			t.Errorf("%s: the handshake stops the member: %v", name, n.Err())
 		}
-		n = &Node{host: machine{}, id: 1, log: zap.NewNop(), done: make(chan struct{}), cancel: func() {}, events: &events{}}
-		n.cluster.Store(c.mine)
-		handler{n}.Refused(transport.Hello{Node: 2, Cluster: c.peer}, ErrAmnesia.Error())
-		if got := errors.Is(n.Err(), ErrAmnesia); got != c.stops {
-			t.Errorf("%s, refused: it ends with %v", c.name, n.Err())
+		if got := isProven(7, threeMembers, c.peer); got != c.proven {
+			t.Errorf("%s: proven %v, want %v", name, got, c.proven)
 		}
+	}
+}
+
+// A member that has no log has no vote to lose. It believes whom it called itself, and
+// if it only waits, a member of a cluster.
+func TestWhoTellsAnEmptyMember(t *testing.T) {
+	for name, c := range map[string]struct {
+		peer  transport.Hello
+		join  []string
+		stops bool
+	}{
+		"a joiner calls a joiner":       {transport.Hello{Node: 2}, []string{"m2"}, false},
+		"a stranger calls a joiner":     {transport.Hello{Node: 2, Cluster: 7}, []string{"m2"}, false},
+		"a joiner calls a member":       {transport.Hello{Node: 2, Cluster: 7, Dialed: "m2"}, []string{"m2"}, true},
+		"a member calls one that waits": {transport.Hello{Node: 2, Cluster: 7}, nil, true},
+	} {
+		c.peer.Remembers = transport.Memory{Term: 9, Match: 9}
+		n := lonelyNode(0, nil, c.join...)
+		_ = handler{n}.Accept(c.peer)
+		if got := errors.Is(n.Err(), ErrAmnesia); got != c.stops {
+			t.Errorf("%s, reminded: it ends with %v", name, n.Err())
+		}
+		n = lonelyNode(0, nil, c.join...)
+		handler{n}.Refused(c.peer, ErrAmnesia.Error())
+		if got := errors.Is(n.Err(), ErrAmnesia); got != c.stops {
+			t.Errorf("%s, refused: it ends with %v", name, n.Err())
+		}
+	}
+}
+
+// That it was removed, a member hears only from an address that it called itself.
+func TestWhoTellsOfARemoval(t *testing.T) {
+	for name, c := range map[string]struct {
+		peer  transport.Hello
+		stops bool
+	}{
+		"a stranger calls":                   {transport.Hello{Node: 2, Cluster: 7, Incarnation: 102}, false},
+		"somebody at an address of nobody":   {transport.Hello{Node: 2, Cluster: 7, Dialed: "elsewhere"}, false},
+		"another cluster at a known address": {transport.Hello{Node: 2, Cluster: 8, Dialed: "m2"}, false},
+		"a member at its address":            {transport.Hello{Node: 2, Cluster: 7, Dialed: "m2"}, true},
+		"somebody at an address of --join":   {transport.Hello{Node: 9, Dialed: "m9"}, true},
+	} {
+		n := lonelyNode(7, threeMembers, "m9")
+		handler{n}.Refused(c.peer, ErrRemoved.Error())
+		if got := errors.Is(n.Err(), ErrRemoved); got != c.stops {
+			t.Errorf("%s: it ends with %v", name, n.Err())
+		}
+		n = lonelyNode(7, threeMembers, "m9")
+		handler{n}.Refused(c.peer, ErrAmnesia.Error())
+		if n.Err() != nil {
+			t.Errorf("%s: a single one makes a member that has a log put it aside: %v", name, n.Err())
+		}
+	}
+}
+
+// Nobody can lead this member but a member that named the cluster.
+func TestWhoMaySend(t *testing.T) {
+	n := lonelyNode(7, threeMembers)
+	heartbeat := func(from uint64) *raftpb.Message {
+		return &raftpb.Message{Type: raftpb.MsgHeartbeat, From: from, To: 1, Term: 1 << 40}
+	}
+	_ = handler{n}.Accept(transport.Hello{Node: 9, Address: "m9"})
+	_ = handler{n}.Accept(transport.Hello{Node: 4, Address: "m4"})
+	for from, want := range map[uint64]bool{2: true, 3: true, 4: false, 9: false} {
+		if got := n.maySend(heartbeat(from)) == nil; got != want {
+			t.Errorf("a heartbeat of %d is taken: %v, want %v", from, got, want)
+		}
+	}
+	if err := n.maySend(&raftpb.Message{Type: raftpb.MsgAppResp, From: 4, To: 1}); err != nil {
+		t.Errorf("an answer of a learner without a log: %v", err)
+	}
+	_ = handler{n}.Accept(transport.Hello{Node: 4, Cluster: 7, Address: "m4", Incarnation: 104})
+	_ = handler{n}.Accept(transport.Hello{Node: 9, Cluster: 7, Address: "m9"})
+	for _, from := range []uint64{4, 9} {
+		if err := n.maySend(heartbeat(from)); err != nil {
+			t.Errorf("%d named the cluster, and may lead in a membership that is not here yet: %v", from, err)
+		}
+	}
+}
+
+// Nothing is kept of any number of strangers.
+func TestNothingIsKeptOfStrangers(t *testing.T) {
+	n := lonelyNode(7, threeMembers)
+	for id := uint64(10); id < 1000; id++ {
+		_ = handler{n}.Accept(transport.Hello{Node: id, Address: "nowhere", Remembers: transport.Memory{Term: 1, Match: 1 << 40}})
+		_ = handler{n}.Accept(transport.Hello{Node: id, Cluster: 8, Address: "nowhere"})
+	}
+	if len(n.guests.list)+len(n.guests.inbound)+len(n.whereabouts.of)+len(n.inbox.calls)+len(n.inbox.input.PeersUp) > 0 {
+		t.Errorf("something is kept of strangers: %+v, %v, %d calls", n.guests.list, n.whereabouts.of, len(n.inbox.calls))
+	}
+	for id := uint64(10); id < 1000; id++ {
+		_ = handler{n}.Accept(transport.Hello{Node: id, Cluster: 7, Address: "nowhere"})
+	}
+	if len(n.guests.list) > guestsMax {
+		t.Errorf("%d guests are kept", len(n.guests.list))
+	}
+}
+
+// A member that stops because it was removed, or its disk forgot, does not say so to those
+// that ask it something just then: they would take it for their own lot.
+func TestWhoStopsSaysNothingOfOthers(t *testing.T) {
+	for _, cause := range []error{ErrRemoved, ErrAmnesia, ErrDiverged} {
+		n := lonelyNode(0, nil)
+		n.stop(cause)
+		// Nothing takes the question from the inbox any more.
+		_, err := handler{n}.HandleCall(t.Context(), transport.Hello{Node: 9, Call: true}, transport.Inbound{Kind: kindFound})
+		if err == nil || says(err.Error(), cause) {
+			t.Errorf("a member that stops with %v answers a call with %v", cause, err)
+		}
+	}
+}
+
+// What anybody may ask says neither which cluster this is, nor what its members know each
+// other by.
+func TestAnswersNameNoCluster(t *testing.T) {
+	n := lonelyNode(7, threeMembers)
+	n.cfg.Transport = deaf{}
+	n.identity.Incarnation = 101
+	check := func(what string, m transport.Message, err error) {
+		payload := make([]byte, m.Size())
+		if _, merr := m.MarshalTo(payload); merr != nil {
+			t.Fatal(merr)
+		}
+		var found octopiipb.FoundReply
+		var vouch octopiipb.VouchReply
+		switch what {
+		case "found":
+			err = errors.Join(err, found.Unmarshal(payload))
+		default:
+			err = errors.Join(err, vouch.Unmarshal(payload))
+		}
+		if err != nil || found.Cluster == 7 || found.Member.Incarnation != 0 || vouch.Cluster == 7 {
+			t.Errorf("%s: a stranger is told %v %v, %v", what, found, vouch, err)
+		}
+	}
+	n.handleFound(nil, func(m transport.Message, err error) { check("found", m, err) })
+	closed := make(chan struct{})
+	close(closed)
+	n.initialized = closed
+	other, err := (&octopiipb.VouchRequest{Cluster: 8}).Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.handleVouch(other, func(m transport.Message, err error) { check("vouch, of another cluster", m, err) })
+	check("vouch, of any cluster", n.statement(&octopiipb.VouchRequest{}, 5, nil), nil)
+	if got := n.statement(&octopiipb.VouchRequest{Cluster: 7}, 5, nil); got.Cluster != 7 || len(got.Members) == 0 {
+		t.Errorf("a member is told %v", got)
 	}
 }

@@ -35,6 +35,9 @@ type Question struct {
 // Proof is the statement of a majority of a cluster's voters. It was true at a moment
 // between the question and the answer.
 type Proof struct {
+	//
+	// Cluster is transport.SomeCluster if Question.Cluster was 0: that one is told to its
+	// own members only.
 	Cluster uint64
 	Term    uint64
 	Leader  uint64
@@ -226,8 +229,8 @@ func (n *Node) handleVouch(payload []byte, done func(transport.Message, error)) 
 		return
 	}
 	if mine := n.cluster.Load(); req.Cluster != 0 && req.Cluster != mine {
-		done(&octopiipb.VouchReply{Code: vouchNone, Cluster: mine,
-			Reason: fmt.Sprintf("this is a member of cluster %x, not of %x", mine, req.Cluster)}, nil)
+		// Anybody may ask, and so it does not name this cluster.
+		done(&octopiipb.VouchReply{Code: vouchNone, Reason: fmt.Sprintf("this is a member of another cluster than %x", req.Cluster)}, nil)
 		return
 	}
 	v := &n.voucher
@@ -283,7 +286,10 @@ func (n *Node) vouch() {
 // statement is what this member says behind a barrier, or why there was none.
 func (n *Node) statement(req *octopiipb.VouchRequest, index uint64, err error) *octopiipb.VouchReply {
 	st, ms := n.Status(), n.members.Load()
-	reply := &octopiipb.VouchReply{Cluster: n.cluster.Load(), Term: st.Term, Leader: st.Leader, Commit: index}
+	reply := &octopiipb.VouchReply{Cluster: transport.SomeCluster, Term: st.Term, Leader: st.Leader, Commit: index}
+	if req.Cluster != 0 { // else anybody may have asked
+		reply.Cluster = n.cluster.Load()
+	}
 	if err != nil || ms == nil {
 		reply.Code, reply.Reason = vouchNoQuorum, "no majority answers"
 		if err != nil {

@@ -110,6 +110,8 @@ var publicErrors = []struct{ core, node error }{
 	{core.ErrIDReused, ErrIDReused},
 	{core.ErrNoSpace, ErrNoSpace},
 	{core.ErrNoTarget, ErrNoTarget},
+	{ErrSuspect, ErrSuspect},
+	{ErrDiverged, ErrDiverged},
 }
 
 // publicError turns an error of the core into one that callers know, and keeps
@@ -121,6 +123,9 @@ func publicError(err error) error {
 	for _, p := range publicErrors {
 		if err == p.core {
 			return p.node
+		}
+		if errors.Is(err, p.node) {
+			return err
 		}
 		if errors.Is(err, p.core) {
 			return fmt.Errorf("%w (%w)", p.node, err)

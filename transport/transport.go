@@ -63,8 +63,22 @@ type Hello struct {
 	To uint64
 	// At is where the sender was reached; empty if it called. It is not sent.
 	At string
+	// Dialed is the address at which this side called the sender, whoever it wanted
+	// there; empty if the sender called. It is not sent.
+	Dialed string
 	// Call: the connection is for one call, in either direction. It is not sent.
 	Call bool
+}
+
+// For returns what a member that is called tells the caller: no more than that must know. A
+// stranger learns neither the cluster nor the incarnation, by which members know each other,
+// nor what is remembered of anybody. A member that is part of no cluster yet tells its
+// incarnation: the leader that adds it records it.
+func (h Hello) For(caller Hello) Hello {
+	if h.Cluster == 0 || h.Cluster == caller.Cluster {
+		return h
+	}
+	return Hello{Cluster: SomeCluster, Node: h.Node, Address: h.Address, At: h.At, Dialed: h.Dialed, Call: h.Call}
 }
 
 // Memory is what one member knows of another one's disk: that it knew of Term, and

@@ -54,6 +54,8 @@ type config struct {
 
 	// DiskStallLimit is node.Config.StallLimit.
 	DiskStallLimit time.Duration `koanf:"disk-stall-limit"`
+	// AcceptLoss is node.Config.AcceptLoss.
+	AcceptLoss bool `koanf:"accept-loss"`
 	// ScrubInterval is how often the database is verified, and compared; 0: never.
 	ScrubInterval time.Duration `koanf:"scrub-interval"`
 	// DiskReserve is kv.Options.ReserveBytes in MiB.
@@ -100,6 +102,7 @@ func addFlags(f *pflag.FlagSet) {
 	f.String("client-ca-file", "", "authorities that vouch for clients; without it every client is served")
 	addWALFlag(f)
 	f.Duration("disk-stall-limit", time.Minute, "end when the disk has not answered for so long; 0: never")
+	f.Bool("accept-loss", false, "for one start of members of a majority that forgot, which the log names: go on without the entries that are missing on all members that run; where a majority answers it changes nothing")
 	f.Duration("scrub-interval", 24*time.Hour, "read the whole database so often to verify it, 10 MB a second, and compare it with the others'; 0: never")
 	f.Int64("disk-reserve", 0, "`MiB` of the disk to keep for the database, so that a full disk stops nothing but writes; 0: a sixteenth of the disk, 16 at least and 64 at most")
 	f.Int("client-conns-max", 0, "connections of clients at a time; 0: what the limit of open files leaves")

@@ -237,6 +237,7 @@ func (m *member) startNode() error {
 		Logger:     m.lg.Named("node"),
 		Metrics:    m.registry,
 		StallLimit: m.cfg.stallLimit(),
+		AcceptLoss: m.cfg.AcceptLoss,
 	})
 	if err != nil {
 		return walError(m.cfg, err) // it closed the transport

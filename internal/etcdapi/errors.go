@@ -15,6 +15,8 @@ import (
 var (
 	errUninitialized = status.Error(codes.Unavailable, "octopii: this member is not yet part of a cluster; ask another, or retry")
 	errRemoved       = status.Error(codes.Unavailable, "octopii: this member was removed from its cluster; ask another")
+	errSuspect       = status.Error(codes.Unavailable, "octopii: this member's disk may have lost entries, and it serves nothing until a majority has answered; ask another, and see octopiictl status")
+	errDiverged      = status.Error(codes.Unavailable, "octopii: this member's log is another one than that of the majority, and it serves nothing; ask another, and see octopiictl status")
 	errMalformed     = status.Error(codes.InvalidArgument, "octopii: the request cannot be read")
 	errUnsupported   = status.Error(codes.Unimplemented, "octopii: there is no such request")
 )
@@ -45,6 +47,8 @@ var nodeErrors = []struct{ is, answer error }{
 	{context.DeadlineExceeded, rpctypes.ErrGRPCTimeout},
 	{node.ErrUninitialized, errUninitialized},
 	{node.ErrRemoved, errRemoved},
+	{node.ErrSuspect, errSuspect},
+	{node.ErrDiverged, errDiverged},
 	{node.ErrOverloaded, rpctypes.ErrGRPCRequestTooManyRequests},
 	{node.ErrTooLarge, rpctypes.ErrGRPCRequestTooLarge},
 	{node.ErrNoSpace, rpctypes.ErrGRPCNoSpace},

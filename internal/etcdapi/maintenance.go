@@ -2,6 +2,7 @@ package etcdapi
 
 import (
 	"context"
+	"fmt"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -34,6 +35,13 @@ func (s *maintenanceServer) Status(context.Context, *pb.StatusRequest) (*pb.Stat
 	}
 	if st.Leader == 0 {
 		resp.Errors = append(resp.Errors, "octopii: no leader")
+	}
+	if st.Suspended != nil {
+		resp.Errors = append(resp.Errors, "octopii: this member serves nothing: "+st.Suspended.Error())
+	}
+	for _, o := range st.Suspects {
+		resp.Errors = append(resp.Errors, fmt.Sprintf("octopii: member %x lacks entries %d to %d, which it is known to have had: put a newer copy of its disk back, or start the members that lost entries once with --accept-loss",
+			o.ID, o.LastIndex+1, o.Remembered))
 	}
 	return resp, nil
 }

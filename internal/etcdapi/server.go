@@ -215,12 +215,13 @@ func (s *server) barrier(ctx context.Context) error {
 }
 
 // initialized refuses what would show the empty state of a member that is not
-// yet part of a cluster.
+// yet part of a cluster, or a state for which a member may not vouch.
 func (s *server) initialized() error {
-	if s.cfg.Node.Status().Role == node.Uninitialized {
+	st := s.cfg.Node.Status()
+	if st.Role == node.Uninitialized {
 		return node.ErrUninitialized
 	}
-	return nil
+	return st.Suspended
 }
 
 // fill completes a header. Its revision is kept if it has one.

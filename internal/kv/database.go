@@ -77,6 +77,14 @@ func (db *database) durable() uint64 {
 	return db.committed
 }
 
+// position returns what durable does, and the term of the entry there.
+func (db *database) position() (index, term uint64) {
+	tx := db.be.BatchTx()
+	tx.LockOutsideApply()
+	defer tx.Unlock()
+	return db.committed, db.committedTerm
+}
+
 // close works on a half-opened database, too.
 func (db *database) close() error {
 	close(db.closed)

@@ -47,6 +47,8 @@ type progress struct {
 	stored position
 	// committed is the index in the last commit that succeeded.
 	committed uint64
+	// committedTerm is the term of the entry there.
+	committedTerm uint64
 }
 
 // begin is called with the lock held when an entry begins to write.
@@ -58,7 +60,7 @@ func (p *progress) save(tx backend.UnsafeReadWriter) {
 }
 
 // saved is called with the lock held after every commit that succeeded.
-func (p *progress) saved() { p.committed = p.stored.index }
+func (p *progress) saved() { p.committed, p.committedTerm = p.stored.index, p.stored.term }
 
 // store writes the applied position into the open transaction. The lock is held.
 func (p *progress) store(tx backend.UnsafeWriter) {
@@ -78,5 +80,5 @@ func (p *progress) load(tx backend.BatchTx) {
 		return
 	}
 	at, _ := positionFrom(values[0])
-	p.applying, p.applied, p.stored, p.committed = at, at, at, at.index
+	p.applying, p.applied, p.stored, p.committed, p.committedTerm = at, at, at, at.index, at.term
 }

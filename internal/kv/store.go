@@ -247,6 +247,16 @@ func (s *Store) Durable() (index uint64, ok bool) {
 	return s.db.durable(), true
 }
 
+// Position returns what Durable does, and the term of the entry there.
+func (s *Store) Position() (index, term uint64) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.db == nil {
+		return 0, 0
+	}
+	return s.db.position()
+}
+
 // Commit brings everything that was applied to disk.
 func (s *Store) Commit() error {
 	s.mu.RLock()

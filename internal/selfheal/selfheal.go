@@ -63,7 +63,7 @@ const (
 func Round(self Answer, answers []Answer, expect int) (step Step, why string) {
 	for _, a := range answers {
 		if a.Cluster != 0 {
-			return Join, fmt.Sprintf("%s is a member of cluster %x", a.Asked, a.Cluster)
+			return Join, a.Asked + " is a member of a cluster"
 		}
 	}
 	members := []Member{self.Member}

@@ -59,6 +59,8 @@ type checker struct {
 
 	// states are digests of the state at an index, the first that was seen.
 	states map[uint64]digest
+	// served are answers since images of disks were put back: see images.go.
+	served []served
 	// twins are two more state machines, fed with snapshots: one goes along, the
 	// other waits in an older state for the next snapshot.
 	twins [2]*twin
@@ -606,6 +608,7 @@ func (c *checker) commit(m *member, lo, hi uint64) {
 
 // applied looks at a command as the state machine gets it.
 func (c *checker) applied(m *member, e *node.Entry, result []byte, chain uint64) {
+	m.reaches(e.Index, chain)
 	c.grow(e.Index)
 	l := &c.ledger[e.Index]
 	if !l.known || l.term != e.Term {
@@ -646,6 +649,10 @@ func (c *checker) landed(index, id uint64) {
 
 // restored: a snapshot is what the log up to it amounts to.
 func (c *checker) restored(m *member, index, applied, chain uint64) {
+	if m.chains != nil {
+		m.chains = map[uint64]uint64{} // what it had before is gone, and what it answered from that stays in served
+	}
+	m.reaches(applied, chain)
 	if applied > index {
 		c.w.fail("snapshots are labelled right", "%s restores a snapshot at %d that has entry %d in it", m.name(), index, applied)
 	}
@@ -747,6 +754,7 @@ func (c *checker) refused(m *member, err error) {
 // disk that forgot is a reason.
 func (c *checker) stopped(m *member, err error, struck bool) {
 	switch {
+	case c.w.nemesis.branching && (errors.Is(err, node.ErrDiverged) || errors.Is(err, node.ErrAmnesia)):
 	case struck, m.view.damaged, m.view.forgets:
 	case errors.Is(err, node.ErrDiskStalled) && max(m.disk.stalled, m.disk.hung) >= c.w.now:
 	case errors.Is(err, node.ErrRemoved), errors.Is(err, node.ErrIDReused):
@@ -775,6 +783,10 @@ func (c *checker) called(o *op) {
 func (c *checker) failed(o *op) {
 	switch {
 	case o.query, errors.Is(o.err, node.ErrClosed), errors.Is(o.err, node.ErrRemoved):
+	case errors.Is(o.err, node.ErrSuspect), errors.Is(o.err, node.ErrDiverged):
+		if !o.member.view.forgets && !c.w.nemesis.branching {
+			c.w.fail("nobody doubts without a reason", "%s fails operation %d: %v", o.member.name(), o.id, o.err)
+		}
 	case errors.Is(o.err, node.ErrNotCommitted):
 		c.w.fail("what is certainly not committed is proposed again", "%s fails operation %d: %v", o.member.name(), o.id, o.err)
 	case errors.Is(o.err, node.ErrUnknownOutcome) && o.member.installs == o.installs:
@@ -791,6 +803,10 @@ func (c *checker) returned(o *op) {
 	c.w.mix(o.id, uint64(o.outcome), o.index)
 	c.w.tell(o.member, "  client %d: op %d: %s at %d: %s", o.client.number, o.id, o.outcome, o.index, show(o.output))
 	switch {
+	case c.w.nemesis.branching:
+		if o.outcome == done {
+			c.oneHistory(o.member)
+		}
 	case o.outcome == notCommitted && o.committed != 0:
 		c.w.fail("what is certainly not committed is not", "operation %d is committed at %d", o.id, o.committed)
 	case o.outcome != done:

@@ -23,6 +23,8 @@ type machine struct {
 	// applied is the last index that it was given, and chain a digest of all the
 	// commands up to there: equal chains at equal indexes are equal states.
 	applied, chain uint64
+	// term is that of the last entry; 0 after a snapshot.
+	term uint64
 	// handed is what the last call of Apply got and returned.
 	handed []handed
 
@@ -53,8 +55,8 @@ func hand(index, term uint64, command []byte) (node.Entry, handed) {
 
 // saved is a state on the disk of a durable machine.
 type saved struct {
-	applied, chain uint64
-	data           []byte
+	applied, term, chain uint64
+	data                 []byte
 }
 
 func newMachine(m *member) *machine {
@@ -63,7 +65,7 @@ func newMachine(m *member) *machine {
 
 // crash takes away what is not on disk.
 func (s *machine) crash() {
-	s.inner, s.applied, s.chain, s.handed = s.m.w.cfg.New(), 0, 0, nil
+	s.inner, s.applied, s.term, s.chain, s.handed = s.m.w.cfg.New(), 0, 0, 0, nil
 }
 
 // wipe takes away what is.
@@ -74,7 +76,8 @@ func (s *machine) restart() {
 	if !s.durable || s.saved.applied == 0 {
 		return
 	}
-	s.applied, s.chain = s.saved.applied, s.saved.chain
+	s.applied, s.term, s.chain = s.saved.applied, s.saved.term, s.saved.chain
+	s.m.reaches(s.applied, s.chain)
 	if err := s.inner.Restore(s.applied, bytes.NewReader(s.saved.data)); err != nil {
 		panic(fmt.Sprintf("nodetest: the state machine does not take back its own snapshot: %v", err))
 	}
@@ -86,7 +89,7 @@ func (s *machine) save() {
 	if err != nil {
 		panic(fmt.Sprintf("nodetest: the state machine has no snapshot: %v", err))
 	}
-	s.saved = saved{applied: s.applied, chain: s.chain, data: data}
+	s.saved = saved{applied: s.applied, term: s.term, chain: s.chain, data: data}
 }
 
 // snapshotBytes is what a state machine's snapshot writes.
@@ -160,6 +163,9 @@ func (w *world) digest(who string, sm node.StateMachine) (digest, error) {
 // Durable implements node.StateMachine.
 func (s *machine) Durable() (uint64, bool) { return s.saved.applied, s.durable }
 
+// Position implements node.Positioned.
+func (s *machine) Position() (index, term uint64) { return s.saved.applied, s.saved.term }
+
 // checkpoint says at which indexes states are compared: at every 32nd, later at
 // sixteen or more places while the log doubles, so that large states do not cost
 // more and more.
@@ -214,6 +220,7 @@ func (s *machine) apply(entries []node.Entry) (results [][]byte, err error) {
 		if e.Index <= s.applied {
 			w.fail("applied in order", "%s applies entry %d after %d", s.m.name(), e.Index, s.applied)
 		}
+		s.term = e.Term
 		s.applied, s.chain = e.Index, link2(s.chain, e.Index, e.Data)
 		s.handed[i].result, s.handed[i].hash = results[i], bytesHash(results[i])
 		w.check.applied(s.m, e, results[i], s.chain)
@@ -335,7 +342,7 @@ func (s *machine) Restore(index uint64, r io.Reader) error {
 		return err
 	}
 	s.applied, s.chain = binary.LittleEndian.Uint64(head[:]), binary.LittleEndian.Uint64(head[8:])
-	s.handed = nil
+	s.handed, s.term = nil, 0
 	s.m.w.check.restored(s.m, index, s.applied, s.chain)
 	if s.durable {
 		s.save()

@@ -89,6 +89,11 @@ type member struct {
 	// by then.
 	wiped, voted bool
 
+	// chains are those of the states that this life had, by index, since images of disks
+	// were put back: see images.go. acceptLoss is node.Config's.
+	chains     map[uint64]uint64
+	acceptLoss bool
+
 	// view is what the checker knows of it.
 	view view
 }
@@ -110,6 +115,9 @@ func (h host) Go(f func()) {
 	d := h.m.disk
 	h.m.after(h.m.w.between(h.m.w.between(d.fast, d.slow), h.m.w.cfg.taskMax), "task", func() { h.task(f) })
 }
+
+// Aside draws nothing: what is written aside changes no story.
+func (h host) Aside(f func()) { h.m.after(time.Millisecond, "aside", func() { h.task(f) }) }
 
 // task runs f between two turns of the appender, as it may need what that holds, and
 // when the disk does not hang.
@@ -251,6 +259,9 @@ func (m *member) start() {
 	m.awakeSince, m.state = w.now, 0
 	before := m.log
 	m.log = nil
+	if m.chains != nil {
+		m.chains = map[uint64]uint64{}
+	}
 	m.machine.restart()
 	m.end = newEndpoint(m)
 	logger := zap.NewNop()
@@ -275,6 +286,7 @@ func (m *member) start() {
 			PromoteLagMax:       c.promoteLag,
 			JoinTimeoutTicks:    c.joinTimeoutTicks,
 			StallLimit:          c.stallLimit,
+			AcceptLoss:          m.acceptLoss,
 			Logger:              logger,
 		},
 	})

@@ -36,6 +36,10 @@ type nemesis struct {
 	// lost is the member that is damaged and not yet replaced, and heir the one
 	// that takes its place.
 	lost, heir *member
+	// branching: more disks were set back to old images than a quorum can spare. Then
+	// two histories are possible, and what is checked is that nobody serves both: see
+	// images.go.
+	branching bool
 }
 
 // fault is one kind of fault.
@@ -85,6 +89,8 @@ var faults = []fault{
 	{"abandoned", 15 * time.Second, (*nemesis).abandon},
 	{"firewall", 10 * time.Second, (*nemesis).firewall},
 	{"dead-disk", 15 * time.Second, (*nemesis).deadDisk},
+	{"images", 40 * time.Second, (*nemesis).images},
+	{"stranger", 3 * time.Second, (*nemesis).stranger},
 }
 
 // FaultNames lists the kinds of faults.

@@ -323,8 +323,10 @@ func (e *endpoint) meet(address string, id uint64) (*endpoint, error) {
 	if err != nil {
 		return nil, err
 	}
-	mine, theirs := e.handler.Hello(to.m.id), to.handler.Hello(e.m.id)
+	mine := e.handler.Hello(to.m.id)
+	theirs := to.handler.Hello(e.m.id).For(mine)
 	mine.Call, theirs.Call = id == 0, id == 0
+	theirs.Dialed = address
 	if id != 0 {
 		if to.m.id != id {
 			mine.To = id
@@ -585,11 +587,8 @@ func (e *endpoint) Probe(_ context.Context, address string) (transport.Hello, er
 	if err != nil {
 		return transport.Hello{}, err
 	}
-	hello := to.handler.Hello(e.m.id)
+	hello := to.handler.Hello(e.m.id).For(e.handler.Hello(0))
 	hello.Remembers = transport.Memory{}
-	if hello.Cluster != 0 && hello.Cluster != e.handler.Hello(0).Cluster {
-		hello = transport.Hello{Cluster: transport.SomeCluster, Node: hello.Node, Address: hello.Address}
-	}
 	return hello, nil
 }
 

@@ -101,12 +101,6 @@ type held struct {
 	arrive   func()
 }
 
-// image is the content of a disk.
-type image struct {
-	mem  *vfstest.Mem
-	data saved
-}
-
 // sent implements the script of a network.
 func (s *scenario) sent(from *member, m *raftpb.Message) {
 	switch {
@@ -204,6 +198,12 @@ var commands = map[string]func(*scenario){
 	"wipe":    (*scenario).wipe,
 	"save":    (*scenario).saveImage,
 	"restore": (*scenario).restoreImage,
+	"branch":  func(s *scenario) { s.w.nemesis.branch() },
+	"stranger": func(s *scenario) {
+		for range s.number("count", 1) {
+			s.w.nemesis.strangerAt(s.member("id"))
+		}
+	},
 
 	"partition": (*scenario).partition,
 	"cut":       func(s *scenario) { s.w.net.cut(s.member("from").address, s.member("to").address) },
@@ -789,7 +789,7 @@ func (s *scenario) start() {
 		if m.up() {
 			s.fatalf("%s runs", m.name())
 		}
-		m.gone = false
+		m.gone, m.acceptLoss = false, s.d.HasArg("accept-loss")
 		m.start()
 		if !m.up() {
 			s.printf("%s", s.where(m))

@@ -317,6 +317,9 @@ func (w *world) run() {
 	}
 	w.nemesis.begin()
 	w.runUntil(w.now + w.cfg.Duration)
+	if w.nemesis.branching {
+		return // there is no history to agree on
+	}
 	w.healQuorum()
 	w.healAll()
 	w.beCalm()

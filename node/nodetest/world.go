@@ -220,8 +220,8 @@ func (w *world) tell(m *member, format string, args ...any) {
 
 // fail says that an invariant does not hold. The first failure counts.
 func (w *world) fail(invariant, format string, args ...any) {
-	if w.failed != nil {
-		return
+	if w.failed != nil || w.nemesis != nil && w.nemesis.branching && invariant != oneHistory {
+		return // the book is about another history
 	}
 	w.failed = &Failure{Seed: w.cfg.Seed, Invariant: invariant, Detail: fmt.Sprintf(format, args...), At: w.now}
 	w.tell(nil, "FAILED: %s: %s", invariant, w.failed.Detail)

@@ -176,8 +176,9 @@ func (e *endpoint) meet(address string, to uint64, bothWays, judged bool) (meeti
 		return meeting{}, fmt.Errorf("nobody listens at %s", address)
 	}
 	m := meeting{target: target, handler: handler, mine: self.Hello(to)}
-	m.theirs = handler.Hello(m.mine.Node)
+	m.theirs = handler.Hello(m.mine.Node).For(m.mine)
 	m.mine.Call, m.theirs.Call = to == 0, to == 0
+	m.theirs.Dialed = address
 	if to != 0 {
 		m.theirs.At = address
 	}
@@ -249,9 +250,6 @@ func (e *endpoint) Probe(ctx context.Context, address string) (transport.Hello, 
 	m.release()
 	theirs := m.theirs
 	theirs.Remembers, theirs.Call = transport.Memory{}, false
-	if theirs.Cluster != 0 && theirs.Cluster != m.mine.Cluster {
-		theirs = transport.Hello{Cluster: transport.SomeCluster, Node: theirs.Node, Address: theirs.Address}
-	}
 	return theirs, nil
 }
 

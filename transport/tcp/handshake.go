@@ -112,14 +112,15 @@ func (c *conn) greet(g greeting) (transport.Hello, error) {
 	if err != nil {
 		return transport.Hello{}, err
 	}
+	peer := toHello(answer)
+	peer.Dialed = c.address
 	if answer.Refused != "" {
 		t.counters.refused.Add(1)
 		if purpose != purposeProbe {
-			t.handler.Refused(toHello(answer), answer.Refused)
+			t.handler.Refused(peer, answer.Refused)
 		}
 		return transport.Hello{}, &transport.RemoteError{Address: c.address, Reason: answer.Refused}
 	}
-	peer := toHello(answer)
 	if err := judgeAnswer(answer, to); err != nil {
 		return peer, c.leave(g, err)
 	}
@@ -258,9 +259,7 @@ func (c *conn) answerHello(asked octopiipb.Hello, refused string) error {
 	if asked.Purpose == purposeProbe || refused != "" {
 		self.Remembers = transport.Memory{}
 	}
-	if self.Cluster != 0 && asked.Cluster != self.Cluster {
-		self = transport.Hello{Cluster: transport.SomeCluster, Node: self.Node, Address: self.Address}
-	}
+	self = self.For(transport.Hello{Cluster: asked.Cluster})
 	return c.writeHello(greeting{purpose: asked.Purpose, to: asked.From, lane: asked.Lane, refused: refused}, self)
 }
 

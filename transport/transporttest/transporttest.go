@@ -132,7 +132,7 @@ func testMessages(t *testing.T, listen func() transport.Transport) {
 		t.Fatalf("the acceptor was asked about %+v, not about %+v", accepted, a.h.Hello(b.h.Hello(0).Node))
 	}
 	want := b.h.Hello(a.h.Hello(0).Node)
-	want.At = b.Address()
+	want.At, want.Dialed = b.Address(), b.Address()
 	if accepted := a.h.Accepted(); len(accepted) == 0 || accepted[0] != want {
 		t.Fatalf("the dialer was asked about %+v, not about %+v", accepted, want)
 	}
@@ -394,7 +394,7 @@ func testProbe(t *testing.T, listen func() transport.Transport) {
 	b.h.SetAccept(refuse)
 	got, err := a.Probe(context.Background(), b.Address())
 	want := b.h.Hello(a.h.Hello(0).Node)
-	want.Remembers = transport.Memory{}
+	want.Remembers, want.Dialed = transport.Memory{}, b.Address()
 	if err != nil || got != want {
 		t.Errorf("Probe: %+v, %v, want %+v", got, err, want)
 	}
@@ -416,7 +416,7 @@ func testProbeByStranger(t *testing.T, listen func() transport.Transport) {
 	for _, cluster := range []uint64{0, 99} {
 		a.h.SetCluster(cluster)
 		got, err := a.Probe(context.Background(), b.Address())
-		want := transport.Hello{Cluster: transport.SomeCluster, Node: 2, Address: b.Address()}
+		want := transport.Hello{Cluster: transport.SomeCluster, Node: 2, Address: b.Address(), Dialed: b.Address()}
 		if err != nil || got != want {
 			t.Errorf("Probe by one of cluster %d: %+v, %v, want %+v", cluster, got, err, want)
 		}

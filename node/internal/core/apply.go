@@ -39,6 +39,7 @@ func (c *Core) newApply(m *raftpb.Message) *Apply {
 		default:
 			a.Entries = append(a.Entries, Committed{Index: e.Index, Term: e.Term, Data: frame[1:], Waiter: w})
 		}
+		c.reach(e.Term)
 		c.handed.Index, c.handed.Term = e.Index, e.Term
 	}
 	a.Label = c.handed
@@ -129,8 +130,16 @@ func (c *Core) settleHalfDone() {
 	c.halfDone = nil
 }
 
+// reach notes that the committed log goes on in a term.
+func (c *Core) reach(term uint64) {
+	if term > c.handed.Term {
+		c.lower = c.handed.Index
+	}
+}
+
 // setConf puts a configuration in force from an entry on.
 func (c *Core) setConf(e *raftpb.Entry, cs raftpb.ConfState, ms *octopiipb.Membership) {
+	c.reach(e.Term)
 	c.handed = Label{Index: e.Index, Term: e.Term, ConfState: cs, Membership: ms}
 	c.labels = append(c.labels, c.handed)
 	c.effects.Membership = ms
@@ -144,6 +153,7 @@ func (c *Core) setConf(e *raftpb.Entry, cs raftpb.ConfState, ms *octopiipb.Membe
 func (c *Core) installed(label Label) {
 	c.pending.replaced(label.Index, label.Term, c.tryAgain, c.refuse)
 	c.forwarded.replaced(label.Index, label.Term, c.refuse)
+	c.reach(label.Term)
 	c.handed = label
 	c.labels = []Label{label}
 	c.storage.Handed(label.Index, label.Term, label.ConfState)

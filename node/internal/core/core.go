@@ -73,6 +73,12 @@ type Core struct {
 	// that came back. Invariant: applied <= handed.Index.
 	handed  Label
 	applied uint64
+	// lower is an index that is committed in a term before that of handed: the last one
+	// of those that were handed out here; 0 if there was none.
+	lower uint64
+	// unwritten are the appends with entries or a snapshot that are not durable yet,
+	// oldest first.
+	unwritten []*Append
 	// labels are those of all memberships since the log began, oldest first.
 	labels []Label
 
@@ -107,11 +113,13 @@ type Core struct {
 	campaigns int
 	yielded   bool
 	pending   pending
-	forgot    forgot
-	led       led
-	reads     reads
-	peers     peers
-	reign     reign
+	// forgot counts heartbeats that name more of this log than there is, and short those
+	// of a leader whose log ends before what is committed here.
+	forgot, short counter
+	led           led
+	reads         reads
+	peers         peers
+	reign         reign
 }
 
 // request is a Request and where it came from.
@@ -231,6 +239,9 @@ func (c *Core) Step(in *Input) *Effects {
 	}
 	for _, a := range in.Appended {
 		c.outstanding.back()
+		if len(c.unwritten) > 0 && c.unwritten[0] == a {
+			c.unwritten = c.unwritten[1:]
+		}
 		if a.Snapshot != nil {
 			c.installed(a.Installed)
 		}
@@ -295,11 +306,8 @@ func (c *Core) deliver(responses []raftpb.Message) {
 }
 
 func (c *Core) stepMessage(m *raftpb.Message) {
-	if err := admit(m, c.cfg.ID, c.last, c.handed.Index); err != nil {
-		if errors.Is(err, errForgot) && m.Term >= c.status.Term {
-			c.forgot.again()
-		}
-		c.effects.Suspects = append(c.effects.Suspects, Suspect{ID: m.From, Reason: err.Error(), Forgot: c.forgot.sure()})
+	if err := c.judge(m); err != nil {
+		c.effects.Suspects = append(c.effects.Suspects, *err)
 		return
 	}
 	if m.Type == raftpb.MsgHeartbeat && m.Commit > c.bound {
@@ -309,7 +317,7 @@ func (c *Core) stepMessage(m *raftpb.Message) {
 		return
 	}
 	if m.Type == raftpb.MsgHeartbeat {
-		c.forgot = forgot{}
+		c.forgot = counter{}
 		c.led = led{from: m.From, term: m.Term, durable: m.Index, committed: min(m.Index, m.Commit)}
 	}
 	c.peers.heard(m.From)
@@ -332,6 +340,35 @@ func (c *Core) stepMessage(m *raftpb.Message) {
 	_ = c.rn.Step(*m)
 }
 
+// judge says why a message is not given to raft; nil if it is.
+func (c *Core) judge(m *raftpb.Message) *Suspect {
+	err := admit(m, c.cfg.ID, c.last, c.handed.Index)
+	if errors.Is(err, errForgot) {
+		s := &Suspect{ID: m.From, Reason: err.Error(), Index: m.Commit}
+		if m.Term >= c.status.Term {
+			c.forgot.again()
+		}
+		if c.forgot.sure() {
+			s.Claim = Forgot
+		}
+		return s
+	}
+	if err == nil {
+		err = c.contradiction(m)
+	}
+	if err == nil && m.Type == raftpb.MsgHeartbeat {
+		err = c.shorter(m)
+	}
+	var diverged *divergence
+	switch {
+	case errors.As(err, &diverged):
+		return &Suspect{ID: m.From, Reason: err.Error(), Claim: Diverged, Index: diverged.index}
+	case err != nil:
+		return &Suspect{ID: m.From, Reason: err.Error()}
+	}
+	return nil
+}
+
 func (c *Core) stepSnapshotSent(s SnapshotSent) {
 	status := raft.SnapshotFinish
 	if !s.OK {
@@ -347,6 +384,7 @@ func (c *Core) tick() {
 	c.peers.tick()
 	c.outstanding.tick()
 	c.forgot.tick(c.cfg.ElectionTicks)
+	c.short.tick(c.cfg.ElectionTicks)
 	c.reads.tick(max(2*c.cfg.HeartbeatTicks, c.cfg.ElectionTicks/2))
 	c.sendAgain()
 	c.pruneWaiting()
@@ -408,9 +446,13 @@ func (c *Core) emit(m *raftpb.Message) {
 		m.Index = c.applied
 		c.effects.Messages = append(c.effects.Messages, *m)
 	case raftpb.MsgHeartbeat:
-		// raft has no use for it: how far this leader's own log is durable. It may
-		// commit without its own copy, and so nobody else could tell.
+		// raft has no use for these: how far this leader's own log is durable, as it may
+		// commit without its own copy, and so nobody else could tell; and where its log
+		// ends, so that a follower on another branch finds out.
 		m.Index, _ = c.storage.LastIndex()
+		if term, ok := c.termAt(c.last); ok {
+			m.RejectHint, m.LogTerm = c.last, term
+		}
 		c.effects.Messages = append(c.effects.Messages, *m)
 	default:
 		c.effects.Messages = append(c.effects.Messages, *m)
@@ -430,6 +472,9 @@ func (c *Core) newAppend(m *raftpb.Message) *Append {
 	if n := len(m.Entries); n > 0 {
 		c.last = m.Entries[n-1].Index
 		c.appending++
+	}
+	if a.Snapshot != nil || len(a.Entries) > 0 {
+		c.unwritten = append(c.unwritten, a)
 	}
 	c.outstanding.add()
 	return a

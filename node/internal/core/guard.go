@@ -54,19 +54,25 @@ func admit(m *raftpb.Message, self, lastIndex, commit uint64) error {
 // errForgot: a leader remembers more of this member's log than there is.
 var errForgot = errors.New("this log lost what it acknowledged")
 
-// forgot counts the heartbeats in a row that say so. One could be anything; the
-// third, with none between that fits, and none much later than the one before, is
-// what a leader says who knows.
-type forgot struct{ times, age int }
+// counter counts messages in a row that say the same of this member's log. One could
+// be anything; the third, with none between that says otherwise, and none much later
+// than the one before, is what a leader says that knows.
+type counter struct {
+	times int
+	// age is how many ticks ago the last one came, and lasted how many the first.
+	age, lasted int
+}
 
 const forgotMax = 3
 
-func (f *forgot) again()     { f.times, f.age = f.times+1, 0 }
-func (f *forgot) sure() bool { return f.times >= forgotMax }
+func (f *counter) again()     { f.times, f.age = f.times+1, 0 }
+func (f *counter) sure() bool { return f.times >= forgotMax }
 
-func (f *forgot) tick(limit int) {
-	if f.age++; f.age > limit {
-		*f = forgot{}
+func (f *counter) tick(limit int) {
+	f.age++
+	f.lasted++
+	if f.times == 0 || f.age > limit {
+		*f = counter{}
 	}
 }
 

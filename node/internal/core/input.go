@@ -204,7 +204,9 @@ type Effects struct {
 type Suspect struct {
 	ID     uint64
 	Reason string
-	// Forgot: it leads, and named more as acknowledged by this member than there is,
-	// several times in a row.
-	Forgot bool
+	// Claim is what the message says about this member's log. Forgot is given only for
+	// several in a row.
+	Claim Claim
+	// Index is the place in the log that a claim is about.
+	Index uint64
 }

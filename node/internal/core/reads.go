@@ -22,6 +22,8 @@ type reads struct {
 	round   []Waiter
 	context []byte
 	age     int
+	// begun is what was committed here when the current round began.
+	begun uint64
 	// confirmed wait until their index is applied here.
 	confirmed []confirmedReads
 	// early are rounds of followers that the leader cannot answer yet.
@@ -37,13 +39,13 @@ type confirmedReads struct {
 
 // next returns the context of a round to begin, or nil if there is nothing to
 // ask or an answer to wait for.
-func (r *reads) next() []byte {
+func (r *reads) next(commit uint64) []byte {
 	if !r.wanted() {
 		return nil
 	}
 	r.round, r.waiting = r.waiting, nil
 	r.attempts++
-	r.age = 0
+	r.age, r.begun = 0, commit
 	r.context = make([]byte, 0, 24)
 	r.context = binary.BigEndian.AppendUint64(r.context, r.node)
 	r.context = binary.BigEndian.AppendUint64(r.context, r.seed)
@@ -112,4 +114,14 @@ func (r *reads) applied(index uint64, done func(Waiter, uint64)) {
 	}
 	clear(r.confirmed[len(keep):])
 	r.confirmed = keep
+}
+
+// all returns every local read that waits, and forgets them.
+func (r *reads) all() []Waiter {
+	list := append(r.round, r.waiting...)
+	for _, c := range r.confirmed {
+		list = append(list, c.waiters...)
+	}
+	r.round, r.waiting, r.context, r.confirmed = nil, nil, nil, nil
+	return list
 }

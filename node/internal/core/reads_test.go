@@ -43,7 +43,7 @@ func TestReadsModel(t *testing.T) {
 				r.waiting = append(r.waiting, &reader{call: call{name: fmt.Sprint("reader ", asked)}, roundsBefore: len(contexts)})
 			case "next":
 				busy, wanted := r.context != nil, len(r.waiting) > 0
-				context := r.next()
+				context := r.next(0)
 				if (context != nil) != (wanted && !busy) {
 					t.Fatalf("next gave %x; a round is under way: %v, somebody waits: %v", context, busy, wanted)
 				}
@@ -118,7 +118,7 @@ func TestReadContextsAreFresh(t *testing.T) {
 			r := reads{node: node, seed: seed}
 			for i := range 3 {
 				r.waiting = append(r.waiting, &call{})
-				context := string(r.next())
+				context := string(r.next(0))
 				r.retry()
 				who := fmt.Sprintf("attempt %d of member %d started with %d", i, node, seed)
 				if other, ok := seen[context]; ok {
@@ -135,16 +135,16 @@ func TestReadContextsAreFresh(t *testing.T) {
 func TestReadsAreTriedAgain(t *testing.T) {
 	first, second := &call{name: "first"}, &call{name: "second"}
 	r := reads{waiting: []Waiter{first}}
-	old := r.next()
+	old := r.next(0)
 	r.waiting = append(r.waiting, second)
 	for range 2 {
 		r.tick(3)
-		if r.next() != nil {
+		if r.next(0) != nil {
 			t.Fatal("a second round began beside the first")
 		}
 	}
 	r.tick(3)
-	fresh := r.next()
+	fresh := r.next(0)
 	if fresh == nil || slices.Equal(old, fresh) {
 		t.Fatalf("the round after %x has the context %x, want a fresh one", old, fresh)
 	}

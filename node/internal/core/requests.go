@@ -177,7 +177,7 @@ func (c *Core) stepReads(st *raft.BasicStatus) {
 	if !c.canRead(st) {
 		return
 	}
-	if context := c.reads.next(); context != nil {
+	if context := c.reads.next(st.Commit); context != nil {
 		c.rn.ReadIndex(context)
 	}
 	for _, m := range c.reads.early {

@@ -24,6 +24,8 @@ import (
 type Host interface {
 	// Go runs f once, later, beside everything else.
 	Go(f func())
+	// Aside runs f once, soon, beside everything else. f decides nothing.
+	Aside(f func())
 	// Timer returns a timer that is stopped, and calls f each time that it fires.
 	Timer(f func()) Timer
 	Now() time.Time

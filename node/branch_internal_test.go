@@ -1,0 +1,71 @@
+package node
+
+import (
+	"errors"
+	"testing"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/octopii/octopii/internal/vfs/vfstest"
+	octopiipb "github.com/octopii/octopii/proto"
+	"github.com/octopii/octopii/raftstore"
+	"github.com/octopii/octopii/wal"
+)
+
+// database is a durable state machine that is at a place of a log.
+type database struct {
+	StateMachine
+	index, term uint64
+}
+
+func (d database) Durable() (uint64, bool)    { return d.index, true }
+func (d database) Position() (uint64, uint64) { return d.index, d.term }
+
+// A database that is an image of another time than the log beside it is found at the
+// start, whichever of the two is older.
+func TestDatabaseOfAnotherBranch(t *testing.T) {
+	fs := vfstest.NewMem()
+	store, err := raftstore.Open(raftstore.Options{FS: fs, Dir: "/data", Backend: wal.New(wal.Options{FS: fs, SegmentBytes: 1 << 20}), External: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	if err := store.SetIdentity(raftstore.Identity{Node: 1, Incarnation: 1}); err != nil {
+		t.Fatal(err)
+	}
+	header := octopiipb.SnapshotHeader{Metadata: raftpb.SnapshotMetadata{Index: 5, Term: 2, ConfState: raftpb.ConfState{Voters: []uint64{1}}}, External: true}
+	w, err := store.CreateSnapshot(header)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Found(header, raftpb.HardState{Term: 2, Commit: 5}); err != nil {
+		t.Fatal(err)
+	}
+	entries := []raftpb.Entry{{Index: 6, Term: 2}, {Index: 7, Term: 3}}
+	if err := store.Append([]wal.Batch{{Entries: entries, HardState: raftpb.HardState{Term: 3, Commit: 5}}}); err != nil {
+		t.Fatal(err)
+	}
+	store.Appended(entries)
+	for name, c := range map[string]struct {
+		index, term uint64
+		want        error
+	}{
+		"the same branch":                  {7, 3, nil},
+		"behind the log":                   {6, 2, nil},
+		"its term is not known":            {7, 0, nil},
+		"another branch":                   {7, 4, ErrDiverged},
+		"another branch, behind":           {6, 1, ErrDiverged},
+		"beyond the log":                   {8, 3, ErrAmnesia},
+		"older than where the log begins":  {4, 2, ErrAmnesia},
+		"another branch, where it begins":  {5, 1, ErrDiverged},
+		"the same branch, where it begins": {5, 2, nil},
+	} {
+		n := &Node{store: store, durable: true, cfg: Config{Dir: "/data", StateMachine: database{index: c.index, term: c.term}}}
+		if _, err := n.recoverStateMachine(store.Start()); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, want %v", name, err, c.want)
+		}
+	}
+}

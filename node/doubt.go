@@ -1,0 +1,410 @@
+package node
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/octopii/octopii/node/internal/core"
+	octopiipb "github.com/octopii/octopii/proto"
+	"github.com/octopii/octopii/transport"
+)
+
+// kindCompare is a call by which a member compares its log with what a majority has
+// committed. It stands apart from the other kinds.
+const kindCompare transport.Kind = 32
+
+// doubt is what this member was told of its own log and cannot know by itself: that it
+// forgot something, or that it is on another branch than the majority. It belongs to the
+// loop.
+//
+// Nobody's word alone stops a member or costs it its disk. What a proven member says
+// suspends it: it serves nothing, votes for nobody and acknowledges nothing, and it asks
+// the members, at the addresses that are recorded, for what a majority has committed just
+// now. That answer decides: the log is another one (ErrDiverged), or it lost something
+// (ErrAmnesia), or the claim was wrong. While no majority answers, it stays suspended.
+//
+// A member whose log has a majority behind it in this life (core.Established) cannot have
+// lost it, whatever a single member says. The one that says so is then on another branch:
+// it is not listened to, and finds out by asking.
+type doubt struct {
+	loop *loop
+	// claims are what suspends this member: one for each member and kind at most.
+	claims []claim
+	// err is why it is suspended; nil: it is not.
+	err error
+	// refusals are members that refuse this one because its disk is another.
+	refusals map[uint64]bool
+	// others are members that said that they may have lost something.
+	others []Suspect
+
+	// age is for how many ticks this member has been suspended, or without a leader.
+	age int
+	// asking: a call is under way; next is whom to ask then.
+	asking bool
+	next   int
+	// accepted: an operator gave up what is missing. patience is for how many ticks this
+	// member does not campaign, so that one that has more is elected first.
+	accepted bool
+	patience int
+}
+
+// claim is what one member said.
+type claim struct {
+	by   uint64
+	kind core.Claim
+	// at is the place in the log that it is about, and memory what is remembered.
+	at     uint64
+	memory transport.Memory
+	text   string
+	// dialed: it was heard where this member called at the recorded address.
+	dialed bool
+}
+
+// acceptTimeouts is how many election timeouts without an answer of a majority it takes
+// until Config.AcceptLoss has an effect; and for how many a member then only votes.
+const (
+	acceptTimeouts   = 6
+	patienceTimeouts = 3
+)
+
+// met takes what a proven member remembers of this one.
+func (d *doubt) met(peer transport.Hello) {
+	l := d.loop
+	if l.core == nil {
+		return
+	}
+	st := l.core.Status()
+	last, err := l.store.LastIndex()
+	if err != nil {
+		return
+	}
+	r, dialed := peer.Remembers, atRecord(l.membership, peer)
+	if !contradicts(r, st.Term, last) {
+		if l.guests.branch(peer.Node, false) {
+			l.log.Info("a member remembers nothing any more that is not here", zap.String("member", hex(peer.Node)))
+		}
+		if dialed {
+			d.drop(func(c *claim) bool {
+				return c.by == peer.Node && c.kind == core.Forgot && c.memory != transport.Memory{}
+			})
+		}
+		return
+	}
+	d.add(claim{by: peer.Node, kind: core.Forgot, at: last, memory: r, dialed: dialed, text: fmt.Sprintf(
+		"member %x remembers that this one had its log up to index %d in term %d, and up to %d committed, and it ends at index %d in term %d",
+		peer.Node, r.Match, r.Term, r.Commit, last, st.Term)})
+}
+
+// add takes a claim of a member.
+func (d *doubt) add(c claim) {
+	l := d.loop
+	switch {
+	case c.kind == core.Forgot && d.accepted:
+		return
+	case c.kind == core.Forgot && c.memory != transport.Memory{} && l.core.Established():
+		if l.guests.branch(c.by, true) {
+			l.log.Error("a member remembers what the majority does not have: it is on another branch, or a majority lost what was acknowledged; its messages are not taken until it has asked the majority",
+				zap.String("member", hex(c.by)), zap.String("says", c.text))
+		}
+		return
+	}
+	same := func(o claim) bool { return o.by == c.by && o.kind == c.kind }
+	if i := slices.IndexFunc(d.claims, same); i >= 0 {
+		c.dialed = c.dialed || d.claims[i].dialed
+		d.claims[i] = c
+		return
+	}
+	d.claims = append(d.claims, c)
+	d.suspend()
+}
+
+// suspend stops serving because of the newest claim.
+func (d *doubt) suspend() {
+	l := d.loop
+	c := &d.claims[len(d.claims)-1]
+	err := fmt.Errorf("%w: %s", ErrSuspect, c.text)
+	if c.kind == core.Diverged {
+		err = fmt.Errorf("%w: %s; asking the majority", ErrDiverged, c.text)
+	}
+	l.log.Error("this member serves nothing until a majority has said what is true; start the other members. If a majority lost something, put newer copies of the disks back, or start those that lost it once with --accept-loss (Config.AcceptLoss)",
+		zap.Error(err))
+	if d.err == nil {
+		d.age, d.next = 0, 0
+	}
+	d.err = err
+	l.suspended.Store(&err)
+	for _, o := range l.core.Refuse(err) {
+		o.Waiter.(*waiter).finish(answer{Outcome: o})
+	}
+	d.ask()
+}
+
+// drop forgets claims, and serves again if none is left.
+func (d *doubt) drop(which func(*claim) bool) {
+	d.claims = slices.DeleteFunc(d.claims, func(c claim) bool { return which(&c) })
+	if len(d.claims) == 0 && d.err != nil {
+		d.loop.log.Warn("this member serves again: what was said of its log is not so", zap.String("was", d.err.Error()))
+		d.err, d.age = nil, 0
+		d.loop.suspended.Store(nil)
+	}
+}
+
+// keep forgets what was said by or of those who are no members any more.
+func (d *doubt) keep(ms *octopiipb.Membership) {
+	d.drop(func(c *claim) bool { return !isMember(ms, c.by) })
+	d.others = slices.DeleteFunc(slices.Clone(d.others), func(s Suspect) bool { return !isMember(ms, s.ID) })
+}
+
+// filter keeps from a suspended member what it would vote, acknowledge or serve by. What
+// its disk and its state machine have done still counts.
+func (d *doubt) filter(in *core.Input) {
+	if d.patience > 0 && in.Ticks > 0 {
+		d.patience -= in.Ticks
+		in.Ticks = 0
+	}
+	if d.err == nil || d.loop.core == nil {
+		return
+	}
+	for _, r := range in.Requests {
+		if r.Waiter != nil {
+			r.Waiter.(*waiter).finish(answer{Outcome: core.Outcome{Waiter: r.Waiter, Err: d.err}})
+		}
+	}
+	empty(&in.Requests)
+	empty(&in.Messages)
+	empty(&in.Remote)
+	empty(&in.Replies)
+	empty(&in.PeersGone)
+	in.Campaign, in.Ticks = false, 0
+}
+
+// withhold keeps back what a suspended member would say.
+func (d *doubt) withhold(eff *core.Effects) {
+	if d.err == nil {
+		return
+	}
+	eff.Messages, eff.Snapshots, eff.Forwards, eff.Replies = nil, nil, nil, nil
+	eff.CampaignSoon = 0
+	for i := range eff.Outcomes {
+		if o := &eff.Outcomes[i]; o.Err == nil && o.Membership == nil {
+			o.Err = d.err // a read, of a state that may not be the majority's
+		}
+	}
+}
+
+// tick asks, now and then, while this member is suspended or hears of no leader.
+func (d *doubt) tick(ticks int) {
+	l := d.loop
+	if ticks == 0 || l.core == nil {
+		return
+	}
+	if d.err == nil && !l.core.Lonely() {
+		d.age, d.others = 0, nil
+		return
+	}
+	before := d.age
+	d.age += ticks
+	timeout := l.cfg.ElectionTicks
+	if d.err == nil {
+		timeout *= 2
+	}
+	if d.age/timeout != before/timeout {
+		d.ask()
+	}
+	if d.err != nil && d.age/(10*timeout) != before/(10*timeout) {
+		l.log.Error("this member still serves nothing, and no majority answers", zap.Error(d.err))
+	}
+	if d.err != nil && l.cfg.AcceptLoss && d.age >= acceptTimeouts*timeout {
+		d.accept()
+	}
+}
+
+// accept goes on without what is missing, as an operator wants it.
+func (d *doubt) accept() {
+	if slices.ContainsFunc(d.claims, func(c claim) bool { return c.kind != core.Forgot }) {
+		return
+	}
+	for _, c := range d.claims {
+		d.loop.log.Warn("LOSS ACCEPTED: this member goes on without what it is remembered for",
+			zap.Uint64("from index", c.at+1), zap.Uint64("to index", max(c.memory.Match, c.memory.Commit)), zap.String("reminded", c.text))
+	}
+	d.accepted, d.patience = true, patienceTimeouts*d.loop.cfg.ElectionTicks
+	d.drop(func(*claim) bool { return true })
+}
+
+// refused counts the voters that refuse this member because its disk is another. This
+// member has a log, and so it takes a majority.
+func (d *doubt) refused(peer transport.Hello, reason string) {
+	l := d.loop
+	if l.core == nil || !atRecord(l.membership, peer) {
+		return
+	}
+	if d.refusals == nil {
+		d.refusals = map[uint64]bool{}
+	}
+	d.refusals[peer.Node] = true
+	voters, against := 0, 0
+	for _, m := range l.membership.Members {
+		if !m.Learner {
+			voters++
+			if d.refusals[m.ID] {
+				against++
+			}
+		}
+	}
+	if against > voters/2 {
+		l.fatal(fmt.Errorf("%w: a majority says so, as member %x: %s", ErrAmnesia, peer.Node, reason))
+	}
+}
+
+// ask asks the next member for what a majority has committed.
+func (d *doubt) ask() {
+	l := d.loop
+	var members []octopiipb.Member
+	for _, m := range l.membership.Members {
+		if m.ID != l.id && m.Address != "" && m.Address != l.cfg.Transport.Address() {
+			members = append(members, m)
+		}
+	}
+	if d.asking || len(members) == 0 {
+		return
+	}
+	// First those whose claim counts only once it is heard at their recorded address:
+	// others may know of no loss, and say nothing that decides.
+	slices.SortStableFunc(members, func(a, b octopiipb.Member) int { return cmp.Compare(d.unheard(b.ID), d.unheard(a.ID)) })
+	m := members[d.next%len(members)]
+	d.next++
+	d.asking = true
+	st := l.core.Status()
+	request := &octopiipb.CompareRequest{Index: st.Commit, Last: st.Last}
+	for _, c := range d.claims {
+		request.Suspect = true
+		if c.kind == core.Diverged {
+			request.Index = c.at
+		} else {
+			request.Remembered = toMemory(c.memory)
+		}
+	}
+	l.call(m.Address, kindCompare, request, func(payload []byte, err error) {
+		l.inbox.call(func() { d.answered(&m, st.Commit, request.Index, payload, err) })
+	})
+}
+
+// unheard is 1 for a member with a claim that was not heard at its recorded address.
+func (d *doubt) unheard(id uint64) int {
+	if slices.ContainsFunc(d.claims, func(c claim) bool { return c.by == id && !c.dialed }) {
+		return 1
+	}
+	return 0
+}
+
+// answered takes the answer. commit is what was committed here before the question, and
+// at the place that was asked for.
+func (d *doubt) answered(m *octopiipb.Member, commit, at uint64, payload []byte, err error) {
+	l := d.loop
+	d.asking = false
+	var reply octopiipb.CompareReply
+	if err == nil {
+		err = reply.Unmarshal(payload)
+	}
+	if err == nil && reply.Cluster != l.cluster.Load() {
+		err = fmt.Errorf("it answers for cluster %x", reply.Cluster)
+	}
+	if err != nil {
+		l.log.Debug("a member knows no majority", zap.String("member", hex(m.ID)), zap.Error(err))
+		return
+	}
+	d.vouched(m, commit, reply.Index, core.Place{Index: at, Term: reply.Term, Sum: reply.Sum})
+}
+
+// vouched decides by what a majority has committed just now.
+func (d *doubt) vouched(m *octopiipb.Member, commit, last uint64, at core.Place) {
+	l := d.loop
+	if err := l.core.Contradicts(commit, last, at); err != nil {
+		d.diverged(fmt.Sprintf("%v, as member %x at %s says", err, m.ID, m.Address))
+		return
+	}
+	for i := range d.claims {
+		switch c := &d.claims[i]; {
+		case c.kind == core.Diverged && at.Term == 0:
+			d.diverged(c.text) // nobody can look it up any more, and it was a leader that said so
+			return
+		case c.kind == core.Forgot && c.dialed:
+			l.fatal(fmt.Errorf("%w: %s, and a majority has committed up to %d without it: was an old image of the disk put back? Remove this member, and join again with an empty directory",
+				ErrAmnesia, c.text, last))
+			return
+		}
+	}
+	// What is left was said by members that are not where their records say, or is refuted.
+	holds := last <= l.core.Status().Last
+	d.drop(func(c *claim) bool { return c.kind == core.Diverged || holds })
+}
+
+// diverged stops this member: a majority has another log.
+func (d *doubt) diverged(why string) {
+	l := d.loop
+	l.fatal(fmt.Errorf("%w: %s. Its entries may be the only copy of what was acknowledged before disks were set back: keep them, remove this member, and join again with an empty directory",
+		ErrDiverged, why))
+}
+
+// compareTimeouts is how many election timeouts a majority has to answer.
+const compareTimeouts = 2
+
+// answerCompare tells a member what a majority has committed, by a linearizable read that
+// begins now. A suspended member cannot, and takes note of the other.
+func (n *Node) answerCompare(from transport.Hello, payload []byte, done func(transport.Message, error)) {
+	var q octopiipb.CompareRequest
+	if err := q.Unmarshal(payload); err != nil {
+		done(nil, fmt.Errorf("a question that cannot be read: %w", err))
+		return
+	}
+	if !isProven(n.cluster.Load(), n.members.Load(), from) {
+		done(nil, errStranger)
+		return
+	}
+	if q.Suspect {
+		n.inbox.call(func() { n.snapshots.loop.doubt.note(from.Node, &q) })
+	}
+	if err := n.open(); err != nil {
+		done(nil, err)
+		return
+	}
+	var answered atomic.Bool
+	w := newWaiterFor(func(a answer) {
+		if !answered.CompareAndSwap(false, true) {
+			return
+		}
+		if a.Err != nil {
+			done(nil, publicError(a.Err))
+			return
+		}
+		at := n.snapshots.loop.core.PlaceAt(q.Index) // the loop has the answers of reads
+		done(&octopiipb.CompareReply{Cluster: n.cluster.Load(), Index: a.Index, Term: at.Term, Sum: at.Sum}, nil)
+	})
+	n.inbox.request(core.Request{Kind: core.Read, Waiter: w})
+	n.host.timer(func() {
+		if answered.CompareAndSwap(false, true) {
+			_ = w.quit()
+			done(nil, errors.New("no majority answers"))
+		}
+	}).Reset(compareTimeouts * time.Duration(n.cfg.ElectionTicks) * n.cfg.TickInterval)
+}
+
+// note keeps that another member may have lost something, while there is no majority.
+func (d *doubt) note(id uint64, q *octopiipb.CompareRequest) {
+	l := d.loop
+	s := Suspect{ID: id, LastIndex: q.Last, Remembered: max(q.Remembered.Match, q.Remembered.Commit)}
+	list := slices.DeleteFunc(slices.Clone(d.others), func(o Suspect) bool { return o.ID == id })
+	at, _ := slices.BinarySearchFunc(list, id, func(o Suspect, id uint64) int { return cmp.Compare(o.ID, id) })
+	if !slices.Contains(d.others, s) {
+		l.log.Error("a member may have lost entries: it is remembered for more than it has, and serves nothing until a majority answers",
+			zap.String("member", hex(id)), zap.Uint64("from index", s.LastIndex+1), zap.Uint64("to index", s.Remembered))
+	}
+	d.others = slices.Insert(list, at, s)
+}

@@ -1,0 +1,203 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+
+	octopiipb "github.com/octopii/octopii/proto"
+	"github.com/octopii/octopii/transport"
+)
+
+// Who may tell this member something about itself. Everything from outside that stops
+// a member, or has octopiid put its disk aside, passes here:
+//
+//   - A reminder in a handshake, heartbeats that name more than there is, and messages
+//     of a leader that contradict what is committed here: only from a member whose
+//     incarnation is the recorded one (isProven). They make this member doubt (doubt.go):
+//     it serves nothing and asks. Only what a majority says just now, asked at the
+//     addresses that are recorded here, ends it.
+//   - A refusal because it was removed: only from an address that this member itself
+//     called, of its own records or of Config.Join (mayTell). Its disk stays.
+//   - A refusal because its disk is another: the same, and from a majority of the
+//     voters; from one if this member has no log, as there is nothing to lose.
+//   - The log, which only a member that leads can extend (maySend).
+
+// isProven says whether a peer proved to be a member: it names the cluster, which is
+// told to members only, and the incarnation that is recorded. A member's incarnation is
+// recorded before it has a vote.
+func isProven(cluster uint64, ms *octopiipb.Membership, peer transport.Hello) bool {
+	m := recordOf(ms, peer.Node)
+	return m != nil && cluster != 0 && peer.Cluster == cluster && m.Incarnation != 0 && m.Incarnation == peer.Incarnation
+}
+
+// atRecord says whether this member called the peer at the address that is recorded.
+func atRecord(ms *octopiipb.Membership, peer transport.Hello) bool {
+	m := recordOf(ms, peer.Node)
+	return m != nil && peer.Dialed != "" && m.Address == peer.Dialed
+}
+
+// mayTell says whether a peer may tell this member what became of it.
+func (n *Node) mayTell(peer transport.Hello) bool {
+	mine, ms := n.cluster.Load(), n.members.Load()
+	if peer.Cluster != 0 && mine != 0 && peer.Cluster != mine { // to one of its own it is told
+		return false
+	}
+	if ms == nil { // it has no log, and waits for whoever comes, or asks where it was told to
+		return peer.Dialed != "" || len(n.cfg.Join) == 0 && peer.Cluster != 0
+	}
+	recorded := slices.ContainsFunc(ms.Members, func(m octopiipb.Member) bool { return m.ID != n.id && m.Address == peer.Dialed })
+	return peer.Dialed != "" && (recorded || slices.Contains(n.cfg.Join, peer.Dialed))
+}
+
+// guestsMax bounds those that are remembered although they are no members as far as this
+// member knows. There may be one, the leader that a later membership has.
+const guestsMax = 16
+
+// guests are peers that called and named a cluster, and are no members of it that this
+// member knows of. They get their answers over the connection that they made; nothing else
+// is kept of them than that they may send.
+type guests struct {
+	mu   sync.Mutex
+	list []guest
+	// inbound are the clusters that unproven members named when they called last.
+	inbound map[uint64]uint64
+	// branched are members that remember what the majority does not have.
+	branched map[uint64]bool
+}
+
+// guest is one of them, and the cluster that it named last.
+type guest struct{ id, cluster uint64 }
+
+// add remembers a guest. The oldest one goes for it if there are too many.
+func (g *guests) add(id, cluster uint64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.list = slices.DeleteFunc(g.list, func(o guest) bool { return o.id == id })
+	if len(g.list) == guestsMax {
+		g.list = slices.Delete(g.list, 0, 1)
+	}
+	g.list = append(g.list, guest{id, cluster})
+}
+
+// called notes which cluster an unproven member named when it called.
+func (g *guests) called(id, cluster uint64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.inbound == nil {
+		g.inbound = map[uint64]uint64{}
+	}
+	g.inbound[id] = cluster
+}
+
+// keep forgets guests that became members, and members that are none any more.
+func (g *guests) keep(ms *octopiipb.Membership) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.list = slices.DeleteFunc(g.list, func(o guest) bool { return o.cluster != ms.Cluster || isMember(ms, o.id) })
+	for id := range g.inbound {
+		if m := recordOf(ms, id); m == nil || m.Incarnation != 0 {
+			delete(g.inbound, id)
+		}
+	}
+	for id := range g.branched {
+		if !isMember(ms, id) {
+			delete(g.branched, id)
+		}
+	}
+}
+
+// branch notes that a member is on another branch than the majority, or that it is not.
+// It says whether that is news.
+func (g *guests) branch(id uint64, is bool) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.branched[id] == is {
+		return false
+	}
+	if g.branched == nil {
+		g.branched = map[uint64]bool{}
+	}
+	g.branched[id] = is
+	if !is {
+		delete(g.branched, id)
+	}
+	return true
+}
+
+var errStranger = errors.New("it is from nobody that this member knows")
+
+// maySend says why a message of raft is not taken. Only who named the cluster may lead.
+func (n *Node) maySend(m *raftpb.Message) error {
+	ms := n.members.Load()
+	if ms == nil {
+		return nil // see core.AnswerUninitialized
+	}
+	g := &n.guests
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	record := recordOf(ms, m.From)
+	switch {
+	case g.branched[m.From]:
+		return errors.New("its sender is on another branch than the majority")
+	case record == nil && slices.Contains(g.list, guest{m.From, n.cluster.Load()}), record != nil && record.Incarnation != 0:
+		return nil
+	case record == nil:
+		return errStranger
+	case g.inbound[m.From] == n.cluster.Load():
+		return nil
+	}
+	switch m.Type {
+	case raftpb.MsgHeartbeatResp, raftpb.MsgAppResp: // it has no log yet
+		return nil
+	}
+	return fmt.Errorf("%w: it did not name the cluster", errStranger)
+}
+
+// welcome keeps what there is to keep of a peer that was accepted. It returns false for
+// one that is no member and only asks.
+func (n *Node) welcome(peer transport.Hello) (member bool) {
+	ms := n.members.Load()
+	record := recordOf(ms, peer.Node)
+	if record == nil {
+		mine := n.cluster.Load()
+		if peer.Cluster == 0 || mine != 0 && mine != peer.Cluster {
+			return false // it asks to join, or what a majority here knows
+		}
+		if peer.Dialed == "" { // a leader that this member does not know of yet
+			n.guests.add(peer.Node, peer.Cluster)
+		}
+		return ms == nil
+	}
+	if record.Incarnation == 0 {
+		if peer.Dialed == "" {
+			n.guests.called(peer.Node, peer.Cluster)
+		}
+		return peer.Dialed != "" || peer.Cluster == n.cluster.Load()
+	}
+	return true
+}
+
+// refused takes what a peer said as it refused this member.
+func (h handler) refused(peer transport.Hello, reason string) {
+	switch {
+	case !h.mayTell(peer):
+	case says(reason, ErrRemoved) && h.removed.Load(): // it knows, and waits until a majority does
+		h.inbox.call(func() { h.removalKnown(peer.Node) })
+		return
+	case says(reason, ErrRemoved) && h.cluster.Load() != 0:
+		h.log.Info("this member was removed from its cluster", zap.String("told by", hex(peer.Node)), zap.String("at", peer.Dialed))
+		h.stop(ErrRemoved)
+		return
+	case says(reason, ErrAmnesia) && h.members.Load() == nil:
+		h.fatal(fmt.Errorf("%w: member %x says: %s", ErrAmnesia, peer.Node, reason))
+		return
+	case says(reason, ErrAmnesia):
+		h.inbox.call(func() { h.snapshots.loop.doubt.refused(peer, reason) })
+	}
+	h.events.peerRefused(peer.Node, errors.New(reason))
+}
