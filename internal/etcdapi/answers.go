@@ -21,6 +21,9 @@ const (
 	answerStepBytes = 64 << 10
 	// answerCopies: what was read is in memory as it was read, and encoded.
 	answerCopies = 2
+	// readsMax is how many reads are executed at a time. A read counts a value when it
+	// has it, so each of them may have one that is not counted.
+	readsMax = 32
 	// connectionShare is the part of all bytes that the answers of one connection
 	// may have, unless there is only one of them.
 	connectionShare = 4
@@ -233,12 +236,23 @@ func (a *answers) newTicket(ctx context.Context) (context.Context, *ticket) {
 	return context.WithValue(ctx, ticketKey{}, t), t
 }
 
+// executing runs a read when fewer than readsMax are being executed.
+func (s *server) executing(ctx context.Context, read func() error) error {
+	select {
+	case s.reads <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-s.reads }()
+	return read()
+}
+
 // reading executes a read that counts what it brings into memory. Where there is no
 // room the read is given up and begins anew when there is, if that comes in time.
 func (s *server) reading(ctx context.Context, read func(kv.Grant) error) error {
 	t := ticketOf(ctx)
 	for {
-		err := read(t.grant)
+		err := s.executing(ctx, func() error { return read(t.grant) })
 		if !errors.Is(err, kv.ErrOverBudget) {
 			return err
 		}

@@ -107,6 +107,8 @@ func (c Config) orDefaults() Config {
 type server struct {
 	cfg     Config
 	answers *answers
+	// reads has a token for each read that is being executed.
+	reads chan struct{}
 }
 
 // NewServer returns a server of the whole API: what Octopii does not have
@@ -118,7 +120,7 @@ func NewServer(cfg Config) *grpc.Server {
 
 func newServer(cfg Config) (*server, *grpc.Server) {
 	cfg = cfg.orDefaults()
-	s := &server{cfg: cfg, answers: &answers{bytesMax: cfg.AnswerBytesMax, stallTimeout: cfg.StallTimeout}}
+	s := &server{cfg: cfg, answers: &answers{bytesMax: cfg.AnswerBytesMax, stallTimeout: cfg.StallTimeout}, reads: make(chan struct{}, readsMax)}
 	g := grpc.NewServer(s.options()...)
 	pb.RegisterKVServer(g, &kvServer{server: s})
 	pb.RegisterClusterServer(g, &clusterServer{server: s})
