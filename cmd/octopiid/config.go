@@ -209,6 +209,9 @@ func decode(k *koanf.Koanf) (config, error) {
 	if err != nil {
 		return config{}, fmt.Errorf("read the configuration: %w", err)
 	}
+	for i := range c.Join {
+		c.Join[i] = strings.TrimSpace(c.Join[i]) // "a, b" is how people write lists
+	}
 	return c, c.check()
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -150,4 +151,16 @@ func FuzzConfigFile(f *testing.F) {
 			t.Errorf("%q is read as %+v, and then as %+v, %v", file, c, again, err)
 		}
 	})
+}
+
+func TestJoinMayHaveBlanks(t *testing.T) {
+	f := pflag.NewFlagSet("start", pflag.ContinueOnError)
+	addFlags(f)
+	if err := f.Parse([]string{"--data-dir", "d", "--join", "a:1, b:2 ,c:3"}); err != nil {
+		t.Fatal(err)
+	}
+	c, err := loadConfig(f, nil)
+	if err != nil || !slices.Equal(c.Join, []string{"a:1", "b:2", "c:3"}) {
+		t.Errorf("--join: %q, %v", c.Join, err)
+	}
 }
