@@ -91,6 +91,7 @@ var faults = []fault{
 	{"dead-disk", 15 * time.Second, (*nemesis).deadDisk},
 	{"images", 40 * time.Second, (*nemesis).images},
 	{"stranger", 3 * time.Second, (*nemesis).stranger},
+	{"packets", 15 * time.Second, (*nemesis).packets},
 }
 
 // FaultNames lists the kinds of faults.
@@ -456,6 +457,14 @@ func (n *nemesis) loss() {
 	net.lateMax = n.w.between(time.Millisecond, time.Second)
 	n.tell(nil, "one message in %d is lost, %d doubled, %d late by up to %v; one in %d breaks its connection", net.lose, net.double, net.late, net.lateMax, net.breaking)
 	n.later(time.Second, 8*time.Second, "calm", net.calm)
+}
+
+// packets are lost for a while, which no message is: the streams stand still.
+func (n *nemesis) packets() {
+	percent, tuned := pick(n.w.rnd, 5, 15, 30), n.w.oneIn(2)
+	n.tell(nil, "%d packets in a hundred are lost, more streams and short pauses: %v", percent, tuned)
+	n.w.net.lossyStreams(percent, tuned)
+	n.later(2*time.Second, 10*time.Second, "no packet is lost", func() { clear(n.w.net.lossy) })
 }
 
 func (n *nemesis) clog() {

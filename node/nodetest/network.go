@@ -28,6 +28,8 @@ type network struct {
 	clogs map[direction]time.Duration
 	// losses are how many messages of a hundred are lost on the way, beside lose.
 	losses map[direction]int
+	// lossy are the directions in which packets are lost, so that streams stand still.
+	lossy map[direction]*lossy
 	// fast and slow bound how long a message takes; the rest is what befalls it,
 	// one in so many (0: never).
 	fast, slow                   time.Duration
@@ -47,7 +49,7 @@ type network struct {
 type direction struct{ from, to string }
 
 func newNetwork(w *world) *network {
-	n := &network{w: w, ends: map[string]*endpoint{}, cuts: map[direction]bool{}, walls: map[direction]bool{}, losses: map[direction]int{}, clogs: map[direction]time.Duration{}}
+	n := &network{w: w, ends: map[string]*endpoint{}, cuts: map[direction]bool{}, walls: map[direction]bool{}, losses: map[direction]int{}, clogs: map[direction]time.Duration{}, lossy: map[direction]*lossy{}}
 	n.calm()
 	return n
 }
@@ -58,11 +60,12 @@ func (n *network) calm() {
 	n.lose, n.double, n.late, n.breaking = 0, 0, 0, 0
 	clear(n.clogs)
 	clear(n.losses)
+	clear(n.lossy)
 }
 
 // troubled says whether anything befalls messages.
 func (n *network) troubled() bool {
-	return len(n.cuts)+len(n.walls)+len(n.clogs)+len(n.losses)+n.lose+n.double+n.late+n.breaking > 0
+	return len(n.cuts)+len(n.walls)+len(n.clogs)+len(n.losses)+len(n.lossy)+n.lose+n.double+n.late+n.breaking > 0
 }
 
 // heal mends every cut, and takes the firewalls away.
@@ -100,7 +103,8 @@ func (n *network) travel(from, to string) time.Duration {
 	if n.late > 0 && n.w.oneIn(n.late) {
 		t += n.w.between(0, n.lateMax)
 	}
-	return max(t, n.clogs[direction{from, to}]-n.w.now)
+	d := direction{from, to}
+	return t + max(0, n.clogs[d]-n.w.now-t, n.arrives(d)-n.w.now)
 }
 
 // reachable returns who listens at an address, if a conversation is possible.

@@ -212,6 +212,9 @@ var commands = map[string]func(*scenario){
 		d := direction{s.member("from").address, s.member("to").address}
 		s.w.net.losses[d] = int(s.number("percent", 0))
 	},
+	"packets": func(s *scenario) {
+		s.w.net.lossyStreams(int(s.number("percent", 0)), s.d.HasArg("tuned"))
+	},
 	"heal":    func(s *scenario) { s.w.net.heal(); s.w.net.calm() },
 	"net":     (*scenario).net,
 	"hold":    func(s *scenario) { s.rule("hold") },
