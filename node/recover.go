@@ -5,8 +5,11 @@ import (
 	"fmt"
 
 	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
 
+	"github.com/octopii/octopii/internal/vfs"
 	octopiipb "github.com/octopii/octopii/proto"
+	"github.com/octopii/octopii/raftstore"
 )
 
 // found makes this member the only one of a new cluster. The log begins behind
@@ -108,17 +111,50 @@ func (n *Node) checkBranch(index uint64) error {
 }
 
 // restoreFrom gives a snapshot file to the state machine.
-func restoreFrom(n *Node, sm StateMachine, h octopiipb.SnapshotHeader) (err error) {
+func restoreFrom(n *Node, sm StateMachine, h octopiipb.SnapshotHeader) error {
 	index := h.Metadata.Index
 	r, err := n.store.OpenSnapshot(h.Metadata.Term, index)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, r.Close()) }()
-	if err := sm.Restore(index, r); err != nil {
+	restored := sm.Restore(index, &restoring{r, n.id, h})
+	if err := errors.Join(restored, r.Close()); err != nil {
 		return fmt.Errorf("node: the state machine failed to restore the snapshot at %d: %w", index, err)
 	}
+	if !n.durable {
+		return nil
+	}
+	if err := n.store.Replace(h); err != nil {
+		// It only takes space until the next mark.
+		n.log.Warn("the file of a snapshot that was restored stays", zap.Uint64("index", index), zap.Error(err))
+	}
 	return nil
+}
+
+// restoring is a snapshot file as Restore reads it.
+type restoring struct {
+	*raftstore.SnapshotReader
+	id     uint64
+	header octopiipb.SnapshotHeader
+}
+
+// Bytes implements Releaser.
+func (r *restoring) Bytes() int64 { return r.Size }
+
+// Release implements Releaser. The file of a voter stays until its state machine has
+// the snapshot: this member acknowledged it, and may be one of a bare majority that has it.
+func (r *restoring) Release(dir string) error {
+	if m := recordOf(&r.header.Membership, r.id); m == nil || !m.Learner {
+		return errors.New("node: the snapshot file of a voter stays until it is restored")
+	}
+	same, err := vfs.SameVolume(dir, r.Path())
+	if err != nil {
+		return fmt.Errorf("node: give the space of a snapshot back: %w", err)
+	}
+	if !same {
+		return fmt.Errorf("node: the snapshot is on another volume than %s, and giving its space back would not help", dir)
+	}
+	return r.SnapshotReader.Release()
 }
 
 // writeSnapshot writes a snapshot file and closes snapshot; nil is a mark

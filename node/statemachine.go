@@ -47,7 +47,7 @@ type StateMachine interface {
 	Snapshot() (Snapshot, error)
 	// Restore replaces the whole state by what a Snapshot of any member wrote at
 	// index. A durable state machine has that state, and index, on stable
-	// storage when it returns.
+	// storage when it returns. r may be a Releaser.
 	Restore(index uint64, r io.Reader) error
 }
 
@@ -56,6 +56,18 @@ type StateMachine interface {
 type Snapshot interface {
 	io.WriterTo
 	io.Closer
+}
+
+// Releaser is what the reader that Restore gets may be, too, for a durable state machine
+// that has no room for the received file and its own beside each other.
+type Releaser interface {
+	// Bytes is how much space the file takes.
+	Bytes() int64
+	// Release has the space of the file given back from here on while it is read. dir is
+	// where the state machine writes. If Restore fails then, or the process ends, the
+	// snapshot is lost, and the member must come back as a new one; so only a member
+	// without a vote may. An error says why the file stays whole, and Restore may go on.
+	Release(dir string) error
 }
 
 // Positioned is a durable StateMachine that keeps the term of its last entry beside the

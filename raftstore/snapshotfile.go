@@ -267,6 +267,7 @@ type SnapshotReader struct {
 	// Size of the file in bytes.
 	Size int64
 
+	fs   vfs.FS
 	path string
 	file vfs.File
 	// offset is how far the file has been read, and total how much data that was.
@@ -275,8 +276,45 @@ type SnapshotReader struct {
 	crc uint32
 	// chunk is what was verified and not yet handed out, in buf.
 	chunk, buf []byte
+	// puncher gives back the space of what was handed out, up to released so far; nil: it
+	// is kept.
+	puncher  vfs.HolePuncher
+	released int64
 	// err is what Read returns when chunk is empty: io.EOF when all is done.
 	err error
+}
+
+// releaseBytes is how much is handed out before its space is given back.
+const releaseBytes = 1 << 20
+
+// Path is where the file is.
+func (r *SnapshotReader) Path() string { return r.path }
+
+// Release has the file give its space back from here on while it is read. Nobody can
+// read it any more then: it is found damaged. The error says that the system cannot, and
+// the file is as it was.
+func (r *SnapshotReader) Release() error {
+	puncher, ok := r.fs.(vfs.HolePuncher)
+	if !ok {
+		return fmt.Errorf("raftstore: give the space of snapshot %s back: %w", r.path, errors.ErrUnsupported)
+	}
+	if err := puncher.PunchHole(r.path, 0, 1); err != nil {
+		return fmt.Errorf("raftstore: give the space of snapshot %s back: %w", r.path, err)
+	}
+	r.puncher = puncher
+	return nil
+}
+
+// release gives the space of what was handed out back.
+func (r *SnapshotReader) release() error {
+	if r.puncher == nil || r.offset-r.released < releaseBytes {
+		return nil
+	}
+	if err := r.puncher.PunchHole(r.path, r.released, r.offset-r.released); err != nil {
+		return r.fail(err)
+	}
+	r.released = r.offset
+	return nil
 }
 
 // openSnapshot opens a snapshot file and verifies its header. The error is
@@ -286,7 +324,7 @@ func openSnapshot(fs vfs.FS, path string) (*SnapshotReader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("raftstore: open snapshot %s: %w", path, err)
 	}
-	r := &SnapshotReader{path: path, file: f}
+	r := &SnapshotReader{fs: fs, path: path, file: f}
 	if err := r.open(); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
@@ -373,6 +411,9 @@ func (r *SnapshotReader) fill() error {
 	}
 	if r.err != nil {
 		return r.err
+	}
+	if err := r.release(); err != nil {
+		return err
 	}
 	var head [chunkHeadBytes]byte
 	if err := r.take(head[:4]); err != nil {

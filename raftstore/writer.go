@@ -112,6 +112,18 @@ func (s *Store) Install(h octopiipb.SnapshotHeader, hs raftpb.HardState, entries
 // state machine has read the first. It may be called from any goroutine.
 func (s *Store) Restored(index uint64) error { return s.removeSnapshots(index) }
 
+// Replace puts a mark in the place of a snapshot that a durable state machine has restored:
+// its file is not needed any more. After a crash there is one of the two.
+func (s *Store) Replace(h octopiipb.SnapshotHeader) error {
+	h.External = true
+	w, err := s.CreateSnapshot(h)
+	if err != nil {
+		return err
+	}
+	_, err = w.Commit()
+	return err
+}
+
 // discard removes a log that is in place and not in force. It loses its name
 // first, so that a crash leaves the whole of it or nothing.
 func (s *Store) discard(log wal.Log, seq uint64) error {

@@ -19,25 +19,31 @@ import (
 // where that is not possible.
 func smallDisks(t *testing.T, sizeMiB int) (dir string) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("only root can mount a small disk")
-	}
 	dir = t.TempDir()
 	for i := range 3 {
 		at := filepath.Join(dir, memberName(i))
 		if err := os.Mkdir(at, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if out, err := exec.Command("mount", "-t", "tmpfs", "-o", fmt.Sprintf("size=%dm", sizeMiB), "tmpfs", at).CombinedOutput(); err != nil {
-			t.Skipf("a small disk cannot be mounted: %v: %s", err, out)
-		}
-		t.Cleanup(func() {
-			if out, err := exec.Command("umount", "-l", at).CombinedOutput(); err != nil {
-				t.Errorf("unmount %s: %v: %s", at, err, out)
-			}
-		})
+		mountSmall(t, at, sizeMiB)
 	}
 	return dir
+}
+
+// mountSmall mounts a small volume. It skips the test where that is not possible.
+func mountSmall(t *testing.T, at string, sizeMiB int) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("only root can mount a small disk")
+	}
+	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", fmt.Sprintf("size=%dm", sizeMiB), "tmpfs", at).CombinedOutput(); err != nil {
+		t.Skipf("a small disk cannot be mounted: %v: %s", err, out)
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("umount", "-l", at).CombinedOutput(); err != nil {
+			t.Errorf("unmount %s: %v: %s", at, err, out)
+		}
+	})
 }
 
 // fill lets somebody else take all that is left of a member's disk, and what becomes
@@ -282,4 +288,45 @@ func TestFullDiskOfOne(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A volume has room for the log and for hardly more than one database. A member that lost its
+// disk comes back on it: the received snapshot goes while the database is written.
+func TestRebuildOnSmallVolume(t *testing.T) {
+	t.Parallel()
+	cl := startCluster(t)
+	c := client(t, nil, cl.endpoints[:2]...)
+	const mib = 60
+	value := strings.Repeat("v", 1<<20)
+	for i := range mib {
+		if _, err := c.Put(t.Context(), fmt.Sprintf("k%02d", i), value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	old := cl.id(0, memberName(2))
+	cl.processes[2].kill()
+	cl.wipe(2)
+	if err := os.Mkdir(cl.dataDir(2), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	mountSmall(t, cl.dataDir(2), 64+mib+24) // a segment of the log, and one database
+	cl.start(2)
+	until(t, func(context.Context) error {
+		if now := cl.id(0, memberName(2)); now == old || now == 0 {
+			return fmt.Errorf("%s is member %x still", memberName(2), now)
+		}
+		return nil
+	})
+	cl.processes[2].waitReady()
+	resp, err := client(t, nil, cl.endpoints[2]).Get(t.Context(), "k", clientv3.WithPrefix(), clientv3.WithCountOnly(), clientv3.WithSerializable())
+	if err != nil || resp.Count != mib {
+		t.Errorf("%d of %d keys are there (%v)", resp.Count, mib, err)
+	}
+	if !strings.Contains(cl.processes[2].text(), "giving the space of the received snapshot back") {
+		t.Error("there was room for two, and the test shows nothing")
+	}
+	cl.processes[2].kill()
+	cl.start(2)
+	cl.processes[2].waitReady()
+	cl.mustLive()
 }

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/octopii/octopii/internal/vfs"
 	"github.com/octopii/octopii/node"
 )
 
@@ -68,17 +70,16 @@ func (b *checkedBackend) verifyView(ctx context.Context, v *view, pace func(cont
 // entry behind index. After a crash in the middle, or an error, the old or the
 // new database is there as a whole.
 //
-// If there was no room for both at the last call, the old one is removed before the
-// new one comes: after a crash the store is empty then, at index 0, and the caller
-// must still have the snapshot. A store without a database returns ErrClosed.
+// If there is no room for both, the old one is removed before the new one comes: after a
+// crash the store is empty then, at index 0, and the caller must still have the snapshot.
+// If r is a node.Releaser, and that is not enough, its file goes while it is read.
+// A store without a database returns ErrClosed.
 func (s *Store) Restore(index uint64, r io.Reader) error {
 	if s.db == nil && !s.dropped {
 		return ErrClosed
 	}
-	if s.noRoom && s.db != nil {
-		if err := s.drop(); err != nil {
-			return fmt.Errorf("kv: restore to index %d: make room: %w", index, err)
-		}
+	if err := s.makeRoom(r); err != nil {
+		return fmt.Errorf("kv: restore to index %d: make room: %w", index, err)
 	}
 	err := s.restore(index, r)
 	s.noRoom = isNoSpace(err)
@@ -86,6 +87,46 @@ func (s *Store) Restore(index uint64, r io.Reader) error {
 		return fmt.Errorf("kv: restore to index %d: %w", index, err)
 	}
 	return nil
+}
+
+// restoreSpare is what a restored database needs beside its own size.
+const restoreSpare = 4 << 20
+
+// makeRoom gives back what can be spared if the database has no room: the old one, and
+// if that is not enough the file that the snapshot is read from, where no vote depends on
+// it.
+func (s *Store) makeRoom(r io.Reader) error {
+	file, ok := r.(node.Releaser)
+	short := func() bool { return ok && s.free() < file.Bytes()+restoreSpare }
+	if s.db != nil && (s.noRoom || short()) {
+		if err := s.drop(); err != nil {
+			return err
+		}
+	}
+	if !short() || s.free() < restoreSpare {
+		return nil
+	}
+	if err := file.Release(s.dir); err != nil {
+		s.lg.Warn("the received snapshot and the database do not fit beside each other", zap.Error(err))
+		return nil
+	}
+	s.lg.Warn("giving the space of the received snapshot back while the database is written, as there is no room for both",
+		zap.Int64("bytes", file.Bytes()))
+	return nil
+}
+
+// free is how much space the volume has for this process, in bytes; as much as there can
+// be if that is not known.
+func (s *Store) free() int64 {
+	d, err := os.Open(filepath.Clean(s.dir))
+	if err != nil {
+		return math.MaxInt64
+	}
+	_, free, err := vfs.Space(d)
+	if errors.Join(err, d.Close()) != nil {
+		return math.MaxInt64
+	}
+	return free
 }
 
 func (s *Store) restore(index uint64, r io.Reader) error {

@@ -44,6 +44,34 @@ func Space(f *os.File) (total, free int64, err error) {
 	}
 }
 
+func punchHole(path string, from, size int64) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	for {
+		err = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE|unix.FALLOC_FL_PUNCH_HOLE, from, size)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		err = &os.PathError{Op: "punch a hole into", Path: path, Err: err}
+	}
+	return errors.Join(err, f.Close())
+}
+
+// SameVolume says whether two paths are on one file system.
+func SameVolume(a, b string) (bool, error) {
+	var of [2]unix.Stat_t
+	for i, path := range []string{a, b} {
+		if err := unix.Stat(path, &of[i]); err != nil {
+			return false, &os.PathError{Op: "stat", Path: path, Err: err}
+		}
+	}
+	return of[0].Dev == of[1].Dev, nil
+}
+
 func lookForSpace(f *os.File, size int64) error {
 	has, err := Allocated(f)
 	if err != nil {

@@ -46,6 +46,8 @@ func (osFS) ReadDir(path string) ([]string, error) {
 	return names, nil
 }
 
+func (osFS) PunchHole(path string, from, size int64) error { return punchHole(path, from, size) }
+
 func (osFS) Stat(path string) (Info, error) {
 	info, err := os.Stat(path)
 	if err != nil {

@@ -72,6 +72,13 @@ type FS interface {
 	Lock(path string) (io.Closer, error)
 }
 
+// HolePuncher is an FS that can give back the space of a part of a file.
+type HolePuncher interface {
+	// PunchHole has size bytes of a file from an offset on be zeros that take no space.
+	// A crash may undo it until File.Sync.
+	PunchHole(path string, from, size int64) error
+}
+
 // Info is what Stat tells of a name.
 type Info struct {
 	// Size in bytes; without meaning for a directory.
