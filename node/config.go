@@ -44,9 +44,10 @@ type Config struct {
 	FoundAfterTicks int
 	// Expect, with Join: the same configuration for every member. A cluster is founded when
 	// every address of Join answers, so many members are among them, this one included, and
-	// all of them are empty; one of them founds it, and the others join. As soon as one of
-	// them is a member of a cluster, this one joins that. The address of this member may be
-	// in Join. Ignored once Dir has state. 0: this member only joins.
+	// all of them are empty. All of them are its first voters, so their state machines must
+	// begin in the same state. As soon as one of them is a member of a cluster, this one
+	// joins that. The address of this member may be in Join. Ignored once Dir has state. 0:
+	// this member only joins.
 	Expect int
 	// FailoverByTimeout is a setting of the cluster that this member founds: others wait
 	// for an election timeout also where the leader's process seems dead, as its address

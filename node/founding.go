@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/octopii/octopii/internal/selfheal"
+	"github.com/octopii/octopii/internal/vfs"
 	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/transport"
 	"github.com/octopii/octopii/wal"
@@ -21,8 +22,13 @@ import (
 // foundTicks is the pause between two rounds of asking all expected members.
 const foundTicks = 3
 
-// soughtMax bounds the addresses of seekers that are kept.
-const soughtMax = 8
+const (
+	// soughtMax bounds the addresses of seekers that are kept.
+	soughtMax = 8
+	// roundsMax bounds the promises that are kept, and roundBytesMax each of them.
+	roundsMax     = 8
+	roundBytesMax = 6 << 10
+)
 
 // founding decides how a member without a log gets one. It belongs to the loop.
 type founding struct {
@@ -32,13 +38,27 @@ type founding struct {
 	listen int
 	// seen: an expected member belongs to a cluster, which this one joins.
 	seen bool
-	// wait is for how many ticks no round begins; asking counts the calls of this one.
+	// wait is for how many ticks nobody is asked; asking counts the calls under way.
 	wait, asking int
-	answers      []selfheal.Answer
+	answers      []foundAnswer
+	// met are the answers of the last time that everybody was asked and had answered.
+	met []foundAnswer
+	// proposed is the round of this member, as long as it promised no other one since.
+	proposed octopiipb.Round
+	// gave counts the promises that this process gave.
+	gave int
 	// own are addresses in Join that are this member's.
 	own map[string]bool
 	// said is what was logged last, so that it is said once.
 	said string
+}
+
+// foundAnswer is what an expected member said, with its record.
+type foundAnswer struct {
+	selfheal.Answer
+	record octopiipb.Member
+	// founded is the promised cluster that it belongs to; 0: none.
+	founded uint64
 }
 
 // begin reads what an earlier process learned.
@@ -46,6 +66,9 @@ func (f *founding) begin(l *loop) {
 	f.loop, f.origin, f.listen = l, l.store.Origin(), l.cfg.FoundAfterTicks
 	f.origin.Member = f.origin.Member || !l.store.Initialized() && hasState(l.cfg.StateMachine)
 	f.own = map[string]bool{l.cfg.Transport.Address(): true}
+	if l.cfg.Bootstrap && len(f.origin.Rounds) > 0 && !l.store.Initialized() {
+		f.origin.Member = true // what it promised to take part in may be founded
+	}
 	if f.origin.Member && l.cfg.Bootstrap && !l.store.Initialized() {
 		l.log.Warn("this directory belonged to a member of a cluster: it founds none, and asks the others until one answers; to found a new cluster, empty the whole data directory",
 			zap.Strings("asking", f.toJoin()))
@@ -67,18 +90,18 @@ func (f *founding) toJoin() []string {
 	return list
 }
 
-// tick goes on with founding, if this member may found.
+// tick goes on with founding, if this member may found, or promised to take part.
 func (f *founding) tick(ticks int) {
 	cfg := &f.loop.cfg
 	switch {
-	case f.origin.Member || f.loop.core != nil:
+	case f.loop.core != nil, f.origin.Member && len(f.origin.Rounds) == 0:
 	case cfg.Bootstrap:
-		if f.listen -= ticks; f.listen <= 0 {
-			f.found(randomID())
+		if f.listen -= ticks; f.listen <= 0 && !f.origin.Member {
+			f.found(octopiipb.Round{Cluster: randomID(), Members: []octopiipb.Member{f.loop.self()}, FailoverByTimeout: cfg.FailoverByTimeout})
 		}
-	case cfg.Expect > 0:
+	case cfg.Expect > 0 || len(f.origin.Rounds) > 0:
 		if f.wait = max(0, f.wait-ticks); f.wait == 0 && f.asking == 0 {
-			f.survey()
+			f.ask(octopiipb.Round{}, f.surveyed)
 		}
 	}
 }
@@ -87,8 +110,11 @@ func (f *founding) tick(ticks int) {
 // durable before anything follows from it, and this member founds nothing from then on.
 func (f *founding) sought(peer transport.Hello) {
 	l := f.loop
-	// The founder of the round that this one promised is no news.
-	if l.core != nil || peer.Cluster == f.origin.Round {
+	if l.core != nil {
+		return
+	}
+	if f.promised(peer.Cluster) >= 0 {
+		f.askFounded() // anybody could say so
 		return
 	}
 	o := f.origin
@@ -111,9 +137,15 @@ func (f *founding) sought(peer transport.Hello) {
 	l.join.hurry()
 }
 
-// keep makes an origin durable. It returns false if this member stops for it.
+// keep makes an origin durable. It returns false if there is no space for it, or this
+// member stops for it.
 func (f *founding) keep(o octopiipb.Origin) bool {
-	if err := f.loop.store.SetOrigin(o); err != nil {
+	err := f.loop.store.SetOrigin(o)
+	switch {
+	case vfs.Refused(err):
+		f.loop.log.Warn("cannot note what this member learned; it goes on when it can", zap.String("advice", vfs.Advice(err)), zap.Error(err))
+		return false
+	case err != nil:
 		f.loop.fatal(err)
 		return false
 	}
@@ -121,33 +153,40 @@ func (f *founding) keep(o octopiipb.Origin) bool {
 	return true
 }
 
-// survey asks every expected member what it is.
-func (f *founding) survey() { f.ask(0, nil, f.surveyed) }
+// promised is the place of a cluster's round among those that this member promised; -1:
+// it promised none.
+func (f *founding) promised(cluster uint64) int {
+	return slices.IndexFunc(f.origin.Rounds, func(r octopiipb.Round) bool { return r.Cluster == cluster })
+}
 
-// ask calls all expected members; then gets their answers when all are in.
-func (f *founding) ask(round uint64, members []octopiipb.Member, then func()) {
-	l := f.loop
-	var others []string
-	for _, a := range l.cfg.Join {
-		if !f.own[a] && !slices.Contains(others, a) {
-			others = append(others, a)
+// others are the expected addresses that are not this member's.
+func (f *founding) others() (list []string) {
+	for _, a := range f.loop.cfg.Join {
+		if !f.own[a] && !slices.Contains(list, a) {
+			list = append(list, a)
 		}
 	}
+	return list
+}
+
+// ask asks all expected members what they are, and to promise a round if it has a
+// cluster; then is called when all have answered.
+func (f *founding) ask(round octopiipb.Round, then func()) {
+	l := f.loop
+	others := f.others()
 	f.answers, f.asking = nil, len(others)
 	for _, address := range others {
-		l.call(address, kindFound, &octopiipb.FoundRequest{Member: l.self(), Round: round, Members: members}, func(payload []byte, err error) {
-			a := readFound(address, payload, err, round != 0)
-			l.inbox.call(func() {
-				if f.asking--; a.Member.ID == l.id {
-					f.own[address] = true
-				} else {
-					f.answers = append(f.answers, a)
-				}
-				if f.asking == 0 && l.core == nil && !f.origin.Member {
-					f.wait = foundTicks
-					then()
-				}
-			})
+		f.call(address, round, func(a foundAnswer) {
+			if f.asking--; a.Member.ID == l.id {
+				f.own[address] = true
+			} else {
+				f.answers = append(f.answers, a)
+			}
+			if f.asking == 0 && l.core == nil {
+				f.wait = foundTicks
+				f.met = f.answers
+				then()
+			}
 		})
 	}
 	if len(others) == 0 {
@@ -156,9 +195,37 @@ func (f *founding) ask(round uint64, members []octopiipb.Member, then func()) {
 	}
 }
 
+// askFounded asks only whether a cluster was founded that this member promised to take
+// part in.
+func (f *founding) askFounded() {
+	for _, address := range f.others() {
+		f.call(address, octopiipb.Round{}, func(foundAnswer) {})
+	}
+}
+
+// call asks one expected member. If it belongs to a cluster that this member promised to
+// take part in, this one does, too. done is called on the loop.
+func (f *founding) call(address string, round octopiipb.Round, done func(foundAnswer)) {
+	l, gave := f.loop, f.gave
+	request := &octopiipb.FoundRequest{Member: l.self(), Round: round}
+	for _, r := range f.origin.Rounds {
+		request.Promised = append(request.Promised, r.Cluster)
+	}
+	l.call(address, kindFound, request, func(payload []byte, err error) {
+		a := readFound(address, payload, err, round.Cluster != 0)
+		l.inbox.call(func() {
+			// Whoever has its promise since counts on it that there is no log here yet.
+			if at := f.promised(a.founded); at >= 0 && l.core == nil && gave == f.gave {
+				f.found(f.origin.Rounds[at])
+			}
+			done(a)
+		})
+	})
+}
+
 // readFound reads what an expected member said of itself.
-func readFound(address string, payload []byte, err error, promise bool) selfheal.Answer {
-	a := selfheal.Answer{Asked: address}
+func readFound(address string, payload []byte, err error, promise bool) foundAnswer {
+	a := foundAnswer{Answer: selfheal.Answer{Asked: address}}
 	var r octopiipb.FoundReply
 	if err == nil {
 		err = r.Unmarshal(payload)
@@ -175,12 +242,15 @@ func readFound(address string, payload []byte, err error, promise bool) selfheal
 	}
 	a.Member = selfheal.Member{ID: r.Member.ID, Address: r.Member.Address}
 	a.Cluster, a.WasMember = r.Cluster, r.WasMember
-	a.Promise = selfheal.Promise{Round: r.Round, Founder: selfheal.Member{ID: r.Founder, Address: r.FounderAddress}}
+	a.record, a.founded = r.Member, r.Founded
 	return a
 }
 
 // surveyed goes on when every expected member was asked.
 func (f *founding) surveyed() {
+	if f.origin.Member || f.loop.cfg.Expect == 0 {
+		return // it only wanted to know whether what it promised is founded
+	}
 	step, why := f.decide()
 	f.say(why)
 	switch step {
@@ -193,15 +263,15 @@ func (f *founding) surveyed() {
 
 func (f *founding) decide() (selfheal.Step, string) {
 	l := f.loop
-	self := selfheal.Answer{Member: selfheal.Member{ID: l.id, Address: l.self().Address}, WasMember: f.origin.Member, Promise: f.promise()}
-	slices.SortFunc(f.answers, func(a, b selfheal.Answer) int {
+	self := selfheal.Answer{Member: selfheal.Member{ID: l.id, Address: l.self().Address}, WasMember: f.origin.Member}
+	slices.SortFunc(f.answers, func(a, b foundAnswer) int {
 		return slices.Index(l.cfg.Join, a.Asked) - slices.Index(l.cfg.Join, b.Asked)
 	})
-	return selfheal.Round(self, f.answers, l.cfg.Expect)
-}
-
-func (f *founding) promise() selfheal.Promise {
-	return selfheal.Promise{Round: f.origin.Round, Founder: selfheal.Member{ID: f.origin.Founder, Address: f.origin.FounderAddress}}
+	answers := make([]selfheal.Answer, 0, len(f.answers))
+	for _, a := range f.answers {
+		answers = append(answers, a.Answer)
+	}
+	return selfheal.Round(self, answers, l.cfg.Expect)
 }
 
 // joinSeen asks those to be let in that belong to a cluster.
@@ -217,33 +287,67 @@ func (f *founding) joinSeen() {
 	f.loop.join.hurry()
 }
 
-// propose asks all for their promise, its own first.
+// propose asks all for their promise, and founds the cluster if all have given it. It
+// is the same round as before as long as the same members take part.
 func (f *founding) propose() {
 	l := f.loop
-	o := f.origin
-	if o.Round == 0 || o.Founder != l.id {
-		o.Round, o.Founder, o.FounderAddress = randomID(), l.id, l.self().Address
-		if !f.keep(o) {
-			return
-		}
-	}
 	members := []octopiipb.Member{l.self()}
 	for _, a := range f.answers {
-		members = append(members, octopiipb.Member{ID: a.Member.ID, Address: a.Member.Address})
-	}
-	f.ask(o.Round, members, func() {
-		if f.origin.Round != o.Round || f.origin.Founder != l.id {
-			return // this one promised another round meanwhile
+		if !slices.ContainsFunc(members, func(m octopiipb.Member) bool { return m.ID == a.record.ID }) {
+			members = append(members, a.record)
 		}
-		switch step, why := f.decide(); step {
-		case selfheal.Found:
-			f.found(o.Round)
-		case selfheal.Join:
+	}
+	if !slices.Equal(f.proposed.Members, members) {
+		f.proposed = octopiipb.Round{Cluster: randomID(), Members: members, FailoverByTimeout: l.cfg.FailoverByTimeout}
+	}
+	round := f.proposed
+	if err := checkRound(&round); err != nil {
+		f.say(err.Error())
+		return
+	}
+	f.ask(round, func() {
+		if f.origin.Member || f.proposed.Cluster != round.Cluster {
+			return // it is sought, or promised another round meanwhile
+		}
+		switch step, why := f.decide(); {
+		case step == selfheal.Join:
 			f.joinSeen()
+		case step == selfheal.Found && f.allPromised(members):
+			f.found(round)
 		default:
 			f.say(why)
 		}
 	})
+}
+
+// allPromised: every member of a round is among those that answered.
+func (f *founding) allPromised(members []octopiipb.Member) bool {
+	return !slices.ContainsFunc(members, func(m octopiipb.Member) bool {
+		return m.ID != f.loop.id && !slices.ContainsFunc(f.answers, func(a foundAnswer) bool { return a.record.ID == m.ID })
+	})
+}
+
+// checkRound says why no cluster can begin with the members of a round.
+func checkRound(round *octopiipb.Round) error {
+	for i, m := range round.Members {
+		if m.ID == 0 || m.ID > idMax || m.Learner {
+			return fmt.Errorf("member %x cannot be a first voter", m.ID)
+		}
+		for _, o := range round.Members[:i] {
+			switch {
+			case o.ID == m.ID:
+				return fmt.Errorf("member %x is there twice", m.ID)
+			case o.Name == m.Name:
+				return fmt.Errorf("members %x at %s and %x at %s have the name %q: give each its own", o.ID, o.Address, m.ID, m.Address, m.Name)
+			case o.Address == m.Address:
+				return fmt.Errorf("members %x and %x both say that they are at %s: give each its own peer address", o.ID, m.ID, m.Address)
+			}
+		}
+	}
+	if round.Size() > roundBytesMax {
+		return fmt.Errorf("names and addresses of %d members are larger than %d bytes", len(round.Members), roundBytesMax)
+	}
+	return nil
 }
 
 // say logs what is waited for, once.
@@ -254,12 +358,13 @@ func (f *founding) say(why string) {
 	}
 }
 
-// found makes the log of a new cluster, with this member as its only one.
-func (f *founding) found(cluster uint64) {
+// found makes the first log of a cluster from a round: its founder's, or that of a member
+// that promised it.
+func (f *founding) found(round octopiipb.Round) {
 	l := f.loop
-	header, err := l.foundLog(cluster)
+	header, err := l.foundLog(round)
 	if errors.Is(err, wal.ErrNoSpace) {
-		l.log.Warn("no space for the log of a new cluster; trying again", zap.Error(err))
+		l.log.Warn("no space for the log of a new cluster; trying again", zap.String("advice", vfs.Advice(err)), zap.Error(err))
 		f.wait = foundTicks
 		return
 	}
@@ -271,21 +376,28 @@ func (f *founding) found(cluster uint64) {
 		l.fatal(err)
 		return
 	}
-	l.log.Info("founded a cluster", zap.String("cluster", hex(cluster)))
+	if len(round.Members) > 1 {
+		l.core.CampaignSoon()
+		l.campaign.Reset(campaignDelay(1)) // there is no leader to wait for
+	}
+	l.log.Info("founded a cluster", zap.String("cluster", hex(round.Cluster)),
+		zap.String("founder", hex(round.Members[0].ID)), zap.Int("voters", len(round.Members)))
 }
 
-// foundLog writes a founder's first snapshot, with the data of the state machine, which
-// has nothing yet, and the log behind it.
-func (n *Node) foundLog(cluster uint64) (octopiipb.SnapshotHeader, error) {
+// foundLog writes the first snapshot of a cluster, with the data of the state machine,
+// which has nothing yet, and the log behind it.
+func (n *Node) foundLog(round octopiipb.Round) (octopiipb.SnapshotHeader, error) {
 	if index, ok := n.cfg.StateMachine.Durable(); ok && index > 0 {
 		return octopiipb.SnapshotHeader{}, n.orphaned(index)
 	}
-	header := n.foundHeader(cluster)
+	header := foundHeader(round)
 	snapshot, err := n.cfg.StateMachine.Snapshot()
 	if err != nil {
 		return header, fmt.Errorf("node: the state machine failed to capture its first state: %w", err)
 	}
-	if _, err := n.writeSnapshot(header, snapshot); err != nil {
+	if _, err := n.writeSnapshot(header, snapshot); vfs.Refused(err) {
+		return header, fmt.Errorf("%w: %w", wal.ErrNoSpace, err)
+	} else if err != nil {
 		return header, err
 	}
 	return header, n.store.Found(header, raftpb.HardState{Term: 1, Commit: 1})
@@ -323,57 +435,63 @@ func (n *Node) handleFound(payload []byte, done func(transport.Message, error)) 
 		return
 	}
 	if n.cluster.Load() != 0 {
-		done(n.foundAlready(), nil)
+		done(n.foundAlready(&req), nil)
 		return
 	}
 	n.inbox.call(func() { done(n.snapshots.loop.founding.answer(&req), nil) })
 }
 
-// foundAlready is the answer of a member of a cluster.
-func (n *Node) foundAlready() *octopiipb.FoundReply {
-	return &octopiipb.FoundReply{
+// foundAlready is the answer of a member of a cluster. It names the cluster only to one
+// that knows it.
+func (n *Node) foundAlready(req *octopiipb.FoundRequest) *octopiipb.FoundReply {
+	reply := &octopiipb.FoundReply{
 		Member:  octopiipb.Member{ID: n.id, Address: n.cfg.Transport.Address()},
 		Cluster: transport.SomeCluster,
 	}
+	if mine := n.cluster.Load(); slices.Contains(req.Promised, mine) {
+		reply.Founded = mine
+	}
+	return reply
 }
 
 // answer says what this member is, and promises what it may.
 func (f *founding) answer(req *octopiipb.FoundRequest) *octopiipb.FoundReply {
 	l := f.loop
 	if l.cluster.Load() != 0 {
-		return l.foundAlready()
+		return l.foundAlready(req)
 	}
 	reply := &octopiipb.FoundReply{Member: l.self()}
 	reply.WasMember = f.origin.Member || l.cfg.Bootstrap || hasState(l.cfg.StateMachine)
-	if req.Round != 0 {
+	if req.Round.Cluster != 0 {
 		reply.Reason = f.give(req, reply.WasMember)
 		reply.Promised = reply.Reason == ""
 	}
-	reply.Round, reply.Founder, reply.FounderAddress = f.origin.Round, f.origin.Founder, f.origin.FounderAddress
 	return reply
 }
 
-// give promises a round, durably, or says why not.
+// give promises a round, durably, or says why not. Several promises do no harm: a founder
+// that gave one founds nothing with those that it has, and all must answer it again.
 func (f *founding) give(req *octopiipb.FoundRequest, wasMember bool) string {
-	if wasMember {
+	known := slices.ContainsFunc(f.met, func(a foundAnswer) bool { return a.Failure == "" && a.record == req.Member })
+	switch err := checkRound(&req.Round); {
+	case wasMember:
 		return "this member was one of a cluster"
+	case !known:
+		return fmt.Sprintf("it has not met member %x at an address of its --join yet", req.Member.ID)
+	case err != nil:
+		return err.Error()
+	case !slices.Contains(req.Round.Members[:min(1, len(req.Round.Members))], req.Member) || !slices.Contains(req.Round.Members, f.loop.self()):
+		return "it does not take part in that round"
 	}
-	members := make([]selfheal.Member, 0, len(req.Members))
-	for _, m := range req.Members {
-		members = append(members, selfheal.Member{ID: m.ID, Address: m.Address})
+	if f.promised(req.Round.Cluster) < 0 {
+		o := f.origin
+		o.Rounds = append(slices.Clone(o.Rounds[max(0, len(o.Rounds)-roundsMax+1):]), req.Round)
+		if !f.keep(o) {
+			return "it cannot write its promise down"
+		}
 	}
-	founder := selfheal.Member{ID: req.Member.ID, Address: req.Member.Address}
-	if !selfheal.MayPromise(f.promise(), req.Round, founder, members) {
-		return fmt.Sprintf("it promised to let member %x at %s found a cluster", f.origin.Founder, f.origin.FounderAddress)
-	}
-	if f.origin.Round == req.Round {
-		return ""
-	}
-	o := f.origin
-	o.Round, o.Founder, o.FounderAddress = req.Round, founder.ID, founder.Address
-	if !f.keep(o) {
-		return "it cannot write its promise down"
-	}
+	f.gave++
+	f.proposed = octopiipb.Round{}
 	return ""
 }
 

@@ -116,3 +116,73 @@ func TestSoughtFounderFoundsNoMore(t *testing.T) {
 		t.Fatalf("alone, it founded %x", now)
 	}
 }
+
+// All expected members vote from the first entry on. One of them that loses its disk as
+// soon as it has a vote takes no majority with it, and comes back.
+func TestVoterWipedWhileAllAreFounded(t *testing.T) {
+	t.Parallel()
+	ms := expecting(t)
+	for _, m := range ms {
+		m.start()
+	}
+	var first *member
+	eventually(t, "two of them vote", func() bool {
+		for _, m := range ms {
+			if len(m.Status().Membership.Voters()) > 1 {
+				first = m
+			}
+		}
+		return first != nil
+	})
+	if voters := first.Status().Membership.Voters(); len(voters) != 3 {
+		t.Errorf("the cluster begins with the voters %x; want all three", voters)
+	}
+	for _, m := range ms {
+		if m != first {
+			m.kill()
+			m.cfg.Dir = t.TempDir()
+			m.start()
+			break
+		}
+	}
+	voters(t, ms...)
+	propose(t, ms[2], "kept")
+}
+
+// The members of a cluster that one of them founded alone come to life when that one is
+// there, each with the promise that it wrote down.
+func TestPromiseIsTheBootstrap(t *testing.T) {
+	t.Parallel()
+	ms := expecting(t)
+	network := ms[0].network
+	for _, m := range ms {
+		m.start()
+	}
+	// Whoever has founded is cut off at once, and killed.
+	var founder *member
+	eventually(t, "one has founded", func() bool {
+		for _, m := range ms {
+			if m.Status().Cluster != 0 {
+				founder = m
+				return true
+			}
+		}
+		return false
+	})
+	cluster := founder.Status().Cluster
+	for _, m := range ms {
+		if m != founder {
+			network.Partition(founder.addr, m.addr)
+			m.kill() // it may have its log, or only its promise
+		}
+	}
+	founder.kill()
+	network.Heal()
+	for _, m := range ms {
+		m.start()
+	}
+	if again := voters(t, ms...); again != cluster {
+		t.Errorf("after all were killed the cluster is %x; want %x", again, cluster)
+	}
+	propose(t, ms[0], "kept")
+}

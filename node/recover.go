@@ -20,7 +20,7 @@ func (n *Node) found() error {
 	if index, ok := n.cfg.StateMachine.Durable(); ok && index > 0 {
 		return n.orphaned(index)
 	}
-	header := n.foundHeader(randomID())
+	header := foundHeader(octopiipb.Round{Cluster: randomID(), Members: []octopiipb.Member{n.self()}, FailoverByTimeout: n.cfg.FailoverByTimeout})
 	header.External = n.durable
 	var snapshot Snapshot
 	if !n.durable {
@@ -41,18 +41,22 @@ func (n *Node) orphaned(index uint64) error {
 		n.cfg.Dir, index, ErrAmnesia)
 }
 
-// foundHeader is that of the snapshot at which a founder's log begins.
-func (n *Node) foundHeader(cluster uint64) octopiipb.SnapshotHeader {
-	return octopiipb.SnapshotHeader{
-		Metadata: raftpb.SnapshotMetadata{Index: 1, Term: 1, ConfState: raftpb.ConfState{Voters: []uint64{n.id}}},
+// foundHeader is that of the snapshot at which the log of a new cluster begins.
+func foundHeader(round octopiipb.Round) octopiipb.SnapshotHeader {
+	h := octopiipb.SnapshotHeader{
+		Metadata: raftpb.SnapshotMetadata{Index: 1, Term: 1},
 		Membership: octopiipb.Membership{
-			Cluster: cluster,
+			Cluster: round.Cluster,
 			Index:   1,
-			Members: []octopiipb.Member{n.self()},
+			Members: round.Members,
 
-			FailoverByTimeout: n.cfg.FailoverByTimeout,
+			FailoverByTimeout: round.FailoverByTimeout,
 		},
 	}
+	for _, m := range round.Members {
+		h.Metadata.ConfState.Voters = append(h.Metadata.ConfState.Voters, m.ID)
+	}
+	return h
 }
 
 // self is this member's record.

@@ -73,8 +73,6 @@ type config struct {
 	LockTimeout time.Duration `koanf:"lock-timeout"`
 	// Unknown are environment variables that are ignored.
 	Unknown []string `koanf:"-"`
-	// FoundAtOnce: nobody can have known this founder before.
-	FoundAtOnce bool `koanf:"-"`
 }
 
 // configFlag names the file; it can be set by flag and environment only.
@@ -343,14 +341,6 @@ func (c config) stallLimit() time.Duration {
 		return -1
 	}
 	return c.DiskStallLimit
-}
-
-// listenTicks is node.Config.FoundAfterTicks.
-func (c config) listenTicks() int {
-	if c.FoundAtOnce {
-		return 0
-	}
-	return listenTicks
 }
 
 // Inside the data directory.

@@ -127,8 +127,6 @@ func (d *dev) run(ctx context.Context) (err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	members, err := d.start(cancel)
-	// The last one goes first: who leads is likely the founder, and would hand
-	// over to one that is about to stop, too.
 	defer func() {
 		for _, m := range slices.Backward(members) {
 			err = errors.Join(err, m.close())
@@ -154,9 +152,6 @@ func (d *dev) start(stop context.CancelCauseFunc) ([]*member, error) {
 	var members []*member
 	for i := range d.nodes {
 		cfg := d.config(i)
-		if i > 0 {
-			cfg.Bootstrap, cfg.Join = false, []string{members[0].peerAddr}
-		}
 		m, err := startMember(cfg, d.lg.With(zap.String("name", cfg.Name)))
 		if err != nil {
 			return members, devError(cfg.Name, err)
@@ -181,16 +176,25 @@ func devError(name string, err error) error {
 	return fmt.Errorf("member %s: %s", name, text)
 }
 
+// config is the same for all members, but for where they are.
 func (d *dev) config(i int) config {
-	client, peer := d.ports(i)
+	var client int
+	var peers []string
+	for j := range d.nodes {
+		c, p := d.ports(j)
+		if j == i {
+			client = c
+		}
+		peers = append(peers, fmt.Sprintf("127.0.0.1:%d", p))
+	}
 	return config{
-		Name:        memberName(i),
-		DataDir:     d.memberDir(i),
-		ClientAddr:  fmt.Sprintf("127.0.0.1:%d", client),
-		PeerAddr:    fmt.Sprintf("127.0.0.1:%d", peer),
-		Bootstrap:   true,
-		FoundAtOnce: true,
-		WAL:         d.wal,
+		Name:       memberName(i),
+		DataDir:    d.memberDir(i),
+		ClientAddr: fmt.Sprintf("127.0.0.1:%d", client),
+		PeerAddr:   peers[i],
+		Join:       peers,
+		Expect:     d.nodes,
+		WAL:        d.wal,
 
 		DiskStallLimit: time.Minute,
 	}

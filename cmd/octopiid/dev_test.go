@@ -47,10 +47,18 @@ func startDev(t *testing.T, d dev) (greeting string, stop func()) {
 	return text.String(), stop
 }
 
-func anyPort(int) (client, peer int) { return 0, 0 }
+// anyPorts gives each of some members free ports.
+func anyPorts(t *testing.T, members int) func(i int) (client, peer int) {
+	t.Helper()
+	ports := make([][2]int, members)
+	for i := range ports {
+		ports[i][0], ports[i][1] = freePorts(t)
+	}
+	return func(i int) (client, peer int) { return ports[i][0], ports[i][1] }
+}
 
 func TestDev(t *testing.T) {
-	greeting, stop := startDev(t, dev{nodes: 3, ports: anyPort})
+	greeting, stop := startDev(t, dev{nodes: 3, ports: anyPorts(t, 3)})
 	defer stop()
 	endpoints := regexp.MustCompile(`--endpoints=(\S+) put hello world`).FindStringSubmatch(greeting)
 	if endpoints == nil || strings.Count(greeting, "  leader\n") != 1 || strings.Count(greeting, "  follower\n") != 2 {
@@ -72,8 +80,7 @@ func TestDev(t *testing.T) {
 
 func TestDevKeepsData(t *testing.T) {
 	// A kept cluster comes back on the same ports.
-	client0, peer0 := freePorts(t)
-	d := dev{nodes: 1, dir: t.TempDir(), ports: func(int) (int, int) { return client0, peer0 }}
+	d := dev{nodes: 1, dir: t.TempDir(), ports: anyPorts(t, 1)}
 	for _, want := range []string{"", "kept"} {
 		greeting, stop := startDev(t, d)
 		endpoint := regexp.MustCompile(`--endpoints=(\S+)`).FindStringSubmatch(greeting)[1]
@@ -95,15 +102,16 @@ func TestDevKeepsData(t *testing.T) {
 }
 
 func TestDevAddressInUse(t *testing.T) {
-	greeting, stop := startDev(t, dev{nodes: 1, ports: anyPort})
+	greeting, stop := startDev(t, dev{nodes: 1, ports: anyPorts(t, 1)})
 	defer stop()
-	client0, peer0 := freePorts(t)
+	free := anyPorts(t, 2)
 	taken := regexp.MustCompile(`clients 127\.0\.0\.1:(\d+)`).FindStringSubmatch(greeting)[1]
 	d := dev{nodes: 2, out: io.Discard, lg: zap.NewNop(), ports: func(i int) (int, int) {
-		if i == 0 {
-			return client0, peer0
+		client, peer := free(i)
+		if i == 1 {
+			client = atoi(t, taken)
 		}
-		return atoi(t, taken), 0
+		return client, peer
 	}}
 	err := d.run(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "member n2: 127.0.0.1:"+taken+": the address is in use") {

@@ -225,7 +225,7 @@ func (m *member) startNode() error {
 		Bootstrap:    from.bootstrap,
 		Expect:       from.expect,
 
-		FoundAfterTicks: m.cfg.listenTicks(),
+		FoundAfterTicks: listenTicks,
 
 		FailoverByTimeout: m.cfg.FailoverByTimeout,
 

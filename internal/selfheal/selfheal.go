@@ -18,15 +18,6 @@ type Member struct {
 	Address string
 }
 
-// Promise says which round a member promised to take part in. A member promises one
-// round, durably, and so does the founder itself.
-type Promise struct {
-	// Round is the ID of the cluster that the round founds; 0: none was promised.
-	Round uint64
-	// Founder is the only member that may found it.
-	Founder Member
-}
-
 // Answer is what one expected address said of itself in a round of questions.
 type Answer struct {
 	// Asked is the address that was called.
@@ -38,7 +29,6 @@ type Answer struct {
 	Cluster uint64
 	// WasMember: it was a member of a cluster, or one sought it.
 	WasMember bool
-	Promise   Promise
 }
 
 // Step is what a member does next.
@@ -58,8 +48,7 @@ const (
 // many members there must be, itself included. why tells an operator what is waited for.
 //
 // All addresses must answer, and all must be empty: a member of a cluster may be behind
-// the one that does not. Of several that could found, it is the one to whom a promise was
-// given, else the lowest ID.
+// the one that does not. The lowest ID founds.
 func Round(self Answer, answers []Answer, expect int) (step Step, why string) {
 	for _, a := range answers {
 		if a.Cluster != 0 {
@@ -67,7 +56,6 @@ func Round(self Answer, answers []Answer, expect int) (step Step, why string) {
 		}
 	}
 	members := []Member{self.Member}
-	promises := []Promise{self.Promise}
 	for _, a := range answers {
 		switch {
 		case a.Failure != "":
@@ -77,23 +65,15 @@ func Round(self Answer, answers []Answer, expect int) (step Step, why string) {
 		case !slices.ContainsFunc(members, func(m Member) bool { return m.ID == a.Member.ID }):
 			members = append(members, a.Member)
 		}
-		promises = append(promises, a.Promise)
 	}
 	if len(members) < expect {
 		return Wait, fmt.Sprintf("%d of %d expected members are there", len(members), expect)
 	}
 	founder := slices.MinFunc(members, func(a, b Member) int { return compare(a.ID, b.ID) })
-	for _, p := range promises {
-		if p.Round != 0 && !Void(p, members) {
-			founder = p.Founder
-		}
-	}
-	switch {
-	case founder.ID == self.Member.ID:
-		return Found, "all expected members are there, and empty"
-	default:
+	if founder.ID != self.Member.ID {
 		return Wait, fmt.Sprintf("member %x at %s founds the cluster", founder.ID, founder.Address)
 	}
+	return Found, "all expected members are there, and empty"
 }
 
 func compare(a, b uint64) int {
@@ -104,25 +84,6 @@ func compare(a, b uint64) int {
 		return 1
 	}
 	return 0
-}
-
-// Void says whether a promise binds nobody any more: among those that take part in a new
-// round another member has the founder's address. The founder's disk was emptied then,
-// and what it may have founded alone is gone with it.
-func Void(p Promise, members []Member) bool {
-	if slices.ContainsFunc(members, func(m Member) bool { return m.ID == p.Founder.ID }) {
-		return false
-	}
-	return slices.ContainsFunc(members, func(m Member) bool { return m.Address == p.Founder.Address })
-}
-
-// MayPromise says whether a member that gave the promise old may give another one to
-// founder, for a round of so many members.
-func MayPromise(old Promise, round uint64, founder Member, members []Member) bool {
-	if old.Round == 0 || old.Round == round && old.Founder.ID == founder.ID {
-		return true
-	}
-	return Void(old, members)
 }
 
 // Cause says why a member stopped, as far as it matters here.

@@ -10,25 +10,18 @@ func TestRound(t *testing.T) {
 	a, b, c := Member{1, "a"}, Member{2, "b"}, Member{3, "c"}
 	self := Answer{Member: a}
 	empty := func(m Member) Answer { return Answer{Asked: m.Address, Member: m} }
-	promised := func(m, founder Member) Answer {
-		return Answer{Asked: m.Address, Member: m, Promise: Promise{Round: 9, Founder: founder}}
-	}
 	for name, test := range map[string]struct {
 		self    Answer
 		answers []Answer
 		want    Step
 	}{
-		"all empty":                {self, []Answer{empty(b), empty(c)}, Found},
-		"not the lowest":           {Answer{Member: c}, []Answer{empty(a), empty(b)}, Wait},
-		"one silent":               {self, []Answer{empty(b), {Asked: "c", Failure: "refused"}}, Wait},
-		"one is missing":           {self, []Answer{empty(b)}, Wait},
-		"one twice":                {self, []Answer{empty(b), empty(b)}, Wait},
-		"one was a member":         {self, []Answer{empty(b), {Asked: "c", Member: c, WasMember: true}}, Wait},
-		"a cluster":                {self, []Answer{{Asked: "b", Failure: "refused"}, {Asked: "c", Member: c, Cluster: 7}}, Join},
-		"promised to another":      {self, []Answer{promised(b, c), empty(c)}, Wait},
-		"promised to me":           {Answer{Member: c}, []Answer{empty(a), promised(b, c)}, Found},
-		"the founder was emptied":  {self, []Answer{promised(b, Member{8, "c"}), empty(c)}, Found},
-		"the founder is elsewhere": {self, []Answer{promised(b, Member{8, "d"}), empty(c)}, Wait},
+		"all empty":        {self, []Answer{empty(b), empty(c)}, Found},
+		"not the lowest":   {Answer{Member: c}, []Answer{empty(a), empty(b)}, Wait},
+		"one silent":       {self, []Answer{empty(b), {Asked: "c", Failure: "refused"}}, Wait},
+		"one is missing":   {self, []Answer{empty(b)}, Wait},
+		"one twice":        {self, []Answer{empty(b), empty(b)}, Wait},
+		"one was a member": {self, []Answer{empty(b), {Asked: "c", Member: c, WasMember: true}}, Wait},
+		"a cluster":        {self, []Answer{{Asked: "b", Failure: "refused"}, {Asked: "c", Member: c, Cluster: 7}}, Join},
 	} {
 		if got, why := Round(test.self, test.answers, 3); got != test.want {
 			t.Errorf("%s: step %d (%s); want %d", name, got, why, test.want)
