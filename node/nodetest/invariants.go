@@ -272,6 +272,7 @@ func (c *checker) membership(m *member, ms *octopiipb.Membership) {
 		c.w.fail("membership changes where its entry is", "%s has %s from %d on, and the entry there is no change", m.name(), s, ms.Index)
 	}
 	if !ok {
+		c.onePlaceEach(m, ms)
 		c.confs[ms.Index], c.memberships[ms.Index] = s, ms
 		at, _ := slices.BinarySearch(c.order, ms.Index)
 		if at > 0 {
@@ -279,6 +280,18 @@ func (c *checker) membership(m *member, ms *octopiipb.Membership) {
 		}
 		c.order = slices.Insert(c.order, at, ms.Index)
 		c.w.tell(m, "  membership from %d on: %s", ms.Index, s)
+	}
+}
+
+// onePlaceEach: one process listens at an address. A second voter there is one that is no
+// more, and its vote is missing for good.
+func (c *checker) onePlaceEach(m *member, ms *octopiipb.Membership) {
+	for i, a := range ms.Members {
+		for _, b := range ms.Members[i+1:] {
+			if a.Address == b.Address && a.Address != "" && !a.Learner && !b.Learner {
+				c.w.fail("no two voters have one address", "%s has a membership from %d on in which %x and %x vote at %s", m.name(), ms.Index, a.ID, b.ID, a.Address)
+			}
+		}
 	}
 }
 

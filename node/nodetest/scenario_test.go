@@ -376,7 +376,7 @@ func (s *scenario) join() {
 	}
 	m.priority = int(s.number("priority", 0))
 	if old := s.maybeMember("at"); old != nil { // where another one was, whose place it takes
-		m.rejoins, m.address = true, old.address
+		m.rejoins, m.address = !s.d.HasArg("anew"), old.address
 	}
 	if old := s.maybeMember("replaces"); old != nil {
 		m.rejoins, m.replaces = true, old.id

@@ -570,9 +570,14 @@ func (w *world) settled() bool {
 }
 
 // allVote says whether there is no learner left: whoever joins here wants to vote. One
-// that never showed up must have been given up.
+// that never showed up must have been given up, and no two are recorded at one address.
 func (w *world) allVote() bool {
-	for _, mem := range w.leader().status().Membership.Members {
+	members := w.leader().status().Membership.Members
+	for i, mem := range members {
+		// Whoever came back in the place of another one took it.
+		if slices.ContainsFunc(members[i+1:], func(o node.Member) bool { return o.Address == mem.Address }) {
+			return false
+		}
 		if m := w.nemesis.member(mem.ID); mem.Learner && (m.noShow || !m.hopeless() && !w.nemesis.demoted[mem.ID]) {
 			return false
 		}

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -21,12 +22,17 @@ func (c *Core) allowChanges(changes []Change) error {
 		var err error
 		switch change.Op {
 		case Promote:
-			err = c.caughtUp(change.Member.ID)
+			if m := find(c.handed.Membership, change.Member.ID); m != nil && m.Learner {
+				err = cmp.Or(c.caughtUp(m.ID), c.mayTakePlace(*m))
+			}
 		case AddLearner:
 			if r := change.Member.Replaces; change.IfSilent && r != 0 && c.alive(r) {
 				err = fmt.Errorf("%w: member %x, which has the same name or address, is alive; choose another name, or remove it first", ErrUnsafeMembership, r)
 			} else if change.IfSilent && r != 0 {
 				err = c.hushed(nil)
+			}
+			if v := voterAt(c.handed.Membership, change.Member.Address, change.Member.ID); err == nil && v != nil && v.ID != change.Member.Replaces && c.alive(v.ID) {
+				err = errPlaceTaken(change.Member, v)
 			}
 		}
 		if err != nil {
@@ -111,7 +117,7 @@ func (c *Core) tendLearners() {
 		} else if notes.absent++; notes.absent >= c.cfg.JoinTimeoutTicks {
 			absent = append(absent, Change{Op: Remove, Member: *m})
 		}
-		if c.caughtUp(id) != nil {
+		if c.caughtUp(id) != nil || c.mayTakePlace(*m) != nil {
 			notes.caughtUp = 0
 			return
 		}
@@ -128,7 +134,7 @@ func (c *Core) tendLearners() {
 	case len(absent) > 0:
 		c.giveUp(absent[0])
 	case len(ready) > 0:
-		c.promote(ready[:min(len(ready), changesMax/2)])
+		c.promote(ready[:min(len(ready), changesMax/4)])
 	}
 }
 
@@ -150,7 +156,11 @@ func (c *Core) tendAddresses() {
 		}
 		moved := *m
 		moved.Address = notes.address
-		c.wait(request{Request: Request{Kind: ChangeMembership, Changes: []Change{{Op: UpdateAddress, Member: moved}}}})
+		changes := []Change{{Op: UpdateAddress, Member: moved}}
+		if c.allowChanges(changes) != nil {
+			continue
+		}
+		c.wait(request{Request: Request{Kind: ChangeMembership, Changes: changes}})
 		return
 	}
 }
@@ -175,15 +185,9 @@ func (c *Core) giveUp(change Change) {
 // promote makes voters, and removes those whose places they take, in one change.
 func (c *Core) promote(changes []Change) {
 	for _, p := range changes {
-		old := p.Member.Replaces
-		if find(c.handed.Membership, old) == nil || slices.ContainsFunc(changes, func(o Change) bool { return o.Member.ID == old }) {
-			continue
-		}
-		changes = append(changes, Change{Op: Remove, Member: *find(c.handed.Membership, old)})
-	}
-	for _, p := range changes {
 		c.peers.get(p.Member.ID).caughtUp = 0
 	}
+	changes = inPlace(c.handed.Membership, changes)
 	if err := c.allowChanges(changes); err != nil && !errors.Is(err, errNoChange) {
 		return // it may do so at the next try
 	}

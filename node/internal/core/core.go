@@ -391,6 +391,7 @@ func (c *Core) tick() {
 	c.tryReturned()
 	c.tendLearners()
 	c.tendAddresses()
+	c.tendPlaces()
 	c.handOver()
 }
 

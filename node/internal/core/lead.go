@@ -25,6 +25,7 @@ func (c *Core) serve(term uint64) {
 		if !it.take() {
 			continue
 		}
+		it.Changes = inPlace(c.handed.Membership, it.Changes)
 		switch {
 		case it.Kind == Transfer:
 			transfers = append(transfers, *it)

@@ -167,8 +167,19 @@ func checkChanges(ms *octopiipb.Membership, cs raftpb.ConfState, changes []Chang
 	if nothing {
 		return errNoChange
 	}
-	_, err := tryChanges(cs, changes)
-	return err
+	if _, err := tryChanges(cs, changes); err != nil {
+		return err
+	}
+	return checkPlaces(ms, outcome(ms, changes))
+}
+
+// outcome is the membership that changes lead to in the end.
+func outcome(ms *octopiipb.Membership, changes []Change) *octopiipb.Membership {
+	next := withChanges(ms, ms.Index, changes)
+	if len(next.UnderWay) > 0 {
+		next = left(next, ms.Index)
+	}
+	return next
 }
 
 // checkChange looks at one of them.
@@ -324,6 +335,9 @@ func (d draft) change(c Change) {
 	}
 	id := c.Member.ID
 	old := find(d.Membership, id)
+	if c.Op == UpdateAddress && old != nil {
+		d.vacate(c.Member.Address, id, old.Address)
+	}
 	switch m := c.apply(old); {
 	case m == nil && old != nil:
 		d.Members = slices.DeleteFunc(d.Members, func(m octopiipb.Member) bool { return m.ID == id })
@@ -334,6 +348,17 @@ func (d draft) change(c Change) {
 	default:
 		at, _ := slices.BinarySearchFunc(d.Members, id, func(m octopiipb.Member, id uint64) int { return cmp.Compare(m.ID, id) })
 		d.Members = slices.Insert(d.Members, at, *m)
+	}
+}
+
+// vacate gives those that an address is recorded for, but for the member that is there
+// now, the address that this one had: two that exchange theirs are corrected one after the
+// other. Where they really are they say themselves.
+func (d draft) vacate(address string, now uint64, before string) {
+	for i := range d.Members {
+		if m := &d.Members[i]; m.ID != now && m.Address == address {
+			m.Address = before
+		}
 	}
 }
 
@@ -385,15 +410,12 @@ func Preview(ms *octopiipb.Membership, changes []Change) (*octopiipb.Membership,
 	if err != nil {
 		return ms, err
 	}
+	changes = inPlace(ms, changes)
 	if err := checkChanges(ms, cs, changes); err != nil {
 		if errors.Is(err, errNoChange) {
 			err = nil
 		}
 		return ms, err
 	}
-	next := withChanges(ms, ms.Index, changes)
-	if len(next.UnderWay) > 0 {
-		next = left(next, ms.Index)
-	}
-	return next, nil
+	return outcome(ms, changes), nil
 }

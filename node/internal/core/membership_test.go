@@ -95,6 +95,11 @@ func (c *cluster) agree() error {
 	if !slices.IsSortedFunc(c.ms.Members, func(a, b octopiipb.Member) int { return compare.Compare(a.ID, b.ID) }) {
 		return fmt.Errorf("members are not in order: %v", c.ms.Members)
 	}
+	for i := range c.ms.Members {
+		if m := &c.ms.Members[i]; !m.Learner && voterAt(c.ms, m.Address, m.ID) != nil {
+			return fmt.Errorf("two members vote at %s", m.Address)
+		}
+	}
 	return CheckMembership(c.ms, c.tr.ConfState())
 }
 
@@ -183,6 +188,12 @@ func wantRefused(t *rapid.T, c *cluster, removed []uint64, changes []Change, err
 			if change.Op == Remove || change.Op == Demote {
 				voters = slices.DeleteFunc(voters, func(v uint64) bool { return v == id })
 			}
+		}
+		// Or two would vote at one address afterwards.
+		after := outcome(c.ms, changes)
+		for i := range after.Members {
+			m := &after.Members[i]
+			fits = fits || !m.Learner && voterAt(after, m.Address, m.ID) != nil
 		}
 		if !fits && len(voters) > 0 {
 			t.Fatalf("%+v on %s is refused: %v", changes, describe(c.ms), err)

@@ -27,6 +27,8 @@ type peer struct {
 	incarnation uint64
 	// address is where it was reached last, if that is not where its record says.
 	address string
+	// reached is where it was reached last, and proved itself.
+	reached string
 	// silent is how many ticks ago something came from it.
 	silent int
 	// caughtUp is for how many ticks, as a learner that is to vote, it was close
@@ -68,6 +70,7 @@ func (p *peers) up(u PeerUp) {
 	notes := p.get(u.ID)
 	notes.incarnation = u.Incarnation
 	notes.address = cmp.Or(u.Address, notes.address)
+	notes.reached = cmp.Or(u.Address, notes.reached)
 }
 
 func (p *peers) heard(id uint64) { p.get(id).silent = 0 }

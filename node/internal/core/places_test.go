@@ -1,0 +1,76 @@
+package core
+
+import (
+	"errors"
+	"testing"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	octopiipb "github.com/octopii/octopii/proto"
+)
+
+// ghosts is the core of a leader in a membership of before the rules of places: members 2
+// and 3 vote at one address, and 3 is silent.
+func ghosts(t *testing.T) *bench {
+	b := newBench(t, 1, []uint64{1, 2, 3}, raftpb.HardState{Term: 1, Commit: 1})
+	b.c.handed.Membership.Members[2].Address = "addr2"
+	b.elect(2)
+	b.ack(2)
+	return b
+}
+
+// underHeartbeats lets ticks pass in which member 2 answers.
+func (b *bench) underHeartbeats(ticks int) {
+	for range ticks {
+		b.run(Input{Ticks: 1, Messages: []raftpb.Message{{Type: raftpb.MsgHeartbeatResp, From: 2, To: 1, Term: b.c.Status().Term}}})
+		b.ack(2)
+	}
+}
+
+// A leader removes a silent voter at whose address it reached another one, and not before
+// it could have heard of the silent one, or where it only knows what records say.
+func TestGhostIsRemoved(t *testing.T) {
+	b := ghosts(t)
+	b.underHeartbeats(30)
+	if find(b.c.handed.Membership, 3) == nil {
+		t.Fatal("member 3 was removed, and nobody has shown that another one is there")
+	}
+	b = ghosts(t)
+	b.run(Input{PeersUp: []PeerUp{{ID: 2, Incarnation: 9, Address: "addr2"}}})
+	b.underHeartbeats(5)
+	if find(b.c.handed.Membership, 3) == nil {
+		t.Fatal("member 3 was removed by a leader that could not know yet whether it is alive")
+	}
+	b.underHeartbeats(30)
+	if ms := b.c.handed.Membership; find(ms, 3) != nil || find(ms, 2) == nil {
+		t.Fatalf("members %v, want 1 and 2", ms.Members)
+	}
+}
+
+// Two that exchange their addresses are corrected one after the other, and no two voters
+// have one address meanwhile. A change that gives a voter the address of another is
+// refused; one that finds it so before it is not.
+func TestPlacesInMemberships(t *testing.T) {
+	ms := &octopiipb.Membership{Cluster: 7, Index: 1, Members: []octopiipb.Member{
+		{ID: 1, Address: "a"}, {ID: 2, Address: "b"}, {ID: 3, Address: "c"}, {ID: 4, Address: "b", Learner: true}}}
+	cs := raftpb.ConfState{Voters: []uint64{1, 2, 3}, Learners: []uint64{4}}
+	at := func(ms *octopiipb.Membership, id uint64) string { return find(ms, id).Address }
+
+	moved, err := Preview(ms, []Change{{Op: UpdateAddress, Member: octopiipb.Member{ID: 1, Address: "c"}}})
+	if err != nil || at(moved, 1) != "c" || at(moved, 3) != "a" {
+		t.Errorf("member 1 moved to the address of 3: %v, %v; want them exchanged", moved.Members, err)
+	}
+	promote := Change{Op: Promote, Member: octopiipb.Member{ID: 4}}
+	if err := checkChanges(ms, cs, []Change{promote}); !errors.Is(err, ErrUnsafeMembership) {
+		t.Errorf("a second voter at b: %v, want ErrUnsafeMembership", err)
+	}
+	after, err := Preview(ms, []Change{promote})
+	if err != nil || find(after, 2) != nil || find(after, 4).Learner {
+		t.Errorf("a leader makes of it: %v, %v; want 4 in the place of 2", after.Members, err)
+	}
+	before := &octopiipb.Membership{Cluster: 7, Index: 1, Members: []octopiipb.Member{{ID: 1, Address: "a"}, {ID: 2, Address: "a"}}}
+	priority := Change{Op: SetPriority, Member: octopiipb.Member{ID: 1, Priority: 3}}
+	if err := checkChanges(before, raftpb.ConfState{Voters: []uint64{1, 2}}, []Change{priority}); err != nil {
+		t.Errorf("a change where two voters have one address already: %v", err)
+	}
+}
