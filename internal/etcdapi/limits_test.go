@@ -326,6 +326,28 @@ func TestAnswersThatDoNotFit(t *testing.T) {
 	eventually(t, "all is given back", func() bool { return s.answers.usedNow() == 0 })
 }
 
+// What counts is what a range returns, and not what it looks at.
+func TestSmallAnswersOfLargeRanges(t *testing.T) {
+	_, c, s := serveLimited(t, Config{AnswerBytesMax: 3 << 20})
+	for i := range 12 {
+		put(t, c, fmt.Sprint("k", i), strings.Repeat("v", 1<<20))
+	}
+	for name, options := range map[string][]clientv3.OpOption{
+		"count only":       {clientv3.WithCountOnly()},
+		"keys only":        {clientv3.WithKeysOnly()},
+		"the last key":     {clientv3.WithSort(clientv3.SortByKey, clientv3.SortDescend), clientv3.WithLimit(1)},
+		"the newest":       {clientv3.WithSort(clientv3.SortByModRevision, clientv3.SortDescend), clientv3.WithLimit(1)},
+		"the first value":  {clientv3.WithSort(clientv3.SortByValue, clientv3.SortAscend), clientv3.WithLimit(1)},
+		"those since then": {clientv3.WithMinModRev(13)},
+	} {
+		resp, err := c.Get(t.Context(), "k", append(options, clientv3.WithPrefix())...)
+		if err != nil || resp.Count != 12 {
+			t.Errorf("%s: %v, %v", name, resp, err)
+		}
+	}
+	eventually(t, "all is given back", func() bool { return s.answers.usedNow() == 0 })
+}
+
 // A write that returns more than was guessed is proposed once more, and one that
 // returns too much never happens.
 func TestWritesThatReturnMuch(t *testing.T) {

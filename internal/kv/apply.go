@@ -144,6 +144,8 @@ func (db *database) change(c command, plans func(*plan) error, execute func(*exe
 		}
 	}()
 	x := &execution{tx: tx, path: p.path, answered: db.answers(c), m: unmetered()}
+	db.metered.apply = x.m
+	defer func() { db.metered.apply = nil }()
 	if err := execute(x); err != nil {
 		// The lock of tx is held, so that half of a change is never committed.
 		panic(fmt.Sprintf("kv: entry %d at term %d can be applied, and failed half-way: %v", db.applying.index, db.applying.term, err))

@@ -32,12 +32,16 @@ type meter struct {
 	// take says whether the read may have so many bytes more. nil: it may.
 	take func(bytes int64) bool
 	over bool
+	// keep, if it is set, gets each record that is read, and charges what it keeps.
+	// etcd's store then gets empty records, and so holds no values.
+	keep func(record []byte)
 }
 
 // ended is closed.
 var ended = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
 
-// charge counts bytes. It returns false when it is too much, now or earlier.
+// charge counts bytes, which are negative when they are given back. It returns false when
+// it is too much, now or earlier.
 func (m *meter) charge(bytes int64) bool {
 	if !m.over && m.take != nil && !m.take(bytes) {
 		m.over = true
@@ -111,8 +115,7 @@ type meteredReadTx struct {
 
 func (tx *meteredReadTx) UnsafeRange(bucket backend.Bucket, key, end []byte, limit int64) (keys, values [][]byte) {
 	keys, values = tx.ReadTx.UnsafeRange(bucket, key, end, limit)
-	count(tx.meter(), bucket, values)
-	return keys, values
+	return keys, count(tx.meter(), bucket, values)
 }
 
 type meteredBatchTx struct {
@@ -125,16 +128,26 @@ func (tx *meteredBatchTx) UnsafeRange(bucket backend.Bucket, key, end []byte, li
 	// One key is read by the goroutine that applies, and a range of them by
 	// compactions, which run beside it.
 	if end == nil {
-		count(tx.b.apply, bucket, values)
+		values = count(tx.b.apply, bucket, values)
 	}
 	return keys, values
 }
 
-func count(m *meter, bucket backend.Bucket, values [][]byte) {
+// noRecord is what etcd's store gets in the place of a record that a keeper got.
+var noRecord = []byte{}
+
+// count tells m of records that were read. It returns those that etcd's store gets.
+func count(m *meter, bucket backend.Bucket, values [][]byte) [][]byte {
 	if m == nil || bucket.ID() != schema.Key.ID() {
-		return
+		return values
 	}
-	for _, v := range values {
-		m.charge(int64(len(v)))
+	for i, v := range values {
+		if m.keep == nil {
+			m.charge(int64(len(v)))
+			continue
+		}
+		m.keep(v)
+		values[i] = noRecord
 	}
+	return values
 }

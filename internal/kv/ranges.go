@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"math"
-	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -59,65 +58,61 @@ func fetch(view mvcc.ReadView, r *pb.RangeRequest, m *meter) (*mvcc.RangeResult,
 
 // fetchLimit is how many keys to read; 0: all.
 func fetchLimit(r *pb.RangeRequest) int64 {
-	filtered := r.MinModRevision != 0 || r.MaxModRevision != 0 || r.MinCreateRevision != 0 || r.MaxCreateRevision != 0
-	if r.Limit <= 0 || r.Limit == math.MaxInt64 || r.SortOrder != pb.RangeRequest_NONE || filtered {
+	if r.Limit <= 0 || r.Limit == math.MaxInt64 || r.SortOrder != pb.RangeRequest_NONE || filters(r) {
 		return 0
 	}
 	return r.Limit + 1 // one more tells whether there are more
 }
 
+func filters(r *pb.RangeRequest) bool {
+	return r.MinModRevision != 0 || r.MaxModRevision != 0 || r.MinCreateRevision != 0 || r.MaxCreateRevision != 0
+}
+
 // readRange answers r, which passed CheckRange, as etcd does.
 func readRange(view mvcc.ReadView, r *pb.RangeRequest, m *meter) (*pb.RangeResponse, error) {
-	found, err := fetch(view, r, m)
+	k := newKeeper(r, m)
+	found, err := k.read(view)
 	if err != nil {
 		return nil, err
 	}
-	kvs := slices.DeleteFunc(found.KVs, func(kv mvccpb.KeyValue) bool { return filtered(r, kv) })
-	sortKeys(kvs, r)
-	resp := &pb.RangeResponse{
+	return &pb.RangeResponse{
 		Header: &pb.ResponseHeader{Revision: found.Rev},
 		Count:  int64(found.Count),
-	}
-	if r.Limit > 0 && int64(len(kvs)) > r.Limit {
-		kvs = kvs[:r.Limit]
-		resp.More = true
-	}
-	resp.Kvs = make([]*mvccpb.KeyValue, len(kvs))
-	for i := range kvs {
-		if r.KeysOnly {
-			kvs[i].Value = nil
-		}
-		resp.Kvs[i] = &kvs[i]
-	}
-	return resp, nil
+		More:   r.Limit > 0 && k.matched > r.Limit,
+		Kvs:    k.answer(),
+	}, nil
 }
 
 // filtered: r does not want kv.
-func filtered(r *pb.RangeRequest, kv mvccpb.KeyValue) bool {
+func filtered(r *pb.RangeRequest, kv *mvccpb.KeyValue) bool {
 	return r.MaxModRevision != 0 && kv.ModRevision > r.MaxModRevision ||
 		r.MinModRevision != 0 && kv.ModRevision < r.MinModRevision ||
 		r.MaxCreateRevision != 0 && kv.CreateRevision > r.MaxCreateRevision ||
 		r.MinCreateRevision != 0 && kv.CreateRevision < r.MinCreateRevision
 }
 
-var orders = map[pb.RangeRequest_SortTarget]func(a, b mvccpb.KeyValue) int{
-	pb.RangeRequest_KEY:     func(a, b mvccpb.KeyValue) int { return bytes.Compare(a.Key, b.Key) },
-	pb.RangeRequest_VERSION: func(a, b mvccpb.KeyValue) int { return cmp.Compare(a.Version, b.Version) },
-	pb.RangeRequest_CREATE:  func(a, b mvccpb.KeyValue) int { return cmp.Compare(a.CreateRevision, b.CreateRevision) },
-	pb.RangeRequest_MOD:     func(a, b mvccpb.KeyValue) int { return cmp.Compare(a.ModRevision, b.ModRevision) },
-	pb.RangeRequest_VALUE:   func(a, b mvccpb.KeyValue) int { return bytes.Compare(a.Value, b.Value) },
+// order compares two records by what an answer is sorted by.
+type order func(a, b *mvccpb.KeyValue) int
+
+var orders = map[pb.RangeRequest_SortTarget]order{
+	pb.RangeRequest_KEY:     func(a, b *mvccpb.KeyValue) int { return bytes.Compare(a.Key, b.Key) },
+	pb.RangeRequest_VERSION: func(a, b *mvccpb.KeyValue) int { return cmp.Compare(a.Version, b.Version) },
+	pb.RangeRequest_CREATE:  func(a, b *mvccpb.KeyValue) int { return cmp.Compare(a.CreateRevision, b.CreateRevision) },
+	pb.RangeRequest_MOD:     func(a, b *mvccpb.KeyValue) int { return cmp.Compare(a.ModRevision, b.ModRevision) },
+	pb.RangeRequest_VALUE:   func(a, b *mvccpb.KeyValue) int { return bytes.Compare(a.Value, b.Value) },
 }
 
-// sortKeys sorts what the store returned by key. Without an order the other targets
-// are sorted upwards, as etcd does.
-func sortKeys(kvs []mvccpb.KeyValue, r *pb.RangeRequest) {
-	order := orders[r.SortTarget]
+// orderOf returns nil for the order of keys, in which records are read. Without an
+// order the other targets are sorted upwards, as etcd does.
+func orderOf(r *pb.RangeRequest) order {
+	by := orders[r.SortTarget]
 	switch {
 	case r.SortOrder == pb.RangeRequest_DESCEND:
-		slices.SortFunc(kvs, func(a, b mvccpb.KeyValue) int { return order(b, a) })
+		return func(a, b *mvccpb.KeyValue) int { return by(b, a) }
 	case r.SortTarget != pb.RangeRequest_KEY:
-		slices.SortFunc(kvs, order)
+		return by
 	}
+	return nil
 }
 
 // unmetered is the meter of a read whose cost was counted before.

@@ -11,9 +11,9 @@ import (
 	"go.etcd.io/etcd/server/v3/storage/mvcc"
 )
 
-// Grant says whether a read may bring so many bytes more into memory. It is called
-// again and again while the read goes on, must not wait, and keeps count itself. nil:
-// it may have all that it needs.
+// Grant says whether a read may bring so many bytes more into memory; bytes that it needs
+// no more are negative. It is called again and again while the read goes on, must not
+// wait, and keeps count itself. nil: it may have all that it needs.
 type Grant func(bytes int64) bool
 
 // Range reads keys. The error is a Rejection, ErrClosed, ErrOverBudget if the grant

@@ -5,11 +5,13 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/server/v3/etcdserver/txn"
 	"google.golang.org/protobuf/encoding/protowire"
 	"pgregory.net/rapid"
@@ -57,7 +59,9 @@ func TestTxnIsEtcds(t *testing.T) {
 	})
 }
 
-// Ranges do what they do in etcd.
+// Ranges do what they do in etcd. Of records that are equal in the order that is asked
+// for, etcd returns any before another; here the lower key comes first where there is a
+// limit.
 func TestRangeIsEtcds(t *testing.T) {
 	s := openTest(t, t.TempDir(), limits{})
 	for i := range 60 {
@@ -74,10 +78,146 @@ func TestRangeIsEtcds(t *testing.T) {
 		if (gotErr == nil) != (wantErr == nil) {
 			t.Fatalf("%v: error %v; etcd's: %v", r, gotErr, wantErr)
 		}
-		if wantErr == nil && !bytes.Equal(must(want.Marshal()), must(got.Marshal())) {
+		if wantErr != nil {
+			return
+		}
+		if by := orderOf(r); by != nil && r.Limit > 0 && !r.CountOnly {
+			for i := range min(len(want.Kvs), len(got.Kvs)) {
+				if !r.KeysOnly && by(want.Kvs[i], got.Kvs[i]) != 0 {
+					t.Fatalf("%v: at %d is %v; etcd has %v", r, i, got.Kvs[i], want.Kvs[i])
+				}
+			}
+			want.Kvs = firstInOrder(t, s, r, len(want.Kvs))
+		}
+		if !bytes.Equal(must(want.Marshal()), must(got.Marshal())) {
 			t.Fatalf("%v:\ngot  %v\nwant %v", r, got, want)
 		}
 	})
+}
+
+// firstInOrder sorts all that etcd returns for r without an order and a limit, and cuts it.
+func firstInOrder(t *rapid.T, s *Store, r *pb.RangeRequest, n int) []*mvccpb.KeyValue {
+	all := *r
+	all.Limit, all.KeysOnly = fetchLimit(r), false
+	all.SortOrder, all.SortTarget = pb.RangeRequest_NONE, pb.RangeRequest_KEY
+	resp, _, err := txn.Range(context.Background(), s.lg, s.db.kv, &all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.SortStableFunc(resp.Kvs, orderOf(r))
+	for _, kv := range resp.Kvs {
+		if r.KeysOnly {
+			kv.Value = nil
+		}
+	}
+	return resp.Kvs[:n]
+}
+
+// A range is charged for what its answer has, and not for all that it looks at.
+func TestRangeIsChargedForItsAnswer(t *testing.T) {
+	s := openTest(t, t.TempDir(), limits{})
+	const keys, valueBytes, granted = 64, 100 << 10, 1 << 20
+	for i := range keys {
+		apply(t, s, putCommand(t, fmt.Sprintf("k%02d", i*37%keys), fmt.Sprintf("%02d", i*29%keys)+strings.Repeat("v", valueBytes)))
+	}
+	everything := pb.RangeRequest{Key: []byte("k"), RangeEnd: []byte("l")}
+	ask := func(change func(r *pb.RangeRequest)) *pb.RangeRequest {
+		r := everything
+		change(&r)
+		return &r
+	}
+	sorted := func(by pb.RangeRequest_SortTarget, order pb.RangeRequest_SortOrder) *pb.RangeRequest {
+		return ask(func(r *pb.RangeRequest) { r.SortTarget, r.SortOrder, r.Limit = by, order, 3 })
+	}
+	for name, c := range map[string]struct {
+		r    *pb.RangeRequest
+		kvs  int
+		more bool
+	}{
+		"count only":           {ask(func(r *pb.RangeRequest) { r.CountOnly = true }), 0, false},
+		"count, with a limit":  {ask(func(r *pb.RangeRequest) { r.CountOnly, r.Limit = true, 1<<40 }), 0, false},
+		"keys only":            {ask(func(r *pb.RangeRequest) { r.KeysOnly = true }), keys, false},
+		"keys, downwards":      {ask(func(r *pb.RangeRequest) { r.KeysOnly, r.SortOrder = true, pb.RangeRequest_DESCEND }), keys, false},
+		"filtered":             {ask(func(r *pb.RangeRequest) { r.MinModRevision = keys }), 2, false},
+		"filtered with limit":  {ask(func(r *pb.RangeRequest) { r.MinModRevision, r.Limit = 4, 5 }), 5, true},
+		"the first by key":     {sorted(pb.RangeRequest_KEY, pb.RangeRequest_ASCEND), 3, true},
+		"the last by key":      {sorted(pb.RangeRequest_KEY, pb.RangeRequest_DESCEND), 3, true},
+		"by value":             {sorted(pb.RangeRequest_VALUE, pb.RangeRequest_ASCEND), 3, true},
+		"by value, downwards":  {sorted(pb.RangeRequest_VALUE, pb.RangeRequest_DESCEND), 3, true},
+		"the newest":           {sorted(pb.RangeRequest_MOD, pb.RangeRequest_DESCEND), 3, true},
+		"the oldest":           {sorted(pb.RangeRequest_CREATE, pb.RangeRequest_ASCEND), 3, true},
+		"the most often":       {sorted(pb.RangeRequest_VERSION, pb.RangeRequest_DESCEND), 3, true},
+		"in a past revision":   {ask(func(r *pb.RangeRequest) { r.Revision, r.KeysOnly = keys, true }), keys - 1, false},
+		"of one key, its name": {&pb.RangeRequest{Key: []byte("k03"), KeysOnly: true}, 1, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, read := range []func(Grant) (*pb.RangeResponse, error){
+				func(g Grant) (*pb.RangeResponse, error) { return s.Range(t.Context(), c.r, g) },
+				func(g Grant) (*pb.RangeResponse, error) {
+					op := &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: c.r}}
+					resp, err := s.ReadTxn(t.Context(), &pb.TxnRequest{Success: []*pb.RequestOp{op}}, g)
+					return resp.GetResponses()[0].GetResponseRange(), err
+				},
+			} {
+				held, most := int64(0), int64(0)
+				got, err := read(func(bytes int64) bool {
+					held += bytes
+					most = max(most, held)
+					return held <= granted
+				})
+				if err != nil {
+					t.Fatalf("after %d bytes: %v", held, err)
+				}
+				want, _, err := txn.Range(t.Context(), s.lg, s.db.kv, c.r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				want.Header = got.Header // in a transaction only its own one has one
+				if len(got.Kvs) != c.kvs || got.More != c.more || !bytes.Equal(must(want.Marshal()), must(got.Marshal())) {
+					t.Errorf("%d keys, more: %t; want %d, %t, and what etcd answers", len(got.Kvs), got.More, c.kvs, c.more)
+				}
+				if held < 0 || most < int64(len(got.Kvs))*keyBytes {
+					t.Errorf("%d bytes were charged at most, and %d at the end, for %d keys", most, held, len(got.Kvs))
+				}
+			}
+		})
+	}
+	if _, err := s.Range(t.Context(), &everything, func(bytes int64) bool { return bytes < valueBytes }); err != ErrOverBudget {
+		t.Errorf("all values: %v; want %v", err, ErrOverBudget)
+	}
+}
+
+// A range in several steps returns what one step does.
+func TestRangeInSteps(t *testing.T) {
+	s := openTest(t, t.TempDir(), limits{})
+	const keys = stepKeysMin*2 + 100
+	for i := 0; i < keys; i += TxnOpsMax {
+		r := &pb.TxnRequest{}
+		for j := i; j < min(i+TxnOpsMax, keys); j++ {
+			put := &pb.PutRequest{Key: fmt.Appendf(nil, "k%05d", j*7919%keys), Value: fmt.Append(nil, j)}
+			r.Success = append(r.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: put}})
+		}
+		apply(t, s, mustCommand(t, &pb.InternalRaftRequest{Txn: r}))
+	}
+	for _, r := range []*pb.RangeRequest{
+		{KeysOnly: true},
+		{KeysOnly: true, Limit: stepKeysMin + 1},
+		{KeysOnly: true, Limit: stepKeysMin - 1},
+		{KeysOnly: true, Limit: keys},
+		{SortOrder: pb.RangeRequest_DESCEND, Limit: 5},
+		{MinModRevision: 50, Limit: stepKeysMin},
+		{MaxModRevision: 3},
+	} {
+		r.Key, r.RangeEnd = []byte("k"), []byte("l")
+		want, _, err := txn.Range(t.Context(), s.lg, s.db.kv, r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := s.Range(t.Context(), r, nil)
+		if err != nil || !bytes.Equal(must(want.Marshal()), must(got.Marshal())) {
+			t.Errorf("%v: %d keys of %d, more: %t, %v; etcd has %d of %d, more: %t", r, len(got.GetKvs()), got.GetCount(), got.GetMore(), err, len(want.Kvs), want.Count, want.More)
+		}
+	}
 }
 
 func must[T any](v T, err error) T {
