@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -126,6 +128,9 @@ func loadConfig(flags *pflag.FlagSet, environ []string) (config, error) {
 		fromEnv.Delete(key)
 		ignored = append(ignored, envPrefix+envName(key))
 	}
+	if err := checkValues(fromEnv, func(key string) string { return envPrefix + envName(key) }); err != nil {
+		return config{}, err
+	}
 	merged := koanf.New(".")
 	path, _ := flags.GetString(configFlag)
 	if path == "" {
@@ -172,7 +177,43 @@ func loadFile(k *koanf.Koanf, path string, flags *pflag.FlagSet) error {
 	if len(unknown) > 0 {
 		return fmt.Errorf("--%s: unknown key %q in %s; see octopiid start --help", configFlag, unknown[0], path)
 	}
+	return checkValues(k, func(key string) string { return fmt.Sprintf("--%s: %s in %s", configFlag, key, path) })
+}
+
+// checkValues checks that each value is one that its flag takes. name says where a key is
+// from. Lists are checked when they are decoded.
+func checkValues(k *koanf.Koanf, name func(key string) string) error {
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	addFlags(flags)
+	for _, key := range k.Keys() {
+		flag, value := flags.Lookup(key), k.Get(key)
+		if flag == nil || value == nil || flag.Value.Type() == "stringSlice" {
+			continue
+		}
+		if err := flag.Value.Set(fmt.Sprint(value)); err != nil {
+			return fmt.Errorf("%s: %q is no %s; %s", name(key), fmt.Sprint(value), kindOf(flag), exampleOf(flag))
+		}
+	}
 	return nil
+}
+
+// kindOf and exampleOf describe the values of a flag to people.
+func kindOf(flag *pflag.Flag) string {
+	switch flag.Value.Type() {
+	case "bool", "duration":
+		return flag.Value.Type()
+	}
+	return "number"
+}
+
+func exampleOf(flag *pflag.Flag) string {
+	switch flag.Value.Type() {
+	case "bool":
+		return "use true or false"
+	case "duration":
+		return "name a duration such as 30s or 5m"
+	}
+	return "name a whole number such as 3"
 }
 
 // changedKeys returns the keys, but for the log level, in which two configurations
@@ -255,15 +296,88 @@ func (c config) check() error {
 			return err
 		}
 	}
-	if c.Expect != 0 && (c.Expect < 1 || c.Bootstrap || c.Wait || len(c.Join)+1 < c.Expect) {
-		return fmt.Errorf("--expect %d: give it with --join and the addresses of all expected members, the same on each, and without --bootstrap and --wait", c.Expect)
-	}
-	for _, addr := range c.Join {
-		if host, err := checkAddr("join", addr); err != nil || host == "" {
-			return errors.Join(err, fmt.Errorf("--join %q: name a host", addr))
-		}
+	if err := c.checkJoin(); err != nil {
+		return err
 	}
 	return c.checkFiles()
+}
+
+// checkJoin checks the addresses of other members. What --expect waits for must be possible.
+func (c config) checkJoin() error {
+	for _, addr := range c.Join {
+		if err := checkDialed("join", addr); err != nil {
+			return err
+		}
+	}
+	switch {
+	case c.Expect == 0:
+		return nil
+	case c.Expect < 0 || c.Bootstrap || c.Wait || len(c.Join) == 0:
+		return fmt.Errorf("--expect %d: give it with --join and the addresses of all expected members, the same on each, and without --bootstrap and --wait", c.Expect)
+	}
+	if _, port, _ := net.SplitHostPort(c.ownPeerAddr()); isZero(port) {
+		return fmt.Errorf("--expect %d: the other members cannot know the port of %s, as the system chooses it; name a port", c.Expect, c.ownPeerAddr())
+	}
+	for i, addr := range c.Join {
+		if first := slices.IndexFunc(c.Join, func(other string) bool { return sameAddr(other, addr) }); first < i {
+			return fmt.Errorf("--join names one member twice, as %s and as %s; name each of the %d expected members once", c.Join[first], addr, c.Expect)
+		}
+	}
+	known := len(c.Join)
+	if !c.joinNamesSelf() {
+		known++
+	}
+	if known < c.Expect {
+		return fmt.Errorf("--expect %d: --join and this member's own address, %s, are %d members; add the addresses of the others to --join, or expect fewer", c.Expect, c.ownPeerAddr(), known)
+	}
+	return nil
+}
+
+// ownPeerAddr is where others dial this member.
+func (c config) ownPeerAddr() string { return cmp.Or(c.AdvertisePeerAddr, c.PeerAddr) }
+
+func (c config) joinNamesSelf() bool {
+	return slices.ContainsFunc(c.Join, func(addr string) bool { return sameAddr(addr, c.ownPeerAddr()) })
+}
+
+// sameAddr says whether two addresses are spelled in two ways at most. It asks no name
+// server: two names of one machine are two addresses.
+func sameAddr(a, b string) bool { return spelling(a) == spelling(b) }
+
+func spelling(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return addr
+	}
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	if host == "localhost" {
+		host = "127.0.0.1"
+	}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		host = ip.Unmap().String()
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err == nil {
+		port = strconv.FormatUint(n, 10)
+	}
+	return net.JoinHostPort(host, port)
+}
+
+func isZero(port string) bool { return strings.Trim(port, "0") == "" }
+
+// checkDialed checks an address that this member, or another, is to dial.
+func checkDialed(flag, addr string) error {
+	host, err := checkAddr(flag, addr)
+	if err != nil {
+		return err
+	}
+	_, port, _ := net.SplitHostPort(addr)
+	switch {
+	case anyHost(host):
+		return fmt.Errorf("--%s %q: name a host or an IP address of one machine", flag, addr)
+	case isZero(port):
+		return fmt.Errorf("--%s %q: name the port that the member listens on", flag, addr)
+	}
+	return nil
 }
 
 // answerBytesLeast is less than what one large value needs.
@@ -292,11 +406,7 @@ func checkListen(flag, addr, advertised string) error {
 		return err
 	}
 	if advertised != "" {
-		host, err := checkAddr("advertise-"+flag, advertised)
-		if err == nil && anyHost(host) {
-			err = fmt.Errorf("--advertise-%s %s is no address that others can dial; name a host or an IP address of this machine", flag, advertised)
-		}
-		return err
+		return checkDialed("advertise-"+flag, advertised)
 	}
 	if anyHost(host) {
 		return fmt.Errorf("--%s %s is no address that others can dial; add --advertise-%s HOST:PORT", flag, addr, flag)
@@ -311,12 +421,15 @@ func anyHost(host string) bool {
 }
 
 func checkAddr(flag, addr string) (host string, err error) {
+	if strings.Contains(addr, "://") {
+		return "", fmt.Errorf("--%s %q: it must be HOST:PORT without a scheme, such as 127.0.0.1:2379", flag, addr)
+	}
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		return "", fmt.Errorf("--%s %q: it must be HOST:PORT, such as 127.0.0.1:2379", flag, addr)
+		return "", fmt.Errorf("--%s %q: it must be HOST:PORT, such as 127.0.0.1:2379 or [::1]:2379", flag, addr)
 	}
 	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		return "", fmt.Errorf("--%s %q: %q is no port", flag, addr, port)
+		return "", fmt.Errorf("--%s %q: %q is no port; name a number from 1 to 65535", flag, addr, port)
 	}
 	return host, nil
 }

@@ -93,7 +93,16 @@ func TestConfigErrors(t *testing.T) {
 		"nested key":          {nil, nil, "client:\n  addr: x", `"client.addr"`},
 		"file in a file":      {nil, nil, "config: x", `"config"`},
 		"no YAML":             {nil, nil, "{", "--config"},
-		"no bool":             {nil, []string{"OCTOPII_BOOTSTRAP=maybe"}, "", "bootstrap"},
+		"no bool":             {nil, []string{"OCTOPII_BOOTSTRAP=maybe"}, "", `OCTOPII_BOOTSTRAP: "maybe" is no bool; use true or false`},
+		"no number":           {nil, []string{"OCTOPII_EXPECT=three"}, "", `OCTOPII_EXPECT: "three" is no number; name a whole number such as 3`},
+		"no duration":         {nil, []string{"OCTOPII_LOCK_TIMEOUT=7"}, "", `OCTOPII_LOCK_TIMEOUT: "7" is no duration; name a duration such as 30s or 5m`},
+		"no bool in a file":   {nil, nil, "bootstrap: maybe", `bootstrap in `},
+		"no number in a file": {nil, nil, "disk-reserve: much", `disk-reserve in `},
+		"a duration in ns":    {nil, nil, "request-timeout: 7", `request-timeout in `},
+		"scheme":              {[]string{"--join", "http://a:1"}, nil, "", "without a scheme"},
+		"bare IPv6":           {[]string{"--join", "fe80::1:2380"}, nil, "", "[::1]:2379"},
+		"join without a port": {[]string{"--join", "a:0"}, nil, "", "name the port"},
+		"join every address":  {[]string{"--join", "0.0.0.0:1"}, nil, "", "name a host"},
 		"no data directory":   {nil, nil, "", "--data-dir"},
 		"no port":             {[]string{"--client-addr", "here"}, nil, "", "--client-addr"},
 		"bad port":            {[]string{"--peer-addr", "a:99999"}, nil, "", "--peer-addr"},
@@ -114,6 +123,35 @@ func TestConfigErrors(t *testing.T) {
 			}
 			if _, err := load(t, args, c.environ, c.file); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("error %v; want one that names %s", err, c.want)
+			}
+		})
+	}
+}
+
+// What --expect waits for must be possible.
+func TestExpectErrors(t *testing.T) {
+	for name, c := range map[string]struct {
+		peer, join, expect string
+		want               string // empty: it is taken
+	}{
+		"all":                   {"a:1", "a:1,b:1,c:1", "3", ""},
+		"all others":            {"a:1", "b:1,c:1", "3", ""},
+		"own name differs":      {"10.0.0.1:1", "a:1,b:1,c:1", "3", ""},
+		"one too few":           {"a:1", "a:1,b:1", "3", "--expect 3: --join and this member's own address, a:1, are 2 members"},
+		"own spelled otherwise": {"127.0.0.1:1", "localhost:1,b:1", "3", "are 2 members"},
+		"twice":                 {"a:1", "a:1,b:1,b:1", "3", "twice, as b:1 and as b:1"},
+		"twice, case":           {"a:1", "a:1,b:1,B.:1", "3", "twice, as b:1 and as B.:1"},
+		"twice, port":           {"a:1", "a:1,b:1,b:01", "3", "twice, as b:1 and as b:01"},
+		"twice, IPv6":           {"a:1", "a:1,[::1]:1,[0:0::1]:1", "3", "twice, as [::1]:1 and as [0:0::1]:1"},
+		"twice, IPv4 as IPv6":   {"a:1", "a:1,10.0.0.1:1,[::ffff:10.0.0.1]:1", "3", "twice"},
+		"no addresses":          {"a:1", "", "1", "give it with --join"},
+		"negative":              {"a:1", "a:1", "-1", "give it with --join"},
+		"port of the system":    {"a:0", "b:1,c:1", "3", "name a port"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := load(t, []string{"--data-dir", "d", "--peer-addr", c.peer, "--join", c.join, "--expect", c.expect}, nil, "")
+			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+				t.Errorf("error %v; want %q", err, c.want)
 			}
 		})
 	}

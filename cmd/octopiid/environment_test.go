@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -9,9 +10,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/spf13/pflag"
+	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 
 	"github.com/octopii/octopii/internal/vfs"
 )
@@ -50,8 +53,9 @@ func TestNoFlagIsNamedLikeAServicesVariable(t *testing.T) {
 	})
 }
 
-// supervised starts a member that tells how it does at a socket.
-func supervised(t *testing.T, env []string, args ...string) (*process, func(want string)) {
+// supervisedBy starts a member that tells how it does at a socket, and returns what waits
+// for the next thing that it tells.
+func supervisedBy(t *testing.T, env []string, args ...string) (p *process, next func() string) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "octopiid-notify-") // a socket's path must be short
 	if err != nil {
@@ -64,19 +68,26 @@ func supervised(t *testing.T, env []string, args ...string) (*process, func(want
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { socket.Close() })
-	p := spawn(t, append(env, "NOTIFY_SOCKET="+address.Name), args...)
-	return p, func(want string) {
+	p = spawn(t, append(env, "NOTIFY_SOCKET="+address.Name), args...)
+	return p, func() string {
 		t.Helper()
 		_ = socket.SetReadDeadline(time.Now().Add(startTimeout))
 		buf := make([]byte, 256)
-		for {
-			n, err := socket.Read(buf)
-			if err != nil {
-				t.Fatalf("no %s: %v\n%s", want, err, p.text())
-			}
-			if string(buf[:n]) == want {
-				return
-			}
+		n, err := socket.Read(buf)
+		if err != nil {
+			t.Fatalf("the supervisor is told nothing: %v\n%s", err, p.text())
+		}
+		return string(buf[:n])
+	}
+}
+
+// supervised returns what waits until the member tells want.
+func supervised(t *testing.T, env []string, args ...string) (*process, func(want string)) {
+	t.Helper()
+	p, next := supervisedBy(t, env, args...)
+	return p, func(want string) {
+		t.Helper()
+		for next() != want {
 		}
 	}
 }
@@ -118,8 +129,8 @@ func TestSupervised(t *testing.T) {
 	waitText(t, p, "no effect any more")
 }
 
-// The second SIGTERM ends a member that is still stopping, as its disk does not
-// answer.
+// A second SIGTERM at once is taken for the same as the first. A later one ends a member
+// that is still stopping, as its disk does not answer.
 func TestSecondSignalEndsAtOnce(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -127,16 +138,104 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 	p.waitReady()
 	release := hangDisk(t, p)
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	waitText(t, p, `"stopping"`)
+	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	waitText(t, p, "is taken for the same")
+	pause(secondSignalAfter)
 	select {
 	case <-p.ended:
-		t.Fatalf("it ended by the first signal, with a disk that hangs\n%s", p.text())
-	case <-time.After(200 * time.Millisecond): // nothing to wait for: it must go on
+		t.Fatalf("two signals at once ended it, with a disk that hangs\n%s", p.text())
+	default:
 	}
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	waitText(t, p, "a second signal")
 	release() // what traces a process keeps it from ending
 	if status := p.waitEnd(); status != exitFailure {
 		t.Errorf("status %d, want %d\n%s", status, exitFailure, p.text())
+	}
+}
+
+// When a signal counts as the second one.
+func TestSecondSignal(t *testing.T) {
+	for name, c := range map[string]struct {
+		after []time.Duration // since the signal before
+		ends  bool
+	}{
+		"one":                   {nil, false},
+		"two at once":           {[]time.Duration{0}, false},
+		"two within the second": {[]time.Duration{secondSignalAfter - time.Millisecond}, false},
+		"two":                   {[]time.Duration{secondSignalAfter}, true},
+		"a third that is late":  {[]time.Duration{0, secondSignalAfter}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				signals := make(chan os.Signal)
+				stopped, ended := false, false
+				go func() {
+					awaitSecond(signals, func() { stopped = true }, io.Discard)
+					ended = true
+				}()
+				signals <- syscall.SIGTERM
+				for _, after := range c.after {
+					time.Sleep(after) // in the bubble
+					signals <- syscall.SIGTERM
+				}
+				synctest.Wait()
+				if !stopped || ended != c.ends {
+					t.Errorf("stopped %v, ended %v; want true, %v", stopped, ended, c.ends)
+				}
+				if !ended { // the bubble must have no goroutine left
+					time.Sleep(secondSignalAfter)
+					signals <- syscall.SIGTERM
+				}
+			})
+		})
+	}
+}
+
+// A member that waits for its lock is not ready, whatever SIGHUP does.
+func TestHangupBeforeReady(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	lock, err := vfs.OS.Lock(filepath.Join(dir, "LOCK"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, next := supervisedBy(t, nil, lone(dir)...)
+	waitText(t, p, "waiting for it")
+	_ = p.cmd.Process.Signal(syscall.SIGHUP)
+	waitText(t, p, "the configuration was read again")
+	if err := lock.Close(); err != nil {
+		t.Fatal(err)
+	}
+	p.waitReady()
+	if got := next(); got != "READY=1" {
+		t.Errorf("the supervisor is told %q first; want READY=1", got)
+	}
+	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	if got := next(); got != "STOPPING=1" {
+		t.Errorf("after READY=1 the supervisor is told %q; want STOPPING=1", got)
+	}
+	p.waitEnd()
+}
+
+// One that never became ready says that it stops, too.
+func TestStoppingBeforeReady(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	lock, err := vfs.OS.Lock(filepath.Join(dir, "LOCK"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	p, next := supervisedBy(t, nil, lone(dir)...)
+	waitText(t, p, "waiting for it")
+	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	if got := next(); got != "STOPPING=1" {
+		t.Errorf("the supervisor is told %q; want STOPPING=1", got)
+	}
+	if status := p.waitEnd(); status != 0 {
+		t.Errorf("status %d\n%s", status, p.text())
 	}
 }
 
@@ -147,8 +246,12 @@ func TestLocksAreWaitedFor(t *testing.T) {
 	p := spawn(t, nil, lone(dir)...)
 	p.waitReady()
 	p.stop()
-	for _, file := range []string{"LOCK", "node/LOCK", "kv/db"} {
-		lock, err := vfs.OS.Lock(filepath.Join(dir, file))
+	logs, err := filepath.Glob(filepath.Join(dir, "node/wal/*/LOCK"))
+	if err != nil || len(logs) == 0 {
+		t.Fatalf("no lock of the log: %v, %v", logs, err)
+	}
+	for _, file := range append(logs, filepath.Join(dir, "LOCK"), filepath.Join(dir, "node/LOCK"), filepath.Join(dir, "kv/db")) {
+		lock, err := vfs.OS.Lock(file)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -179,16 +282,51 @@ func TestLocksAreWaitedFor(t *testing.T) {
 	expectEnd(t, spawn(t, nil, append(lone(dir), "--lock-timeout", "50ms", "--log-level", "error")...), exitFailure, "is in use")
 }
 
+// The locks of etcd's log are those of fcntl, on each of its files.
+func TestLocksOfEtcdsLogAreWaitedFor(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	args := append(lone(dir), "--wal", "etcd")
+	p := spawn(t, nil, args...)
+	p.waitReady()
+	p.stop()
+	files, err := filepath.Glob(filepath.Join(dir, "node/wal/*/*.wal"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no files of the log: %v, %v", files, err)
+	}
+	lock, err := fileutil.TryLockFile(files[0], os.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p = spawn(t, nil, args...)
+	waitText(t, p, "waiting for it")
+	if !strings.Contains(p.text(), files[0]) {
+		t.Errorf("the log does not name %s:\n%s", files[0], p.text())
+	}
+	if err := lock.Close(); err != nil {
+		t.Fatal(err)
+	}
+	p.waitReady()
+}
+
+// waitText waits until the process has said want.
 func waitText(t *testing.T, p *process, want string) {
 	t.Helper()
-	for end := time.Now().Add(startTimeout); !strings.Contains(p.text(), want); time.Sleep(10 * time.Millisecond) {
-		select {
-		case <-p.ended:
-			t.Fatalf("it ended before it said %q:\n%s", want, p.text())
-		default:
+	timeout := time.After(startTimeout)
+	for {
+		text, more := p.textAndMore()
+		if strings.Contains(text, want) {
+			return
 		}
-		if time.Now().After(end) {
-			t.Fatalf("it does not say %q:\n%s", want, p.text())
+		select {
+		case <-more:
+		case <-p.ended:
+			if text := p.text(); !strings.Contains(text, want) {
+				t.Fatalf("it ended and did not say %q:\n%s", want, text)
+			}
+			return
+		case <-timeout:
+			t.Fatalf("it does not say %q:\n%s", want, text)
 		}
 	}
 }

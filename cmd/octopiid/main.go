@@ -43,6 +43,9 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())
+	})
 	root.AddCommand(startCommand(environ), devCommand(environ))
 	root.SetArgs(args)
 	root.SetOut(stdout)

@@ -63,6 +63,8 @@ type process struct {
 
 	mu  sync.Mutex
 	log bytes.Buffer
+	// more is closed, and made anew, at each line.
+	more chan struct{}
 }
 
 type readyLine struct {
@@ -80,7 +82,7 @@ func spawn(t *testing.T, env []string, args ...string) *process {
 // spawnAs starts a command that becomes octopiid with args.
 func spawnAs(t *testing.T, cmd *exec.Cmd, env []string, args ...string) *process {
 	t.Helper()
-	p := &process{t: t, args: args, cmd: cmd, ready: make(chan readyLine, 16), ended: make(chan struct{})}
+	p := &process{t: t, args: args, cmd: cmd, ready: make(chan readyLine, 16), ended: make(chan struct{}), more: make(chan struct{})}
 	p.cmd.Env = append([]string{}, env...) // nil would be this process's own
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {
@@ -111,6 +113,8 @@ func (p *process) line(line []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.log.Write(append(line, '\n'))
+	close(p.more)
+	p.more = make(chan struct{})
 	var r readyLine
 	if json.Unmarshal(line, &r) == nil && r.Message == "ready to serve clients" {
 		p.ready <- r
@@ -121,6 +125,13 @@ func (p *process) text() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.log.String()
+}
+
+// textAndMore returns what was said, and what is closed when there is more of it.
+func (p *process) textAndMore() (string, <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.log.String(), p.more
 }
 
 // waitReady waits until the process serves clients.

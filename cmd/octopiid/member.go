@@ -13,7 +13,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -111,7 +110,6 @@ func (m *member) start() error {
 	m.wg.Go(func() { m.publish(ctx) })
 	m.wg.Go(func() { m.keepPeers(ctx) })
 	m.wg.Go(func() { m.yieldWhenFull(ctx) })
-	m.wg.Go(func() { supervisor{m.lg}.beat(ctx) })
 	m.wg.Go(func() { m.watchDatabase(ctx) })
 	if m.cfg.ScrubInterval > 0 {
 		m.wg.Go(func() { m.scrub(ctx) })
@@ -147,7 +145,7 @@ func (m *member) lockDir() error {
 	}
 	lock, err := vfs.OS.Lock(m.cfg.lockFile())
 	if errors.Is(err, vfs.ErrLocked) {
-		return fmt.Errorf("--data-dir %s is in use by another process; stop that one, or name another directory", m.cfg.DataDir)
+		return fmt.Errorf("--data-dir %s is in use by another process (%w); stop that process, or name another directory", m.cfg.DataDir, err)
 	}
 	if err != nil {
 		return fmt.Errorf("--data-dir: %w", err)
@@ -319,7 +317,6 @@ func (m *member) publish(ctx context.Context) {
 		zap.String("member", fmt.Sprintf("%x", id)),
 		zap.String("client-addr", m.clientAddr),
 		zap.String("peer-addr", m.peerAddr))
-	supervisor{m.lg}.tell(daemon.SdNotifyReady)
 	close(m.ready)
 }
 

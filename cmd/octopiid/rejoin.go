@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -41,9 +40,9 @@ const (
 
 // serve runs a member until ctx ends, which is no error, or it stops by itself and
 // cannot come back.
-func serve(ctx context.Context, cfg config, lg *zap.Logger) error {
+func serve(ctx context.Context, cfg config, lg *zap.Logger, sv *supervisor) error {
 	for pause := rejoinPauseMin; ; pause = min(2*pause, rejoinPauseMax) {
-		err := runMember(ctx, cfg, lg)
+		err := runMember(ctx, cfg, lg, sv)
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
@@ -229,10 +228,9 @@ func peersOf(cluster, member uint64, members []node.Member) peers {
 
 // others are the addresses of other members that are recorded or configured.
 func (p peers) others(cfg config) []string {
-	own := cmp.Or(cfg.AdvertisePeerAddr, cfg.PeerAddr)
 	var list []string
 	for _, a := range slices.Concat(p.Peers, cfg.Join) {
-		if a != own && !slices.Contains(list, a) {
+		if !sameAddr(a, cfg.ownPeerAddr()) && !slices.Contains(list, a) {
 			list = append(list, a)
 		}
 	}

@@ -7,7 +7,6 @@ import (
 	"io"
 	"sync"
 
-	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -25,9 +24,10 @@ func startCommand(environ []string) *cobra.Command {
 The same command works for every start: --bootstrap and --wait are ignored once the
 data directory is initialized, and --join then only says where to look for the others
 as well: if all of them moved, one address that is right is enough. SIGTERM stops a
-member in good order and a second one at once; SIGHUP reads the log level again. A flag --some-flag can also be given as
-OCTOPII_SOME_FLAG in the environment or as some-flag in the file that --config
-names; flags come before the environment, and the environment before the file.`,
+member in good order, and another one, a second later or more, at once; SIGHUP reads
+the log level again. A flag --some-flag can also be given as OCTOPII_SOME_FLAG in the
+environment or as some-flag in the file that --config names; flags come before the
+environment, and the environment before the file.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			signals, stop := hangups() // from the beginning: the default ends the process
@@ -41,12 +41,16 @@ names; flags come before the environment, and the environment before the file.`,
 			level, _ := zap.ParseAtomicLevel(cfg.LogLevel) // it was checked
 			lg := newLogger(cmd.ErrOrStderr(), level)
 			sayIgnored(cfg, lg)
-			r := reloader{cmd.Flags(), environ, level, lg, supervisor{lg}.tell}
+			sv := &supervisor{lg: lg}
+			r := reloader{cmd.Flags(), environ, level, lg, sv}
+			running, cancel := context.WithCancel(cmd.Context())
 			var wg sync.WaitGroup
 			wg.Go(func() { r.run(signals, cfg) })
+			wg.Go(func() { sv.run(running) })
 			defer wg.Wait()
+			defer cancel()
 			defer stop()
-			if err := serve(cmd.Context(), cfg, lg); err != nil {
+			if err := serve(cmd.Context(), cfg, lg, sv); err != nil {
 				return failure{advised(err)}
 			}
 			return nil
@@ -72,7 +76,11 @@ func sayIgnored(cfg config, lg *zap.Logger) {
 			zap.Strings("variables", cfg.Unknown))
 	}
 	fresh, err := isFresh(cfg.nodeDir())
-	if err != nil || fresh {
+	if err != nil {
+		return
+	}
+	if fresh {
+		sayNotAmong(cfg, lg)
 		return
 	}
 	var flags []string
@@ -89,6 +97,15 @@ func sayIgnored(cfg config, lg *zap.Logger) {
 	}
 }
 
+// sayNotAmong warns of an address of its own that is probably missing from --join, or
+// spelled in another way there.
+func sayNotAmong(cfg config, lg *zap.Logger) {
+	if cfg.Expect > 0 && len(cfg.Join) >= cfg.Expect && !cfg.joinNamesSelf() {
+		lg.Warn("this member's own address is not in --join, which names as many members as --expect; if none of them is this member, correct --join or --advertise-peer-addr",
+			zap.String("address", cfg.ownPeerAddr()), zap.Strings("join", cfg.Join), zap.Int("expect", cfg.Expect))
+	}
+}
+
 // newLogger writes one JSON object a line.
 func newLogger(w io.Writer, level zap.AtomicLevel) *zap.Logger {
 	enc := zap.NewProductionEncoderConfig()
@@ -97,27 +114,29 @@ func newLogger(w io.Writer, level zap.AtomicLevel) *zap.Logger {
 }
 
 // runMember runs a member until ctx ends, which is no error, or it stops by itself.
-func runMember(ctx context.Context, cfg config, lg *zap.Logger) error {
-	if err := waitForLocks(ctx, cfg, lg); err != nil || ctx.Err() != nil {
+func runMember(ctx context.Context, cfg config, lg *zap.Logger, sv *supervisor) error {
+	m, err := startWhenUnlocked(ctx, cfg, lg)
+	if m == nil {
 		return err
 	}
-	m, err := startMember(cfg, lg)
-	if err != nil {
-		return err
-	}
-	select {
-	case <-ctx.Done():
-		lg.Info("stopping")
-		supervisor{lg}.tell(daemon.SdNotifyStopping)
-		return m.close()
-	case err := <-m.failed:
-		return errors.Join(err, m.close())
-	case <-m.node.Done():
-		if errors.Is(m.node.Err(), node.ErrDiskStalled) {
-			_ = m.close() // the same once more
-			return whyDone(m.node.Err())
+	ready := m.ready
+	for {
+		select {
+		case <-ready:
+			sv.tellReady()
+			ready = nil // it is closed: once is enough
+		case <-ctx.Done():
+			lg.Info("stopping")
+			return m.close()
+		case err := <-m.failed:
+			return errors.Join(err, m.close())
+		case <-m.node.Done():
+			if errors.Is(m.node.Err(), node.ErrDiskStalled) {
+				_ = m.close() // the same once more
+				return whyDone(m.node.Err())
+			}
+			return errors.Join(whyDone(m.node.Err()), m.close())
 		}
-		return errors.Join(whyDone(m.node.Err()), m.close())
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 	"time"
 
@@ -13,21 +14,63 @@ import (
 )
 
 // supervisor is who started this process and wants to know how it does: systemd, or
-// whoever listens at NOTIFY_SOCKET. Without that it does nothing.
-type supervisor struct{ lg *zap.Logger }
+// whoever listens at NOTIFY_SOCKET. Without that it does nothing. It is told what is true
+// only: READY=1 when a member serves clients, no RELOADING=1 before that, and nothing after
+// STOPPING=1. Its methods may be called from any goroutine.
+type supervisor struct {
+	lg *zap.Logger
+
+	mu              sync.Mutex
+	ready, stopping bool
+}
+
+// tellReady says that a member serves clients.
+func (s *supervisor) tellReady() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.stopping {
+		s.ready = true
+		s.tell(daemon.SdNotifyReady)
+	}
+}
+
+// tellStopping says that this process ends.
+func (s *supervisor) tellStopping() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopping = true
+	s.tell(daemon.SdNotifyStopping)
+}
+
+// whileReloading calls f, and says before and after it that the configuration is read. A
+// process that is not ready yet does not say so: systemd takes the READY=1 at the end of a
+// reload for that of the start.
+func (s *supervisor) whileReloading(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ready || s.stopping {
+		f()
+		return
+	}
+	s.tell(daemon.SdNotifyReloading)
+	f()
+	s.tell(daemon.SdNotifyReady)
+}
 
 // tell sends one of systemd's states.
-func (s supervisor) tell(state string) {
+func (s *supervisor) tell(state string) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
 		s.lg.Warn("cannot tell the supervisor at NOTIFY_SOCKET", zap.String("state", state), zap.Error(err))
 	}
 }
 
-// beat says that this process lives, twice as often as WATCHDOG_USEC asks for, until
-// ctx ends.
-func (s supervisor) beat(ctx context.Context) {
+// run says that this process lives, twice as often as WATCHDOG_USEC asks for, until
+// ctx ends, and then that it stops.
+func (s *supervisor) run(ctx context.Context) {
+	defer s.tellStopping()
 	interval, err := daemon.SdWatchdogEnabled(false)
 	if err != nil || interval <= 0 {
+		<-ctx.Done()
 		return
 	}
 	ticker := time.NewTicker(interval / 2)
@@ -49,7 +92,7 @@ type reloader struct {
 	environ []string
 	level   zap.AtomicLevel
 	lg      *zap.Logger
-	tell    func(string)
+	sv      *supervisor
 }
 
 // hangups catches SIGHUP from now on.
@@ -62,9 +105,7 @@ func hangups() (signals chan os.Signal, stop func()) {
 // run reloads at each signal. running is the configuration that this process has.
 func (r reloader) run(signals <-chan os.Signal, running config) {
 	for range signals {
-		r.tell(daemon.SdNotifyReloading)
-		r.reload(running)
-		r.tell(daemon.SdNotifyReady)
+		r.sv.whileReloading(func() { r.reload(running) })
 	}
 }
 
