@@ -38,9 +38,10 @@ type loop struct {
 	// verified is when it was last asked whether another cluster has this address.
 	verified time.Time
 	// lonely is for how many ticks no leader was known.
-	lonely int
-	disk   diskState
-	doubt  doubt
+	lonely   int
+	disk     diskState
+	doubt    doubt
+	majority majority
 	// leaving is set while this member, which was removed, is still needed.
 	leaving leaving
 	// answers are given to callers when the status is published.
@@ -175,6 +176,9 @@ func (l *loop) step() {
 		l.suspect(s)
 	}
 	l.doubt.withhold(eff)
+	if l.input.Ticks > 0 {
+		l.majority.tick(l, l.input.Ticks)
+	}
 	// Before anybody gets an answer: a caller may look at the Status then.
 	l.publish()
 	l.carryOut(eff)
@@ -384,6 +388,9 @@ func (l *loop) publish() {
 		st.Suspended, st.Suspects = l.doubt.err, l.doubt.others
 		if l.doubt.err != nil {
 			st.Role, st.Leader = Follower, 0
+		}
+		if l.core.Lonely() { // what the last tick found may be over
+			st.Missing = l.majority.missing
 		}
 		if l.input.Ticks > 0 && c.Role == raft.StateLeader {
 			if l.core.Leads() {

@@ -44,7 +44,10 @@ type Status struct {
 	// wraps ErrSuspect or ErrDiverged.
 	Suspended error
 	// Suspects are members that said that they may have lost something, ordered by ID.
-	Suspects   []Suspect
+	Suspects []Suspect
+	// Missing are the voters that are not heard of, ordered by ID, while there is no leader
+	// and the others are no majority. See NoMajority.
+	Missing    []Missing
 	Membership Membership
 	// Progress is what the leader knows of its followers, ordered by ID; nil on
 	// others.

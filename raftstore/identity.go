@@ -51,7 +51,7 @@ func readIdentity(fs vfs.FS, dir string) (Identity, error) {
 	}
 	id, err := decodeIdentity(data)
 	if errors.Is(err, wal.ErrCorrupt) {
-		return Identity{}, fmt.Errorf("raftstore: identity %s: %w; restore the file from a backup, or empty the directory and let this member join again", path, err)
+		return Identity{}, fmt.Errorf("raftstore: identity %s: %w; restore this file from a backup of this member; while a majority of the other members answers it may join again with an empty directory instead, else keep every file", path, err)
 	}
 	if err != nil {
 		return Identity{}, fmt.Errorf("raftstore: identity %s: %w", path, err)

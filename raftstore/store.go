@@ -122,7 +122,8 @@ func (s *Store) recover() error {
 		return err
 	}
 	if !s.hasIdentity {
-		return fmt.Errorf("raftstore: %s has a log but no identity file: %w; restore the file or start with an empty directory", s.dir, wal.ErrCorrupt)
+		return fmt.Errorf("raftstore: %s has a log but no identity file: %w; restore the file %s from a backup of this member; while a majority of the other members answers it may join again with an empty directory instead, else keep every file",
+			s.dir, wal.ErrCorrupt, filepath.Join(s.dir, identityFile))
 	}
 	seq := seqs[len(seqs)-1]
 	if err := s.openLog(seq); err != nil {

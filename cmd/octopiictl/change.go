@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -10,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -128,26 +128,38 @@ func (o *options) change(cmd *cobra.Command, dryRun bool, request func(ms *admin
 	})
 }
 
-// administer connects, and says of an error what was asked of whom.
+// administer asks the administration of a cluster for something.
 func (o *options) administer(cmd *cobra.Command, ask func(context.Context, adminpb.AdminClient) error) error {
+	return o.ask(cmd, func(ctx context.Context, c *clientv3.Client) error {
+		return ask(ctx, adminpb.NewAdminClient(c.ActiveConnection()))
+	})
+}
+
+// ask connects, and says of an error what was asked of whom; where there was no answer, what
+// every endpoint says of itself.
+func (o *options) ask(cmd *cobra.Command, ask func(context.Context, *clientv3.Client) error) error {
 	c, ctx, done, err := o.connect()
 	if err != nil {
 		return err
 	}
 	defer done()
-	if err = ask(ctx, adminpb.NewAdminClient(c.ActiveConnection())); err == nil {
+	if err = ask(ctx, c); err == nil {
 		return nil
 	}
 	what := strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" ")
+	code, text := status.Code(err), err.Error()
 	if st, ok := status.FromError(err); ok {
-		switch err = errors.New(st.Message()); st.Code() {
-		case codes.InvalidArgument:
-			return usageError{fmt.Errorf("%s: %w", what, err)}
-		case codes.DeadlineExceeded:
-			err = fmt.Errorf("no answer within %v; what was asked may have been done, and a longer --timeout may help", o.timeout)
-		}
+		text = st.Message()
 	}
-	return fmt.Errorf("%s on %s: %w", what, strings.Join(o.endpoints, ","), err)
+	switch {
+	case code == codes.InvalidArgument:
+		return usageError{fmt.Errorf("%s: %s", what, text)}
+	case isDeadline(err):
+		text = fmt.Sprintf("no answer within %v; a change that was asked for may have been made, or may yet be; %s", o.timeout, explain(c, o.endpoints))
+	case code == codes.Unavailable:
+		text += "; " + explain(c, o.endpoints)
+	}
+	return fmt.Errorf("%s on %s: %s", what, strings.Join(o.endpoints, ","), text)
 }
 
 func idOrNone(id uint64) string {

@@ -24,12 +24,20 @@ type server struct {
 	adminpb.UnimplementedAdminServer
 	id      uint64
 	learner bool
+	// problems are what it says is wrong; leaderless: it knows no leader, and answers
+	// nothing that needs one.
+	problems   []string
+	leaderless bool
 	// change answers a change of membership, transfer a transfer of leadership.
 	change   func(*adminpb.ChangeMembershipRequest) (*adminpb.ChangeMembershipResponse, error)
 	transfer func(to uint64) (*adminpb.MemberInfo, error)
 }
 
-func (s *server) Membership(context.Context, *adminpb.MembershipRequest) (*adminpb.MembershipResponse, error) {
+func (s *server) Membership(ctx context.Context, _ *adminpb.MembershipRequest) (*adminpb.MembershipResponse, error) {
+	if s.leaderless {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	return &adminpb.MembershipResponse{Membership: two()}, nil
 }
 
@@ -57,16 +65,25 @@ func two() *adminpb.MembershipInfo {
 }
 
 func (s *server) Status(context.Context, *etcdserverpb.StatusRequest) (*etcdserverpb.StatusResponse, error) {
+	leader := uint64(0xa)
+	if s.leaderless {
+		leader = 0
+	}
 	return &etcdserverpb.StatusResponse{
 		Header:    &etcdserverpb.ResponseHeader{MemberId: s.id},
 		Version:   "3.6.16",
-		Leader:    0xa,
+		Leader:    leader,
+		Errors:    s.problems,
 		IsLearner: s.learner,
 		RaftTerm:  2, RaftIndex: 23, RaftAppliedIndex: 22,
 	}, nil
 }
 
-func (s *server) MemberList(context.Context, *etcdserverpb.MemberListRequest) (*etcdserverpb.MemberListResponse, error) {
+func (s *server) MemberList(ctx context.Context, _ *etcdserverpb.MemberListRequest) (*etcdserverpb.MemberListResponse, error) {
+	if s.leaderless {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	return &etcdserverpb.MemberListResponse{
 		Header: &etcdserverpb.ResponseHeader{MemberId: s.id},
 		Members: []*etcdserverpb.Member{
@@ -141,6 +158,45 @@ func TestStatusDeadEndpoint(t *testing.T) {
 	}
 	if !strings.Contains(out.String(), "leader") || !strings.Contains(errs.String(), "1 of 2 endpoints did not answer") {
 		t.Errorf("want the living member's row and a count of the dead, got:\n%s%s", out.String(), errs.String())
+	}
+}
+
+// What a member says is wrong stands below the table, and fails the command.
+func TestStatusShowsProblems(t *testing.T) {
+	a := serve(t, &server{id: 0xa})
+	b := serve(t, &server{id: 0xb, leaderless: true, problems: []string{"octopii: no leader", "octopii: member c lacks entries 1 to 2"}})
+	var out, errs strings.Builder
+	if got := run([]string{"--endpoints", a + "," + b, "status"}, &out, &errs); got != exitFailed {
+		t.Errorf("exit status %d, want %d", got, exitFailed)
+	}
+	if want := b + ": no leader\n" + b + ": member c lacks entries 1 to 2\n"; !strings.HasSuffix(out.String(), want) {
+		t.Errorf("output:\n%s\nwant it to end with:\n%s", out.String(), want)
+	}
+	if want := "1 of 2 endpoints have problems"; !strings.Contains(errs.String(), want) {
+		t.Errorf("stderr %q; want %q in it", errs.String(), want)
+	}
+	out.Reset()
+	run([]string{"--endpoints", b, "status", "-o", "json"}, &out, &errs)
+	if want := `"member c lacks entries 1 to 2"`; !strings.Contains(out.String(), want) {
+		t.Errorf("JSON:\n%s\nwant %s in it", out.String(), want)
+	}
+}
+
+// Without a leader a command says which endpoint said what.
+func TestNoLeaderIsExplained(t *testing.T) {
+	a, dead := serve(t, &server{id: 0xa, leaderless: true, problems: []string{"octopii: no leader", "octopii: no majority: b is missing"}}), deadAddress(t)
+	for _, line := range []string{"member list", "member remove n2", "leader transfer n2", "leader failover"} {
+		var out, errs strings.Builder
+		got := run(append([]string{"--endpoints", a + "," + dead, "--timeout", "200ms"}, strings.Fields(line)...), &out, &errs)
+		text := errs.String()
+		if got != exitFailed || strings.Count(text, "\n") != 1 || strings.Contains(text, "context deadline exceeded") {
+			t.Errorf("%s: exit status %d, and:\n%s", line, got, text)
+		}
+		for _, want := range []string{"no endpoint knows a leader", a + " says: no leader; no majority: b is missing", dead + " does not answer (", "connection refused"} {
+			if !strings.Contains(text, want) {
+				t.Errorf("%s says %q, and not %q", line, text, want)
+			}
+		}
 	}
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"strconv"
 	"strings"
 
@@ -61,16 +60,13 @@ func newMemberList(opts *options) *cobra.Command {
 		Example: "  octopiictl --endpoints 10.0.0.1:2379,10.0.0.2:2379 member list -o json",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, ctx, done, err := opts.connect()
-			if err != nil {
-				return err
-			}
-			defer done()
-			rows, err := listMembers(ctx, c)
-			if err != nil {
-				return fmt.Errorf("member list from %v: %w", opts.endpoints, err)
-			}
-			return show(cmd.OutOrStdout(), opts.output, memberHeader, rows)
+			return opts.ask(cmd, func(ctx context.Context, c *clientv3.Client) error {
+				rows, err := listMembers(ctx, c)
+				if err != nil {
+					return err
+				}
+				return show(cmd.OutOrStdout(), opts.output, memberHeader, rows)
+			})
 		},
 	}
 }

@@ -2,12 +2,19 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"net"
 	"strconv"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // memberStatus is what one endpoint says of itself, or why it did not answer.
@@ -20,7 +27,9 @@ type memberStatus struct {
 	Index    uint64 `json:"index,omitempty"`
 	Applied  uint64 `json:"applied,omitempty"`
 	Version  string `json:"version,omitempty"`
-	Error    string `json:"error,omitempty"`
+	// Error says why it did not answer, and Problems what it says is wrong.
+	Error    string   `json:"error,omitempty"`
+	Problems []string `json:"problems,omitempty"`
 }
 
 var statusHeader = []string{"ENDPOINT", "ID", "ROLE", "LEADER", "TERM", "INDEX", "APPLIED", "VERSION", "ERROR"}
@@ -33,8 +42,11 @@ func (s memberStatus) columns() []string {
 func newStatus(opts *options) *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
-		Short: "What each endpoint says of itself; fails if one does not answer",
-		Args:  noArgs,
+		Short: "What each endpoint says of itself; fails if one does not answer, or has a problem",
+		Long: `What each endpoint says of itself. Below the table is what is wrong by the word of an
+endpoint: that it knows no leader, which members are missing for a majority, that a
+majority forgot. The command fails if an endpoint does not answer, or has a problem.`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, ctx, done, err := opts.connect()
 			if err != nil {
@@ -45,7 +57,10 @@ func newStatus(opts *options) *cobra.Command {
 			if err := show(cmd.OutOrStdout(), opts.output, statusHeader, rows); err != nil {
 				return err
 			}
-			return unanswered(rows)
+			if opts.output == "table" {
+				showProblems(cmd.OutOrStdout(), rows)
+			}
+			return unhealthy(rows)
 		},
 	}
 }
@@ -65,7 +80,7 @@ func statusOfAll(ctx context.Context, c *clientv3.Client, endpoints []string) []
 func statusOf(ctx context.Context, c *clientv3.Client, endpoint string) memberStatus {
 	resp, err := c.Status(ctx, endpoint)
 	if err != nil {
-		return memberStatus{Endpoint: endpoint, Error: err.Error()}
+		return memberStatus{Endpoint: endpoint, Error: whyUnanswered(endpoint, err)}
 	}
 	s := memberStatus{
 		Endpoint: endpoint,
@@ -75,6 +90,9 @@ func statusOf(ctx context.Context, c *clientv3.Client, endpoint string) memberSt
 		Index:    resp.RaftIndex,
 		Applied:  resp.RaftAppliedIndex,
 		Version:  resp.Version,
+	}
+	for _, text := range resp.Errors {
+		s.Problems = append(s.Problems, strings.TrimPrefix(text, "octopii: "))
 	}
 	if resp.Leader != 0 {
 		s.Leader = hex(resp.Leader)
@@ -88,16 +106,84 @@ func statusOf(ctx context.Context, c *clientv3.Client, endpoint string) memberSt
 	return s
 }
 
-// unanswered is an error when an endpoint did not answer.
-func unanswered(rows []memberStatus) error {
-	silent := 0
+// probeTimeout is how long whyUnanswered waits for a connection.
+const probeTimeout = 500 * time.Millisecond
+
+// whyUnanswered says what stands between this program and an endpoint. gRPC tries again
+// until the time is over, and then says no more than that.
+func whyUnanswered(endpoint string, err error) string {
+	_, address, isURL := strings.Cut(endpoint, "://")
+	if !isURL {
+		address = endpoint
+	}
+	conn, dialErr := net.DialTimeout("tcp", address, probeTimeout)
+	if dialErr != nil {
+		return dialErr.Error()
+	}
+	_ = conn.Close() // nothing was sent
+	if isDeadline(err) {
+		return "it takes connections and answers nothing: is it a client address, and does it need TLS?"
+	}
+	return err.Error()
+}
+
+func isDeadline(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || status.Code(err) == codes.DeadlineExceeded
+}
+
+// showProblems writes a line for each problem.
+func showProblems(w io.Writer, rows []memberStatus) {
 	for _, r := range rows {
-		if r.Error != "" {
-			silent++
+		for _, problem := range r.Problems {
+			fmt.Fprintf(w, "%s: %s\n", r.Endpoint, problem)
 		}
 	}
-	if silent == 0 {
-		return nil
-	}
-	return fmt.Errorf("status: %d of %d endpoints did not answer", silent, len(rows))
 }
+
+// unhealthy is an error when an endpoint did not answer, or has a problem.
+func unhealthy(rows []memberStatus) error {
+	silent, troubled := 0, 0
+	for _, r := range rows {
+		switch {
+		case r.Error != "":
+			silent++
+		case len(r.Problems) > 0:
+			troubled++
+		}
+	}
+	switch {
+	case silent > 0:
+		return fmt.Errorf("status: %d of %d endpoints did not answer", silent, len(rows))
+	case troubled > 0:
+		return fmt.Errorf("status: %d of %d endpoints have problems", troubled, len(rows))
+	}
+	return nil
+}
+
+// explain asks every endpoint how it is, after one gave no answer to something else, and
+// returns what they say.
+func explain(c *clientv3.Client, endpoints []string) string {
+	ctx, cancel := context.WithTimeout(context.Background(), explainTimeout)
+	defer cancel()
+	var says []string
+	leader := false
+	for _, r := range statusOfAll(ctx, c, endpoints) {
+		leader = leader || r.Leader != ""
+		switch {
+		case r.Error != "":
+			says = append(says, fmt.Sprintf("%s does not answer (%s)", r.Endpoint, r.Error))
+		case len(r.Problems) > 0:
+			says = append(says, fmt.Sprintf("%s says: %s", r.Endpoint, strings.Join(r.Problems, "; ")))
+		default:
+			says = append(says, fmt.Sprintf("%s answers, and knows the leader %s", r.Endpoint, r.Leader))
+		}
+	}
+	text := strings.Join(says, "; ")
+	if !leader {
+		text = "no endpoint knows a leader: " + text
+	}
+	return text
+}
+
+// explainTimeout bounds explain.
+const explainTimeout = 2 * time.Second

@@ -314,3 +314,34 @@ func fetch(ctx context.Context, url string) (code int, body string) {
 	}
 	return resp.StatusCode, string(b)
 }
+
+// Who is left of a cluster says in its log, at /readyz and to etcdctl who is missing.
+func TestNoMajorityIsExplained(t *testing.T) {
+	t.Parallel()
+	cl := startCluster(t)
+	cl.put(client(t, nil, cl.endpoints...), "kept")
+	metrics := freeAddr(t)
+	cl.processes[0].stop()
+	cl.args[0] = append(cl.args[0], "--metrics-addr", metrics)
+	cl.start(0)
+	cl.processes[0].waitReady()
+	cl.processes[1].kill()
+	cl.processes[2].kill()
+	want := "missing: n"
+	waitText(t, cl.processes[0], want)
+	if code, body := fetch(t.Context(), "http://"+metrics+"/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, want) {
+		t.Errorf("/readyz answers %d %s; want it to say %q", code, body, want)
+	}
+	st, err := client(t, nil, cl.endpoints[0]).Status(t.Context(), cl.endpoints[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(strings.Join(st.Errors, " "), want) {
+		t.Errorf("status with the errors %q; want some that say %q", st.Errors, want)
+	}
+	// What docs/STATUS.md says of a majority that never comes back.
+	resp, err := client(t, nil, cl.endpoints[0]).Get(t.Context(), "k", clientv3.WithSerializable())
+	if err != nil || len(resp.Kvs) != 1 || string(resp.Kvs[0].Value) != "kept" {
+		t.Errorf("a stale read of who is left: %v, %v; want kept", resp, err)
+	}
+}

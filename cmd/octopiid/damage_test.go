@@ -57,6 +57,55 @@ func TestFlippedBitIsNeverServed(t *testing.T) {
 	}
 }
 
+// The identity files of two of three members are damaged. Each says which file to restore,
+// nothing is moved, and with the files restored all are back.
+func TestTwoDamagedIdentitiesAreRestored(t *testing.T) {
+	t.Parallel()
+	cl := startCluster(t)
+	cl.put(client(t, nil, cl.endpoints...), "kept")
+	for _, p := range cl.processes {
+		p.stop()
+	}
+	whole := map[string][]byte{}
+	for i := range 2 {
+		file := filepath.Join(cl.dataDir(i), "node", "identity")
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole[file] = data
+		damage(t, file)
+	}
+	for i := range cl.processes {
+		cl.start(i)
+	}
+	for i := range 2 {
+		cl.waitLog(i, "restore the damaged files")
+		file := filepath.Join(cl.dataDir(i), "node", "identity")
+		if !strings.Contains(cl.processes[i].text(), "identity "+file+": ") {
+			t.Errorf("it does not name %s:\n%s", file, cl.processes[i].text())
+		}
+		cl.processes[i].stop()
+	}
+	for file, data := range whole {
+		if err := os.WriteFile(file, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 2 {
+		cl.start(i)
+	}
+	cl.waitReady()
+	for i := range cl.processes {
+		if v := get(t, client(t, nil, cl.endpoints[i]), "k"); v != "kept" {
+			t.Errorf("%s reads %q; want kept", memberName(i), v)
+		}
+		if kept, _ := filepath.Glob(filepath.Join(cl.dataDir(i), "quarantine", "*")); len(kept) > 0 {
+			t.Errorf("%s put its files aside: %v", memberName(i), kept)
+		}
+	}
+}
+
 // flipBit changes a bit of every copy of a text in a file.
 func flipBit(t *testing.T, path, text string) {
 	t.Helper()

@@ -36,6 +36,9 @@ func (s *maintenanceServer) Status(context.Context, *pb.StatusRequest) (*pb.Stat
 	if st.Leader == 0 {
 		resp.Errors = append(resp.Errors, "octopii: no leader")
 	}
+	if why := st.NoMajority(); why != "" {
+		resp.Errors = append(resp.Errors, "octopii: "+why)
+	}
 	if st.Suspended != nil {
 		resp.Errors = append(resp.Errors, "octopii: this member serves nothing: "+st.Suspended.Error())
 	}

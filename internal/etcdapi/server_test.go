@@ -520,3 +520,17 @@ func TestRequireLeaderAndUninitialized(t *testing.T) {
 		t.Errorf("status without a leader: %v, %v; want one error in it", st, err)
 	}
 }
+
+// A member without a majority tells who is missing.
+func TestStatusNamesWhoIsMissing(t *testing.T) {
+	f, c := serve(t, Config{})
+	f.set(func(f *fakeNode) {
+		f.status.Leader = 0
+		f.status.Membership.Members = []node.Member{{ID: 1}, {ID: 2, Name: "n2", Address: "b:1"}}
+		f.status.Missing = []node.Missing{{Member: f.status.Membership.Members[1], Silent: 3 * time.Second, Heard: true}}
+	})
+	st, err := c.Status(t.Context(), c.Endpoints()[0])
+	if err != nil || len(st.Errors) != 2 || !strings.Contains(st.Errors[1], "missing: n2 (2) at b:1, silent for 3s; start them") {
+		t.Errorf("status without a majority: %v, %v; want an error that names n2", st, err)
+	}
+}

@@ -553,6 +553,16 @@ func (c *Core) Lonely() bool {
 	return c.status.Lead == raft.None || !c.alive(c.status.Lead)
 }
 
+// Silent returns how many ticks ago something came from a member; heard is false if nothing
+// ever did.
+func (c *Core) Silent(id uint64) (ticks int, heard bool) {
+	notes := c.peers.find(id)
+	if notes == nil || notes.silent >= silentMax {
+		return 0, false
+	}
+	return notes.silent, true
+}
+
 // VisitProgress calls f for every other member, ordered by ID. Only a leader
 // knows any.
 func (c *Core) VisitProgress(f func(id, match uint64, state string, alive bool)) {
