@@ -3,6 +3,7 @@ package kv
 import (
 	"bytes"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -85,5 +86,33 @@ func TestRestoreWithLittleRoom(t *testing.T) {
 				t.Errorf("Durable = %d; want %d", got, index)
 			}
 		})
+	}
+}
+
+// Only a store that found no room a moment ago removes its database before the next one
+// comes: where there is room, a stream that breaks leaves the old one as it is.
+func TestRestoreThatBreaksKeepsTheDatabase(t *testing.T) {
+	whole := damageFile(t)
+	size := float64(len(whole))
+	dir, resize := volume(t, int64(1.6*size))
+	kvDir := filepath.Join(dir, "kv")
+	if err := os.Mkdir(kvDir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	place(t, kvDir, whole)
+	s := openTest(t, kvDir, limits{})
+	const index = damageKeys + 10
+	if err := s.Restore(index, bytes.NewReader(whole)); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("the first try: %v; want ENOSPC", err)
+	}
+	if err := s.Restore(index, bytes.NewReader(whole)); err != nil {
+		t.Fatalf("the second try: %v", err)
+	}
+	resize(int64(4 * size))
+	if err := s.Restore(index+1, io.MultiReader(bytes.NewReader(whole[:1000]), failingReader{})); err == nil {
+		t.Fatal("a stream that breaks was restored")
+	}
+	if _, err := mistakes(s); err != nil {
+		t.Errorf("after a stream that broke: %v", err)
 	}
 }

@@ -156,7 +156,7 @@ func (s *Store) drop() error {
 	old := s.db
 	s.db, s.dropped = nil, true
 	s.mu.Unlock()
-	err := errors.Join(os.Remove(s.path()), syncDir(s.dir))
+	err := errors.Join(s.limits.fs.Remove(s.path()), s.limits.fs.SyncDir(s.dir))
 	closed := make(chan struct{})
 	s.closing.Go(func() {
 		s.closeReplaced(old)

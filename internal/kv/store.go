@@ -42,6 +42,8 @@ type limits struct {
 	batchOps int
 	// reserveBytes is Options.ReserveBytes.
 	reserveBytes int64
+	// fs has the names of the files, not what is in them. nil: vfs.OS.
+	fs vfs.FS
 }
 
 // Options of a Store. The zero value of every field is a good choice.
@@ -97,6 +99,9 @@ func open(dir string, lg *zap.Logger, l limits) (*Store, error) {
 	}
 	if err := makeDir(dir); err != nil {
 		return nil, err
+	}
+	if l.fs == nil {
+		l.fs = vfs.OS
 	}
 	s := &Store{dir: dir, lg: lg, limits: l, comparisons: newComparisons(), origin: newOrigin()}
 	// It goes first: on a full volume it may be what the rest needs.
@@ -168,10 +173,10 @@ func (s *Store) openDatabase(path string) (*database, error) {
 
 // adopt gives a whole and durable database at path its final name.
 func (s *Store) adopt(path string) error {
-	if err := os.Rename(path, s.path()); err != nil {
+	if err := s.limits.fs.Rename(path, s.path()); err != nil {
 		return errors.Join(err, os.Remove(path))
 	}
-	return syncDir(s.dir)
+	return s.limits.fs.SyncDir(s.dir)
 }
 
 // makeDir makes dir durably.

@@ -69,30 +69,35 @@ func TestRangeIsEtcds(t *testing.T) {
 	}
 	apply(t, s, mustCommand(t, &pb.InternalRaftRequest{Compaction: &pb.CompactionRequest{Revision: 20}}))
 	rapid.Check(t, func(t *rapid.T) {
-		r := rangeRequest(t)
-		if CheckRange(r) != nil {
-			return
-		}
-		want, _, wantErr := txn.Range(context.Background(), s.lg, s.db.kv, r)
-		got, gotErr := s.Range(context.Background(), r, func(int64) bool { return true })
-		if (gotErr == nil) != (wantErr == nil) {
-			t.Fatalf("%v: error %v; etcd's: %v", r, gotErr, wantErr)
-		}
-		if wantErr != nil {
-			return
-		}
-		if by := orderOf(r); by != nil && r.Limit > 0 && !r.CountOnly {
-			for i := range min(len(want.Kvs), len(got.Kvs)) {
-				if !r.KeysOnly && by(want.Kvs[i], got.Kvs[i]) != 0 {
-					t.Fatalf("%v: at %d is %v; etcd has %v", r, i, got.Kvs[i], want.Kvs[i])
-				}
-			}
-			want.Kvs = firstInOrder(t, s, r, len(want.Kvs))
-		}
-		if !bytes.Equal(must(want.Marshal()), must(got.Marshal())) {
-			t.Fatalf("%v:\ngot  %v\nwant %v", r, got, want)
+		for range 20 {
+			rangeIsEtcds(t, s, rangeRequest(t))
 		}
 	})
+}
+
+func rangeIsEtcds(t *rapid.T, s *Store, r *pb.RangeRequest) {
+	if CheckRange(r) != nil {
+		return
+	}
+	want, _, wantErr := txn.Range(context.Background(), s.lg, s.db.kv, r)
+	got, gotErr := s.Range(context.Background(), r, func(int64) bool { return true })
+	if (gotErr == nil) != (wantErr == nil) {
+		t.Fatalf("%v: error %v; etcd's: %v", r, gotErr, wantErr)
+	}
+	if wantErr != nil {
+		return
+	}
+	if by := orderOf(r); by != nil && r.Limit > 0 && !r.CountOnly {
+		for i := range min(len(want.Kvs), len(got.Kvs)) {
+			if !r.KeysOnly && by(want.Kvs[i], got.Kvs[i]) != 0 {
+				t.Fatalf("%v: at %d is %v; etcd has %v", r, i, got.Kvs[i], want.Kvs[i])
+			}
+		}
+		want.Kvs = firstInOrder(t, s, r, len(want.Kvs))
+	}
+	if !bytes.Equal(must(want.Marshal()), must(got.Marshal())) {
+		t.Fatalf("%v:\ngot  %v\nwant %v", r, got, want)
+	}
 }
 
 // firstInOrder sorts all that etcd returns for r without an order and a limit, and cuts it.
@@ -246,8 +251,12 @@ func rangeRequest(t *rapid.T) *pb.RangeRequest {
 	r.SortTarget = pb.RangeRequest_SortTarget(rapid.Int32Range(0, 5).Draw(t, "target"))
 	r.KeysOnly, r.CountOnly = rapid.Bool().Draw(t, "keys"), rapid.Bool().Draw(t, "count")
 	r.Revision = max(0, small.Draw(t, "revision")-40)
-	r.MinModRevision, r.MaxModRevision = max(0, small.Draw(t, "min mod")-30), max(0, small.Draw(t, "max mod")-30)
-	r.MinCreateRevision, r.MaxCreateRevision = max(0, small.Draw(t, "min create")-30), max(0, small.Draw(t, "max create")-30)
+	// Each filter alone, none of them, or several.
+	for i, filter := range []*int64{&r.MinModRevision, &r.MaxModRevision, &r.MinCreateRevision, &r.MaxCreateRevision} {
+		if only := rapid.IntRange(-1, 4).Draw(t, "filter"); only == i || only == 4 {
+			*filter = max(0, small.Draw(t, "filter's revision"))
+		}
+	}
 	return r
 }
 

@@ -20,7 +20,7 @@ import (
 // by this handle or another one. A page that is read beside a WriteAt may be old
 // or new, sector by sector, as it may be without any of this.
 type directFile struct {
-	cached osFile
+	cached cachedFile
 	// direct is the same file, opened for writing past the page cache; each write
 	// is followed by what fdatasync does.
 	direct directWriter
@@ -31,6 +31,12 @@ type directFile struct {
 	// last Sync. It is set when that is done: a Sync beside it owes it nothing yet.
 	dirty  atomic.Bool
 	closed atomic.Bool
+}
+
+// cachedFile is what is needed of an osFile, for tests to do something meanwhile.
+type cachedFile interface {
+	File
+	Name() string
 }
 
 // directWriter is what is needed of an *os.File, for tests to refuse.

@@ -163,9 +163,73 @@ func TestDirectUnaligned(t *testing.T) {
 	want := make([]byte, 2*blockBytes)
 	copy(want, "abc")
 	wantContent(t, f, path, want)
-	must[int64](t)(f.cached.Seek(0, io.SeekStart))
+	must[int64](t)(f.cached.(osFile).Seek(0, io.SeekStart))
 	if got := must[[]byte](t)(io.ReadAll(struct{ io.Reader }{f})); !bytes.Equal(got, want) {
 		t.Error("Read reads something else")
+	}
+}
+
+// A Sync makes durable what was changed before it began. So one beside a write through
+// the page cache, or a Truncate, leaves the next Sync something to do.
+func TestSyncBesideAChange(t *testing.T) {
+	for name, change := range map[string]func(f *directFile) error{
+		"WriteAt":  func(f *directFile) error { _, err := f.WriteAt([]byte("abc"), 5); return err },
+		"Write":    func(f *directFile) error { _, err := f.Write([]byte("abc")); return err },
+		"Truncate": func(f *directFile) error { return f.Truncate(blockBytes) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := must[*os.File](t)(os.Create(filepath.Join(t.TempDir(), "f")))
+			cached := &besides{osFile: osFile{file}}
+			f := &directFile{cached: cached, direct: file}
+			t.Cleanup(func() { check(t, file.Close()) })
+			cached.beside = func() { check(t, f.Sync()) }
+			check(t, change(f))
+			cached.syncs = 0
+			check(t, f.Sync())
+			if cached.syncs != 1 {
+				t.Errorf("the Sync behind it syncs %d times; want once", cached.syncs)
+			}
+			check(t, f.Sync())
+			if cached.syncs != 1 {
+				t.Error("a Sync with nothing to do syncs")
+			}
+		})
+	}
+}
+
+// besides calls beside when a change begins, and counts syncs.
+type besides struct {
+	osFile
+	beside func()
+	syncs  int
+}
+
+func (b *besides) WriteAt(p []byte, off int64) (int, error) {
+	b.beside()
+	return b.osFile.WriteAt(p, off)
+}
+
+func (b *besides) Write(p []byte) (int, error) {
+	b.beside()
+	return b.osFile.Write(p)
+}
+
+func (b *besides) Truncate(size int64) error {
+	b.beside()
+	return b.osFile.Truncate(size)
+}
+
+func (b *besides) Sync() error {
+	b.syncs++
+	return b.osFile.Sync()
+}
+
+// A direct write is durable when it returns: the system syncs each one.
+func TestDirectWritesAreSynced(t *testing.T) {
+	f, _ := openDirect(t)
+	flags := must[int](t)(unix.FcntlInt(f.direct.(*os.File).Fd(), unix.F_GETFL, 0))
+	if want := unix.O_DIRECT | unix.O_DSYNC; flags&want != want {
+		t.Errorf("it writes with the flags %#x; want %#x among them", flags, want)
 	}
 }
 
@@ -239,7 +303,7 @@ func TestDirectRefused(t *testing.T) {
 		for blocks := range 3 {
 			f, path := openDirect(t)
 			check(t, f.direct.Close())
-			r := &refusing{file: f.cached.File, blocks: blocks, err: &os.PathError{Op: "write", Path: path, Err: errno}}
+			r := &refusing{file: f.cached.(osFile).File, blocks: blocks, err: &os.PathError{Op: "write", Path: path, Err: errno}}
 			f.direct = r
 			want := make([]byte, 64*blockBytes)
 			for i := range 3 {
@@ -267,7 +331,7 @@ func TestDirectFails(t *testing.T) {
 	for _, errno := range []error{unix.EIO, unix.ENOSPC} {
 		f, path := openDirect(t)
 		check(t, f.direct.Close())
-		f.direct = &refusing{file: f.cached.File, blocks: 1, err: &os.PathError{Op: "write", Path: path, Err: errno}}
+		f.direct = &refusing{file: f.cached.(osFile).File, blocks: 1, err: &os.PathError{Op: "write", Path: path, Err: errno}}
 		if n, err := f.WriteAt(filled(3*blockBytes, 1), 0); n != blockBytes || !errors.Is(err, errno) {
 			t.Errorf("WriteAt returned %d, %v; want one block and %v", n, err, errno)
 		}

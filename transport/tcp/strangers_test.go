@@ -119,7 +119,8 @@ func TestStrangersMayNotTrickle(t *testing.T) {
 		"messages": dialRaw(t, b, purposeMessages, 9),
 		"call":     dialRaw(t, b, purposeCall, 9),
 	} {
-		c.write(announced(frameMessages, 1000)[:headerBytes-1])
+		// At this pace all of it would take 10 min.
+		c.write(announced(frameMessages, 60<<10)[:headerBytes-1])
 		if name == "messages" {
 			c.write(make([]byte, 1)) // the header is whole: from here on the time runs
 		}
