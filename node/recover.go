@@ -125,8 +125,8 @@ func restoreFrom(n *Node, sm StateMachine, h octopiipb.SnapshotHeader) error {
 	if err := errors.Join(restored, r.Close()); err != nil {
 		return fmt.Errorf("node: the state machine failed to restore the snapshot at %d: %w", index, err)
 	}
-	if !n.durable {
-		return nil
+	if at, ok := sm.Durable(); !ok || at < index {
+		return nil // the file may be all that there is of it
 	}
 	if err := n.store.Replace(h); err != nil {
 		// It only takes space until the next mark.

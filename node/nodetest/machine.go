@@ -346,6 +346,7 @@ func (s *machine) Restore(index uint64, r io.Reader) error {
 	s.m.w.check.restored(s.m, index, s.applied, s.chain)
 	if s.durable {
 		s.save()
+		s.saved.applied = index // nothing that it sees is between the two
 	}
 	return nil
 }
