@@ -129,6 +129,7 @@ func (f *founding) sought(peer transport.Hello) {
 	if f.origin.Member && o.Replaces == f.origin.Replaces && len(o.Addresses) == len(f.origin.Addresses) {
 		return
 	}
+	f.origin.Member = true // also if it cannot be noted
 	if !f.keep(o) {
 		return
 	}

@@ -176,6 +176,7 @@ func (n *nemesis) strangerAt(m *member) {
 	if m.log != nil && (told.Cluster != transport.SomeCluster || told.Incarnation != 0 || told.Remembers != transport.Memory{}) {
 		n.w.fail("strangers are told nothing", "%s tells one that names no cluster: %+v", m.name(), told)
 	}
+	n.askAsStranger(m, lie)
 	if m.log == nil {
 		return // it may be waiting for its cluster, and has nothing to lose
 	}

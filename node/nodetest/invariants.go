@@ -34,6 +34,8 @@ import (
 // in history.go). states.go has what is checked of the state machine.
 type checker struct {
 	w *world
+	// cluster is that of this world, and 0 before one is founded.
+	cluster uint64
 
 	// leaders is who led, by term.
 	leaders map[uint64]uint64
@@ -143,6 +145,9 @@ func newChecker(w *world) *checker {
 // born begins the view of a member that was just brought to life.
 func (c *checker) born(m *member) {
 	if !m.view.born && m.node.Store().Initialized() {
+		if c.founded(m); m.phantom {
+			return
+		}
 		c.readLog(m)
 		m.view.term = m.node.HardState().Term
 	}
@@ -152,6 +157,9 @@ func (c *checker) born(m *member) {
 func (c *checker) decided(m *member, eff *core.Effects) {
 	if m.node != nil { // else it is about to start
 		c.born(m)
+	}
+	if m.phantom {
+		return
 	}
 	if c.spare {
 		c.lay(m, eff)
@@ -322,7 +330,7 @@ func (c *checker) bury(m *member, before, after *octopiipb.Membership) {
 // be told so by everybody who knows that disk. (One that was wiped before anybody
 // knew its disk promised nothing: the others come to know the one that it has now.)
 func (c *checker) met(m, who *member) {
-	if !who.wiped || m.view.forgets || !m.up() {
+	if m.phantom || !who.wiped || m.view.forgets || !m.up() {
 		return
 	}
 	ms, ok := c.memberships[m.status().Membership.Index]
@@ -369,6 +377,9 @@ func confString(cs raftpb.ConfState) string {
 // durable (thesis 3.8, 10.2.1).
 func (c *checker) sent(m *member, msg *raftpb.Message) {
 	v := &m.view
+	if m.phantom {
+		return
+	}
 	if m.log == nil {
 		c.vouched(m, msg)
 		return
@@ -459,7 +470,10 @@ func (c *checker) looked(m *member) {
 	}
 	st := m.status()
 	v := &m.view
-	c.born(m)
+	m.knows = m.knows || m.told && m.disk.well()
+	if c.born(m); m.phantom {
+		return
+	}
 	c.followed(m, st)
 	if st.Commit < v.commit {
 		c.w.fail("commit grows", "%s is committed up to %d, and was up to %d", m.name(), st.Commit, v.commit)
@@ -562,7 +576,7 @@ func (c *checker) replicated(m *member, st node.Status) {
 		if o.view.forgets || o.view.damaged {
 			return // it had what it acknowledged
 		}
-		if o.log == nil || o.log.last < i {
+		if o.log == nil || o.phantom || o.log.last < i {
 			continue
 		}
 		if t, ok := o.view.termAt(i); !ok || t == term {
@@ -621,6 +635,9 @@ func (c *checker) commit(m *member, lo, hi uint64) {
 
 // applied looks at a command as the state machine gets it.
 func (c *checker) applied(m *member, e *node.Entry, result []byte, chain uint64) {
+	if m.phantom {
+		return
+	}
 	m.reaches(e.Index, chain)
 	c.grow(e.Index)
 	l := &c.ledger[e.Index]
@@ -662,6 +679,9 @@ func (c *checker) landed(index, id uint64) {
 
 // restored: a snapshot is what the log up to it amounts to.
 func (c *checker) restored(m *member, index, applied, chain uint64) {
+	if m.phantom {
+		return
+	}
 	if m.chains != nil {
 		m.chains = map[uint64]uint64{} // what it had before is gone, and what it answered from that stays in served
 	}
@@ -686,6 +706,9 @@ func (c *checker) restored(m *member, index, applied, chain uint64) {
 // started: what a member promised, and what it gave a client, is there after any
 // crash.
 func (c *checker) started(m *member) {
+	if m.phantom {
+		return
+	}
 	v, store := &m.view, m.node.Store()
 	if !store.Initialized() {
 		if v.ackIndex+v.term > 0 && !v.forgets {
@@ -767,6 +790,7 @@ func (c *checker) refused(m *member, err error) {
 // disk that forgot is a reason.
 func (c *checker) stopped(m *member, err error, struck bool) {
 	switch {
+	case m.phantom && errors.Is(err, node.ErrOtherCluster):
 	case c.w.nemesis.branching && (errors.Is(err, node.ErrDiverged) || errors.Is(err, node.ErrAmnesia)):
 	case struck, m.view.damaged, m.view.forgets:
 	case errors.Is(err, node.ErrDiskStalled) && max(m.disk.stalled, m.disk.hung) >= c.w.now:

@@ -31,6 +31,12 @@ type member struct {
 	// founder and join are how it first starts.
 	founder bool
 	join    []string
+	// expect is node.Config's, and listens its FoundAfterTicks.
+	expect, listens int
+	// told: a member of the cluster came here in this life and wanted another one; knows:
+	// and this one had a turn since, so that its disk says it. phantom: it is of another
+	// cluster than that of this world. See founding.go.
+	told, knows, phantom bool
 	// rejoins and replaces: it takes another one's place. heir is how.
 	rejoins  bool
 	replaces uint64
@@ -255,7 +261,7 @@ func (m *member) start() {
 	w, c := m.w, &m.w.cfg
 	m.life++
 	m.dark = false
-	m.ended, m.due, m.remembered, m.beats = nil, stepped.Work{}, 0, 0
+	m.ended, m.due, m.remembered, m.beats, m.told = nil, stepped.Work{}, 0, 0, false
 	m.awakeSince, m.state = w.now, 0
 	before := m.log
 	m.log = nil
@@ -274,7 +280,7 @@ func (m *member) start() {
 		CacheBytes: c.cacheBytes, RequestWindow: c.requestWindow,
 		Node: node.Config{
 			ID: m.id, Dir: dataDir, StateMachine: m.machine, Transport: m.end,
-			Bootstrap: m.founder, FailoverByTimeout: c.failoverByTimeout, Join: m.join, Rejoin: m.rejoins, Replaces: m.replaces, Priority: m.priority,
+			Bootstrap: m.founder, FoundAfterTicks: m.listens, Expect: m.expect, FailoverByTimeout: c.failoverByTimeout, Join: m.join, Rejoin: m.rejoins, Replaces: m.replaces, Priority: m.priority,
 			WAL:                 watched{wal.New(wal.Options{FS: m.disk.fs, SegmentBytes: c.segmentBytes}), m},
 			TickInterval:        c.tick,
 			ElectionTicks:       c.electionTicks,
@@ -315,8 +321,12 @@ func (m *member) tick() {
 		if w := m.w; w.net.troubled() || m.disk.struck || m.disk.stalled > w.now || m.rate != 1 {
 			w.troubled = w.now
 		}
+		m.seek()
 		m.node.Loop(1)
 		m.w.check.looked(m)
+		if m.phantom && m.node != nil {
+			m.askPhantom()
+		}
 		m.tick()
 	})
 }

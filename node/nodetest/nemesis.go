@@ -36,11 +36,16 @@ type nemesis struct {
 	// lost is the member that is damaged and not yet replaced, and heir the one
 	// that takes its place.
 	lost, heir *member
+	// more are members that were wiped beside lost, and what came back in their places.
+	more []loss
 	// branching: more disks were set back to old images than a quorum can spare. Then
 	// two histories are possible, and what is checked is that nobody serves both: see
 	// images.go.
 	branching bool
 }
+
+// loss is a member that lost its disk, and the one that takes its place.
+type loss struct{ lost, heir *member }
 
 // fault is one kind of fault.
 type fault struct {
@@ -669,10 +674,14 @@ func (n *nemesis) target(files []string, image map[string][]byte, file string) (
 	return file, written[n.w.rnd.IntN(len(written))]
 }
 
-// wipe empties a member's disk; it comes back under the same ID.
+// wipe empties a member's disk. It comes back with the same command, or under the same ID.
 func (n *nemesis) wipe() {
 	m := n.someone()
 	if m == nil || !n.mayLose(m) {
+		return
+	}
+	if n.w.oneIn(2) {
+		n.wipeSome(m)
 		return
 	}
 	n.tell(m, "its disk is wiped")
@@ -685,6 +694,25 @@ func (n *nemesis) wipe() {
 	n.lost, m.view.forgets = m, true
 	m.restartLater()
 	n.replace(m)
+}
+
+// wipeSome wipes a member, and at times more, as long as a majority keeps its disks. All
+// come back with their own commands.
+func (n *nemesis) wipeSome(m *member) {
+	var others []*member
+	voters := n.w.leader().status().Membership.Voters()
+	for _, id := range voters {
+		if o := n.member(id); o != m && o.up() {
+			others = append(others, o)
+		}
+	}
+	n.lost, n.heir = m, n.wipeAndReturn(m)
+	for spare := (len(voters)-1)/2 - 1; spare > 0 && len(others) > 0 && n.w.oneIn(2); spare-- {
+		at := n.w.rnd.IntN(len(others))
+		n.more = append(n.more, loss{others[at], n.wipeAndReturn(others[at])})
+		others = slices.Delete(others, at, at+1)
+	}
+	n.settleLoss()
 }
 
 // rollback puts an older image of a member's disk back. Nobody but those that
@@ -770,6 +798,8 @@ func (n *nemesis) clock() {
 // stopped is called when a process ended by itself.
 func (n *nemesis) stopped(m *member, err error, struck bool) {
 	switch {
+	case m.phantom && errors.Is(err, node.ErrOtherCluster):
+		n.putAside(m, err)
 	case errors.Is(err, node.ErrRemoved), errors.Is(err, node.ErrIDReused), errors.Is(err, node.ErrAmnesia):
 		m.gone = true
 	case m.gone:

@@ -334,6 +334,7 @@ func (e *endpoint) meet(address string, id uint64) (*endpoint, error) {
 	if id != 0 {
 		if to.m.id != id {
 			mine.To = id
+			to.m.sought(e.m)
 			to.handler.(transport.Seeker).Sought(mine)
 			to.m.settle()
 			return nil, fmt.Errorf("%s answered where %x was expected", to.m.name(), id)

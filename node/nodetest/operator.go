@@ -73,6 +73,9 @@ func (n *nemesis) settleLoss() {
 			n.change(l, core.Change{Op: core.Remove, Member: octopiipb.Member{ID: n.lost.id}})
 		case n.heir.gone: // it was given up
 			n.heir = n.newHeir()
+		case !there && ok && !heir.Learner && len(n.more) > 0:
+			n.tell(n.lost, "is replaced by %s", n.heir.name())
+			n.lost, n.heir, n.more = n.more[0].lost, n.more[0].heir, n.more[1:]
 		case !there && ok && !heir.Learner:
 			n.tell(n.lost, "is replaced by %s", n.heir.name())
 			n.lost, n.heir = nil, nil

@@ -196,6 +196,7 @@ var commands = map[string]func(*scenario){
 	"disk":    (*scenario).disk,
 	"damage":  (*scenario).damage,
 	"wipe":    (*scenario).wipe,
+	"again":   (*scenario).again,
 	"save":    (*scenario).saveImage,
 	"restore": (*scenario).restoreImage,
 	"branch":  func(s *scenario) { s.w.nemesis.branch() },
@@ -356,12 +357,18 @@ func (s *scenario) cluster() {
 	}
 	cfg.Members = int(s.number("members", 3))
 
+	cfg.together = s.d.HasArg("expect")
+
 	w := newWorld(cfg)
 	w.byHand = true
 	w.trace = func(l string) { s.lines = append(s.lines, l) }
 	w.net.script = s
 	s.w, s.names, s.calls, s.images = w, map[*member]string{}, map[string]*call{}, map[*member]image{}
 	w.found()
+	if cfg.together { // what comes of it is for the script
+		s.printf("%s that expect each other", plural(cfg.Members, "member", "members"))
+		return
+	}
 	s.elections()
 	s.out.Reset()
 	s.printf("%s, and 1 leads", plural(cfg.Members, "member", "members"))
@@ -994,6 +1001,16 @@ func (s *scenario) wipe() {
 		m.join = []string{l.address}
 	}
 	m.view.forgets = true
+}
+
+// again empties the disks of members and starts them with the commands that they had:
+// each is a new member, at the same address.
+func (s *scenario) again() {
+	for _, m := range s.members("id") {
+		h := s.w.nemesis.wipeAndReturn(m)
+		s.w.runUntil(s.w.now + time.Millisecond)
+		s.printf("%s", s.where(h))
+	}
 }
 
 func (s *scenario) saveImage() {

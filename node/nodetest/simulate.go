@@ -99,7 +99,9 @@ type setting struct {
 	Options
 	Seed uint64
 
-	durable, failoverByTimeout                bool
+	durable, failoverByTimeout bool
+	// together: the cluster is founded by all of its members.
+	together                                  bool
 	tick                                      time.Duration
 	electionTicks, joinTimeoutTicks           int
 	snapshotEntries, snapshotLogBytes         uint64
@@ -150,6 +152,7 @@ func draw(seed uint64, o Options) setting {
 	s.inflight = pick(rnd, 2, 16, 256)
 	s.promoteLag = pick(rnd, uint64(1), 10, 100)
 	s.failoverByTimeout = seed%8 == 5
+	s.together = seed%4 == 2
 	s.joinTimeoutTicks = pick(rnd, 60, 150, 600)
 	s.segmentBytes = pick(rnd, int64(32<<10), 64<<10, 256<<10)
 	s.stallLimit = 15 * time.Second
@@ -303,8 +306,8 @@ func simulate(seed uint64, o Options) (r Report) {
 
 func (w *world) settings() string {
 	c := &w.cfg
-	return fmt.Sprintf("members=%d clients=%d durable=%v election=%d snapshot-entries=%d trailing=%d segment=%d message=%d inflight=%d faults=%s",
-		c.Members, c.Clients, c.durable, c.electionTicks, c.snapshotEntries, c.trailingEntries, c.segmentBytes, c.messageBytes, c.inflight, strings.Join(w.nemesis.names(), ","))
+	return fmt.Sprintf("members=%d clients=%d durable=%v together=%v election=%d snapshot-entries=%d trailing=%d segment=%d message=%d inflight=%d faults=%s",
+		c.Members, c.Clients, c.durable, c.together, c.electionTicks, c.snapshotEntries, c.trailingEntries, c.segmentBytes, c.messageBytes, c.inflight, strings.Join(w.nemesis.names(), ","))
 }
 
 // run is the whole story: a cluster is founded, things break, a quorum is healed,
@@ -338,6 +341,10 @@ func (w *world) end() {
 
 // found starts a founder and lets the others join it.
 func (w *world) found() {
+	if w.cfg.together {
+		w.foundTogether()
+		return
+	}
 	founder := w.addMember()
 	founder.founder = true
 	founder.start()
@@ -457,7 +464,7 @@ func (w *world) applied() (index uint64) {
 func (w *world) voters() (voters, learners []*member) {
 	var best node.Membership
 	for _, m := range w.members {
-		if m.up() && !m.view.forgets && m.status().Membership.Index >= best.Index {
+		if m.up() && !m.phantom && !m.view.forgets && m.status().Membership.Index >= best.Index {
 			best = m.status().Membership
 		}
 	}

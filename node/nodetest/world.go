@@ -245,7 +245,7 @@ func pick[T any](rnd *rand.Rand, from ...T) T { return from[rnd.IntN(len(from))]
 func (w *world) running() []*member {
 	var list []*member
 	for _, m := range w.members {
-		if m.up() {
+		if m.up() && !m.phantom {
 			list = append(list, m)
 		}
 	}
