@@ -45,7 +45,7 @@ var arrows = []arrow{
 	{"internal/vfs/vfstest", []string{"internal/vfs"}},
 	{"internal/logtool", []string{"wal", "wal/etcdwal", "raftstore", "internal/vfs"}},
 	{"internal/...", []string{"internal/...", "node", "transport/tcp", "proto/adminpb"}},
-	{"node/nodetest", []string{"node", "node/internal/...", "raftstore", "wal", "transport", "proto", "internal/vfs", "internal/vfs/vfstest"}},
+	{"node/nodetest", []string{"node", "node/internal/...", "raftstore", "wal", "transport", "proto", "internal/selfheal", "internal/vfs", "internal/vfs/vfstest"}},
 	{corePath, []string{"proto"}},
 	{"node/internal/stepped", []string{corePath, "raftstore", "transport", "proto", "internal/vfs"}},
 	{"node", []string{corePath, "node/internal/stepped", "raftstore", "transport", "proto", "wal", "internal/vfs", "internal/selfheal"}},

@@ -690,7 +690,7 @@ func (n *nemesis) wipe() {
 	m.disk.plug(vfstest.NewMem())
 	m.machine.wipe()
 	m.log, m.wiped = nil, true
-	m.founder, m.join = false, n.targets()
+	m.founder, m.expect, m.join = false, 0, n.targets()
 	n.lost, m.view.forgets = m, true
 	m.restartLater()
 	n.replace(m)

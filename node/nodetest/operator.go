@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/octopii/octopii/internal/selfheal"
 	"github.com/octopii/octopii/node/internal/core"
 	"github.com/octopii/octopii/node/internal/stepped"
 	octopiipb "github.com/octopii/octopii/proto"
@@ -24,21 +25,59 @@ const (
 	byAddress
 )
 
-// replace has a new member take the place of a lost one.
+// replace has a new member take the place of a lost one: when a majority answers without
+// it, as octopiid's own rule wants it.
 func (n *nemesis) replace(m *member) {
 	n.w.at(n.w.between(3*time.Second, 8*time.Second), "replace", func() {
 		if n.over {
 			return
 		}
-		n.tell(m, "is to be replaced")
 		if m.up() {
 			m.kill(false)
 		}
-		m.gone = true
-		n.removed[m.id] = true
-		n.heir = n.newHeir()
-		n.settleLoss()
+		n.prove(m, func() {
+			if v, _ := selfheal.Aside(selfheal.Quarantine{Cause: selfheal.Lost, Proven: true}); v == selfheal.PutAside {
+				n.putAway(m)
+			}
+		})
 	})
+}
+
+// prove calls then when a majority of the voters has answered without a member, behind
+// the barrier that vouches for it. It asks again until then.
+func (n *nemesis) prove(m *member, then func()) {
+	again := func() { n.w.at(time.Second, "prove", func() { n.prove(m, then) }) }
+	l := n.asked()
+	switch {
+	case n.over:
+		return
+	case l == nil || l == m:
+		again()
+		return
+	}
+	asked := true
+	end := func(ok bool) {
+		if asked && !n.over {
+			if asked = false; ok {
+				then()
+			} else {
+				again()
+			}
+		}
+	}
+	l.node.Submit(core.Request{Kind: core.Read}, func(a stepped.Answer) { end(a.Err == nil) })
+	n.w.at(2*n.w.cfg.electionTimeout(), "no proof in time", func() { end(false) })
+	l.settle()
+}
+
+// putAway takes a member's files away, and starts the one that takes its place.
+func (n *nemesis) putAway(m *member) {
+	n.w.check.keepsHolders(m)
+	n.tell(m, "is to be replaced")
+	m.gone = true
+	n.removed[m.id] = true
+	n.heir = n.newHeir()
+	n.settleLoss()
 }
 
 // newHeir starts the member that takes the lost one's place.

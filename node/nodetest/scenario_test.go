@@ -996,7 +996,7 @@ func (s *scenario) wipe() {
 	}
 	m.disk.plug(vfstest.NewMem())
 	m.machine.wipe()
-	m.founder, m.join = s.d.HasArg("bootstrap"), nil
+	m.founder, m.expect, m.join = s.d.HasArg("bootstrap"), 0, nil
 	if l := s.w.leader(); l != nil && !m.founder {
 		m.join = []string{l.address}
 	}
