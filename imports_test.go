@@ -40,6 +40,7 @@ var arrows = []arrow{
 	{"cmd/octopiid", []string{"internal/...", "node", "transport/tcp", "wal", "wal/etcdwal"}},
 	{"cmd/octopii-chaos", []string{"node", "node/nodetest", "internal/..."}},
 	{"cmd/...", []string{"internal/...", "node", "transport/tcp", "proto/adminpb"}},
+	{"internal/buildinfo", nil},
 	{"internal/selfheal", nil},
 	{"internal/vfs", nil},
 	{"internal/vfs/vfstest", []string{"internal/vfs"}},

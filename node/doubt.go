@@ -87,7 +87,7 @@ func (d *doubt) met(peer transport.Hello) {
 	r, dialed := peer.Remembers, atRecord(l.membership, peer)
 	if !contradicts(r, st.Term, last) {
 		if l.guests.branch(peer.Node, false) {
-			l.log.Info("a member remembers nothing any more that is not here", zap.String("member", hex(peer.Node)))
+			l.log.Info("a member remembers nothing any more that is not here", zap.String("peer", hex(peer.Node)))
 		}
 		if dialed {
 			d.drop(func(c *claim) bool {
@@ -110,7 +110,7 @@ func (d *doubt) add(c claim) {
 	case c.kind == core.Forgot && c.memory != transport.Memory{} && l.core.Established():
 		if l.guests.branch(c.by, true) {
 			l.log.Error("a member remembers what the majority does not have: it is on another branch, or a majority lost what was acknowledged; its messages are not taken until it has asked the majority",
-				zap.String("member", hex(c.by)), zap.String("says", c.text))
+				zap.String("peer", hex(c.by)), zap.String("says", c.text))
 		}
 		return
 	}
@@ -317,7 +317,7 @@ func (d *doubt) answered(m *octopiipb.Member, commit, at uint64, payload []byte,
 		err = fmt.Errorf("it answers for cluster %x", reply.Cluster)
 	}
 	if err != nil {
-		l.log.Debug("a member knows no majority", zap.String("member", hex(m.ID)), zap.Error(err))
+		l.log.Debug("a member knows no majority", zap.String("peer", hex(m.ID)), zap.Error(err))
 		return
 	}
 	d.vouched(m, commit, reply.Index, core.Place{Index: at, Term: reply.Term, Sum: reply.Sum})
@@ -404,7 +404,7 @@ func (d *doubt) note(id uint64, q *octopiipb.CompareRequest) {
 	at, _ := slices.BinarySearchFunc(list, id, func(o Suspect, id uint64) int { return cmp.Compare(o.ID, id) })
 	if !slices.Contains(d.others, s) {
 		l.log.Error("a member may have lost entries: it is remembered for more than it has, and serves nothing until a majority answers",
-			zap.String("member", hex(id)), zap.Uint64("from index", s.LastIndex+1), zap.Uint64("to index", s.Remembered))
+			zap.String("peer", hex(id)), zap.Uint64("from index", s.LastIndex+1), zap.Uint64("to index", s.Remembered))
 	}
 	d.others = slices.Insert(list, at, s)
 }

@@ -134,7 +134,7 @@ func (f *founding) sought(peer transport.Hello) {
 		return
 	}
 	l.log.Warn("a cluster seeks a member at this address; joining in its place",
-		zap.String("cluster", hex(peer.Cluster)), zap.String("member", hex(o.Replaces)), zap.Strings("asking", f.toJoin()))
+		zap.String("cluster", hex(peer.Cluster)), zap.String("replaces", hex(o.Replaces)), zap.Strings("asking", f.toJoin()))
 	l.join.hurry()
 }
 

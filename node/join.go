@@ -283,7 +283,7 @@ func (n *Node) answerKnock(from transport.Hello) *octopiipb.JoinReply {
 			m.Address = from.Address
 			n.changeSoon(core.Change{Op: core.UpdateAddress, Member: m}, 0, func(err error) {
 				if err != nil {
-					n.log.Debug("cannot tell where a member moved", zap.String("member", hex(m.ID)), zap.Error(err))
+					n.log.Debug("cannot tell where a member moved", zap.String("peer", hex(m.ID)), zap.Error(err))
 				}
 			})
 		}

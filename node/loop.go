@@ -237,7 +237,7 @@ func (l *loop) carryOut(eff *core.Effects) {
 	}
 	for _, id := range eff.GivenUp {
 		l.log.Warn("removing a member that was to become a voter and is not there",
-			zap.String("member", hex(id)), zap.Int("silent for ticks", l.cfg.JoinTimeoutTicks))
+			zap.String("peer", hex(id)), zap.Int("silent for ticks", l.cfg.JoinTimeoutTicks))
 	}
 	if eff.LeaderChanged {
 		st := l.core.Status()

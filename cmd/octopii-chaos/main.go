@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/octopii/octopii/internal/buildinfo"
 )
 
 // Exit statuses: 0 when every invariant held.
@@ -83,6 +85,7 @@ func newRoot() *cobra.Command {
 			return usageError{errors.New("octopii-chaos needs a command")}
 		},
 	}
+	root.Version = buildinfo.Version()
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(newSim())
 	return root

@@ -13,6 +13,8 @@ import (
 	"github.com/spf13/cobra"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+
+	"github.com/octopii/octopii/internal/buildinfo"
 )
 
 // Exit statuses: a command that was understood and failed is told from one
@@ -56,6 +58,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 func newRoot() *cobra.Command {
 	opts := &options{}
 	root := group("octopiictl", "Ask an Octopii cluster how it is, change who belongs to it, and look after the logs of its members")
+	root.Version = buildinfo.Version()
 	root.SilenceErrors = true
 	root.SilenceUsage = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/go-viper/mapstructure/v2"
@@ -168,7 +169,7 @@ func envName(key string) string { return strings.ToUpper(strings.ReplaceAll(key,
 
 func loadFile(k *koanf.Koanf, path string, flags *pflag.FlagSet) error {
 	if err := k.Load(file.Provider(path), yaml.Parser()); err != nil {
-		return fmt.Errorf("--%s: read %s: %w", configFlag, path, err)
+		return fmt.Errorf("--%s: read %s: %w; name a YAML file that this user may read", configFlag, path, err)
 	}
 	unknown := unknownKeys(k, flags)
 	if k.Exists(configFlag) {
@@ -296,10 +297,26 @@ func (c config) check() error {
 			return err
 		}
 	}
+	if err := c.checkDistinct(); err != nil {
+		return err
+	}
 	if err := c.checkJoin(); err != nil {
 		return err
 	}
 	return c.checkFiles()
+}
+
+// checkDistinct refuses one address for two purposes.
+func (c config) checkDistinct() error {
+	listen := []struct{ flag, addr string }{{"client-addr", c.ClientAddr}, {"peer-addr", c.PeerAddr}, {"metrics-addr", c.MetricsAddr}}
+	for i, a := range listen {
+		for _, b := range listen[:i] {
+			if _, port, _ := net.SplitHostPort(a.addr); a.addr != "" && !isZero(port) && sameAddr(a.addr, b.addr) {
+				return fmt.Errorf("--%s and --%s are both %s; choose another port for one of them", b.flag, a.flag, a.addr)
+			}
+		}
+	}
+	return nil
 }
 
 // checkJoin checks the addresses of other members. What --expect waits for must be possible.
@@ -467,6 +484,9 @@ func (c config) peersFile() string { return filepath.Join(c.DataDir, "peers.json
 // checkFounding refuses an empty directory without a word on how to begin.
 // Later starts ignore all of them.
 func (c config) checkFounding() error {
+	if err := checkDirectory(c.DataDir); err != nil {
+		return err
+	}
 	fresh, err := isFresh(c.nodeDir())
 	switch {
 	case err != nil:
@@ -479,10 +499,24 @@ func (c config) checkFounding() error {
 		return fmt.Errorf("%s is empty; add --join PEER-ADDR,... --expect N to found a cluster of N together, --join PEER-ADDR to join one, --bootstrap to found one alone, or --wait to be added to one", c.DataDir)
 	case c.Wait && (c.Bootstrap || len(c.Join) > 0):
 		return fmt.Errorf("%s is empty; --wait is for a member that neither founds a cluster nor joins one by itself: leave --bootstrap and --join out", c.DataDir)
+	case len(c.Join) > 0 && c.Expect == 0 && !slices.ContainsFunc(c.Join, func(a string) bool { return !sameAddr(a, c.ownPeerAddr()) }):
+		return fmt.Errorf("--join names nobody but this member itself, %s; name a member of the cluster, add --expect N to found one together, or use --bootstrap to found one alone", c.ownPeerAddr())
 	case c.Bootstrap && len(c.Join) > 0:
 		return fmt.Errorf("%s is empty; use --bootstrap to found a new cluster or --join to join one, not both", c.DataDir)
 	}
 	return nil
+}
+
+// checkDirectory says what is in the way of a directory for data.
+func checkDirectory(dir string) error {
+	info, err := os.Stat(dir)
+	switch {
+	case errors.Is(err, syscall.ENOTDIR):
+		return fmt.Errorf("--data-dir %s: a part of this path is a file; name another directory", dir)
+	case err == nil && !info.IsDir():
+		return fmt.Errorf("--data-dir %s is a file; name a directory, or one that is to be made", dir)
+	}
+	return nil // whatever else is wrong with it ends the start later, with advice
 }
 
 // isFresh: nothing but a lock was ever put into dir.

@@ -54,7 +54,7 @@ func devCommand(environ []string) *cobra.Command {
 Members listen on 127.0.0.1: for clients on 2379, 22379, 32379 and so on, for
 each other one port higher. Ctrl-C stops the cluster and removes its data, unless
 --data-dir says where to keep it.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if d.nodes < 1 || d.nodes > devNodesMax {
 				return fmt.Errorf("--nodes %d: use 1 to %d", d.nodes, devNodesMax)

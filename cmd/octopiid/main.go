@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/octopii/octopii/internal/buildinfo"
 )
 
 // Exit statuses.
@@ -31,6 +33,14 @@ func main() {
 	os.Exit(status)
 }
 
+// noArgs is cobra.NoArgs, and says where the commands are listed.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if err := cobra.NoArgs(cmd, args); err != nil {
+		return fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())
+	}
+	return nil
+}
+
 // run executes one command until it is done or ctx ends, and returns the exit
 // status. An error is one line on stderr.
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
@@ -39,7 +49,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		Short:         "A replicated key-value store that speaks the etcd v3 API",
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
+		Args:          noArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
@@ -47,6 +57,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		return fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())
 	})
 	root.AddCommand(startCommand(environ), devCommand(environ))
+	root.Version = buildinfo.Version()
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)

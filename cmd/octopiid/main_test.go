@@ -115,10 +115,38 @@ func (p *process) line(line []byte) {
 	p.log.Write(append(line, '\n'))
 	close(p.more)
 	p.more = make(chan struct{})
+	if key := repeatedKey(line); key != "" {
+		p.t.Errorf("a line of the log has the key %q twice: %s", key, line)
+	}
 	var r readyLine
 	if json.Unmarshal(line, &r) == nil && r.Message == "ready to serve clients" {
 		p.ready <- r
 	}
+}
+
+// repeatedKey returns a key that a line has twice, as a JSON object; else "".
+func repeatedKey(line []byte) string {
+	d := json.NewDecoder(bytes.NewReader(line))
+	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+		return ""
+	}
+	keys := map[string]bool{}
+	for d.More() {
+		t, err := d.Token()
+		key, ok := t.(string)
+		if err != nil || !ok {
+			return ""
+		}
+		if keys[key] {
+			return key
+		}
+		keys[key] = true
+		var value json.RawMessage
+		if d.Decode(&value) != nil {
+			return ""
+		}
+	}
+	return ""
 }
 
 func (p *process) text() string {

@@ -168,16 +168,33 @@ func (m *member) listen(flag, addr string) (net.Listener, error) {
 	return l, nil
 }
 
-// listenError names the flag that is to blame.
+// listenError names the flag that is to blame, and what to change.
 func listenError(flag, addr string, err error) error {
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("--%s %s: the address is in use; stop the process that uses it, or choose another", flag, addr)
-	}
 	var network *net.OpError
-	if errors.As(err, &network) {
-		return fmt.Errorf("--%s %s: %w", flag, addr, network)
+	if !errors.As(err, &network) {
+		return err // it says what it is about
 	}
-	return err // it says what it is about
+	var name *net.DNSError
+	switch {
+	case errors.As(err, &name):
+		return fmt.Errorf("--%s %s: the host %s cannot be resolved (%s); correct the name or the name server, or use an IP address of this machine", flag, addr, name.Name, name.Err)
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("--%s %s: the address is in use; stop the process that uses it, or choose another", flag, addr)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("--%s %s: this machine has no such address; use one that it has, or 0.0.0.0 together with --advertise-%s", flag, addr, flag)
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("--%s %s: this user may not listen there; choose a port above 1023, or give the process CAP_NET_BIND_SERVICE", flag, addr)
+	}
+	return fmt.Errorf("--%s %s: %w", flag, addr, network)
+}
+
+// peerError is listenError for the peer address, or names the flags of the certificates.
+func peerError(cfg config, err error) error {
+	var network *net.OpError
+	if cfg.PeerCertFile != "" && !errors.As(err, &network) {
+		return fmt.Errorf("--peer-cert-file, --peer-key-file, --peer-ca-file: %w; name PEM files that this user may read", err)
+	}
+	return listenError("peer-addr", cfg.PeerAddr, err)
 }
 
 // advertise is where others dial: as was asked for, or the host that was listened
@@ -211,7 +228,7 @@ func (m *member) startNode() error {
 	from := m.origin()
 	peers, err := tcp.New(peerConfig(m.cfg, m.lg))
 	if err != nil {
-		return listenError("peer-addr", m.cfg.PeerAddr, err)
+		return peerError(m.cfg, err)
 	}
 	m.peerAddr = peers.Address()
 	m.registry = newRegistry()

@@ -134,7 +134,7 @@ func advise(cfg config, cause error) error {
 func prove(ctx context.Context, cfg config, lg *zap.Logger, known peers, addresses []string) error {
 	caller, err := tcp.NewCaller(peerConfig(cfg, lg))
 	if err != nil {
-		return listenError("peer-addr", cfg.PeerAddr, err)
+		return peerError(cfg, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
 	defer cancel()

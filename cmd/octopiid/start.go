@@ -28,7 +28,7 @@ member in good order, and another one, a second later or more, at once; SIGHUP r
 the log level again. A flag --some-flag can also be given as OCTOPII_SOME_FLAG in the
 environment or as some-flag in the file that --config names; flags come before the
 environment, and the environment before the file.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			signals, stop := hangups() // from the beginning: the default ends the process
 			cfg, err := loadConfig(cmd.Flags(), environ)
@@ -36,7 +36,7 @@ environment, and the environment before the file.`,
 				return err
 			}
 			if err := cfg.checkFounding(); err != nil {
-				return err
+				return advised(err)
 			}
 			level, _ := zap.ParseAtomicLevel(cfg.LogLevel) // it was checked
 			lg := newLogger(cmd.ErrOrStderr(), level)

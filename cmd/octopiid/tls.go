@@ -67,7 +67,7 @@ func changed(cfg config) (at [3]time.Time) {
 func loadClientTLS(cfg config) (*tls.Config, error) {
 	cert, err := tls.LoadX509KeyPair(cfg.ClientCertFile, cfg.ClientKeyFile)
 	if err != nil {
-		return nil, fmt.Errorf("--client-cert-file %s, --client-key-file %s: %w", cfg.ClientCertFile, cfg.ClientKeyFile, err)
+		return nil, fmt.Errorf("--client-cert-file %s, --client-key-file %s: %w; name PEM files that this user may read, of one certificate and its key", cfg.ClientCertFile, cfg.ClientKeyFile, err)
 	}
 	out := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}
 	if cfg.ClientCAFile == "" {
@@ -75,12 +75,12 @@ func loadClientTLS(cfg config) (*tls.Config, error) {
 	}
 	pem, err := os.ReadFile(cfg.ClientCAFile)
 	if err != nil {
-		return nil, fmt.Errorf("--client-ca-file: %w", err)
+		return nil, fmt.Errorf("--client-ca-file: %w; name a PEM file that this user may read", err)
 	}
 	out.ClientCAs = x509.NewCertPool()
 	out.ClientAuth = tls.RequireAndVerifyClientCert
 	if !out.ClientCAs.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("--client-ca-file %s holds no PEM certificate", cfg.ClientCAFile)
+		return nil, fmt.Errorf("--client-ca-file %s holds no PEM certificate; name a file with the certificates of the authorities", cfg.ClientCAFile)
 	}
 	return out, nil
 }

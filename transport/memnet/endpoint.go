@@ -197,7 +197,7 @@ func (m meeting) judge(self transport.Handler, to uint64, judged bool) error {
 			s.Sought(peer)
 		}
 		return &transport.RemoteError{Address: m.target.address,
-			Reason: fmt.Sprintf("this is member %d, not %d: correct its address", m.theirs.Node, to)}
+			Reason: fmt.Sprintf("this is member %x, not %x: correct its address", m.theirs.Node, to)}
 	}
 	if !judged {
 		return nil
@@ -338,10 +338,10 @@ func (e *endpoint) SendSnapshot(ctx context.Context, to uint64, header transport
 		return transport.ErrClosed
 	}
 	if l == nil {
-		return fmt.Errorf("memnet: member %d: %w", to, transport.ErrUnknownPeer)
+		return fmt.Errorf("memnet: member %x: %w", to, transport.ErrUnknownPeer)
 	}
 	address := l.where()
-	operation := fmt.Sprintf("send snapshot to member %d at %s", to, address)
+	operation := fmt.Sprintf("send snapshot to member %x at %s", to, address)
 	if ctx.Err() != nil {
 		return e.explain(ctx, operation, ctx.Err())
 	}

@@ -64,7 +64,7 @@ func (t *Transport) answerCall(c *conn, from transport.Hello) {
 		err = c.unexpected(kind, body)
 	}
 	if err != nil {
-		t.log.Debug("call ended early", zap.String("peer", c.address), zap.Error(err))
+		t.log.Debug("call ended early", zap.String("address", c.address), zap.Error(err))
 		return
 	}
 	ctx, cancel := context.WithCancel(t.life)
@@ -78,7 +78,7 @@ func (t *Transport) answerCall(c *conn, from transport.Hello) {
 	})
 	payload, err := t.handle(ctx, from, transport.Inbound{Kind: transport.Kind(body[0]), Payload: body[1:]})
 	if err := c.reply(payload, err); err != nil {
-		t.log.Debug("call not answered", zap.String("peer", c.address), zap.Error(err))
+		t.log.Debug("call not answered", zap.String("address", c.address), zap.Error(err))
 	}
 	c.close()
 	<-left

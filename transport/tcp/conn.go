@@ -187,7 +187,7 @@ func (c *conn) failed(err error) error {
 	var bad *badFrame
 	if errors.As(err, &bad) {
 		c.t.counters.badFrames.Add(1)
-		c.t.warnStrangers("bad frame: closing the connection", zap.String("peer", c.address), zap.String("reason", bad.reason))
+		c.t.warnStrangers("bad frame: closing the connection", zap.String("address", c.address), zap.String("reason", bad.reason))
 	}
 	return err
 }
@@ -198,7 +198,7 @@ func (c *conn) unexpected(kind frameType, body []byte) error {
 	var hello octopiipb.Hello
 	if kind == frameHello && hello.Unmarshal(body) == nil && hello.Refused != "" {
 		c.t.counters.refused.Add(1)
-		c.t.log.Warn("the peer refuses this member", zap.String("peer", c.address), zap.String("reason", hello.Refused))
+		c.t.log.Warn("the peer refuses this member", zap.String("address", c.address), zap.String("reason", hello.Refused))
 		c.t.handler.Refused(toHello(hello), hello.Refused)
 		return &transport.RemoteError{Address: c.address, Reason: hello.Refused}
 	}

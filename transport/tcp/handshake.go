@@ -143,7 +143,7 @@ func judgeAnswer(answer octopiipb.Hello, to uint64) error {
 		return err
 	}
 	if to != 0 && answer.From != to {
-		return fmt.Errorf("member %d answered where member %d was expected: correct its address", answer.From, to)
+		return fmt.Errorf("member %x answered where member %x was expected: correct its address", answer.From, to)
 	}
 	return nil
 }
@@ -178,7 +178,7 @@ func (c *conn) answer() (transport.Hello, uint32, error) {
 	peer := toHello(hello)
 	if err := c.judge(hello); err != nil {
 		t.counters.refused.Add(1)
-		t.warnStrangers("refused a connection", zap.String("peer", c.address), zap.Uint64("member", peer.Node), zap.Error(err))
+		t.warnStrangers("refused a connection", zap.String("address", c.address), zap.String("peer", hexID(peer.Node)), zap.Error(err))
 		return peer, 0, errors.Join(err, c.answerHello(hello, reasonOf(err)))
 	}
 	if hello.Purpose == purposeMessages {
@@ -215,7 +215,7 @@ func (c *conn) judge(hello octopiipb.Hello) error {
 			peer.To = hello.To
 			s.Sought(peer)
 		}
-		return fmt.Errorf("this is member %d, not %d: correct its address", self, hello.To)
+		return fmt.Errorf("this is member %x, not %x: correct its address", self, hello.To)
 	}
 	if hello.Purpose == purposeProbe {
 		return nil

@@ -58,9 +58,9 @@ func (t *Transport) serve(c *conn) {
 	}
 	if err != nil {
 		if explained := t.tls.explainTLS(err); explained != err {
-			t.warnStrangers("refused a connection", zap.String("peer", c.address), zap.Error(explained))
+			t.warnStrangers("refused a connection", zap.String("address", c.address), zap.Error(explained))
 		}
-		t.log.Debug("handshake failed", zap.String("peer", c.address), zap.Error(err))
+		t.log.Debug("handshake failed", zap.String("address", c.address), zap.Error(err))
 		return
 	}
 	switch purpose {
@@ -122,7 +122,7 @@ func (t *Transport) receive(c *conn, from uint64, err error) {
 	if !c.member.Load() || c.flow.lane > 0 {
 		level = zap.DebugLevel // strangers must not fill the disk with it
 	}
-	t.log.Log(level, "incoming connection ended", zap.Uint64("member", from), zap.String("address", c.address), zap.Error(err))
+	t.log.Log(level, "incoming connection ended", zap.String("peer", hexID(from)), zap.String("address", c.address), zap.Error(err))
 	if !quiet {
 		t.handler.PeerDown(from)
 	}

@@ -191,7 +191,7 @@ func (s *laneSet) run(ctx context.Context, number int, address string) {
 
 // use writes on a lane until it breaks. It returns false if it was closed because it was idle.
 func (s *laneSet) use(ctx context.Context, number int, c *conn) (again bool) {
-	log := s.p.t.log.With(zap.Uint64("member", s.p.id), zap.String("address", c.address), zap.Int("lane", number))
+	log := s.p.t.log.With(zap.String("peer", hexID(s.p.id)), zap.String("address", c.address), zap.Int("lane", number))
 	log.Debug("another connection is made, as packets are lost on the first")
 	broken := make(chan struct{})
 	var reader sync.WaitGroup

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/netip"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -270,7 +271,7 @@ func (p *peer) session() (atOnce bool) {
 		return false
 	}
 	p.failures, p.redials = 0, 0
-	p.t.log.Info("connected", zap.Uint64("member", p.id), zap.String("address", address))
+	p.t.log.Info("connected", zap.String("peer", hexID(p.id)), zap.String("address", address))
 	began := time.Now()
 	p.setUp(true)
 	p.serve(ctx, c)
@@ -300,7 +301,7 @@ func (p *peer) redialFailed(err error) {
 		p.redials = 0 // silence, or an answer: either way it is not known to be dead
 	case refused && !p.t.flowing(p.id):
 		p.redials, p.brief = 0, 0
-		p.t.log.Info("nobody listens there any more", zap.Uint64("member", p.id), zap.String("address", p.where()))
+		p.t.log.Info("nobody listens there any more", zap.String("peer", hexID(p.id)), zap.String("address", p.where()))
 		p.t.handler.PeerGone(p.id)
 		p.t.connectOthers(p.id)
 	default:
@@ -322,7 +323,7 @@ func (p *peer) cannotConnect(address string, err error) {
 	if p.failures == 0 && p.ctx.Err() == nil {
 		level = zap.WarnLevel
 	}
-	p.t.log.Log(level, "cannot connect", zap.Uint64("member", p.id), zap.String("address", address), zap.Error(err))
+	p.t.log.Log(level, "cannot connect", zap.String("peer", hexID(p.id)), zap.String("address", address), zap.Error(err))
 	if p.redials > 0 {
 		p.redialFailed(err)
 	}
@@ -376,7 +377,7 @@ func (p *peer) serve(ctx context.Context, c *conn) {
 	c.close()
 	<-broken
 	<-kept
-	p.t.log.Info("connection lost", zap.Uint64("member", p.id), zap.String("address", c.address), zap.Error(cmp.Or(err, ended)))
+	p.t.log.Info("connection lost", zap.String("peer", hexID(p.id)), zap.String("address", c.address), zap.Error(cmp.Or(err, ended)))
 	if p.ctx.Err() == nil {
 		p.t.handler.PeerDown(p.id)
 	}
@@ -508,3 +509,6 @@ func (p *peer) keep(items []outgoing) {
 		p.spare = items[:0]
 	}
 }
+
+// hexID writes an ID as all logs and tools do.
+func hexID(id uint64) string { return strconv.FormatUint(id, 16) }

@@ -36,7 +36,7 @@ func (t *Transport) SendSnapshot(ctx context.Context, to uint64, header transpor
 	}
 	ctx, cancel := t.scope(ctx)
 	defer cancel()
-	operation := fmt.Sprintf("send snapshot to member %d at %s", to, address)
+	operation := fmt.Sprintf("send snapshot to member %x at %s", to, address)
 	c, _, err := t.open(ctx, address, purposeSnapshot, to)
 	if err != nil {
 		return t.explain(ctx, operation, err)
@@ -162,7 +162,7 @@ func (t *Transport) receiveSnapshot(c *conn, from uint64) {
 		err = c.unexpected(kind, header)
 	}
 	if err != nil {
-		t.log.Warn("snapshot stream broke before its header", zap.Uint64("member", from), zap.Error(err))
+		t.log.Warn("snapshot stream broke before its header", zap.String("peer", hexID(from)), zap.Error(err))
 		return
 	}
 	body := &snapshotReader{c: c}
@@ -173,7 +173,7 @@ func (t *Transport) receiveSnapshot(c *conn, from uint64) {
 		_, err = io.Copy(io.Discard, body)
 	}
 	if err != nil {
-		t.log.Warn("snapshot not taken", zap.Uint64("member", from), zap.Error(err))
+		t.log.Warn("snapshot not taken", zap.String("peer", hexID(from)), zap.Error(err))
 	}
 	if c.reply(nil, err) == nil && err != nil {
 		c.linger()

@@ -111,7 +111,7 @@ func (t *Transport) evict(c *conn, reason string) {
 		return
 	}
 	t.counters.refused.Add(1)
-	t.warnStrangers(reason, zap.String("peer", c.address))
+	t.warnStrangers(reason, zap.String("address", c.address))
 	c.close()
 }
 

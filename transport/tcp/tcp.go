@@ -258,7 +258,7 @@ func (t *Transport) addressOf(id uint64) (string, error) {
 	p := t.peers[id]
 	t.mu.RUnlock()
 	if p == nil {
-		return "", fmt.Errorf("tcp: member %d: %w", id, transport.ErrUnknownPeer)
+		return "", fmt.Errorf("tcp: member %x: %w", id, transport.ErrUnknownPeer)
 	}
 	return p.found(), nil
 }

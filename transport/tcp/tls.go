@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -137,8 +138,17 @@ func (t TLS) allowed(state tls.ConnectionState) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("the certificate of %s is none of a peer: it must have one of the names %s",
-		describe(leaf), strings.Join(t.AllowedSANs, ", "))
+	return &notPeerError{leaf, t.AllowedSANs}
+}
+
+// notPeerError: a certificate has none of the names that peers must have.
+type notPeerError struct {
+	certificate *x509.Certificate
+	allowed     []string
+}
+
+func (e *notPeerError) Error() string {
+	return fmt.Sprintf("the certificate of %s is none of a peer: it must have one of the names %s", describe(e.certificate), strings.Join(e.allowed, ", "))
 }
 
 // namesOf returns what a certificate names.
@@ -181,11 +191,18 @@ func (c *credentials) faults(address string) (faults []error) {
 	if err := leaf.VerifyHostname(host); err != nil {
 		faults = append(faults, err)
 	}
-	for _, use := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
+	verify := func(use x509.ExtKeyUsage) error {
 		_, err := leaf.Verify(x509.VerifyOptions{Roots: config.RootCAs, Intermediates: intermediates, KeyUsages: []x509.ExtKeyUsage{use}})
-		if err != nil {
-			name := map[x509.ExtKeyUsage]string{x509.ExtKeyUsageServerAuth: "serverAuth", x509.ExtKeyUsageClientAuth: "clientAuth"}[use]
-			faults = append(faults, fmt.Errorf("it cannot be used for %s: %w", name, err))
+		return err
+	}
+	if err := verify(x509.ExtKeyUsageAny); err != nil {
+		faults = append(faults, err) // it would come again for each use
+	} else {
+		for _, use := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
+			if err := verify(use); err != nil {
+				name := map[x509.ExtKeyUsage]string{x509.ExtKeyUsageServerAuth: "serverAuth", x509.ExtKeyUsageClientAuth: "clientAuth"}[use]
+				faults = append(faults, fmt.Errorf("it cannot be used for %s: %w", name, err))
+			}
 		}
 	}
 	if err := c.files.allowed(tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf}}); err != nil {
@@ -197,11 +214,41 @@ func (c *credentials) faults(address string) (faults []error) {
 // warnFaults logs what is wrong with this member's own certificate.
 func (c *credentials) warnFaults(address string) {
 	for _, fault := range c.faults(address) {
-		c.log.Warn("other members will refuse the certificate of this member: give it one that names its peer address",
+		c.log.Warn("other members will refuse the certificate of this member: "+certificateAdvice(fault, time.Now()),
 			zap.String("file", c.files.CertFile), zap.String("certificate", describe(c.config().Certificates[0].Leaf)),
 			zap.String("address", address), zap.Error(fault))
 	}
 }
+
+// certificateAdvice says what to change about a certificate that was refused for err.
+func certificateAdvice(err error, now time.Time) string {
+	var name x509.HostnameError
+	var authority x509.UnknownAuthorityError
+	var invalid x509.CertificateInvalidError
+	var notPeer *notPeerError
+	switch {
+	case errors.As(err, &notPeer):
+		return "issue one with one of the names that peers must have, or allow one of its names on all members"
+	case errors.As(err, &name):
+		return "issue one that names the host of the member's peer address"
+	case errors.As(err, &authority):
+		return "issue one by an authority that all members have in their file of authorities, or add its authority there"
+	case !errors.As(err, &invalid):
+		return "issue another one"
+	case invalid.Reason == x509.Expired && now.Before(invalid.Cert.NotBefore):
+		return fmt.Sprintf("%s is not valid before %s, and this machine's clock says %s: correct the clock, or issue one that is valid now",
+			certificateName(invalid.Cert), invalid.Cert.NotBefore.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+	case invalid.Reason == x509.Expired:
+		return fmt.Sprintf("%s expired at %s, and this machine's clock says %s: issue a new one, or correct the clock",
+			certificateName(invalid.Cert), invalid.Cert.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+	case invalid.Reason == x509.IncompatibleUsage:
+		return "issue one for both serverAuth and clientAuth, as members dial and listen with it"
+	}
+	return "issue another one"
+}
+
+// certificateName tells a certificate from those that vouch for it, which may expire, too.
+func certificateName(c *x509.Certificate) string { return strconv.Quote(c.Subject.String()) }
 
 // refusedByOther says whether the error of a handshake is an alert that the other side sent.
 func refusedByOther(err error) bool {
@@ -217,7 +264,8 @@ func (c *credentials) explainTLS(err error) error {
 	}
 	var verification *tls.CertificateVerificationError
 	if errors.As(err, &verification) && len(verification.UnverifiedCertificates) > 0 {
-		return fmt.Errorf("the certificate of the other side, %s, is not accepted: %w", describe(verification.UnverifiedCertificates[0]), err)
+		return fmt.Errorf("the certificate of the other side, %s, is not accepted; %s: %w",
+			describe(verification.UnverifiedCertificates[0]), certificateAdvice(err, time.Now()), err)
 	}
 	if refusedByOther(err) {
 		return fmt.Errorf("the other side does not accept the certificate of this member, %s, %s; see the log of the other side: %w",

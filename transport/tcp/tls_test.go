@@ -66,13 +66,22 @@ func (a *authority) issueNamed(t *testing.T, common string, names ...string) TLS
 
 func (a *authority) issueAt(t *testing.T, ip net.IP, common string, names ...string) TLS {
 	t.Helper()
+	return a.issueLike(t, func(c *x509.Certificate) {
+		c.IPAddresses, c.Subject.CommonName, c.DNSNames = []net.IP{ip}, common, names
+	})
+}
+
+// issueLike issues a certificate that is good but for what change does to it.
+func (a *authority) issueLike(t *testing.T, change func(*x509.Certificate)) TLS {
+	t.Helper()
 	key := newKey(t)
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+	template := &x509.Certificate{
 		SerialNumber: big.NewInt(2), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		Subject: pkix.Name{CommonName: common}, DNSNames: names,
-		IPAddresses: []net.IP{ip}, KeyUsage: x509.KeyUsageDigitalSignature,
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}, a.cert, &key.PublicKey, a.key)
+	}
+	change(template)
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package tcp
 
 import (
+	"crypto/x509"
 	"net"
 	"os"
 	"strings"
@@ -67,6 +68,47 @@ func TestWrongCertificateIsNamed(t *testing.T) {
 		}
 		return false
 	})
+}
+
+// TestCertificateAdvice: each fault of a certificate has advice of its own, once, at the start
+// of the member that has it and where another one refuses it.
+func TestCertificateAdvice(t *testing.T) {
+	home, foreign := newAuthority(t), newAuthority(t)
+	like := func(change func(*x509.Certificate)) TLS { return home.issueLike(t, change) }
+	byForeign := foreign.issue(t)
+	byForeign.CAFile = home.issue(t).CAFile
+	notPeer := home.issue(t)
+	notPeer.AllowedSANs = []string{"member.example"}
+	for name, c := range map[string]struct {
+		files  TLS
+		advice string
+		// refused: a dialer refuses it, too, and says so.
+		refused bool
+	}{
+		"wrong name": {like(func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(10, 1, 1, 1)} }), "names the host of the member's peer address", true},
+		"expired": {like(func(c *x509.Certificate) {
+			c.NotBefore, c.NotAfter = time.Now().Add(-2*time.Hour), time.Now().Add(-time.Hour)
+		}), "issue a new one, or correct the clock", true},
+		"not yet valid":     {like(func(c *x509.Certificate) { c.NotBefore = time.Now().Add(30 * time.Minute) }), "correct the clock, or issue one that is valid now", true},
+		"unknown authority": {byForeign, "by an authority that all members have", true},
+		"for servers only":  {like(func(c *x509.Certificate) { c.ExtKeyUsage = c.ExtKeyUsage[:1] }), "for both serverAuth and clientAuth", false},
+		"for clients only":  {like(func(c *x509.Certificate) { c.ExtKeyUsage = c.ExtKeyUsage[1:] }), "for both serverAuth and clientAuth", true},
+		"no name of a peer": {notPeer, "one of the names that peers must have", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			core, logs := observer.New(zap.WarnLevel)
+			b, _ := start(t, 2, Config{TLS: c.files, Logger: zap.New(core)})
+			faults := logs.FilterMessageSnippet("will refuse the certificate of this member").All()
+			if len(faults) != 1 || !strings.Contains(faults[0].Message, c.advice) {
+				t.Errorf("at its start the member says %v; want one line with %q", faults, c.advice)
+			}
+			a, _ := start(t, 1, Config{TLS: home.issue(t)})
+			_, err := a.Probe(t.Context(), b.Address())
+			if c.refused && (err == nil || !strings.Contains(err.Error(), c.advice)) {
+				t.Errorf("the dialer is told %v; want %q in it", err, c.advice)
+			}
+		})
+	}
 }
 
 // TestCertificatesReload: changed files are used, and bad ones are not.
