@@ -231,6 +231,14 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
+// takesTurns waits until a member's loop has had n turns more, in which what must not happen
+// did not happen.
+func takesTurns(t testing.TB, m *member, n uint64) {
+	t.Helper()
+	until := m.Turns() + n
+	eventually(t, "the loop goes on", func() bool { return m.Turns() >= until })
+}
+
 // propose writes a command through m.
 func propose(t testing.TB, m *member, command string) node.Result {
 	t.Helper()

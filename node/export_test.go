@@ -26,6 +26,10 @@ func (n *Node) Stuck() bool { return n.appender.stuck.Load() }
 // Remembers is up to where this member knows that another one has its log.
 func (n *Node) Remembers(id uint64) uint64 { return n.memory.get(id).Match }
 
+// Turns is how many turns the loop has had: one a tick at least, and more where there was
+// something to do.
+func (n *Node) Turns() uint64 { return n.watchdog.loop.ended.Load() }
+
 // WasMember says whether this member knows, durably, that it was one of a cluster.
 func (n *Node) WasMember() bool {
 	known := make(chan bool, 1)

@@ -44,7 +44,7 @@ func TestExpect(t *testing.T) {
 	ms := expecting(t)
 	ms[2].start()
 	ms[0].start()
-	time.Sleep(20 * ms[0].cfg.TickInterval)
+	takesTurns(t, ms[0], 60)
 	if a, b := ms[0].Status().Cluster, ms[2].Status().Cluster; a != 0 || b != 0 {
 		t.Fatalf("two of three founded %x and %x", a, b)
 	}
@@ -66,7 +66,7 @@ func TestExpect(t *testing.T) {
 		m.cfg.Dir = t.TempDir()
 		m.start()
 	}
-	time.Sleep(50 * ms[0].cfg.TickInterval)
+	takesTurns(t, ms[0], 100)
 	for _, m := range ms[:2] {
 		if st := m.Status(); st.Cluster != 0 && st.Cluster != cluster {
 			t.Fatalf("a second cluster %x beside %x", st.Cluster, cluster)
@@ -111,7 +111,7 @@ func TestSoughtFounderFoundsNoMore(t *testing.T) {
 	ms[1].kill()
 	ms[0].cfg.FoundAfterTicks = 1
 	ms[0].start()
-	time.Sleep(30 * ms[0].cfg.TickInterval)
+	takesTurns(t, ms[0], 30)
 	if now := ms[0].Status().Cluster; now != 0 {
 		t.Fatalf("alone, it founded %x", now)
 	}

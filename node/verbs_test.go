@@ -5,7 +5,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/octopii/octopii/node"
 )
@@ -214,6 +216,9 @@ func TestRejoin(t *testing.T) {
 		ms := cluster(t, 3)
 		twin := newMember(t, 0)
 		twin.cfg.Join, twin.cfg.Rejoin, twin.cfg.Name = []string{ms[0].addr}, true, "n3"
+		core, logs := observer.New(zap.WarnLevel)
+		twin.cfg.Logger = zap.New(core)
+		asked := func() int { return logs.FilterMessage("could not ask to join; trying again").Len() }
 		twin.start()
 		for range 50 { // some of them while it asks
 			propose(t, ms[2], "the first of that name is still here")
@@ -222,10 +227,13 @@ func TestRejoin(t *testing.T) {
 			t.Error("a second one of the same name was let in")
 		}
 		ms[2].kill()
-		for range 3 * 20 { // three election timeouts: it would count as silent
+		l := leader(t, ms[:2]...)
+		eventually(t, "it counts as silent", func() bool {
 			propose(t, ms[1], "it is silent, and keeps its place")
-			time.Sleep(ms[0].cfg.TickInterval)
-		}
+			return !slices.ContainsFunc(l.Status().Progress, func(p node.Progress) bool { return p.ID == 3 && p.Active })
+		})
+		before := asked()
+		eventually(t, "the other one has asked again", func() bool { return asked() > before+1 })
 		if isMember(ms[0], twin.Status().ID) || !isMember(ms[0], 3) {
 			t.Error("its name was enough to take the place of a member that is silent")
 		}

@@ -110,6 +110,7 @@ func get(t *testing.T, c *clientv3.Client, key string) string {
 
 // etcd's client does on a cluster what it does on etcd.
 func TestClusterServesEtcdClients(t *testing.T) {
+	t.Parallel()
 	cl := startCluster(t)
 	c := client(t, nil, cl.endpoints...)
 	for i := range 6 {
@@ -182,6 +183,7 @@ func checkMembers(t *testing.T, cl *cluster, c *clientv3.Client) {
 // The leader can be stopped and come back with the same command, and all
 // processes can crash at once: no acknowledged write is lost.
 func TestClusterSurvivesRestarts(t *testing.T) {
+	t.Parallel()
 	cl := startCluster(t)
 	c := client(t, nil, cl.endpoints...)
 	if _, err := c.Put(t.Context(), "a", "before"); err != nil {
@@ -253,6 +255,7 @@ func (c *cluster) leader(cl *clientv3.Client) int {
 
 // A member that waits to join lives, but is not ready and serves nothing.
 func TestHealth(t *testing.T) {
+	t.Parallel()
 	nobody := freeAddr(t)
 	for name, c := range map[string]struct {
 		how   []string

@@ -25,6 +25,7 @@ const (
 // member, and all members are equal.
 // OCTOPII_KILL_ROUNDS sets another number of kills than 30.
 func TestDurability(t *testing.T) {
+	t.Parallel()
 	rounds := 30
 	if v, err := strconv.Atoi(os.Getenv("OCTOPII_KILL_ROUNDS")); err == nil {
 		rounds = v

@@ -4,12 +4,14 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,7 +25,17 @@ import (
 // binary is the daemon, built once.
 var binary string
 
-func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	parallel := false
+	flag.Visit(func(f *flag.Flag) { parallel = parallel || f.Name == "test.parallel" })
+	if !parallel { // tests of processes wait most of the time
+		if err := flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0))); err != nil {
+			panic(err)
+		}
+	}
+	os.Exit(buildAndRun(m))
+}
 
 func buildAndRun(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "octopiid-test-")
@@ -82,6 +94,9 @@ func spawn(t *testing.T, env []string, args ...string) *process {
 // spawnAs starts a command that becomes octopiid with args.
 func spawnAs(t *testing.T, cmd *exec.Cmd, env []string, args ...string) *process {
 	t.Helper()
+	if raceEnabled && testing.Short() {
+		t.Skip("the daemon is not built with the race detector, and runs without it elsewhere")
+	}
 	p := &process{t: t, args: args, cmd: cmd, ready: make(chan readyLine, 16), ended: make(chan struct{}), more: make(chan struct{})}
 	p.cmd.Env = append([]string{}, env...) // nil would be this process's own
 	stderr, err := p.cmd.StderrPipe()
@@ -208,6 +223,9 @@ func (p *process) kill() {
 	p.waitEnd()
 }
 
+// givenAddrs are those that freeAddr returned.
+var givenAddrs sync.Map
+
 // freeAddr returns an address that is free, of a port that the system gives to
 // nobody by itself: a process can be restarted on it.
 func freeAddr(t *testing.T) string {
@@ -218,7 +236,11 @@ func freeAddr(t *testing.T) string {
 			continue
 		}
 		defer l.Close()
-		return l.Addr().String()
+		addr := l.Addr().String()
+		if _, given := givenAddrs.LoadOrStore(addr, true); given {
+			continue // to a process that is not started yet, or is started again
+		}
+		return addr
 	}
 	t.Fatal("found no free port between 10000 and 30000")
 	return ""

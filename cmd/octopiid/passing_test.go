@@ -33,6 +33,7 @@ func (c *cluster) as(i int, user uint32) {
 // An error that may pass, at the start of all three members: each ends with one line
 // that says what to change, nothing is moved, and all is there when it has passed.
 func TestErrorsThatPass(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		start func(cl *cluster, i int) // with the obstacle
 		lift  func(cl *cluster, i int) // before the start without it

@@ -63,6 +63,7 @@ func hangDisk(t *testing.T, p *process) (release func()) {
 // The disk of the leader's process hangs: another member leads soon and writes go on,
 // and the process ends when the limit is over, with one line that says why.
 func TestDiskThatHangs(t *testing.T) {
+	t.Parallel()
 	cl := startCluster(t, "--disk-stall-limit", "8s")
 	first := cl.processes[0]
 	c := client(t, nil, cl.endpoints[0])

@@ -92,6 +92,7 @@ func (a authority) client(t *testing.T, withCert bool) *tls.Config {
 }
 
 func TestClusterWithTLS(t *testing.T) {
+	t.Parallel()
 	a := newAuthority(t)
 	cl := startCluster(t, "--peer-cert-file", a.cert, "--peer-key-file", a.key, "--peer-ca-file", a.ca,
 		"--client-cert-file", a.cert, "--client-key-file", a.key, "--client-ca-file", a.ca)
@@ -117,6 +118,7 @@ func TestClusterWithTLS(t *testing.T) {
 
 // Changed files are in force for the next connection; bad ones are not.
 func TestClientCertificatesAreReadAgain(t *testing.T) {
+	t.Parallel()
 	a, b := newAuthority(t), newAuthority(t)
 	cfg := config{ClientCertFile: a.cert, ClientKeyFile: a.key, ClientCAFile: a.ca}
 	served, err := clientTLS(cfg, zap.NewNop())

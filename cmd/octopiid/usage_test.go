@@ -11,6 +11,7 @@ import (
 
 // Wrong usage ends with status 2, and one line that says what to do.
 func TestUsageErrors(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "empty")
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
@@ -67,6 +68,7 @@ func expectEnd(t *testing.T, p *process, status int, want string) {
 
 // What is in the way of a well-called start ends it with status 1.
 func TestStartFailures(t *testing.T) {
+	t.Parallel()
 	running := filepath.Join(t.TempDir(), "running")
 	first := spawn(t, nil, "start", "--data-dir", running, "--bootstrap", "--client-addr", "127.0.0.1:0", "--peer-addr", "127.0.0.1:0").waitReady()
 	metrics, err := net.Listen("tcp", "127.0.0.1:0")
@@ -94,6 +96,7 @@ func TestStartFailures(t *testing.T) {
 
 // A damaged database is named, and nothing is served from it.
 func TestStartOnDamagedStore(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	args := []string{"start", "--data-dir", dir, "--bootstrap", "--log-level", "error", "--client-addr", "127.0.0.1:0", "--peer-addr", "127.0.0.1:0"}
 	store := filepath.Join(dir, "kv", "db")
@@ -123,6 +126,7 @@ func TestListenErrors(t *testing.T) {
 
 // Certificates that cannot be read are named by their flags.
 func TestStartWithoutCertificates(t *testing.T) {
+	t.Parallel()
 	none := filepath.Join(t.TempDir(), "none.pem")
 	for _, flags := range [][]string{
 		{"--peer-cert-file", none, "--peer-key-file", none, "--peer-ca-file", none},

@@ -20,6 +20,7 @@ func lone(dir string, more ...string) []string {
 // A directory keeps the format of its log. Who names the other one is told both
 // ways out.
 func TestLogFormats(t *testing.T) {
+	t.Parallel()
 	for made, other := range map[string]string{"native": "etcd", "etcd": "native"} {
 		t.Run(made, func(t *testing.T) {
 			dir := t.TempDir()
@@ -48,6 +49,7 @@ func TestLogFormats(t *testing.T) {
 
 // A log of a version to come is no log in another format: it names the version.
 func TestStartOnUnknownVersion(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	p := spawn(t, nil, lone(dir)...)
 	p.waitReady()
@@ -75,6 +77,7 @@ func TestStartOnUnknownVersion(t *testing.T) {
 
 // A member whose log was damaged says where, does not start, and changes nothing.
 func TestStartOnDamagedLog(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	p := spawn(t, nil, lone(dir)...)
 	c := client(t, nil, p.waitReady().Client)

@@ -139,11 +139,15 @@ func TestDamageBeforeOpen(t *testing.T) {
 // Whatever changes in the file of a running member, every read is right or says that
 // the database is damaged; so do writes, snapshots and scrubs; and the process goes on.
 func TestDamageWhileOpen(t *testing.T) {
+	seeds := uint64(4)
+	if os.Getenv("OCTOPII_LONG_TESTS") != "" {
+		seeds = 15
+	}
 	whole := damageFile(t)
 	for name, damage := range damages(whole) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			for seed := range uint64(15) {
+			for seed := range seeds {
 				damageWhileOpen(t, seed, whole, damage)
 			}
 		})

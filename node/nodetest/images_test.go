@@ -16,14 +16,22 @@ func orders(n int) (list [][]int) {
 
 // The disks of one member, of a majority, or of all are set back to images of different
 // ages, and the members start in every order. Clients see one history, whatever it is.
+//
+// A setting has half of the orders, and the next one the other half, unless
+// OCTOPII_LONG_TESTS asks for all.
 func TestImagesInEveryOrder(t *testing.T) {
 	if testing.Short() {
 		t.Skip("many worlds, one after the other")
 	}
+	world := 0
 	for _, members := range []int{3, 5} {
 		for _, durable := range []bool{false, true} {
 			for back := members / 2; back <= members; back++ {
-				for _, order := range orders(members) {
+				world++
+				for i, order := range orders(members) {
+					if (i+world)%2 > 0 && !thorough() {
+						continue
+					}
 					t.Run(fmt.Sprintf("members=%d durable=%v back=%d order=%v", members, durable, back, order), func(t *testing.T) {
 						exclusively(1, func() { setBack(t, members, durable, back, order) })
 					})

@@ -124,9 +124,12 @@ func (m moment) survives(mem *vfstest.Mem) error {
 }
 
 func TestCrashPoints(t *testing.T) {
-	seeds := 5
-	if quick() {
+	seeds := 2
+	switch {
+	case quick():
 		seeds = 1
+	case thorough():
+		seeds = 5
 	}
 	failures := 0
 	all := points(t, life)
@@ -151,9 +154,12 @@ func TestCrashPoints(t *testing.T) {
 // Recovery of a torn log is stopped before each of its operations, and what is
 // left then must still recover.
 func TestCrashPointsOfRecovery(t *testing.T) {
-	every := 13
-	if quick() {
+	every := 29
+	switch {
+	case quick():
 		every = 41
+	case thorough():
+		every = 13
 	}
 	failures, count := 0, 0
 	for i, p := range points(t, life) {

@@ -850,9 +850,12 @@ func change(fsys vfs.FS, path string, do func(vfs.File) error) error {
 
 func TestFaultSweep(t *testing.T) {
 	t.Run("native", func(t *testing.T) {
-		f := &format{name: "native", suffix: ".seg", headers: nativeHeaders, written: nativeWritten, stride: 1, payload: 4, thin: 1, try: tryNative}
-		if quick() {
+		f := &format{name: "native", suffix: ".seg", headers: nativeHeaders, written: nativeWritten, stride: 3, payload: 2, thin: 2, try: tryNative}
+		switch {
+		case quick():
 			f.stride, f.payload, f.thin = 13, 1, 7
+		case thorough():
+			f.stride, f.payload, f.thin = 1, 4, 1
 		}
 		variants := nativeVariants(t)
 		laps := lapsOf(f, variants)
@@ -866,9 +869,12 @@ func TestFaultSweep(t *testing.T) {
 		t.Logf("native\n%s", tb)
 	})
 	t.Run("etcd", func(t *testing.T) {
-		f := &format{name: "etcd", suffix: ".wal", headers: etcdHeaders, written: etcdWritten, stride: 11, payload: 2, thin: 2}
-		if quick() {
+		f := &format{name: "etcd", suffix: ".wal", headers: etcdHeaders, written: etcdWritten, stride: 37, payload: 1, thin: 5}
+		switch {
+		case quick():
 			f.stride, f.payload, f.thin = 301, 0, 31
+		case thorough():
+			f.stride, f.payload, f.thin = 11, 2, 2
 		}
 		f.try = etcdTrier(t)
 		laps := lapsOf(f, etcdVariants(t))

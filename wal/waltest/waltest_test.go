@@ -41,6 +41,9 @@ func TestMain(m *testing.M) {
 // quick says that a sample is enough: the race detector makes all of it too slow.
 func quick() bool { return testing.Short() || raceEnabled }
 
+// thorough says that time does not matter: every case is tried, and not a sample of them.
+func thorough() bool { return os.Getenv("OCTOPII_LONG_TESTS") != "" }
+
 func check(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
