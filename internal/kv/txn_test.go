@@ -369,10 +369,16 @@ func TestPoisonIsRejectedAlike(t *testing.T) {
 		}
 		return r
 	}
-	after := success(putOp(&pb.PutRequest{Key: []byte("own"), Value: make([]byte, 1<<20)}))
+	// after puts a large value, and reads it often.
+	after := func(end string) *pb.TxnRequest {
+		r := success(putOp(&pb.PutRequest{Key: []byte("own"), Value: make([]byte, 1<<20)}))
+		for range TxnOpsMax - 1 {
+			r.Success = append(r.Success, rangeOp(&pb.RangeRequest{Key: []byte("own"), RangeEnd: []byte(end)}))
+		}
+		return r
+	}
 	compare := &pb.TxnRequest{Success: []*pb.RequestOp{put("a")}}
 	for range TxnOpsMax - 1 {
-		after.Success = append(after.Success, rangeOp(&pb.RangeRequest{Key: []byte("own")}))
 		compare.Compare = append(compare.Compare, &pb.Compare{
 			Key: []byte{0}, RangeEnd: []byte{0}, Target: pb.Compare_LEASE})
 	}
@@ -387,7 +393,9 @@ func TestPoisonIsRejectedAlike(t *testing.T) {
 		"ranges over one key":      many(rangeOp(one)),
 		"ranges that return none":  many(rangeOp(filtered)),
 		"ranges that return one":   many(rangeOp(sorted)),
-		"ranges over its own put":  after,
+		"ranges over its own put":  after(""),
+		"ranges up to a key":       after("own1"),
+		"ranges from its own put":  after("\x00"),
 		"ranges that are below":    below,
 		"compares":                 compare,
 		"previous values of a txn": success(everything(), &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: []byte{0}, RangeEnd: []byte{0}, PrevKv: true}}}),

@@ -169,15 +169,24 @@ func TestConfIndexAfterTransferInSameBatch(t *testing.T) {
 }
 
 // A leader appends a change at a high index, is deposed, its log is cut, and
-// it leads again.
+// it leads again. Those that asked wait, and ask again, or have given up.
 func TestConfIndexAfterLostLeadership(t *testing.T) {
+	for name, gone := range map[string]bool{"asked again": false, "given up": true} {
+		t.Run(name, func(t *testing.T) { confIndexAfterLostLeadership(t, gone) })
+	}
+}
+
+func confIndexAfterLostLeadership(t *testing.T, gone bool) {
+	change := &call{name: "change"}
 	b := newBench(t, 1, []uint64{1, 2, 3}, raftpb.HardState{Term: 1, Commit: 1})
 	b.elect(2)
 	b.ack(2)
+	proposal := &call{name: "p"}
 	for range 20 {
-		b.run(Input{Requests: []Request{{Kind: Propose, Data: FrameProposal([]byte("p")), Waiter: &call{name: "p"}}}})
+		b.run(Input{Requests: []Request{{Kind: Propose, Data: FrameProposal([]byte("p")), Waiter: proposal}}})
 	}
-	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 4, Address: "a", Learner: true}}}, Waiter: &call{name: "change"}}}})
+	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 4, Address: "a", Learner: true}}}, Waiter: change}}})
+	change.gone, proposal.gone = gone, gone
 	term := b.c.Status().Term
 	// 3 leads in the next term and has only the first entry of ours.
 	b.run(Input{Messages: []raftpb.Message{{Type: raftpb.MsgApp, From: 3, To: 1, Term: term + 1, Index: 2, LogTerm: term, Commit: 2,
