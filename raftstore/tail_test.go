@@ -145,6 +145,11 @@ func TestTailIsMemoryStorage(t *testing.T) {
 
 // checkInvariants checks what a tail says of its own fields.
 func checkInvariants(t *rapid.T, tl *tail) {
+	for i, r := range tl.runs {
+		if i > 0 && (r.First <= tl.runs[i-1].First || r.Term == tl.runs[i-1].Term) || i > 0 && r.First > tl.end {
+			t.Fatalf("the terms %v are not those of one log up to %d", tl.runs, tl.end)
+		}
+	}
 	next := tl.first()
 	var bytes, cached uint64
 	for n := range tl.blocks {
