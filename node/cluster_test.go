@@ -111,6 +111,8 @@ type member struct {
 	// network is in memory; nil: TCP on the loopback interface.
 	network *memnet.Network
 	sm      *history
+	// around is put around its state machine; nil: nothing.
+	around func(*history) node.StateMachine
 	// silent: its state machine remembers nothing.
 	silent bool
 	// frameBytes bounds the transport's frames. 0: its default.
@@ -152,6 +154,9 @@ func (m *member) tryStart() error {
 	cfg := m.cfg
 	m.sm = &history{}
 	cfg.StateMachine, cfg.Transport = m.sm, tr
+	if m.around != nil {
+		cfg.StateMachine = m.around(m.sm)
+	}
 	if m.silent {
 		cfg.StateMachine = counter{}
 	}

@@ -60,19 +60,24 @@ func (l *loop) leavingTick(ticks int) {
 
 // maybeLeave stops this member once it is not needed any more.
 func (l *loop) maybeLeave() {
+	if l.leaving.majorityKnows(l.membership) {
+		l.log.Info("the remaining members know that this member was removed; stopping")
+		l.stop(ErrRemoved)
+	}
+}
+
+// majorityKnows says whether a majority of the remaining voters knows of the removal.
+func (l *leaving) majorityKnows(ms *octopiipb.Membership) bool {
 	voters, know := 0, 0
-	for i := range l.membership.Members {
-		if m := &l.membership.Members[i]; !m.Learner {
+	for i := range ms.Members {
+		if m := &ms.Members[i]; !m.Learner {
 			voters++
-			if l.leaving.refused[m.ID] {
+			if l.refused[m.ID] {
 				know++
 			}
 		}
 	}
-	if know > voters/2 {
-		l.log.Info("the remaining members know that this member was removed; stopping")
-		l.stop(ErrRemoved)
-	}
+	return know > voters/2
 }
 
 // isRemoved says whether a membership lists a member as removed.

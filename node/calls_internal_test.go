@@ -1,0 +1,231 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"sync"
+	"testing"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+
+	"github.com/octopii/octopii/node/internal/core"
+	"github.com/octopii/octopii/node/internal/stepped"
+	octopiipb "github.com/octopii/octopii/proto"
+	"github.com/octopii/octopii/transport"
+)
+
+// A call is taken or it is certainly not committed, never both, also where its context
+// ends at the moment at which it is taken.
+func TestTakenOrNotCommitted(t *testing.T) {
+	for i := range 20000 {
+		w := newWaiter()
+		var taken bool
+		var err error
+		var both sync.WaitGroup
+		begin := make(chan struct{})
+		both.Go(func() { <-begin; taken = w.Take() })
+		both.Go(func() { <-begin; err = w.quit() })
+		close(begin)
+		both.Wait()
+		if taken == errors.Is(err, ErrNotCommitted) {
+			t.Fatalf("call %d: taken: %v; the caller hears: %v", i, taken, err)
+		}
+	}
+}
+
+// The waiter of a call that gave up is not that of another call: it may still be answered.
+func TestWaiterOfAGoneCallIsItsOwn(t *testing.T) {
+	n := &Node{}
+	for _, taken := range []bool{false, true} {
+		w := newWaiter()
+		if taken {
+			w.Take()
+		}
+		if _, err := n.giveUp(w, context.Canceled); !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		w.finish(answer{}) // late
+		for range 10 {
+			other := newWaiter()
+			if other == w {
+				t.Fatalf("taken: %v: another call waits at the waiter of one that gave up", taken)
+			}
+			if len(other.done) > 0 {
+				t.Fatalf("taken: %v: another call has the answer of one that gave up", taken)
+			}
+		}
+	}
+}
+
+// What is refused for want of room does not count: there is room when what was taken is
+// done.
+func TestRefusedCallsDoNotCount(t *testing.T) {
+	n := &Node{cfg: Config{PendingProposalsMax: 3, PendingBytesMax: 1000}, drained: make(chan struct{}, 1)}
+	for name, bytes := range map[string]int{"calls": 1, "bytes": 400} {
+		for round := range 3 {
+			admitted := 0
+			for range 20 {
+				switch err := n.admit(bytes); {
+				case err == nil:
+					admitted++
+				case !errors.Is(err, ErrOverloaded):
+					t.Fatal(err)
+				}
+			}
+			if want := min(3, 1000/bytes); admitted != want {
+				t.Errorf("%s, round %d: %d calls are admitted; want %d", name, round, admitted, want)
+			}
+			for range admitted {
+				n.leave(bytes)
+			}
+		}
+	}
+	if calls, bytes := n.pending.Load(), n.pendingBytes.Load(); calls != 0 || bytes != 0 {
+		t.Errorf("%d calls with %d bytes count at the end", calls, bytes)
+	}
+}
+
+// A removed member stops when more than half of the remaining voters know of the removal:
+// half of them may not be able to elect a leader without it.
+func TestRemovedMemberStaysUntilAMajorityKnows(t *testing.T) {
+	for voters := 1; voters <= 7; voters++ {
+		ms := &octopiipb.Membership{Members: []octopiipb.Member{{ID: 100, Learner: true}}}
+		l := leaving{refused: map[uint64]bool{100: true, 200: true}} // a learner, and one that was removed, too
+		for id := range uint64(voters) {
+			ms.Members = append(ms.Members, octopiipb.Member{ID: id + 1})
+		}
+		for know := 0; know <= voters; know++ {
+			if know > 0 {
+				l.refused[uint64(know)] = true
+			}
+			if got, want := l.majorityKnows(ms), 2*know > voters; got != want {
+				t.Errorf("%d of %d voters know: it stops: %v; want %v", know, voters, got, want)
+			}
+		}
+	}
+}
+
+// closes counts how often a captured state is closed.
+type closes struct {
+	bytes.Reader
+	closed int
+}
+
+func (c *closes) Close() error { c.closed++; return nil }
+
+// sendsTo is a transport whose streams end with err.
+type sendsTo struct {
+	transport.Transport
+	err error
+}
+
+func (s sendsTo) SendSnapshot(context.Context, uint64, transport.Message, io.WriterTo) error {
+	return s.err
+}
+
+// What was captured for a stream is closed, whether it arrived or not.
+func TestStreamsCloseWhatWasCaptured(t *testing.T) {
+	for _, broken := range []error{nil, errors.New("the connection broke")} {
+		n := &Node{ctx: t.Context(), log: zap.NewNop(), transport: sendsTo{err: broken}}
+		s := &snapshots{loop: &loop{Node: n}}
+		data := new(closes)
+		if err := s.stream(raftpb.Message{To: 2}, octopiipb.SnapshotHeader{}, data); !errors.Is(err, broken) {
+			t.Errorf("a stream that ends with %v: %v", broken, err)
+		}
+		if data.closed != 1 {
+			t.Errorf("a stream that ends with %v: the state is closed %d times; want once", broken, data.closed)
+		}
+	}
+}
+
+// noTime has timers that nobody waits for; the test lets them end.
+type noTime struct {
+	machine
+	timers []func()
+}
+
+func (h *noTime) timer(f func()) stepped.Timer {
+	h.timers = append(h.timers, f)
+	return neverTimer{}
+}
+
+type neverTimer struct{ stepped.Timer }
+
+func (neverTimer) Reset(time.Duration) bool { return true }
+func (neverTimer) Stop() bool               { return true }
+
+// Whoever asks while a barrier is under way is answered behind the next one: that one
+// began before the question.
+func TestQuestionsWaitForABarrierOfTheirOwn(t *testing.T) {
+	h := &noTime{}
+	n := &Node{host: h, inbox: newInbox(), log: zap.NewNop(), appender: &appender{}}
+
+	n.members.Store(&octopiipb.Membership{})
+	answered := make([]bool, 2)
+	ask := func(i int) {
+		v := &n.voucher
+		v.mu.Lock()
+		v.waiting = append(v.waiting, vouchAsker{done: func(transport.Message, error) { answered[i] = true }})
+		v.mu.Unlock()
+	}
+	barrier := func() core.Waiter {
+		n.inbox.mu.Lock()
+		defer n.inbox.mu.Unlock()
+		r := n.inbox.input.Requests
+		return r[len(r)-1].Waiter
+	}
+	ask(0)
+	n.vouch()
+	first := barrier()
+	ask(1)
+	first.(*waiter).finish(answer{})
+	if !answered[0] || answered[1] {
+		t.Fatalf("behind the first barrier the questions before and after its begin are answered: %v; want only the former", answered)
+	}
+	n.vouch()
+	barrier().(*waiter).finish(answer{})
+	if !answered[1] {
+		t.Error("the second question is not answered behind the second barrier")
+	}
+}
+
+// told is a transport that notes where it is told that peers are.
+type told struct {
+	transport.Transport
+	at map[uint64]string
+}
+
+func (t told) SetPeer(id uint64, address string) { t.at[id] = address }
+func (t told) RemovePeer(id uint64)              { delete(t.at, id) }
+
+// The transport knows of each other member the address of its record: of new ones, of those
+// that moved, and of no others.
+func TestTransportHasTheMembership(t *testing.T) {
+	tr := told{at: map[uint64]string{}}
+	l := &loop{Node: &Node{id: 1, transport: tr, log: zap.NewNop(), inbox: newInbox(), events: &events{wake: make(chan struct{}, 1)}}, peers: map[uint64]string{}}
+	for i, want := range []map[uint64]string{
+		{},
+		{2: "a:2"},
+		{2: "a:2", 3: "a:3"},
+		{2: "b:2", 3: "a:3"},
+		{2: "a:3", 3: "b:2"}, // they swap
+		{3: "b:2", 4: "a:4"},
+		{2: "c:2"},
+	} {
+		ms := &octopiipb.Membership{Index: uint64(i) + 1, Members: []octopiipb.Member{{ID: 1, Address: "a:1"}}}
+		for id := uint64(2); id <= 4; id++ {
+			if at, ok := want[id]; ok {
+				ms.Members = append(ms.Members, octopiipb.Member{ID: id, Address: at})
+			}
+		}
+		l.setMembership(ms)
+		if !maps.Equal(tr.at, want) {
+			t.Errorf("membership %d: the transport has %v; want %v", i, tr.at, want)
+		}
+	}
+}
