@@ -35,12 +35,13 @@ type Config struct {
 	// and closes it.
 	Transport transport.Transport
 	// Bootstrap makes this member found a cluster, alone. It must be true on the
-	// one founder and is ignored once Dir has state.
+	// one founder and is ignored once Dir has state. If Join names addresses, each is asked
+	// first, and if one is of a cluster this member joins that and never founds.
 	Bootstrap bool
 	// FoundAfterTicks is for how long a member that would found by Bootstrap listens
 	// first, for members of a cluster that seek one at its address: if one comes, Dir was
 	// emptied, and this member joins and never founds. 0: it founds within Start, which is
-	// for those whose address nobody can know.
+	// for those whose address nobody can know. octopiid listens for 5 s.
 	FoundAfterTicks int
 	// Expect, with Join: the same configuration for every member. A cluster is founded when
 	// every address of Join answers, so many members are among them, this one included, and
@@ -63,6 +64,11 @@ type Config struct {
 	// alive this one is not let in. Only for Join; ignored once Dir has state.
 	Rejoin   bool
 	Replaces uint64
+
+	// NotOf is a cluster that claims the address of this member (ErrClaimed), and is wrong:
+	// this member is not of it, and what its members say counts no more. It is kept in
+	// Dir. 0: none.
+	NotOf uint64
 
 	// AcceptLoss is for one start of the members of a majority that forgot (ErrSuspect).
 	// A member that is remembered for more than it has, and to which no majority answers

@@ -138,10 +138,7 @@ func (d *doubt) suspend() {
 		d.age, d.next = 0, 0
 	}
 	d.err = err
-	l.suspended.Store(&err)
-	for _, o := range l.core.Refuse(err) {
-		o.Waiter.(*waiter).finish(answer{Outcome: o})
-	}
+	l.suspensionChanged()
 	d.ask()
 }
 
@@ -151,7 +148,7 @@ func (d *doubt) drop(which func(*claim) bool) {
 	if len(d.claims) == 0 && d.err != nil {
 		d.loop.log.Warn("this member serves again: what was said of its log is not so", zap.String("was", d.err.Error()))
 		d.err, d.age = nil, 0
-		d.loop.suspended.Store(nil)
+		d.loop.suspensionChanged()
 	}
 }
 
@@ -161,6 +158,31 @@ func (d *doubt) keep(ms *octopiipb.Membership) {
 	d.others = slices.DeleteFunc(slices.Clone(d.others), func(s Suspect) bool { return !isMember(ms, s.ID) })
 }
 
+// suspension is why this member serves nothing: it doubts its own log, or another cluster
+// claims its address. nil: it serves.
+func (l *loop) suspension() error { return cmp.Or(l.doubt.err, l.rivals.err) }
+
+// isSuspension: a call was refused because this member serves nothing.
+func isSuspension(err error) bool {
+	return errors.Is(err, ErrSuspect) || errors.Is(err, ErrDiverged) || errors.Is(err, ErrClaimed)
+}
+
+// suspensionChanged lets callers know of it, also those that wait for an answer.
+func (l *loop) suspensionChanged() {
+	err := l.suspension()
+	if err == nil {
+		l.suspended.Store(nil)
+		return
+	}
+	l.suspended.Store(&err)
+	if l.core == nil {
+		return
+	}
+	for _, o := range l.core.Refuse(err) {
+		o.Waiter.(*waiter).finish(answer{Outcome: o})
+	}
+}
+
 // filter keeps from a suspended member what it would vote, acknowledge or serve by. What
 // its disk and its state machine have done still counts.
 func (d *doubt) filter(in *core.Input) {
@@ -168,12 +190,13 @@ func (d *doubt) filter(in *core.Input) {
 		d.patience -= in.Ticks
 		in.Ticks = 0
 	}
-	if d.err == nil || d.loop.core == nil {
+	err := d.loop.suspension()
+	if err == nil || d.loop.core == nil {
 		return
 	}
 	for _, r := range in.Requests {
 		if r.Waiter != nil {
-			r.Waiter.(*waiter).finish(answer{Outcome: core.Outcome{Waiter: r.Waiter, Err: d.err}})
+			r.Waiter.(*waiter).finish(answer{Outcome: core.Outcome{Waiter: r.Waiter, Err: err}})
 		}
 	}
 	empty(&in.Requests)
@@ -186,14 +209,15 @@ func (d *doubt) filter(in *core.Input) {
 
 // withhold keeps back what a suspended member would say.
 func (d *doubt) withhold(eff *core.Effects) {
-	if d.err == nil {
+	err := d.loop.suspension()
+	if err == nil {
 		return
 	}
 	eff.Messages, eff.Snapshots, eff.Forwards, eff.Replies = nil, nil, nil, nil
 	eff.CampaignSoon = 0
 	for i := range eff.Outcomes {
 		if o := &eff.Outcomes[i]; o.Err == nil && o.Membership == nil {
-			o.Err = d.err // a read, of a state that may not be the majority's
+			o.Err = err // a read, of a state that may not be the majority's
 		}
 	}
 }

@@ -96,8 +96,8 @@ func (f *founding) tick(ticks int) {
 	switch {
 	case f.loop.core != nil, f.origin.Member && len(f.origin.Rounds) == 0:
 	case cfg.Bootstrap:
-		if f.listen -= ticks; f.listen <= 0 && !f.origin.Member {
-			f.found(octopiipb.Round{Cluster: randomID(), Members: []octopiipb.Member{f.loop.self()}, FailoverByTimeout: cfg.FailoverByTimeout})
+		if !f.origin.Member {
+			f.listenTick(ticks)
 		}
 	case cfg.Expect > 0 || len(f.origin.Rounds) > 0:
 		if f.wait = max(0, f.wait-ticks); f.wait == 0 && f.asking == 0 {
@@ -278,13 +278,6 @@ func (f *founding) decide() (selfheal.Step, string) {
 // joinSeen asks those to be let in that belong to a cluster.
 func (f *founding) joinSeen() {
 	f.seen = true
-	addresses := f.toJoin()
-	for _, a := range f.answers {
-		if a.Cluster != 0 {
-			f.loop.join.next = max(0, slices.Index(addresses, a.Asked))
-			break
-		}
-	}
 	f.loop.join.hurry()
 }
 
@@ -359,6 +352,12 @@ func (f *founding) say(why string) {
 	}
 }
 
+// foundAlone founds a cluster of this member.
+func (f *founding) foundAlone() {
+	l := f.loop
+	f.found(octopiipb.Round{Cluster: randomID(), Members: []octopiipb.Member{l.self()}, FailoverByTimeout: l.cfg.FailoverByTimeout})
+}
+
 // found makes the first log of a cluster from a round: its founder's, or that of a member
 // that promised it.
 func (f *founding) found(round octopiipb.Round) {
@@ -400,6 +399,11 @@ func (n *Node) foundLog(round octopiipb.Round) (octopiipb.SnapshotHeader, error)
 		return header, fmt.Errorf("%w: %w", wal.ErrNoSpace, err)
 	} else if err != nil {
 		return header, err
+	}
+	if len(round.Members) == 1 {
+		if err := n.noteFounded(); err != nil {
+			return header, err
+		}
 	}
 	return header, n.store.Found(header, raftpb.HardState{Term: 1, Commit: 1})
 }
@@ -448,6 +452,7 @@ func (n *Node) foundAlready(req *octopiipb.FoundRequest) *octopiipb.FoundReply {
 	reply := &octopiipb.FoundReply{
 		Member:  octopiipb.Member{ID: n.id, Address: n.cfg.Transport.Address()},
 		Cluster: transport.SomeCluster,
+		Mark:    markOf(req.Nonce, n.cluster.Load()),
 	}
 	if mine := n.cluster.Load(); slices.Contains(req.Promised, mine) {
 		reply.Founded = mine

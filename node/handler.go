@@ -229,7 +229,7 @@ var errStops = errors.New("this member stops; ask another")
 
 // Answer implements stepped.Answerer: HandleCall for those that do not wait.
 func (h handler) Answer(from transport.Hello, in transport.Inbound, done func(transport.Message, error)) {
-	if in.Kind != kindVouch && h.asksFromOutside(from) {
+	if in.Kind != kindVouch && in.Kind != kindTestify && h.asksFromOutside(from) {
 		done(nil, h.sameCluster(from))
 		return
 	}
@@ -244,6 +244,8 @@ func (h handler) Answer(from transport.Hello, in transport.Inbound, done func(tr
 		h.handleFound(in.Payload, done)
 	case kindVouch:
 		h.handleVouch(in.Payload, done)
+	case kindTestify:
+		h.handleTestify(in.Payload, done)
 	default:
 		done(nil, fmt.Errorf("calls of kind %d are not known here", in.Kind))
 	}

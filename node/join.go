@@ -30,13 +30,13 @@ const (
 // asks again after any failure. It belongs to the loop.
 type joiner struct {
 	loop *loop
-	// asking: a call is under way. next is whom to ask then, wait for how many ticks
-	// not to, and backoff how many after the next round.
-	asking bool
-	next   int
-	// of is how many addresses there were to ask.
-	of            int
+	// asking: a call is under way. round are the addresses to ask then, all of one cluster;
+	// wait is for how many ticks not to, and backoff how many after the next round.
+	asking        bool
+	round         []string
 	wait, backoff int
+	// survey finds out of which cluster the addresses are; nil: none is under way.
+	survey *survey
 }
 
 // begin asks for the first time.
@@ -47,23 +47,22 @@ func (j *joiner) begin() {
 
 // hurry asks at once, and often again.
 func (j *joiner) hurry() {
-	j.wait, j.backoff = 0, 1
+	j.wait, j.backoff, j.round = 0, 1, nil
 	j.tick(0)
 }
 
 // tick asks if it is time to.
 func (j *joiner) tick(ticks int) {
 	l := j.loop
+	j.surveyTick(ticks)
 	if j.wait = max(0, j.wait-ticks); j.wait > 0 || j.asking || l.core != nil {
 		return
 	}
-	addresses := l.founding.toJoin()
-	if len(addresses) == 0 {
+	if len(j.round) == 0 && !j.begins() {
 		return
 	}
-	j.asking = true
-	j.of = len(addresses)
-	address := addresses[j.next%j.of]
+	address := j.round[0]
+	j.asking, j.round = true, j.round[1:]
 	request := &octopiipb.JoinRequest{Member: l.self(), Rejoins: l.cfg.Rejoin}
 	request.Member.Replaces = cmp.Or(l.cfg.Replaces, l.founding.origin.Replaces)
 	l.call(address, kindJoin, request, func(payload []byte, err error) {
@@ -76,24 +75,29 @@ func (j *joiner) tick(ticks int) {
 func (j *joiner) asked(address string, err error) {
 	l := j.loop
 	j.asking = false
-	j.next = (j.next + 1) % j.of
 	if l.core != nil {
 		return // it has a log by now, which tells it everything
 	}
 	switch {
 	case err == nil:
 		l.log.Info("the cluster will bring this member in", zap.String("asked", address))
+		j.round = nil
 	case errors.Is(err, ErrRemoved), errors.Is(err, ErrIDReused), errors.Is(err, ErrAmnesia):
 		l.fatal(err)
 		return
 	default:
 		l.log.Warn("could not ask to join; trying again", zap.String("asked", address), zap.Error(err))
-		if j.next != 0 {
+		if len(j.round) > 0 {
 			j.tick(0)
 			return
 		}
 	}
-	// By chance, so that those who began together do not go on together.
+	j.rest()
+}
+
+// rest waits before the next round: by chance, so that those who began together do not go
+// on together.
+func (j *joiner) rest() {
 	j.wait = j.backoff + int(randomID()%uint64(j.backoff+1))
 	j.backoff = min(2*j.backoff, joinBackoffMax)
 }

@@ -35,12 +35,11 @@ type loop struct {
 	founding founding
 	// campaign fires when this member should campaign for a leader that is dead.
 	campaign stepped.Timer
-	// verified is when it was last asked whether another cluster has this address.
-	verified time.Time
 	// lonely is for how many ticks no leader was known.
 	lonely   int
 	disk     diskState
 	doubt    doubt
+	rivals   rivals
 	majority majority
 	// leaving is set while this member, which was removed, is still needed.
 	leaving leaving
@@ -57,9 +56,13 @@ func newLoop(n *Node) (*loop, error) {
 	n.snapshots.loop = l
 	n.removalKnown = l.removalKnown
 	if !n.store.Initialized() {
+		_ = l.rivals.begin(l) // there is nothing to read yet
 		n.applier.start(core.Label{}, 0)
 		l.publish()
 		return l, nil
+	}
+	if err := l.rivals.begin(l); err != nil {
+		return nil, err
 	}
 	start := n.store.Start()
 	durable, err := n.recoverStateMachine(start)
@@ -144,6 +147,7 @@ func (l *loop) turn(ticks int) bool {
 	}
 	l.input.Ticks = ticks
 	l.doubt.tick(ticks)
+	l.rivals.tick(ticks)
 	l.doubt.filter(&l.input)
 	l.input.NoSpace, l.input.Stuck = l.appender.full.Load(), l.appender.waits.Load()
 	l.step()
@@ -385,8 +389,8 @@ func (l *loop) publish() {
 		st.SnapshotIndex = l.store.SnapshotIndex()
 		st.DiskStalled = time.Duration(c.Unwritten) * l.cfg.TickInterval
 		st.Membership = l.public
-		st.Suspended, st.Suspects = l.doubt.err, l.doubt.others
-		if l.doubt.err != nil {
+		st.Suspended, st.Suspects, st.Claimed = l.suspension(), l.doubt.others, l.rivals.warning
+		if st.Suspended != nil {
 			st.Role, st.Leader = Follower, 0
 		}
 		if l.core.Lonely() { // what the last tick found may be over

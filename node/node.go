@@ -154,7 +154,7 @@ func (n *Node) recover() error {
 	}
 	n.id = n.identity.Node
 	n.log = n.cfg.Logger.With(zap.String("member", fmt.Sprintf("%x", n.id)))
-	if o := n.store.Origin(); !n.store.Initialized() && n.cfg.Bootstrap && n.cfg.FoundAfterTicks == 0 && !o.Member && len(o.Rounds) == 0 {
+	if o := n.store.Origin(); !n.store.Initialized() && n.cfg.Bootstrap && n.cfg.FoundAfterTicks == 0 && len(n.cfg.Join) == 0 && !o.Member && len(o.Rounds) == 0 {
 		if err := n.found(); err != nil {
 			return err
 		}

@@ -4,17 +4,28 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/octopii/octopii/internal/selfheal"
+	"github.com/octopii/octopii/internal/vfs"
+	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/transport"
+	"github.com/octopii/octopii/wal"
 )
 
-// ErrOtherCluster: the address of this member belongs to a member of another cluster, and
-// this cluster has no other voter: it was founded where a member of the other one lost its
-// disk. OtherClusterError has the details.
-var ErrOtherCluster = errors.New("node: this address belongs to a member of another cluster")
+var (
+	// ErrOtherCluster: the address of this member belongs to a member of another cluster, and
+	// this cluster has no other voter: it was founded where a member of the other one lost its
+	// disk. OtherClusterError has the details.
+	ErrOtherCluster = errors.New("node: this address belongs to a member of another cluster")
+	// ErrClaimed: a member of another cluster says that this member's address is that of one
+	// of its own, and it is not settled which of the two clusters is right. Until then this
+	// member serves nothing. ClaimedError has the details.
+	ErrClaimed = errors.New("node: another cluster says that this address is that of one of its members")
+)
 
 // OtherClusterError is an ErrOtherCluster, proven by a majority of the other cluster.
 type OtherClusterError struct {
@@ -33,56 +44,364 @@ func (e *OtherClusterError) Error() string {
 // Unwrap makes it an ErrOtherCluster.
 func (e *OtherClusterError) Unwrap() error { return ErrOtherCluster }
 
-// verifyPause is the least time between two verifications, whoever calls.
-const verifyPause = 2 * time.Second
+// ClaimedError is an ErrClaimed.
+type ClaimedError struct {
+	// Mine is this member's cluster, and Other the one that claims its address, for the
+	// member Member.
+	Mine, Other, Member uint64
+	// Addresses are those of members of the other cluster, as far as they are known.
+	Addresses []string
+	// Why says what it waits for.
+	Why string
+}
 
-// dialedByOther is told that a member of another cluster dials this address. Its word
-// alone stops nothing: a cluster of one asks back for the statement of a majority. It
-// belongs to the loop.
-func (l *loop) dialedByOther(peer transport.Hello) {
-	now := l.host.now()
-	if l.core == nil || peer.Address == "" || !l.verified.IsZero() && now.Sub(l.verified) < verifyPause {
+// Error names both clusters and says what to do.
+func (e *ClaimedError) Error() string {
+	return fmt.Sprintf("%v: this is cluster %x, and cluster %x has member %x at this address; %s. To settle it: start the other members of cluster %x, whose majority decides; or, if cluster %x is the right one, start this member with --not-of %x (Config.NotOf); or stop it, empty its data directory, and start it with --join %s",
+		ErrClaimed, e.Mine, e.Other, e.Member, e.Why, e.Other, e.Mine, e.Other, strings.Join(e.Addresses, ","))
+}
+
+// Unwrap makes it an ErrClaimed.
+func (e *ClaimedError) Unwrap() error { return ErrClaimed }
+
+// kindTestify asks one member of another cluster what its own records say of an address.
+// Nobody else is asked, so that it needs no majority.
+const kindTestify transport.Kind = 33
+
+// Bounds of what is kept of other clusters, whoever calls.
+const (
+	dialersMax       = 8
+	rivalAddressMax  = 16
+	addressBytesMax  = 256
+	notOfMax         = 16
+	refutedMax       = 16
+	warningQuietTick = 600
+)
+
+// rivals is what this member does about other clusters, members of which dial its address
+// for a member of theirs. selfheal.Facing decides; here the evidence is got, and what was
+// decided is carried out. It belongs to the loop.
+//
+// A call of a stranger is no evidence. This member calls back, at the address that the
+// stranger named, and acts on the answer.
+type rivals struct {
+	loop *loop
+	// dialers called since the last round of questions. wait is for how many ticks no
+	// round begins, and asking are the questions that are not answered yet.
+	dialers []transport.Hello
+	wait    int
+	asking  map[rivalQuestion]bool
+
+	// rival is the one for which this member serves nothing, and err says so; nil: there is
+	// none. unsaved: the origin file does not say it yet.
+	rival   *octopiipb.Rival
+	err     error
+	unsaved bool
+	// warning says what a rival claims from which nothing follows; quiet is for how many
+	// ticks it was not heard again.
+	warning error
+	quiet   int
+	// refuted is the index at which a majority of a cluster claimed nothing: what one of its
+	// members says that has not got as far is old.
+	refuted map[uint64]uint64
+}
+
+// rivalQuestion is a question to a member of another cluster.
+type rivalQuestion struct {
+	kind    transport.Kind
+	cluster uint64
+	address string
+}
+
+// begin reads what an earlier process knew: a member that served nothing serves nothing
+// when it comes back. Config.NotOf settles it.
+func (r *rivals) begin(l *loop) error {
+	r.loop, r.asking, r.refuted = l, map[rivalQuestion]bool{}, map[uint64]uint64{}
+	if !l.store.Initialized() {
+		return nil
+	}
+	o, other := l.store.Origin(), l.cfg.NotOf
+	if other != 0 && other == l.cluster.Load() {
+		return fmt.Errorf("node: Config.NotOf is %x, and this is a member of that cluster; name the other one", other)
+	}
+	if r.rival = o.Rival; r.rival != nil && r.rival.Cluster == other {
+		r.rival = nil
+	}
+	if other != 0 && !slices.Contains(o.NotOf, other) {
+		o.NotOf = append(slices.Clone(o.NotOf), other)
+		o.NotOf = o.NotOf[max(0, len(o.NotOf)-notOfMax):]
+		o.Rival = r.rival
+		if err := l.store.SetOrigin(o); err != nil {
+			return err
+		}
+		l.log.Warn("an operator says that this member is not of another cluster, whose claims count no more",
+			zap.String("cluster", hex(l.cluster.Load())), zap.String("other cluster", hex(other)))
+	}
+	if r.rival != nil {
+		r.suspend("no majority of the other cluster has answered since this member started")
+	}
+	return nil
+}
+
+// settled says whether an operator settled the claims of a cluster.
+func (r *rivals) settled(cluster uint64) bool {
+	return cluster == r.loop.cfg.NotOf || slices.Contains(r.loop.store.Origin().NotOf, cluster)
+}
+
+// dialed takes note of a member of another cluster that dials this address for a member of
+// its own.
+func (r *rivals) dialed(peer transport.Hello) {
+	same := func(o transport.Hello) bool { return o.Cluster == peer.Cluster && o.Address == peer.Address }
+	switch {
+	case r.loop.core == nil || peer.Address == "" || len(peer.Address) > addressBytesMax || r.settled(peer.Cluster):
+		return
+	case len(r.dialers) == dialersMax || slices.ContainsFunc(r.dialers, same):
 		return
 	}
-	l.verified = now
-	voters := l.public.Voters()
-	l.log.Warn("a member of another cluster takes this address for one of its members",
-		zap.String("cluster", hex(l.cluster.Load())), zap.String("other cluster", hex(peer.Cluster)),
-		zap.String("wanted", hex(peer.To)), zap.String("called from", peer.Address))
-	if len(voters) != 1 || voters[0] != l.id {
-		return // others depend on this cluster: an operator must say which of the two is right
+	r.dialers = append(r.dialers, peer)
+	if r.wait == 0 {
+		r.ask()
 	}
-	q := Question{Cluster: peer.Cluster, Address: l.cfg.Transport.Address(), Name: l.identity.Name}
-	l.seekProof(q, []string{peer.Address}, func(p Proof, err error) {
-		l.inbox.call(func() { l.otherVouched(p, err) })
+}
+
+// tick asks again, and forgets a warning that nobody repeats.
+func (r *rivals) tick(ticks int) {
+	r.wait = max(0, r.wait-ticks)
+	if r.warning != nil {
+		if r.quiet += ticks; r.quiet > warningQuietTick {
+			r.warning = nil
+		}
+	}
+	if ticks > 0 && r.wait == 0 && (len(r.dialers) > 0 || r.rival != nil || r.unsaved) {
+		r.ask()
+	}
+}
+
+// ask begins a round of questions: to those who dialed, what they have to say; to all known
+// members of the rival, what a majority says.
+func (r *rivals) ask() {
+	r.wait = r.loop.cfg.ElectionTicks
+	if r.unsaved {
+		r.keep()
+	}
+	for _, peer := range r.dialers {
+		r.question(rivalQuestion{kindTestify, peer.Cluster, peer.Address})
+	}
+	r.dialers = nil
+	if r.rival == nil {
+		return
+	}
+	for _, address := range r.rival.Addresses {
+		r.question(rivalQuestion{kindVouch, r.rival.Cluster, address})
+	}
+}
+
+// question asks, unless the same question is not answered yet.
+func (r *rivals) question(q rivalQuestion) {
+	l := r.loop
+	if r.asking[q] {
+		return
+	}
+	r.asking[q] = true
+	asked := Question{Cluster: q.cluster, Address: l.cfg.Transport.Address()}
+	l.call(q.address, q.kind, asked.message(), func(payload []byte, err error) {
+		p, err := readProof(asked, q.address, payload, err)
+		l.inbox.call(func() { r.answered(q, p, err) })
 	})
 }
 
-// otherVouched stops this member if it is the one that should not be there: the other
-// cluster has a record of it, and this one has none of the others.
-func (l *loop) otherVouched(p Proof, err error) {
+// answered acts on what a member of another cluster said.
+func (r *rivals) answered(q rivalQuestion, p Proof, err error) {
+	l := r.loop
+	delete(r.asking, q)
+	vouched := q.kind == kindVouch
+	mine := r.rival != nil && r.rival.Cluster == q.cluster
+	if err == nil && (r.settled(q.cluster) || vouched && !mine || !vouched && p.Commit <= r.refuted[q.cluster]) {
+		return // it was settled meanwhile
+	}
 	if err != nil {
-		l.log.Info("the other cluster does not prove that this address is its member's; going on", zap.Error(err))
+		l.log.Debug("a member of another cluster says nothing of this address", zap.String("other cluster", hex(q.cluster)),
+			zap.String("asked", q.address), zap.Error(err))
 		return
 	}
-	theirs := 0
-	for _, m := range p.Members {
-		if !m.Learner {
-			theirs++
+	stand, why := selfheal.Facing(r.evidence(p, vouched))
+	switch stand {
+	case selfheal.Report:
+		if r.rival == nil {
+			r.report(p, why)
 		}
-		mine := slices.ContainsFunc(l.public.Members, func(o Member) bool { return o.Address == m.Address && o.ID != l.id })
-		if mine {
-			return // each knows the other's addresses: which came first is for an operator to say
+	case selfheal.Suspend:
+		if r.rival == nil || mine {
+			r.claimed(p, why, vouched)
 		}
+	case selfheal.Serve:
+		r.refute(p, why)
+	case selfheal.GiveWay:
+		l.fatal(&OtherClusterError{Mine: l.cluster.Load(), Proof: p})
 	}
-	if p.AtAddress == 0 || theirs < 2 || len(l.public.Voters()) != 1 {
-		return
-	}
-	l.fatal(&OtherClusterError{Mine: l.cluster.Load(), Proof: p})
 }
 
-// asksFromOutside: a member of another cluster calls, or was called: it may ask what a
-// majority here knows, and nothing else. See dialedByOther.
+// evidence is what Facing decides from.
+func (r *rivals) evidence(p Proof, vouched bool) selfheal.Rival {
+	l := r.loop
+	of := selfheal.Rival{Claims: p.AtAddress != 0, Vouched: vouched, Trusted: r.trusts(p.Witness), Age: -1}
+	for _, m := range p.Members {
+		if !m.Learner {
+			of.Voters++
+		}
+		of.Shared = of.Shared || slices.ContainsFunc(l.public.Members, func(o Member) bool { return o.Address == m.Address && o.ID != l.id })
+	}
+	for _, id := range l.public.Voters() {
+		if id != l.id {
+			of.Others++
+		}
+	}
+	if founded := l.store.Origin().Founded; founded != 0 {
+		claimed := l.host.now()
+		if r.rival != nil && r.rival.Cluster == p.Cluster {
+			claimed = time.Unix(0, r.rival.Since)
+		}
+		of.Age = claimed.Sub(time.Unix(0, founded))
+	}
+	return of
+}
+
+// trusts says whether what is heard at an address is not a stranger's word: this member's
+// own configuration or records name it, or certificates prove who is a peer.
+func (r *rivals) trusts(address string) bool {
+	l := r.loop
+	if a, ok := l.transport.(transport.Authenticated); ok && a.Authenticated() {
+		return true
+	}
+	recorded := slices.ContainsFunc(l.public.Members, func(m Member) bool { return m.ID != l.id && m.Address == address })
+	return recorded || slices.Contains(l.cfg.Join, address)
+}
+
+// claimed serves nothing because of a rival, and asks its majority at once.
+func (r *rivals) claimed(p Proof, why string, vouched bool) {
+	l := r.loop
+	news := r.rival == nil
+	if news {
+		r.rival, r.unsaved = &octopiipb.Rival{Cluster: p.Cluster, Member: p.AtAddress, Since: l.host.now().UnixNano()}, true
+	}
+	if r.learn(p) || news {
+		r.unsaved = true
+	}
+	if news || vouched { // one member's word is no news behind a majority's
+		r.suspend(why)
+	}
+	if r.unsaved {
+		r.keep()
+	}
+	if news {
+		r.ask()
+	}
+}
+
+// learn adds the addresses of the rival's members, and says whether there was a new one.
+func (r *rivals) learn(p Proof) (news bool) {
+	own := r.loop.cfg.Transport.Address()
+	addresses := []string{p.Witness}
+	for _, m := range p.Members {
+		addresses = append(addresses, m.Address)
+	}
+	for _, a := range addresses {
+		known := &r.rival.Addresses
+		if a != "" && a != own && len(a) <= addressBytesMax && len(*known) < rivalAddressMax && !slices.Contains(*known, a) {
+			*known, news = append(*known, a), true
+		}
+	}
+	return news
+}
+
+// suspend serves nothing from now on.
+func (r *rivals) suspend(why string) {
+	l := r.loop
+	err := &ClaimedError{Mine: l.cluster.Load(), Other: r.rival.Cluster, Member: r.rival.Member, Addresses: r.rival.Addresses, Why: why}
+	if r.err == nil || r.err.Error() != err.Error() {
+		l.log.Error("this member serves nothing until it is settled which of two clusters is right", zap.Error(err))
+	}
+	r.err = err
+	l.suspensionChanged()
+}
+
+// keep makes durable for whom this member serves nothing. It is tried again with the next
+// round; until then a restart would serve, until it is claimed again.
+func (r *rivals) keep() {
+	l := r.loop
+	o := l.store.Origin()
+	o.Rival = r.rival
+	if err := l.store.SetOrigin(o); err != nil {
+		r.unsaved = true
+		l.log.Error("cannot write down that another cluster claims this member's address; trying again", zap.Error(err))
+		return
+	}
+	r.unsaved = false
+}
+
+// refute serves again: a majority of the rival has nobody at this address.
+func (r *rivals) refute(p Proof, why string) {
+	l := r.loop
+	if len(r.refuted) == refutedMax {
+		clear(r.refuted)
+	}
+	r.refuted[p.Cluster] = p.Commit
+	r.rival, r.err, r.warning = nil, nil, nil
+	r.keep()
+	l.log.Warn("this member serves again: "+why, zap.String("cluster", hex(l.cluster.Load())),
+		zap.String("other cluster", hex(p.Cluster)), zap.String("says", p.Witness))
+	l.suspensionChanged()
+}
+
+// report says what a rival claims, and does nothing.
+func (r *rivals) report(p Proof, why string) {
+	l := r.loop
+	err := fmt.Errorf("a member at %s says that cluster %x has member %x at this address, and this is cluster %x: nothing follows from it, as %s; find out which of the two is right: start this member with --not-of %x (Config.NotOf), or remove member %x from cluster %x",
+		p.Witness, p.Cluster, p.AtAddress, l.cluster.Load(), why, p.Cluster, p.AtAddress, p.Cluster)
+	if r.warning == nil {
+		l.log.Error("another cluster claims this member's address", zap.Error(err))
+	}
+	r.warning, r.quiet = err, 0
+}
+
+// noteFounded makes durable when this member founds its cluster: see selfheal.Rival.Age.
+func (n *Node) noteFounded() error {
+	o := n.store.Origin()
+	o.Founded = n.host.now().UnixNano()
+	err := n.store.SetOrigin(o)
+	if vfs.Refused(err) {
+		return fmt.Errorf("%w: %w", wal.ErrNoSpace, err)
+	}
+	return err
+}
+
+// handleTestify answers a member of another cluster with this one's records.
+func (n *Node) handleTestify(payload []byte, done func(transport.Message, error)) {
+	var req octopiipb.VouchRequest
+	if err := req.Unmarshal(payload); err != nil {
+		done(nil, fmt.Errorf("testify request cannot be read: %w", err))
+		return
+	}
+	mine, ms := n.cluster.Load(), n.members.Load()
+	if ms == nil || mine == 0 || req.Cluster != mine || n.removed.Load() {
+		// Anybody may ask, and so it does not name this cluster.
+		done(&octopiipb.VouchReply{Code: vouchNone, Reason: fmt.Sprintf("this is no member of cluster %x", req.Cluster)}, nil)
+		return
+	}
+	reply := &octopiipb.VouchReply{Cluster: mine, Term: n.Status().Term, Commit: n.committed.Load()}
+	n.describe(reply, &req, ms)
+	done(reply, nil)
+}
+
+// wasThere says whether a member was really at the address of its record: it came at least
+// once, and was not met elsewhere since.
+func (n *Node) wasThere(m *octopiipb.Member) bool {
+	at := n.whereabouts.get(m.ID)
+	return m.Incarnation != 0 && (at == "" || at == m.Address)
+}
+
+// asksFromOutside: a member of another cluster calls, or was called: it may ask what this
+// one knows of its address, and nothing else. See rivals.
 func (n *Node) asksFromOutside(peer transport.Hello) bool {
 	mine := n.cluster.Load()
 	return peer.Call && mine != 0 && peer.Cluster != 0 && peer.Cluster != mine && peer.Node != n.id
@@ -92,9 +411,9 @@ func (n *Node) asksFromOutside(peer transport.Hello) bool {
 func (n *Node) soughtHere(peer transport.Hello) {
 	mine := n.cluster.Load()
 	switch {
-	case mine == 0 && (n.cfg.Rejoin || n.cfg.Bootstrap || n.cfg.Expect > 0):
+	case mine == 0 && (n.cfg.Rejoin || n.cfg.Bootstrap || n.cfg.Expect > 0) && peer.Cluster != n.cfg.NotOf:
 		n.inbox.call(func() { n.snapshots.loop.founding.sought(peer) })
 	case mine != 0 && mine != peer.Cluster:
-		n.inbox.call(func() { n.snapshots.loop.dialedByOther(peer) })
+		n.inbox.call(func() { n.snapshots.loop.rivals.dialed(peer) })
 	}
 }

@@ -47,7 +47,7 @@ func (n *Node) Propose(ctx context.Context, data []byte) (Result, error) {
 
 // neverProposed adds what else is known when a member has stopped.
 func neverProposed(err error) error {
-	if errors.Is(err, ErrClosed) || errors.Is(err, ErrRemoved) || errors.Is(err, ErrSuspect) || errors.Is(err, ErrDiverged) {
+	if errors.Is(err, ErrClosed) || errors.Is(err, ErrRemoved) || isSuspension(err) {
 		return fmt.Errorf("%w: %w", ErrNotCommitted, err)
 	}
 	return err
@@ -144,7 +144,7 @@ func (n *Node) ReadBarrier(ctx context.Context, level ReadLevel) (uint64, error)
 // readError leaves out what only makes sense for a proposal.
 func readError(err error, ctx context.Context) error {
 	switch cause := ctx.Err(); {
-	case errors.Is(err, ErrDiverged), errors.Is(err, ErrSuspect):
+	case isSuspension(err):
 		return err
 	case cause != nil:
 		return fmt.Errorf("node: read barrier: %w", cause)

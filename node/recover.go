@@ -32,6 +32,9 @@ func (n *Node) found() error {
 	if _, err := n.writeSnapshot(header, snapshot); err != nil {
 		return err
 	}
+	if err := n.noteFounded(); err != nil {
+		return err
+	}
 	return n.store.Found(header, raftpb.HardState{Term: 1, Commit: 1})
 }
 

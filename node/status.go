@@ -41,8 +41,11 @@ type Status struct {
 	// whole ticks.
 	DiskStalled time.Duration
 	// Suspended is why this member serves nothing although it runs; nil: it serves. It
-	// wraps ErrSuspect or ErrDiverged.
+	// wraps ErrSuspect, ErrDiverged or ErrClaimed.
 	Suspended error
+	// Claimed says that another cluster claims the address of this member, which serves all
+	// the same; nil: none does.
+	Claimed error
 	// Suspects are members that said that they may have lost something, ordered by ID.
 	Suspects []Suspect
 	// Missing are the voters that are not heard of, ordered by ID, while there is no leader

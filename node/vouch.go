@@ -35,7 +35,6 @@ type Question struct {
 // Proof is the statement of a majority of a cluster's voters. It was true at a moment
 // between the question and the answer.
 type Proof struct {
-	//
 	// Cluster is transport.SomeCluster if Question.Cluster was 0: that one is told to its
 	// own members only.
 	Cluster uint64
@@ -45,8 +44,8 @@ type Proof struct {
 	Commit uint64
 	// IsMember: Question.Member belongs to the cluster. Removed: it did.
 	IsMember, Removed bool
-	// AtAddress is the member whose record has Question.Address, and Named the one that
-	// has Question.Name; 0: none.
+	// AtAddress is the member whose record has Question.Address and that was really
+	// there, and Named the one that has Question.Name; 0: none.
 	AtAddress, Named uint64
 	// Members are all members of the cluster, if Question.Cluster named it.
 	Members []Member
@@ -299,16 +298,23 @@ func (n *Node) statement(req *octopiipb.VouchRequest, index uint64, err error) *
 	}
 	reply.IsMember = req.Member != 0 && isMember(ms, req.Member)
 	reply.Removed = slices.Contains(ms.Removed, req.Member)
+	n.describe(reply, req, ms)
+	return reply
+}
+
+// describe adds what the records say. Incarnations, by which members know each other, are
+// told to nobody.
+func (n *Node) describe(reply *octopiipb.VouchReply, req *octopiipb.VouchRequest, ms *octopiipb.Membership) {
 	for _, m := range ms.Members {
-		if req.Cluster != 0 { // who does not know the cluster is told no addresses
-			reply.Members = append(reply.Members, m)
-		}
-		if req.Address != "" && m.Address == req.Address {
+		if req.Address != "" && m.Address == req.Address && n.wasThere(&m) {
 			reply.AtAddress = m.ID
 		}
 		if req.Name != "" && m.Name == req.Name {
 			reply.Named = m.ID
 		}
+		if req.Cluster != 0 { // who does not know the cluster is told no addresses
+			m.Incarnation = 0
+			reply.Members = append(reply.Members, m)
+		}
 	}
-	return reply
 }

@@ -112,6 +112,7 @@ var publicErrors = []struct{ core, node error }{
 	{core.ErrNoTarget, ErrNoTarget},
 	{ErrSuspect, ErrSuspect},
 	{ErrDiverged, ErrDiverged},
+	{ErrClaimed, ErrClaimed},
 }
 
 // publicError turns an error of the core into one that callers know, and keeps

@@ -30,6 +30,13 @@ func (w *whereabouts) met(peer transport.Hello) {
 	w.of[peer.Node] = address
 }
 
+// get returns where a member was met last; empty: it was not.
+func (w *whereabouts) get(id uint64) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.of[id]
+}
+
 // list returns those of the members, ordered by ID.
 func (w *whereabouts) list(ms *octopiipb.Membership) []octopiipb.Member {
 	w.mu.Lock()

@@ -22,8 +22,8 @@ const (
 // belonged to a member: the safe half of what it may have said.
 func (s *Store) Origin() octopiipb.Origin { return s.origin }
 
-// SetOrigin is durable when it returns. Call it from one goroutine, and only while the
-// Store is not Initialized.
+// SetOrigin is durable when it returns; an error leaves the one before. Call it from one
+// goroutine.
 func (s *Store) SetOrigin(o octopiipb.Origin) error {
 	if err := s.writeOrigin(o); err != nil {
 		return fmt.Errorf("raftstore: write %s: %w", filepath.Join(s.dir, originFile), err)

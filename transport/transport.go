@@ -173,6 +173,10 @@ type Transport interface {
 // take whatever Config of the Node allows.
 type Bounded interface{ MessageBytesMax() int64 }
 
+// Authenticated is a Transport that may know its peers for sure. Authenticated returns true
+// if both sides of every connection prove by certificates that they are peers.
+type Authenticated interface{ Authenticated() bool }
+
 // Errors of any transport.
 var (
 	// ErrClosed: the transport was closed.

@@ -70,7 +70,7 @@ func startCluster(program, dir string) (*cluster, error) {
 			"--client-addr", clients, "--peer-addr", peers}}
 		if i == 0 {
 			founder = peers
-			m.args = append(m.args, "--bootstrap")
+			m.args = append(m.args, "--bootstrap", "--found-after", "0")
 		} else {
 			m.args = append(m.args, "--join", founder)
 		}

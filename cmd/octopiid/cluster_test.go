@@ -44,7 +44,7 @@ func startClusterIn(t *testing.T, dir string, extra ...string) *cluster {
 			"--client-addr", client, "--peer-addr", peer}
 		if i == 0 {
 			founder = peer
-			args = append(args, "--bootstrap")
+			args = append(args, "--bootstrap", "--found-after", "1500ms")
 		} else {
 			args = append(args, "--join", founder)
 		}
@@ -261,7 +261,7 @@ func TestHealth(t *testing.T) {
 		how   []string
 		ready int
 	}{
-		"founder": {[]string{"--bootstrap"}, http.StatusOK},
+		"founder": {[]string{"--bootstrap", "--found-after", "0"}, http.StatusOK},
 		"waiting": {[]string{"--join", nobody}, http.StatusServiceUnavailable},
 	} {
 		t.Run(name, func(t *testing.T) {

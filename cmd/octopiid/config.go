@@ -45,6 +45,7 @@ type config struct {
 	FailoverByTimeout   bool     `koanf:"failover-by-timeout"`
 	Wait                bool     `koanf:"wait"`
 	Expect              int      `koanf:"expect"`
+	NotOf               string   `koanf:"not-of"`
 	PeerCertFile        string   `koanf:"peer-cert-file"`
 	PeerKeyFile         string   `koanf:"peer-key-file"`
 	PeerCAFile          string   `koanf:"peer-ca-file"`
@@ -55,6 +56,8 @@ type config struct {
 	WAL                 string   `koanf:"wal"`
 	LogLevel            string   `koanf:"log-level"`
 
+	// FoundAfter is for how long a member with Bootstrap listens before it founds.
+	FoundAfter time.Duration `koanf:"found-after"`
 	// DiskStallLimit is node.Config.StallLimit.
 	DiskStallLimit time.Duration `koanf:"disk-stall-limit"`
 	// AcceptLoss is node.Config.AcceptLoss.
@@ -89,10 +92,12 @@ func addFlags(f *pflag.FlagSet) {
 	f.String("metrics-addr", "", "`host:port` to serve /metrics, /livez and /readyz on (default: nowhere)")
 	f.String("advertise-client-addr", "", "`host:port` where clients reach this member (default: client-addr)")
 	f.String("advertise-peer-addr", "", "`host:port` where other members reach this one (default: peer-addr)")
-	f.Bool("bootstrap", false, "found a new cluster as its first member, alone; never where it was a member before; ignored once the directory is initialized")
+	f.Bool("bootstrap", false, "found a new cluster as its first member, alone; never where it was a member before, nor where an address of --join is of a cluster; ignored once the directory is initialized")
+	f.Duration("found-after", 5*time.Second, "with --bootstrap: for how long a first member listens for a cluster that takes it for a member, before it founds; 0: it does not, which is for an address that nobody can know")
 	f.Bool("failover-by-timeout", false, "with --bootstrap: members of the cluster wait for an election timeout also where the leader's process seems dead; for networks that refuse connections to members that live")
 	f.StringSlice("join", nil, "peer `addresses` of the members, this one may be among them, and at every start of where to look for it: one that is right is enough")
 	f.Int("expect", 0, "with --join, the same on every member: found a cluster when all of --join are there, so many with this one, and empty; else join theirs; 0: only join")
+	f.String("not-of", "", "`ID` of another cluster that claims the address of this member, as the log says, and is wrong: this member serves, and its claims count no more; it is kept in the directory")
 	f.Bool("wait", false, "wait to be added to a cluster by octopiictl member add; ignored once the directory is initialized")
 	f.String("peer-cert-file", "", "certificate for other members")
 	f.String("peer-key-file", "", "key of the certificate for other members")
@@ -277,6 +282,12 @@ func (c config) check() error {
 	}
 	if err := c.checkLimits(); err != nil {
 		return err
+	}
+	if c.FoundAfter < 0 {
+		return fmt.Errorf("--found-after %v is negative; name a duration such as 5s, or 0 to found at once", c.FoundAfter)
+	}
+	if c.NotOf != "" && parseID(c.NotOf) == 0 {
+		return fmt.Errorf("--not-of %q: name a cluster by its ID in hexadecimal, as the log does", c.NotOf)
 	}
 	if c.LockTimeout < 0 {
 		return fmt.Errorf("--lock-timeout %v is negative; name a duration such as 30s, or 0 to end at once", c.LockTimeout)
@@ -473,6 +484,12 @@ func (c config) stallLimit() time.Duration {
 	return c.DiskStallLimit
 }
 
+// tickInterval is node.Config.TickInterval.
+const tickInterval = 100 * time.Millisecond
+
+// foundAfterTicks is node.Config.FoundAfterTicks.
+func (c config) foundAfterTicks() int { return int((c.FoundAfter + tickInterval - 1) / tickInterval) }
+
 // Inside the data directory.
 func (c config) nodeDir() string  { return filepath.Join(c.DataDir, "node") }
 func (c config) storeDir() string { return filepath.Join(c.DataDir, "kv") }
@@ -501,8 +518,6 @@ func (c config) checkFounding() error {
 		return fmt.Errorf("%s is empty; --wait is for a member that neither founds a cluster nor joins one by itself: leave --bootstrap and --join out", c.DataDir)
 	case len(c.Join) > 0 && c.Expect == 0 && !slices.ContainsFunc(c.Join, func(a string) bool { return !sameAddr(a, c.ownPeerAddr()) }):
 		return fmt.Errorf("--join names nobody but this member itself, %s; name a member of the cluster, add --expect N to found one together, or use --bootstrap to found one alone", c.ownPeerAddr())
-	case c.Bootstrap && len(c.Join) > 0:
-		return fmt.Errorf("%s is empty; use --bootstrap to found a new cluster or --join to join one, not both", c.DataDir)
 	}
 	return nil
 }

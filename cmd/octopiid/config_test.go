@@ -40,7 +40,7 @@ func TestConfigPrecedence(t *testing.T) {
 	want := config{
 		Name: "flag", DataDir: "/env", ClientAddr: "127.0.0.1:1", PeerAddr: "127.0.0.1:2380",
 		Bootstrap: true, Join: []string{"a:1", "b:2"}, WAL: "etcd", LogLevel: "info",
-		DiskStallLimit: 30 * time.Second, LockTimeout: 30 * time.Second,
+		DiskStallLimit: 30 * time.Second, LockTimeout: 30 * time.Second, FoundAfter: 5 * time.Second,
 		ScrubInterval: 24 * time.Hour,
 
 		RequestTimeout:       7 * time.Second,

@@ -104,7 +104,7 @@ func TestSupervised(t *testing.T) {
 		}
 	}
 	write("log-level: info\n")
-	args := []string{"start", "--data-dir", filepath.Join(dir, "data"), "--bootstrap", "--client-addr", "127.0.0.1:0", "--peer-addr", "127.0.0.1:0", "--config", file}
+	args := []string{"start", "--data-dir", filepath.Join(dir, "data"), "--bootstrap", "--found-after", "0", "--client-addr", "127.0.0.1:0", "--peer-addr", "127.0.0.1:0", "--config", file}
 	p, expect := supervised(t, append(kubernetes, "WATCHDOG_USEC=200000"), args...)
 	expect("READY=1")
 	expect("WATCHDOG=1")

@@ -240,7 +240,9 @@ func (m *member) startNode() error {
 		Bootstrap:    from.bootstrap,
 		Expect:       from.expect,
 
-		FoundAfterTicks: listenTicks,
+		FoundAfterTicks: m.cfg.foundAfterTicks(),
+		TickInterval:    tickInterval,
+		NotOf:           parseID(m.cfg.NotOf),
 
 		FailoverByTimeout: m.cfg.FailoverByTimeout,
 

@@ -30,10 +30,6 @@ const (
 	// rejoinPauseMin is the wait before the next attempt; it doubles after each.
 	rejoinPauseMin = 200 * time.Millisecond
 	rejoinPauseMax = time.Minute
-	// listenTicks is for how many ticks of 100 ms a first member listens for those who take
-	// it for a member of theirs, before it founds. It is longer than any member waits
-	// between two attempts to reach another.
-	listenTicks = 15
 	// proofTimeout bounds one round of asking the others for a proof.
 	proofTimeout = 10 * time.Second
 )

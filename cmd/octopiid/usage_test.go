@@ -31,7 +31,8 @@ func TestUsageErrors(t *testing.T) {
 		"bad boolean":         {[]string{"OCTOPII_BOOTSTRAP=maybe"}, []string{"start", "--data-dir", dir}, "OCTOPII_BOOTSTRAP"},
 		"no directory":        {nil, []string{"start"}, "--data-dir"},
 		"neither":             {nil, []string{"start", "--data-dir", dir}, "--bootstrap"},
-		"both":                {nil, []string{"start", "--data-dir", dir, "--bootstrap", "--join", "a:1"}, "not both"},
+		"no cluster":          {nil, []string{"start", "--data-dir", dir, "--bootstrap", "--not-of", "x"}, "--not-of"},
+		"found before":        {nil, []string{"start", "--data-dir", dir, "--bootstrap", "--found-after", "-1s"}, "--found-after"},
 		"wait and found":      {nil, []string{"start", "--data-dir", dir, "--bootstrap", "--wait"}, "leave --bootstrap and --join out"},
 		"missing file":        {nil, []string{"start", "--config", "/does/not/exist"}, "/does/not/exist"},
 		"too many members":    {nil, []string{"dev", "--nodes", "7"}, "--nodes 7"},
@@ -70,7 +71,7 @@ func expectEnd(t *testing.T, p *process, status int, want string) {
 func TestStartFailures(t *testing.T) {
 	t.Parallel()
 	running := filepath.Join(t.TempDir(), "running")
-	first := spawn(t, nil, "start", "--data-dir", running, "--bootstrap", "--client-addr", "127.0.0.1:0", "--peer-addr", "127.0.0.1:0").waitReady()
+	first := spawn(t, nil, "start", "--data-dir", running, "--bootstrap", "--found-after", "0", "--client-addr", "127.0.0.1:0", "--peer-addr", "127.0.0.1:0").waitReady()
 	metrics, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -87,7 +88,7 @@ func TestStartFailures(t *testing.T) {
 		"metrics address in use":  {t.TempDir(), any, any, metrics.Addr().String(), "--metrics-addr"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := spawn(t, nil, "start", "--data-dir", c.dir, "--bootstrap", "--log-level", "error", "--lock-timeout", "0",
+			p := spawn(t, nil, "start", "--data-dir", c.dir, "--bootstrap", "--found-after", "0", "--log-level", "error", "--lock-timeout", "0",
 				"--client-addr", c.client, "--peer-addr", c.peer, "--metrics-addr", c.metrics)
 			expectEnd(t, p, exitFailure, c.want)
 		})
@@ -98,7 +99,7 @@ func TestStartFailures(t *testing.T) {
 func TestStartOnDamagedStore(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	args := []string{"start", "--data-dir", dir, "--bootstrap", "--log-level", "error", "--client-addr", "127.0.0.1:0", "--peer-addr", "127.0.0.1:0"}
+	args := []string{"start", "--data-dir", dir, "--bootstrap", "--found-after", "0", "--log-level", "error", "--client-addr", "127.0.0.1:0", "--peer-addr", "127.0.0.1:0"}
 	store := filepath.Join(dir, "kv", "db")
 	if err := os.MkdirAll(filepath.Dir(store), 0o700); err != nil {
 		t.Fatal(err)

@@ -13,7 +13,7 @@ import (
 
 // lone is the command of a member that is a cluster by itself.
 func lone(dir string, more ...string) []string {
-	return append([]string{"start", "--data-dir", dir, "--bootstrap", "--log-level", "info",
+	return append([]string{"start", "--data-dir", dir, "--bootstrap", "--found-after", "0", "--log-level", "info",
 		"--client-addr", "127.0.0.1:0", "--peer-addr", "127.0.0.1:0"}, more...)
 }
 

@@ -84,6 +84,10 @@ func toStatus(ctx context.Context, err error) error {
 	if errors.As(err, &notLeader) {
 		return rpctypes.ErrGRPCNoLeader
 	}
+	var claimed *node.ClaimedError
+	if errors.As(err, &claimed) {
+		return status.Error(codes.Unavailable, "octopii: this member serves nothing: "+claimed.Error())
+	}
 	for _, e := range nodeErrors {
 		if errors.Is(err, e.is) {
 			return e.answer

@@ -153,7 +153,8 @@ func (s *server) executeOnce(ctx context.Context, r *pb.InternalRaftRequest, rea
 }
 
 // propose tries again for as long as ctx lasts when a command was certainly not
-// committed, so that clients need not know of it, unless this member has stopped.
+// committed, so that clients need not know of it, unless this member has stopped, or waits
+// for somebody to settle which of two clusters is right.
 func propose(ctx context.Context, n Node, command []byte) (node.Result, error) {
 	for pause := retryPauseMin; ; pause = min(2*pause, retryPauseMax) {
 		result, err := n.Propose(ctx, command)
@@ -165,7 +166,7 @@ func propose(ctx context.Context, n Node, command []byte) (node.Result, error) {
 
 func retryable(err error) bool {
 	var notLeader *node.NotLeaderError
-	stopped := errors.Is(err, node.ErrClosed) || errors.Is(err, node.ErrRemoved)
+	stopped := errors.Is(err, node.ErrClosed) || errors.Is(err, node.ErrRemoved) || errors.Is(err, node.ErrClaimed)
 	return errors.Is(err, node.ErrNotCommitted) && !stopped || errors.As(err, &notLeader)
 }
 

@@ -42,6 +42,9 @@ func (s *maintenanceServer) Status(context.Context, *pb.StatusRequest) (*pb.Stat
 	if st.Suspended != nil {
 		resp.Errors = append(resp.Errors, "octopii: this member serves nothing: "+st.Suspended.Error())
 	}
+	if st.Claimed != nil {
+		resp.Errors = append(resp.Errors, "octopii: "+st.Claimed.Error())
+	}
 	for _, o := range st.Suspects {
 		resp.Errors = append(resp.Errors, fmt.Sprintf("octopii: member %x lacks entries %d to %d, which it is known to have had: put a newer copy of its disk back, or start the members that lost entries once with --accept-loss",
 			o.ID, o.LastIndex+1, o.Remembered))

@@ -295,3 +295,6 @@ func (c *credentials) server(raw net.Conn) net.Conn {
 	}
 	return tls.Server(raw, c.config())
 }
+
+// Authenticated implements transport.Authenticated.
+func (t *Transport) Authenticated() bool { return t.tls != nil }

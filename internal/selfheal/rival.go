@@ -1,0 +1,95 @@
+package selfheal
+
+import "time"
+
+// A rival is another cluster, a member of which says that this member's address is that of
+// one of its own. One of the two clusters was founded where a member of the other one had
+// lost its disk, or an address was given to somebody else.
+
+// Rival is what is known of a rival.
+type Rival struct {
+	// Claims: it has a member at this address that was really there. An address that
+	// somebody recorded by mistake is no claim.
+	Claims bool
+	// Vouched: a majority of it said so just now. Else it is the word of one member.
+	Vouched bool
+	// Voters is how many it has, the one at this address included.
+	Voters int
+	// Trusted: it was heard at an address that this member's own configuration or records
+	// name, or certificates prove who is a peer.
+	Trusted bool
+	// Shared: it has a member at the address of another member of this cluster.
+	Shared bool
+	// Others is how many voters this member's own cluster has beside this member.
+	Others int
+	// Age is how old this cluster was when it was claimed first; negative: not known.
+	Age time.Duration
+}
+
+// Stand is what a member does about a rival.
+type Stand int
+
+// The stands.
+const (
+	// Ignore it: it claims nothing.
+	Ignore Stand = iota
+	// Report it, and go on: nothing follows from a stranger's word.
+	Report
+	// Suspend: serve nothing until it is settled.
+	Suspend
+	// Serve again: a majority of the rival claims nothing.
+	Serve
+	// GiveWay: stop, and ask Aside about the files.
+	GiveWay
+)
+
+// youngMax is up to which age a cluster of one gives way to a majority that nothing but
+// its own word proves to be one. A founder whose disk was wiped meets the others soon;
+// what serves for longer is not moved away by anybody who can reach its port.
+const youngMax = time.Hour
+
+// Facing decides what a member does about a rival. why tells an operator what it waits
+// for.
+//
+// One word is enough to suspend a cluster of one member, on which nobody else depends:
+// what it serves may be a second cluster's. A cluster with more voters is not stopped by a
+// stranger. Only a majority moves files, and only those of a cluster of one.
+func Facing(r Rival) (s Stand, why string) {
+	claims := r.Claims && r.Voters > 1
+	switch {
+	case !claims && r.Vouched:
+		return Serve, "a majority of the other cluster has no member at this address"
+	case !claims:
+		return Ignore, ""
+	case r.Others > 0 && !r.Trusted:
+		return Report, "it was heard where neither --join nor a certificate proves it"
+	case !r.Vouched:
+		return Suspend, "no majority of the other cluster has answered yet"
+	case r.Others > 0:
+		return Suspend, "a majority of the other cluster says so, too, and other members depend on this cluster: an operator decides"
+	case r.Shared:
+		return Suspend, "a majority of the other cluster says so, too, and both clusters have members at another address: an operator decides"
+	case !r.Trusted && (r.Age < 0 || r.Age > youngMax):
+		return Suspend, "a majority of the other cluster says so, too, but neither --join nor a certificate proves it, and this cluster is older than an hour: an operator decides"
+	}
+	return GiveWay, "a majority of the other cluster says so, too"
+}
+
+// Alone decides what a member does that may found a cluster alone, and was told addresses
+// to ask first. listened: it has listened for long enough, too.
+func Alone(answers []Answer, listened bool) (step Step, why string) {
+	for _, a := range answers {
+		if a.Cluster != 0 {
+			return Join, a.Asked + " is a member of a cluster"
+		}
+	}
+	for _, a := range answers {
+		if a.WasMember {
+			return Wait, a.Asked + " was a member of a cluster, or may found one alone, too: give --bootstrap to one member only, or --expect to all; or start the rest of that cluster"
+		}
+	}
+	if !listened {
+		return Wait, "it listens for a cluster that takes it for a member"
+	}
+	return Found, "nobody that was asked is a member of a cluster"
+}

@@ -1,0 +1,66 @@
+package selfheal
+
+import (
+	"testing"
+	"time"
+)
+
+func TestFacing(t *testing.T) {
+	claim := Rival{Claims: true, Voters: 3, Age: time.Minute}
+	with := func(change func(*Rival)) Rival {
+		r := claim
+		change(&r)
+		return r
+	}
+	vouched := func(change func(*Rival)) Rival {
+		return with(func(r *Rival) { r.Vouched = true; change(r) })
+	}
+	for name, test := range map[string]struct {
+		r    Rival
+		want Stand
+	}{
+		"one member says so":                       {claim, Suspend},
+		"a mistaken record":                        {with(func(r *Rival) { r.Claims = false }), Ignore},
+		"a cluster of one says so":                 {with(func(r *Rival) { r.Voters = 1 }), Ignore},
+		"it says so of an old cluster":             {with(func(r *Rival) { r.Age = time.Hour * 99 }), Suspend},
+		"a stranger says so to two":                {with(func(r *Rival) { r.Others = 1 }), Report},
+		"somebody known says so to two":            {with(func(r *Rival) { r.Others, r.Trusted = 1, true }), Suspend},
+		"a majority says so":                       {vouched(func(*Rival) {}), GiveWay},
+		"a majority says no":                       {vouched(func(r *Rival) { r.Claims = false }), Serve},
+		"a majority of one":                        {vouched(func(r *Rival) { r.Voters = 1 }), Serve},
+		"a majority says so to an old cluster":     {vouched(func(r *Rival) { r.Age = 2 * time.Hour }), Suspend},
+		"of which the age is not known":            {vouched(func(r *Rival) { r.Age = -1 }), Suspend},
+		"a known majority says so to an old one":   {vouched(func(r *Rival) { r.Age, r.Trusted = 2*time.Hour, true }), GiveWay},
+		"each has a member of the other":           {vouched(func(r *Rival) { r.Shared = true }), Suspend},
+		"even if certificates prove it":            {vouched(func(r *Rival) { r.Shared, r.Trusted = true, true }), Suspend},
+		"a majority of strangers says so to two":   {vouched(func(r *Rival) { r.Others = 1 }), Report},
+		"a majority that is known says so to two":  {vouched(func(r *Rival) { r.Others, r.Trusted = 1, true }), Suspend},
+		"a majority that is known says no to many": {vouched(func(r *Rival) { r.Others, r.Trusted, r.Claims = 4, true, false }), Serve},
+	} {
+		if got, why := Facing(test.r); got != test.want {
+			t.Errorf("%s: %d (%s); want %d", name, got, why, test.want)
+		}
+	}
+}
+
+func TestAlone(t *testing.T) {
+	empty, silent := Answer{Asked: "b", Member: Member{2, "b"}}, Answer{Asked: "c", Failure: "refused"}
+	member := Answer{Asked: "d", Member: Member{4, "d"}, Cluster: 7}
+	was := Answer{Asked: "e", Member: Member{5, "e"}, WasMember: true}
+	for name, test := range map[string]struct {
+		answers  []Answer
+		listened bool
+		want     Step
+	}{
+		"nobody to ask":         {nil, true, Found},
+		"it has not listened":   {[]Answer{empty}, false, Wait},
+		"nobody knows a thing":  {[]Answer{empty, silent}, true, Found},
+		"one is a member":       {[]Answer{empty, silent, was, member}, false, Join},
+		"one was a member":      {[]Answer{empty, was}, true, Wait},
+		"two that would, alone": {[]Answer{was}, true, Wait},
+	} {
+		if got, why := Alone(test.answers, test.listened); got != test.want {
+			t.Errorf("%s: %d (%s); want %d", name, got, why, test.want)
+		}
+	}
+}
