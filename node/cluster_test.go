@@ -113,6 +113,8 @@ type member struct {
 	sm      *history
 	// around is put around its state machine; nil: nothing.
 	around func(*history) node.StateMachine
+	// sure: its peers proved who they are.
+	sure bool
 	// silent: its state machine remembers nothing.
 	silent bool
 	// frameBytes bounds the transport's frames. 0: its default.
@@ -153,6 +155,9 @@ func (m *member) tryStart() error {
 	m.addr = tr.Address()
 	cfg := m.cfg
 	m.sm = &history{}
+	if m.sure {
+		tr = sure{tr}
+	}
 	cfg.StateMachine, cfg.Transport = m.sm, tr
 	if m.around != nil {
 		cfg.StateMachine = m.around(m.sm)

@@ -36,3 +36,9 @@ func (n *Node) WasMember() bool {
 	n.inbox.call(func() { known <- n.store.Origin().Member })
 	return <-known
 }
+
+// The kinds of questions that members of other clusters may ask.
+const (
+	KindTestify = kindTestify
+	KindVouch   = kindVouch
+)

@@ -216,16 +216,18 @@ func (r *rivals) answered(q rivalQuestion, p Proof, err error) {
 	delete(r.asking, q)
 	vouched := q.kind == kindVouch
 	mine := r.rival != nil && r.rival.Cluster == q.cluster
-	if err == nil && (r.settled(q.cluster) || vouched && !mine || !vouched && p.Commit <= r.refuted[q.cluster]) {
-		return // it was settled meanwhile
-	}
-	if err != nil {
-		l.log.Debug("a member of another cluster says nothing of this address", zap.String("other cluster", hex(q.cluster)),
+	switch {
+	case err != nil:
+		l.log.Debug("another cluster does not answer for this address", zap.String("other cluster", hex(q.cluster)),
 			zap.String("asked", q.address), zap.Error(err))
 		return
+	case r.settled(q.cluster), vouched && !mine, !vouched && p.Commit <= r.refuted[q.cluster]:
+		return // it was settled meanwhile, or is old
 	}
 	stand, why := selfheal.Facing(r.evidence(p, vouched))
 	switch stand {
+	case selfheal.Ignore:
+		l.log.Debug("another cluster does not claim this address", zap.String("other cluster", hex(q.cluster)), zap.String("asked", q.address))
 	case selfheal.Report:
 		if r.rival == nil {
 			r.report(p, why)

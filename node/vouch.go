@@ -112,51 +112,6 @@ func proofError(found, removed bool, why []string) error {
 	return fmt.Errorf("%w: %s", ErrNoProof, strings.Join(slices.Compact(why), "; "))
 }
 
-// seekProof is SeekProof for the loop: it does not wait. done is called once, on a
-// goroutine that is not the loop's.
-func (n *Node) seekProof(q Question, addresses []string, done func(Proof, error)) {
-	if len(addresses) == 0 {
-		done(Proof{}, proofError(false, false, nil))
-		return
-	}
-	s := &seeking{left: len(addresses), done: done}
-	for _, address := range addresses {
-		n.call(address, kindVouch, q.message(), func(payload []byte, err error) {
-			s.answered(readProof(q, address, payload, err))
-		})
-	}
-}
-
-// seeking is one question that is under way at several members.
-type seeking struct {
-	mu      sync.Mutex
-	left    int
-	done    func(Proof, error)
-	removed bool
-	why     []string
-}
-
-// answered takes one answer. The first proof counts, or the last refusal.
-func (s *seeking) answered(p Proof, err error) {
-	s.mu.Lock()
-	s.left--
-	if err != nil {
-		s.removed = s.removed || errors.Is(err, ErrRemoved)
-		s.why = append(s.why, err.Error())
-	}
-	done := s.done
-	if done != nil && (err == nil || s.left == 0) {
-		s.done = nil
-	} else {
-		done = nil
-	}
-	failure := proofError(err == nil, s.removed, s.why)
-	s.mu.Unlock()
-	if done != nil {
-		done(p, failure)
-	}
-}
-
 func (q Question) message() *octopiipb.VouchRequest {
 	return &octopiipb.VouchRequest{Cluster: q.Cluster, Member: q.Member, Address: q.Address, Name: q.Name}
 }

@@ -199,6 +199,9 @@ func (t *Transport) SetPeer(id uint64, address string) {
 		return
 	}
 	p := newPeer(t, id, address)
+	// Whom a member knows when it starts it calls at once: what it has to say, such as that
+	// its place is taken, should not wait for the first message.
+	p.wanted = !t.started
 	t.peers[id] = p
 	for f, c := range t.flows { // it was a stranger until now
 		if f.id == id {

@@ -1,0 +1,348 @@
+package node_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/octopii/octopii/internal/vfs"
+	"github.com/octopii/octopii/node"
+	octopiipb "github.com/octopii/octopii/proto"
+	"github.com/octopii/octopii/raftstore"
+	"github.com/octopii/octopii/transport"
+	"github.com/octopii/octopii/transport/memnet"
+)
+
+// rival is a member of another cluster, or pretends to be one: it dials a member for one
+// of its own, and answers as it is told to.
+type rival struct {
+	transport.Transport
+	t       *testing.T
+	cluster uint64
+	mu      sync.Mutex
+	// says is what it says of the address alone, and vouches what a majority says; nil: it
+	// refuses.
+	says, vouches *octopiipb.VouchReply
+	// asked counts the calls for what it says.
+	asked int
+}
+
+const rivalCluster = 0xabc
+
+// newRival is at the address "r", and answers nothing yet.
+func newRival(t *testing.T, network *memnet.Network) *rival {
+	t.Helper()
+	r := &rival{Transport: network.Transport("r"), t: t, cluster: rivalCluster}
+	if err := r.Start(r); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close() })
+	return r
+}
+
+// claim is a statement of three voters, of which one is at an address.
+func claim(address string, commit uint64) *octopiipb.VouchReply {
+	return &octopiipb.VouchReply{Cluster: rivalCluster, Term: 3, Commit: commit, AtAddress: 99, Members: []octopiipb.Member{
+		{ID: 99, Address: address}, {ID: 5, Address: "r"}, {ID: 6, Address: "r6"}}}
+}
+
+// noClaim is a statement that there is nobody at this address.
+func noClaim(commit uint64) *octopiipb.VouchReply {
+	return &octopiipb.VouchReply{Cluster: rivalCluster, Term: 3, Commit: commit, Members: []octopiipb.Member{
+		{ID: 98, Address: "elsewhere"}, {ID: 5, Address: "r"}, {ID: 6, Address: "r6"}}}
+}
+
+// answers changes what it says.
+func (r *rival) answers(says, vouches *octopiipb.VouchReply) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.says, r.vouches = says, vouches
+}
+
+func (r *rival) calls() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.asked
+}
+
+// dials an address until ok holds.
+func (r *rival) dials(address, what string, ok func() bool) {
+	r.t.Helper()
+	r.SetPeer(99, address)
+	defer r.RemovePeer(99)
+	eventually(r.t, what, func() bool {
+		r.Send(99, node.KindTestify, &octopiipb.Replies{})
+		return ok()
+	})
+}
+
+func (r *rival) Hello(uint64) transport.Hello {
+	return transport.Hello{Cluster: r.cluster, Node: 5, Incarnation: 55, Address: "r"}
+}
+
+func (r *rival) HandleCall(_ context.Context, _ transport.Hello, in transport.Inbound) (transport.Message, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if in.Kind == node.KindTestify {
+		r.asked++
+	}
+	switch {
+	case in.Kind == node.KindTestify && r.says != nil:
+		return r.says, nil
+	case in.Kind == node.KindVouch && r.vouches != nil:
+		return r.vouches, nil
+	}
+	return nil, errors.New("it says nothing")
+}
+
+func (*rival) Accept(transport.Hello) error                   { return nil }
+func (*rival) HandleMessages(uint64, []transport.Inbound)     {}
+func (*rival) HandleSnapshot(uint64, []byte, io.Reader) error { return errors.New("no") }
+func (*rival) Refused(transport.Hello, string)                {}
+func (*rival) PeerDown(uint64)                                {}
+func (*rival) PeerGone(uint64)                                {}
+
+// alone is a cluster of one at the address "a", whose log can be looked at.
+func alone(t *testing.T, network *memnet.Network) (*member, *observer.ObservedLogs) {
+	t.Helper()
+	m := newMember(t, 1)
+	m.network, m.addr, m.cfg.Bootstrap = network, "a", true
+	seen, logs := observer.New(zap.DebugLevel)
+	m.cfg.Logger = zap.New(seen)
+	m.start()
+	propose(t, m, "mine")
+	return m, logs
+}
+
+// serves says whether a member serves reads and writes.
+func serves(m *member) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_, read := m.ReadBarrier(ctx, node.Linearizable)
+	_, write := m.Propose(ctx, []byte("again"))
+	return read == nil && write == nil && m.Status().Suspended == nil
+}
+
+// isClaimed says whether it serves nothing and names both clusters.
+func isClaimed(m *member) bool {
+	_, read := m.ReadBarrier(context.Background(), node.Linearizable)
+	_, write := m.Propose(context.Background(), []byte("phantom"))
+	for _, err := range []error{read, write, m.Status().Suspended} {
+		if !errors.Is(err, node.ErrClaimed) || !strings.Contains(err.Error(), fmt.Sprintf("%x", rivalCluster)) ||
+			!strings.Contains(err.Error(), fmt.Sprintf("%x", m.Status().Cluster)) {
+			return false
+		}
+	}
+	return errors.Is(write, node.ErrNotCommitted)
+}
+
+func suspended(m *member) func() bool { return func() bool { return m.Status().Suspended != nil } }
+
+// A stranger that only calls, and one whose records name this address by mistake, stop
+// nobody.
+func TestNoClaimStopsNobody(t *testing.T) {
+	t.Parallel()
+	network := memnet.New(1)
+	m, logs := alone(t, network)
+	r := newRival(t, network)
+	r.dials("a", "it called back and heard nothing", func() bool { return logs.FilterMessageSnippet("does not answer").Len() > 0 })
+	r.answers(noClaim(7), noClaim(7))
+	r.dials("a", "it called back and heard of no claim", func() bool { return logs.FilterMessageSnippet("does not claim").Len() > 0 })
+	if !serves(m) {
+		t.Errorf("it does not serve: %v", m.Status().Suspended)
+	}
+}
+
+// A record that somebody added by mistake, of a member that never came, is no claim; a
+// real cluster has it here.
+func TestMistakenRecordIsNoClaim(t *testing.T) {
+	t.Parallel()
+	network := memnet.New(1)
+	other := newMember(t, 2)
+	other.network, other.addr, other.cfg.Bootstrap = network, "o", true
+	other.start()
+	if _, err := other.AddLearner(timeout(t), node.Member{ID: 99, Name: "mistaken", Address: "a"}); err != nil {
+		t.Fatal(err)
+	}
+	m, logs := alone(t, network)
+	eventually(t, "it called back and heard of no claim", func() bool { return logs.FilterMessageSnippet("does not claim").Len() > 0 })
+	if !serves(m) || !serves(other) {
+		t.Errorf("it does not serve: %v", m.Status().Suspended)
+	}
+}
+
+// One member's word suspends a cluster of one, durably. A majority that has nobody at the
+// address lets it serve again, and what is older than that counts no more.
+func TestClaimSuspendsUntilRefuted(t *testing.T) {
+	t.Parallel()
+	network := memnet.New(1)
+	m, _ := alone(t, network)
+	r := newRival(t, network)
+	r.answers(claim("a", 7), nil)
+	r.dials("a", "it is suspended", suspended(m))
+	if !isClaimed(m) {
+		t.Errorf("it serves, or does not name both clusters: %v", m.Status().Suspended)
+	}
+	m.kill()
+	m.start()
+	if !isClaimed(m) {
+		t.Error("it serves after a restart")
+	}
+	r.answers(claim("a", 7), noClaim(8))
+	eventually(t, "it serves again", func() bool { return serves(m) })
+	asked := r.calls() + 2 // the second call begins when the answer to the first one was taken
+	r.dials("a", "it called back", func() bool { return r.calls() >= asked })
+	if !serves(m) {
+		t.Error("what a member says that is behind its majority suspends it again")
+	}
+	m.kill()
+	r.answers(nil, nil)
+	m.start()
+	eventually(t, "it serves after a restart", func() bool { return serves(m) })
+}
+
+// An operator settles it, for good.
+func TestNotOf(t *testing.T) {
+	t.Parallel()
+	network := memnet.New(1)
+	m, _ := alone(t, network)
+	r := newRival(t, network)
+	r.answers(claim("a", 7), nil)
+	r.dials("a", "it is suspended", suspended(m))
+	mine := m.Status().Cluster
+	m.kill()
+	m.cfg.NotOf = mine
+	if err := m.tryStart(); err == nil {
+		t.Fatal("it takes its own cluster for another one")
+	}
+	m.Node = nil
+	for _, other := range []uint64{rivalCluster, 0} {
+		m.cfg.NotOf = other
+		m.start()
+		// The same member of the other cluster is asked nothing, whatever it would say.
+		eventually(t, "it serves", func() bool { return serves(m) })
+		m.kill()
+	}
+}
+
+// age makes a cluster as old as that.
+func age(t *testing.T, m *member, d time.Duration) {
+	t.Helper()
+	m.kill()
+	s, err := raftstore.Open(raftstore.Options{FS: vfs.OS, Dir: m.cfg.Dir, Backend: smallLog})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := s.Origin()
+	o.Founded = time.Now().Add(-d).UnixNano()
+	if err := errors.Join(s.SetOrigin(o), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	m.start()
+}
+
+// A majority that nothing but its own word proves moves the files of a young cluster only,
+// or one that this member's configuration names.
+func TestMajorityOfStrangersMovesNoOldFiles(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		age    time.Duration
+		join   []string
+		stands bool
+	}{
+		"young":              {0, nil, false},
+		"old":                {2 * time.Hour, nil, true},
+		"from the future":    {-time.Hour, nil, true},
+		"old and configured": {2 * time.Hour, []string{"r"}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			network := memnet.New(1)
+			m, _ := alone(t, network)
+			r := newRival(t, network)
+			m.cfg.Join = c.join
+			age(t, m, c.age)
+			r.answers(claim("a", 7), claim("a", 7))
+			r.dials("a", "it stopped, or waits for an operator", func() bool {
+				select {
+				case <-m.Done():
+					return true
+				default:
+				}
+				err := m.Status().Suspended
+				return err != nil && strings.Contains(err.Error(), "an operator decides")
+			})
+			if stopped := errors.Is(m.Err(), node.ErrOtherCluster); stopped == c.stands {
+				t.Errorf("it ended with %v, and is suspended by %v", m.Err(), m.Status().Suspended)
+			}
+		})
+	}
+}
+
+// sure is a transport whose peers proved who they are.
+type sure struct{ transport.Transport }
+
+func (sure) Authenticated() bool { return true }
+
+// A cluster of three is not stopped by strangers, with or without a majority: it says what
+// it heard. Somebody whom its own configuration names, or certificates prove, suspends the
+// member, whose files stay, whatever a majority says.
+func TestThreeAreNotStoppedByStrangers(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		join          []string
+		authenticated bool
+		suspends      bool
+	}{
+		"stranger":    {nil, false, false},
+		"configured":  {[]string{"r"}, false, true},
+		"certificate": {nil, true, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			network := memnet.New(1)
+			m, _ := alone(t, network)
+			ms := []*member{m}
+			for id, address := range []string{"b", "c"} {
+				o := newMember(t, uint64(id+2))
+				o.network, o.addr = network, address
+				add(t, m, o.start())
+				ms = append(ms, o)
+			}
+			leader(t, ms...)
+			m.kill()
+			m.cfg.Join, m.sure = c.join, c.authenticated
+			m.start()
+			leader(t, ms...)
+			r := newRival(t, network)
+			r.answers(claim("a", 7), claim("a", 7))
+			if !c.suspends {
+				r.dials("a", "it reports the claim", func() bool { return m.Status().Claimed != nil })
+				for _, o := range ms {
+					if !serves(o) {
+						t.Errorf("member %d does not serve: %v", o.cfg.ID, o.Status().Suspended)
+					}
+				}
+				return
+			}
+			r.dials("a", "it waits for an operator", func() bool {
+				err := m.Status().Suspended
+				return err != nil && strings.Contains(err.Error(), "an operator decides")
+			})
+			if !isClaimed(m) {
+				t.Errorf("it serves: %v", m.Status().Suspended)
+			}
+			eventually(t, "the others go on", func() bool { return serves(ms[1]) && serves(ms[2]) })
+			r.answers(nil, noClaim(8))
+			eventually(t, "it serves again", func() bool { return serves(m) })
+		})
+	}
+}
