@@ -17,10 +17,9 @@ import (
 
 // What a cluster vouches for. A member that would do something by itself which takes a
 // copy of the log away, or leaves a cluster, needs more than an error or the word of one
-// peer: it asks members of its cluster for a statement behind a read barrier. A barrier
-// is confirmed by a majority of the voters, which together have everything that is
-// committed, after the question was asked. If the asker runs no Node, the majority is
-// one without it.
+// peer: it asks members of its cluster for a statement behind a barrier: an entry that a
+// majority of the voters has written, with everything before it, after the question was
+// asked. If the asker runs no Node, the majority is one without it.
 
 // Question is what a member asks its cluster about itself.
 type Question struct {
@@ -234,7 +233,19 @@ func (n *Node) vouch() {
 		end(0, errors.New("no majority of the voters confirmed it in time"))
 	})
 	limit.Reset(2 * n.cfg.TickInterval * time.Duration(n.cfg.ElectionTicks))
-	n.inbox.request(core.Request{Kind: core.Read, Waiter: w})
+	n.inbox.request(vouchBarrier(askers, w))
+}
+
+// vouchBarrier is an entry of the log for those that name the cluster: they may put their
+// files aside on the answer. Behind an entry a majority has everything before it on disk,
+// and the asker, which runs no Node, is not among them. A read says only who leads: of
+// those that confirm it some may be behind, and what they lack only the asker may have.
+// For whoever asks without naming the cluster nothing is written.
+func vouchBarrier(askers []vouchAsker, w *waiter) core.Request {
+	if slices.ContainsFunc(askers, func(a vouchAsker) bool { return a.request.Cluster != 0 }) {
+		return core.Request{Kind: core.Propose, Data: core.Barrier(), Waiter: w}
+	}
+	return core.Request{Kind: core.Read, Waiter: w}
 }
 
 // statement is what this member says behind a barrier, or why there was none.

@@ -44,3 +44,30 @@ func TestClusterVouches(t *testing.T) {
 		t.Errorf("one of three vouches: %+v, %v", p, err)
 	}
 }
+
+// A proof is worth an entry: a majority of those that answer has it on disk with all
+// that comes before, which the confirmation of a leader does not say. For whoever does
+// not name the cluster nothing is written.
+func TestProofIsAnEntry(t *testing.T) {
+	t.Parallel()
+	ms := cluster(t, 3)
+	l := leader(t, ms...)
+	by, err := tcp.NewCaller(tcp.Config{Listen: "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer by.Close()
+	converged(t, ms...)
+	for _, c := range []struct {
+		cluster, entries uint64
+	}{{l.Status().Cluster, 1}, {0, 0}} {
+		before := l.Status().LastIndex
+		p, err := node.SeekProof(timeout(t), by, node.Question{Cluster: c.cluster}, []string{l.addr})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.Commit != before+c.entries {
+			t.Errorf("asked as of cluster %x: the proof is of index %d, and the log ended at %d; want %d more", c.cluster, p.Commit, before, c.entries)
+		}
+	}
+}

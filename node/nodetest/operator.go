@@ -65,7 +65,7 @@ func (n *nemesis) prove(m *member, then func()) {
 			}
 		}
 	}
-	l.node.Submit(core.Request{Kind: core.Read}, func(a stepped.Answer) { end(a.Err == nil) })
+	l.node.Submit(core.Request{Kind: core.Propose, Data: core.Barrier()}, func(a stepped.Answer) { end(a.Err == nil) })
 	n.w.at(2*n.w.cfg.electionTimeout(), "no proof in time", func() { end(false) })
 	l.settle()
 }
