@@ -18,9 +18,6 @@ import (
 // listenTicks is what octopiid listens for before a member founds alone.
 const listenTicks = 15
 
-// oneCluster is the invariant that there is one cluster for ever.
-const oneCluster = "one cluster for ever"
-
 // foundTogether starts members that expect each other, while things break: members die
 // and lose their disks at any moment of it, as long as a majority of them keeps its own.
 func (w *world) foundTogether() {
@@ -206,7 +203,7 @@ func (c *checker) founded(m *member) {
 		m.phantom = true
 		c.w.tell(m, "  is of a second cluster %x; it was sought before: %v", cluster, m.told || m.knows)
 		if m.expect > 0 {
-			c.w.fail(oneCluster, "%s, which expects others, is of cluster %x beside %x", m.name(), cluster, c.cluster)
+			c.w.fail("one cluster for ever", "%s, which expects others, is of cluster %x beside %x", m.name(), cluster, c.cluster)
 		}
 	}
 }
@@ -226,7 +223,7 @@ func (c *checker) inhabited() bool {
 // on its disk, in an earlier one. (It could not be reached then: see seek.)
 func (c *checker) phantomServed(m *member) {
 	if m.listens > 0 && (m.told || m.knows) {
-		c.w.fail(oneCluster, "%s answers a linearizable read in a cluster of its own, and a member of the old one had come to its address before it founded", m.name())
+		c.w.fail("one cluster for ever", "%s answers a linearizable read in a cluster of its own, and a member of the old one had come to its address before it founded", m.name())
 	}
 }
 

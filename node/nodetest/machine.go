@@ -55,6 +55,9 @@ func hand(index, term uint64, command []byte) (node.Entry, handed) {
 
 // saved is a state on the disk of a durable machine.
 type saved struct {
+	// index is up to where nothing is missing: applied is the last entry before it that a
+	// state machine sees.
+	index                uint64
 	applied, term, chain uint64
 	data                 []byte
 }
@@ -89,7 +92,7 @@ func (s *machine) save() {
 	if err != nil {
 		panic(fmt.Sprintf("nodetest: the state machine has no snapshot: %v", err))
 	}
-	s.saved = saved{applied: s.applied, term: s.term, chain: s.chain, data: data}
+	s.saved = saved{index: s.applied, applied: s.applied, term: s.term, chain: s.chain, data: data}
 }
 
 // snapshotBytes is what a state machine's snapshot writes.
@@ -161,10 +164,15 @@ func (w *world) digest(who string, sm node.StateMachine) (digest, error) {
 }
 
 // Durable implements node.StateMachine.
-func (s *machine) Durable() (uint64, bool) { return s.saved.applied, s.durable }
+func (s *machine) Durable() (uint64, bool) { return s.saved.index, s.durable }
 
 // Position implements node.Positioned.
-func (s *machine) Position() (index, term uint64) { return s.saved.applied, s.saved.term }
+func (s *machine) Position() (index, term uint64) {
+	if s.saved.index > s.saved.applied {
+		return s.saved.index, 0
+	}
+	return s.saved.index, s.saved.term
+}
 
 // checkpoint says at which indexes states are compared: at every 32nd, later at
 // sixteen or more places while the log doubles, so that large states do not cost
@@ -346,7 +354,7 @@ func (s *machine) Restore(index uint64, r io.Reader) error {
 	s.m.w.check.restored(s.m, index, s.applied, s.chain)
 	if s.durable {
 		s.save()
-		s.saved.applied = index // nothing that it sees is between the two
+		s.saved.index = index
 	}
 	return nil
 }
