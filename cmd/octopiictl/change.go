@@ -155,9 +155,9 @@ func (o *options) ask(cmd *cobra.Command, ask func(context.Context, *clientv3.Cl
 	case code == codes.InvalidArgument:
 		return usageError{fmt.Errorf("%s: %s", what, text)}
 	case isDeadline(err):
-		text = fmt.Sprintf("no answer within %v; a change that was asked for may have been made, or may yet be; %s", o.timeout, explain(c, o.endpoints))
+		text = fmt.Sprintf("no answer within %v; a change that was asked for may have been made, or may yet be; %s", o.timeout, o.explain(c))
 	case code == codes.Unavailable:
-		text += "; " + explain(c, o.endpoints)
+		text += "; " + o.explain(c)
 	}
 	return fmt.Errorf("%s on %s: %s", what, strings.Join(o.endpoints, ","), text)
 }

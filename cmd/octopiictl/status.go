@@ -162,12 +162,12 @@ func unhealthy(rows []memberStatus) error {
 
 // explain asks every endpoint how it is, after one gave no answer to something else, and
 // returns what they say.
-func explain(c *clientv3.Client, endpoints []string) string {
-	ctx, cancel := context.WithTimeout(context.Background(), explainTimeout)
+func (o *options) explain(c *clientv3.Client) string {
+	ctx, cancel := context.WithTimeout(context.Background(), min(o.timeout, explainTimeout))
 	defer cancel()
 	var says []string
 	leader := false
-	for _, r := range statusOfAll(ctx, c, endpoints) {
+	for _, r := range statusOfAll(ctx, c, o.endpoints) {
 		leader = leader || r.Leader != ""
 		switch {
 		case r.Error != "":
