@@ -49,6 +49,9 @@ func (h handler) Accept(peer transport.Hello) error {
 		return nil
 	}
 	if err := h.refuse(peer); err != nil {
+		if peer.To == h.id && h.cluster.Load() != 0 {
+			h.Sought(peer) // another cluster wants a member that has this one's ID
+		}
 		h.log.Warn("refused a peer", zap.String("peer", hex(peer.Node)), zap.String("address", peer.Address), zap.Error(err))
 		h.events.peerRefused(peer.Node, err)
 		return err

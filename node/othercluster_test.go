@@ -346,3 +346,42 @@ func TestThreeAreNotStoppedByStrangers(t *testing.T) {
 		})
 	}
 }
+
+// The founder of three loses its disk while the others are down, and founds a second
+// cluster: under another ID, or the same one, which its configuration names. It serves
+// nothing beside one of the others, and stops when both are back.
+func TestSecondClusterOfFounder(t *testing.T) {
+	t.Parallel()
+	for name, id := range map[string]uint64{"another ID": 0, "the same ID": 1} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			network := memnet.New(1)
+			m, _ := alone(t, network)
+			ms := []*member{m}
+			for i, address := range []string{"b", "c"} {
+				o := newMember(t, uint64(i+2))
+				o.network, o.addr = network, address
+				add(t, m, o.start())
+				ms = append(ms, o)
+			}
+			leader(t, ms...)
+			first := m.Status().Cluster
+			for _, o := range ms {
+				o.kill()
+			}
+			m.cfg.Dir, m.cfg.ID = t.TempDir(), id
+			m.start()
+			propose(t, m, "phantom")
+			ms[1].start()
+			eventually(t, "it serves nothing", suspended(m))
+			if err := m.Status().Suspended; !strings.Contains(err.Error(), fmt.Sprintf("%x", first)) {
+				t.Errorf("it does not name the first cluster %x: %v", first, err)
+			}
+			ms[2].start()
+			<-m.Done()
+			if !errors.Is(m.Err(), node.ErrOtherCluster) {
+				t.Errorf("it ends with %v", m.Err())
+			}
+		})
+	}
+}

@@ -201,7 +201,7 @@ func TestAnswersNameNoCluster(t *testing.T) {
 	}
 	n.handleVouch(other, func(m transport.Message, err error) { check("vouch, of another cluster", m, err) })
 	check("vouch, of any cluster", n.statement(&octopiipb.VouchRequest{}, 5, nil), nil)
-	if got := n.statement(&octopiipb.VouchRequest{Cluster: 7}, 5, nil); got.Cluster != 7 || len(got.Members) == 0 {
+	if got := n.statement(&octopiipb.VouchRequest{Cluster: 7}, 5, nil); got.Cluster != 7 || len(got.Members) == 0 || got.Members[1].Incarnation != 0 {
 		t.Errorf("a member is told %v", got)
 	}
 }

@@ -58,8 +58,8 @@ type Hello struct {
 	Address string
 	// Remembers is what the sender knows of the receiver's log.
 	Remembers Memory
-	// To is whom the sender wants, 0 whoever listens; for a Handler whose own Hello has
-	// no Node. For others the transport judges it.
+	// To is whom the sender wants, 0 whoever listens; known of a sender that called. Of a
+	// Handler whose own Hello has a Node, the transport judges it.
 	To uint64
 	// At is where the sender was reached; empty if it called. It is not sent.
 	At string

@@ -178,6 +178,7 @@ func (e *endpoint) meet(address string, to uint64, bothWays, judged bool) (meeti
 	m := meeting{target: target, handler: handler, mine: self.Hello(to)}
 	m.theirs = handler.Hello(m.mine.Node).For(m.mine)
 	m.mine.Call, m.theirs.Call = to == 0, to == 0
+	m.mine.To = to
 	m.theirs.Dialed = address
 	if to != 0 {
 		m.theirs.At = address
@@ -192,9 +193,7 @@ func (e *endpoint) meet(address string, to uint64, bothWays, judged bool) (meeti
 func (m meeting) judge(self transport.Handler, to uint64, judged bool) error {
 	if to != 0 && m.theirs.Node != to {
 		if s, ok := m.handler.(transport.Seeker); ok {
-			peer := m.mine
-			peer.To = to
-			s.Sought(peer)
+			s.Sought(m.mine)
 		}
 		return &transport.RemoteError{Address: m.target.address,
 			Reason: fmt.Sprintf("this is member %x, not %x: correct its address", m.theirs.Node, to)}

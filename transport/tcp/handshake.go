@@ -208,11 +208,9 @@ func (c *conn) judge(hello octopiipb.Hello) error {
 		return fmt.Errorf("lane %d is not known here, only those below %d", hello.Lane, lanesEnd)
 	}
 	peer := toHello(hello)
-	if self := t.handler.Hello(hello.From).Node; self == 0 {
-		peer.To = hello.To
-	} else if hello.To != 0 && hello.To != self {
+	peer.To = hello.To
+	if self := t.handler.Hello(hello.From).Node; self != 0 && hello.To != 0 && hello.To != self {
 		if s, ok := t.handler.(transport.Seeker); ok {
-			peer.To = hello.To
 			s.Sought(peer)
 		}
 		return fmt.Errorf("this is member %x, not %x: correct its address", self, hello.To)
