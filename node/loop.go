@@ -55,14 +55,13 @@ func newLoop(n *Node) (*loop, error) {
 	l.campaign = n.host.timer(func() { n.inbox.add(func(in *core.Input) { in.Campaign = true }) })
 	n.snapshots.loop = l
 	n.removalKnown = l.removalKnown
+	if err := l.rivals.begin(l); err != nil {
+		return nil, err
+	}
 	if !n.store.Initialized() {
-		_ = l.rivals.begin(l) // there is nothing to read yet
 		n.applier.start(core.Label{}, 0)
 		l.publish()
 		return l, nil
-	}
-	if err := l.rivals.begin(l); err != nil {
-		return nil, err
 	}
 	start := n.store.Start()
 	durable, err := n.recoverStateMachine(start)

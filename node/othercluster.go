@@ -70,12 +70,12 @@ const kindTestify transport.Kind = 33
 
 // Bounds of what is kept of other clusters, whoever calls.
 const (
-	dialersMax       = 8
-	rivalAddressMax  = 16
-	addressBytesMax  = 256
-	notOfMax         = 16
-	refutedMax       = 16
-	warningQuietTick = 600
+	dialersMax        = 8
+	rivalAddressMax   = 16
+	addressBytesMax   = 256
+	notOfMax          = 16
+	refutedMax        = 16
+	warningQuietTicks = 600
 )
 
 // rivals is what this member does about other clusters, members of which dial its address
@@ -168,7 +168,7 @@ func (r *rivals) dialed(peer transport.Hello) {
 func (r *rivals) tick(ticks int) {
 	r.wait = max(0, r.wait-ticks)
 	if r.warning != nil {
-		if r.quiet += ticks; r.quiet > warningQuietTick {
+		if r.quiet += ticks; r.quiet > warningQuietTicks {
 			r.warning = nil
 		}
 	}

@@ -128,6 +128,9 @@ func TestTLSRefusesStrangers(t *testing.T) {
 	if _, err := friend.Probe(t.Context(), b.Address()); err != nil {
 		t.Errorf("a member with a good certificate: %v", err)
 	}
+	if !friend.Authenticated() || plain.Authenticated() {
+		t.Error("only certificates prove who is a peer")
+	}
 	friend.SetPeer(2, b.Address())
 	friend.Send(2, 1, number(1))
 	transporttest.Until(t, "its message arrives", func() bool { return hb.Received(1) == 1 })
