@@ -128,10 +128,12 @@ func testMessages(t *testing.T, listen func() transport.Transport) {
 			t.Fatalf("message %d is number %d of kind %d: order, content or kind was lost", i, got, in.Kind)
 		}
 	}
-	if accepted := b.h.Accepted(); len(accepted) == 0 || accepted[0] != a.h.Hello(b.h.Hello(0).Node) {
-		t.Fatalf("the acceptor was asked about %+v, not about %+v", accepted, a.h.Hello(b.h.Hello(0).Node))
+	want := a.h.Hello(b.h.Hello(0).Node)
+	want.To = b.h.Hello(0).Node
+	if accepted := b.h.Accepted(); len(accepted) == 0 || accepted[0] != want {
+		t.Fatalf("the acceptor was asked about %+v, not about %+v", accepted, want)
 	}
-	want := b.h.Hello(a.h.Hello(0).Node)
+	want = b.h.Hello(a.h.Hello(0).Node)
 	want.At, want.Dialed = b.Address(), b.Address()
 	if accepted := a.h.Accepted(); len(accepted) == 0 || accepted[0] != want {
 		t.Fatalf("the dialer was asked about %+v, not about %+v", accepted, want)
