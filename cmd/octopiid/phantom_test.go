@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"syscall"
 	"testing"
@@ -68,6 +69,10 @@ func (c *cluster) servesNothing(i int, clusters ...uint64) {
 			return nil
 		})
 	}
+	st, err := by.Status(c.t.Context(), c.endpoints[i])
+	if err != nil || !strings.Contains(strings.Join(st.Errors, " "), fmt.Sprintf("%x", clusters[0])) {
+		c.t.Errorf("its status says %v, %v; want the name of cluster %x", st, err, clusters[0])
+	}
 }
 
 // The founder is wiped while the others stand still for longer than an election: it has
@@ -100,12 +105,17 @@ func TestPhantomServesNothingBesideOneMember(t *testing.T) {
 	cl := startCluster(t)
 	cl.put(client(t, nil, cl.endpoints...), "kept")
 	old := cl.id(1, memberName(0))
+	metrics := freeAddr(t)
+	cl.args[0] = append(cl.args[0], "--metrics-addr", metrics)
 	first, second := cl.phantom()
 	cl.put(client(t, nil, cl.endpoints[0]), "phantom")
 	cl.start(1)
 	began := time.Now()
 	cl.servesNothing(0, first, second)
 	t.Logf("it serves nothing %v after one member was back", time.Since(began))
+	if code, body := fetch(t.Context(), "http://"+metrics+"/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, fmt.Sprintf("%x", first)) {
+		t.Errorf("/readyz answers %d %s; want the name of cluster %x", code, body, first)
+	}
 	cl.processes[0].kill()
 	cl.processes[1].kill()
 	cl.start(0)
