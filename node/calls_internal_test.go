@@ -6,7 +6,9 @@ import (
 	"errors"
 	"io"
 	"maps"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,18 +24,40 @@ import (
 // A call is taken or it is certainly not committed, never both, also where its context
 // ends at the moment at which it is taken.
 func TestTakenOrNotCommitted(t *testing.T) {
-	for i := range 20000 {
-		w := newWaiter()
-		var taken bool
-		var err error
-		var both sync.WaitGroup
-		begin := make(chan struct{})
-		both.Go(func() { <-begin; taken = w.Take() })
-		both.Go(func() { <-begin; err = w.quit() })
-		close(begin)
-		both.Wait()
-		if taken == errors.Is(err, ErrNotCommitted) {
-			t.Fatalf("call %d: taken: %v; the caller hears: %v", i, taken, err)
+	const calls = 500000
+	var at [2]atomic.Int64
+	// meet returns when both goroutines are at the same call.
+	meet := func(mine, i int) {
+		at[mine].Store(int64(i))
+		for at[1-mine].Load() < int64(i) {
+			runtime.Gosched()
+		}
+	}
+	ws := make([]*waiter, calls)
+	for i := range ws {
+		ws[i] = newWaiterFor(nil)
+	}
+	taken, quit := make([]bool, calls), make([]error, calls)
+	var both sync.WaitGroup
+	both.Go(func() {
+		for i, w := range ws {
+			meet(0, i)
+			taken[i] = w.Take()
+		}
+	})
+	both.Go(func() {
+		for i, w := range ws {
+			meet(1, i)
+			for range i % 40 { // some come sooner than the other, and some later
+				at[1].Load()
+			}
+			quit[i] = w.quit()
+		}
+	})
+	both.Wait()
+	for i := range ws {
+		if taken[i] == errors.Is(quit[i], ErrNotCommitted) {
+			t.Fatalf("call %d: taken: %v; the caller hears: %v", i, taken[i], quit[i])
 		}
 	}
 }

@@ -38,6 +38,8 @@ type fakeNode struct {
 	fails []error
 	// hang: verbs wait for the end of their context.
 	hang bool
+	// behindBarrier is what this member learns before a barrier returns; nil: nothing.
+	behindBarrier func(*fakeNode)
 }
 
 func (f *fakeNode) next(ctx context.Context) error {
@@ -75,6 +77,9 @@ func (f *fakeNode) ReadBarrier(ctx context.Context, _ node.ReadLevel) (uint64, e
 		return 0, err
 	}
 	f.barriers++
+	if f.behindBarrier != nil {
+		f.behindBarrier(f)
+	}
 	return f.index, nil
 }
 

@@ -17,6 +17,9 @@ import (
 	"github.com/octopii/octopii/transport"
 )
 
+// RedialMax is the longest wait between two attempts to reach a peer.
+const RedialMax = backoffMax
+
 const (
 	backoffMin = 20 * time.Millisecond
 	backoffMax = time.Second

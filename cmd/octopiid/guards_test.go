@@ -1,0 +1,232 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.uber.org/zap"
+
+	"github.com/octopii/octopii/internal/kv"
+	"github.com/octopii/octopii/node"
+	"github.com/octopii/octopii/transport/tcp"
+)
+
+// Of several memberships that come before the first is written, the newest is kept.
+func TestNewestMembershipIsKept(t *testing.T) {
+	m := &member{memberships: make(chan node.Membership, 1)}
+	for index := range uint64(5) {
+		m.membershipChanged(node.Membership{Index: index + 1})
+	}
+	if got := <-m.memberships; got.Index != 5 || len(m.memberships) > 0 {
+		t.Errorf("kept is the membership at %d, and %d more; want that at 5", got.Index, len(m.memberships))
+	}
+}
+
+// The peers file is replaced as a whole: whatever ends the process meanwhile, or fills the
+// disk, leaves the old one or the new one.
+func TestPeersFileIsReplaced(t *testing.T) {
+	cfg := config{DataDir: t.TempDir()}
+	old, next := peers{Cluster: "7", Member: "1", Peers: []string{"a:1"}}, peers{Cluster: "7", Member: "1", Peers: []string{"b:1", "c:1"}}
+	if err := old.write(cfg); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadFile(cfg.peersFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := filepath.Join(t.TempDir(), "kept") // the same file, by another name
+	if err := os.Link(cfg.peersFile(), kept); err != nil {
+		t.Fatal(err)
+	}
+	if err := next.write(cfg); err != nil {
+		t.Fatal(err)
+	}
+	if now, err := os.ReadFile(kept); err != nil || !bytes.Equal(now, before) {
+		t.Errorf("the old file was written to: %q, %v; want %q", now, err, before)
+	}
+	if got := readPeers(cfg); len(got.Peers) != 2 {
+		t.Errorf("the new file has %+v; want %+v", got, next)
+	}
+}
+
+// Whoever founds listens for longer than any member waits between two attempts to reach it.
+func TestFoundersListenForLongerThanMembersWait(t *testing.T) {
+	const tick = 100 * time.Millisecond
+	if listens := listenTicks * tick; listens <= tcp.RedialMax {
+		t.Errorf("a founder listens for %v, and a member waits up to %v between two attempts", listens, tcp.RedialMax)
+	}
+}
+
+// Each file of a client's certificates that changes alone is noticed.
+func TestAnyChangedCertificateFileIsNoticed(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name string) string { return filepath.Join(dir, name) }
+	cfg := config{ClientCertFile: file("cert"), ClientKeyFile: file("key"), ClientCAFile: file("ca")}
+	at := time.Now()
+	touch := func(path string) {
+		t.Helper()
+		at = at.Add(time.Second)
+		if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Chtimes(path, at, at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, path := range []string{cfg.ClientCertFile, cfg.ClientKeyFile, cfg.ClientCAFile} {
+		touch(path)
+	}
+	for _, path := range []string{cfg.ClientCertFile, cfg.ClientKeyFile, cfg.ClientCAFile} {
+		before := changed(cfg)
+		touch(path)
+		if changed(cfg) == before {
+			t.Errorf("that %s changed is not noticed", path)
+		}
+	}
+}
+
+// Where the disk does not answer nothing more is closed: it would wait for the disk, and
+// keep the process from its end.
+func TestNothingIsClosedOnAStalledDisk(t *testing.T) {
+	for _, failure := range []error{nil, errors.New("another error"), node.ErrDiskStalled} {
+		var closed []string
+		m := &member{}
+		m.onClose(func() error { closed = append(closed, "lock"); return nil })
+		m.onClose(func() error { closed = append(closed, "store"); return nil })
+		m.onClose(func() error { closed = append(closed, "node"); return failure })
+		if err := m.close(); !errors.Is(err, failure) {
+			t.Errorf("close: %v; want %v", err, failure)
+		}
+		if want := map[bool]int{true: 1, false: 3}[errors.Is(failure, node.ErrDiskStalled)]; len(closed) != want {
+			t.Errorf("after %v closed are %v; want %d of them", failure, closed, want)
+		}
+	}
+}
+
+// A signal at the moment at which this process stops to listen for it does no harm.
+func TestHangupWhileItStops(t *testing.T) {
+	others := make(chan os.Signal, 1) // so that a signal that nobody catches does not end the process
+	signal.Notify(others, syscall.SIGHUP)
+	defer signal.Stop(others)
+	stop := make(chan struct{})
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				_ = syscall.Kill(os.Getpid(), syscall.SIGHUP)
+			}
+		}
+	}()
+	for range 3000 {
+		_, stopSignals := hangups()
+		stopSignals()
+	}
+	close(stop)
+	<-sent
+}
+
+// The database that a restored snapshot brought is watched like the one before it.
+func TestRestoredDatabaseIsWatched(t *testing.T) {
+	dir := t.TempDir()
+	store, err := kv.Open(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	command, err := store.RequestCommand(&pb.InternalRaftRequest{Put: &pb.PutRequest{Key: []byte("k"), Value: []byte("value")}}, kv.ReadBytesMax)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Apply([]node.Entry{{Index: 1, Term: 1, Data: command}}); err != nil {
+		t.Fatal(err)
+	}
+	m := &member{store: store, lg: zap.NewNop(), failed: make(chan error, failuresMax)}
+	ctx, cancel := context.WithCancel(t.Context())
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		m.watchDatabase(ctx)
+	}()
+	defer func() { cancel(); <-watched }()
+	var image bytes.Buffer
+	snapshot, err := store.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := snapshot.WriteTo(&image); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(snapshot.Close(), store.Restore(5, &image)); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "db")
+	file, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at := bytes.Index(file, []byte("value")); at >= 0; at = bytes.Index(file, []byte("value")) {
+		file[at] = 'V'
+		if _, err := f.WriteAt([]byte("V"), int64(at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Scrub(t.Context(), 1<<30); !errors.Is(err, kv.ErrDamaged) {
+		t.Fatalf("scrub: %v; want %v", err, kv.ErrDamaged)
+	}
+	select {
+	case err := <-m.failed:
+		if !errors.Is(err, kv.ErrDamaged) {
+			t.Errorf("the member ends with %v; want %v", err, kv.ErrDamaged)
+		}
+	case <-time.After(20 * failurePoll):
+		t.Error("the failure of the restored database is not noticed")
+	}
+}
+
+// A member that joined is ready when it votes; and one that is cut off says that it is not
+// ready, and does not make whoever asks wait.
+func TestReadyMeansAVoteAndAQuorum(t *testing.T) {
+	c := startCluster(t)
+	list, err := client(t, nil, c.endpoints...).MemberList(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range list.Members {
+		if m.IsLearner {
+			t.Errorf("%s says that it is ready, and has no vote", m.Name)
+		}
+	}
+	for _, p := range c.processes {
+		p.stop()
+	}
+	metrics := freeAddr(t)
+	c.args[2] = append(c.args[2], "--metrics-addr", metrics)
+	c.start(2)
+	until(t, func(ctx context.Context) error {
+		code, _ := fetch(ctx, "http://"+metrics+"/livez")
+		return expectCode(code, http.StatusOK)
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 10*readyTimeout)
+	defer cancel()
+	if code, body := fetch(ctx, "http://"+metrics+"/readyz"); code != http.StatusServiceUnavailable {
+		t.Errorf("/readyz of a member that is cut off: %d %s; want %d", code, body, http.StatusServiceUnavailable)
+	}
+	c.processes[2].stop()
+}
