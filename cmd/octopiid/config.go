@@ -74,6 +74,8 @@ type config struct {
 	MaxConcurrentStreams uint32        `koanf:"max-concurrent-streams"`
 	AnswerBytesMax       int64         `koanf:"answer-bytes-max"`
 	AnswerStallTimeout   time.Duration `koanf:"answer-stall-timeout"`
+	IncomingBytesMax     int64         `koanf:"incoming-bytes-max"`
+	IncomingTimeout      time.Duration `koanf:"incoming-timeout"`
 	// LockTimeout is for how long a lock of the data directory that another process
 	// holds is waited for.
 	LockTimeout time.Duration `koanf:"lock-timeout"`
@@ -116,6 +118,8 @@ func addFlags(f *pflag.FlagSet) {
 	f.Uint32("max-concurrent-streams", 1000, "how many requests of one client connection are under way; more of them wait at the client")
 	f.Int64("answer-bytes-max", 0, "`bytes` of memory for answers in all, until clients have taken them; an answer needs twice its size (default: a quarter of the memory, 1 GiB at most)")
 	f.Duration("answer-stall-timeout", 30*time.Second, "close the connection of a client that takes nothing of an answer for so long")
+	f.Int64("incoming-bytes-max", 0, "`bytes` of memory for requests in all that have not arrived as a whole; where it is short, the oldest ones end (default: an eighth of the memory, 512 MiB at most)")
+	f.Duration("incoming-timeout", 10*time.Second, "end a request that takes so long to arrive")
 	f.Duration("lock-timeout", 30*time.Second, "how long to wait for another process, such as a backup, that has locked the data directory; 0: not at all")
 	f.String("log-level", "info", "debug, info, warn or error; SIGHUP reads it again")
 	f.String(configFlag, "", "YAML file with any of these keys")
@@ -411,6 +415,9 @@ func checkDialed(flag, addr string) error {
 // answerBytesLeast is less than what one large value needs.
 const answerBytesLeast = 4 << 20
 
+// incomingBytesLeast is what a few large requests, and some hundred small ones, need.
+const incomingBytesLeast = 32 << 20
+
 // checkLimits checks what clients may take.
 func (c config) checkLimits() error {
 	switch {
@@ -422,6 +429,10 @@ func (c config) checkLimits() error {
 		return errors.New("--max-concurrent-streams 0: no client could ask anything; name a number such as 1000")
 	case c.AnswerBytesMax != 0 && c.AnswerBytesMax < answerBytesLeast:
 		return fmt.Errorf("--answer-bytes-max %d: name %d bytes at least, or 0 for a quarter of the memory", c.AnswerBytesMax, answerBytesLeast)
+	case c.IncomingBytesMax != 0 && c.IncomingBytesMax < incomingBytesLeast:
+		return fmt.Errorf("--incoming-bytes-max %d: name %d bytes at least, or 0 for an eighth of the memory", c.IncomingBytesMax, incomingBytesLeast)
+	case c.IncomingTimeout < time.Second:
+		return fmt.Errorf("--incoming-timeout %v: name a duration such as 10s, of 1s at least", c.IncomingTimeout)
 	}
 	return nil
 }

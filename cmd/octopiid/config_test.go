@@ -46,6 +46,7 @@ func TestConfigPrecedence(t *testing.T) {
 		RequestTimeout:       7 * time.Second,
 		MaxConcurrentStreams: 1000,
 		AnswerStallTimeout:   30 * time.Second,
+		IncomingTimeout:      10 * time.Second,
 		PeerAllowedSANs:      []string{},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

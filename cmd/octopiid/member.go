@@ -32,6 +32,11 @@ const (
 	// it does not vote yet. votePoll is how often it looks.
 	promotionTimeout = 15 * time.Second
 	votePoll         = 20 * time.Millisecond
+	// These bound what a client of the metrics address may take.
+	httpReadTimeout    = 5 * time.Second
+	httpWriteTimeout   = 30 * time.Second
+	httpIdleTimeout    = time.Minute
+	httpHeaderBytesMax = 16 << 10
 	// failuresMax is how many parts of a member may end by themselves: two servers, the
 	// database, and a comparison of it.
 	failuresMax = 4
@@ -287,6 +292,9 @@ func (m *member) serveClients(l *cappedListener, clientConfig *tls.Config) {
 		StreamsMax:     m.cfg.MaxConcurrentStreams,
 		AnswerBytesMax: m.cfg.AnswerBytesMax,
 		StallTimeout:   m.cfg.AnswerStallTimeout,
+
+		IncomingBytesMax: m.cfg.IncomingBytesMax,
+		IncomingTimeout:  m.cfg.IncomingTimeout,
 	})
 	m.wg.Go(func() {
 		if err := server.Serve(l); err != nil {
@@ -304,7 +312,13 @@ func drain(server *grpc.Server) {
 }
 
 func (m *member) serveHTTP(l net.Listener) {
-	server := &http.Server{Handler: m.handler(), ReadHeaderTimeout: 5 * time.Second}
+	server := &http.Server{
+		Handler:        m.handler(),
+		ReadTimeout:    httpReadTimeout,
+		WriteTimeout:   httpWriteTimeout,
+		IdleTimeout:    httpIdleTimeout,
+		MaxHeaderBytes: httpHeaderBytesMax,
+	}
 	m.wg.Go(func() {
 		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			m.failed <- fmt.Errorf("serve metrics: %w", err)

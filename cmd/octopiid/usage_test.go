@@ -43,6 +43,8 @@ func TestUsageErrors(t *testing.T) {
 		"stall of answers":    {nil, []string{"start", "--data-dir", dir, "--bootstrap", "--answer-stall-timeout", "0"}, "--answer-stall-timeout 0s"},
 		"no streams":          {nil, []string{"start", "--data-dir", dir, "--bootstrap", "--max-concurrent-streams", "0"}, "--max-concurrent-streams 0"},
 		"few answer bytes":    {nil, []string{"start", "--data-dir", dir, "--bootstrap", "--answer-bytes-max", "4096"}, "--answer-bytes-max 4096"},
+		"few request bytes":   {nil, []string{"start", "--data-dir", dir, "--bootstrap", "--incoming-bytes-max", "4096"}, "--incoming-bytes-max 4096"},
+		"slow requests":       {nil, []string{"start", "--data-dir", dir, "--bootstrap", "--incoming-timeout", "0"}, "--incoming-timeout 0s"},
 		"no members at all":   {nil, []string{"dev", "--nodes", "0"}, "--nodes 0"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -3,6 +3,7 @@ package etcdapi
 import (
 	"context"
 	"errors"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -21,12 +22,10 @@ const (
 	answerStepBytes = 64 << 10
 	// answerCopies: what was read is in memory as it was read, and encoded.
 	answerCopies = 2
-	// readsMax is how many reads are executed at a time. A read counts a value when it
-	// has it, so each of them may have one that is not counted.
-	readsMax = 32
 	// connectionShare is the part of all bytes that the answers of one connection
-	// may have, unless there is only one of them.
-	connectionShare = 4
+	// may have, unless there is only one of them: no work is done for a client that does
+	// not take what it has.
+	connectionShare = 32
 )
 
 // errAnswersFull and errConnectionGone end a wait for memory.
@@ -56,6 +55,9 @@ type ticket struct {
 
 	// wanted is how many bytes the read has asked for. Owned by the request.
 	wanted int64
+	// turn is where the answer has its turn from, if it has one: it is large, and is being
+	// read or encoded. Owned by the request.
+	turn chan struct{}
 
 	// Guarded by all.mu.
 	held int64
@@ -78,6 +80,9 @@ func (t *ticket) grant(bytes int64) bool {
 	counted := t.wanted - answerFreeBytes
 	if counted <= 0 {
 		return true
+	}
+	if t.turn == nil {
+		return false
 	}
 	t.all.mu.Lock()
 	defer t.all.mu.Unlock()
@@ -176,6 +181,7 @@ func (t *ticket) used() bool {
 
 // release gives everything back.
 func (t *ticket) release() {
+	t.endTurn()
 	t.all.mu.Lock()
 	defer t.all.mu.Unlock()
 	t.all.take(t, -t.held)
@@ -187,6 +193,7 @@ func (t *ticket) release() {
 // sending says that the answer is encoded and has so many bytes. From now on the
 // client must take some of it again and again, or its connection is closed.
 func (t *ticket) sending(bytes int64) {
+	t.endTurn()
 	t.all.mu.Lock()
 	defer t.all.mu.Unlock()
 	t.all.take(t, bytes-t.held)
@@ -236,31 +243,47 @@ func (a *answers) newTicket(ctx context.Context) (context.Context, *ticket) {
 	return context.WithValue(ctx, ticketKey{}, t), t
 }
 
-// executing runs a read when fewer than readsMax are being executed.
-func (s *server) executing(ctx context.Context, read func() error) error {
+// takeTurn waits until the answer is one of the few large ones that are read and encoded.
+func (t *ticket) takeTurn(ctx context.Context, turns chan struct{}) error {
 	select {
-	case s.reads <- struct{}{}:
+	case turns <- struct{}{}:
+		t.turn = turns
+		return nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return errAnswersFull
 	}
-	defer func() { <-s.reads }()
-	return read()
 }
 
-// reading executes a read that counts what it brings into memory. Where there is no
-// room the read is given up and begins anew when there is, if that comes in time.
+func (t *ticket) endTurn() {
+	if t.turn != nil {
+		<-t.turn
+		t.turn = nil
+	}
+}
+
+// largeReadsMax is how many large answers are read and encoded at a time: a half of the
+// processors are left to the log and to everything else.
+func largeReadsMax() int { return max(1, runtime.GOMAXPROCS(0)/2) }
+
+// reading executes a read that counts what it brings into memory. A small one is executed
+// at once. One that is not is given up, and begins anew when there is room for it and it is
+// its turn, if that comes in time.
 func (s *server) reading(ctx context.Context, read func(kv.Grant) error) error {
 	t := ticketOf(ctx)
 	for {
-		err := s.executing(ctx, func() error { return read(t.grant) })
+		err := read(t.grant)
 		if !errors.Is(err, kv.ErrOverBudget) {
 			return err
 		}
+		t.endTurn()
 		if answerCopies*(t.wanted-answerFreeBytes) > s.answers.bytesMax {
 			return status.Errorf(codes.ResourceExhausted, "octopii: the answer has more than %d bytes, and would take more memory than --answer-bytes-max; read it in parts, with a limit", t.wanted)
 		}
 		// What it would have needed in all is not known. Two rounds more, and it is.
 		if err := t.reserve(ctx, 2*answerCopies*t.wanted); err != nil {
+			return err
+		}
+		if err := t.takeTurn(ctx, s.largeReads); err != nil {
 			return err
 		}
 	}

@@ -18,7 +18,11 @@ type connection struct {
 	// all was given back. Guarded by answers.mu.
 	held int64
 	gone bool
+	// reading has a token for each request that is being read.
+	reading chan struct{}
 }
+
+func newConnection() *connection { return &connection{reading: make(chan struct{}, connReadingMax)} }
 
 func (c *connection) close() {
 	if c.conn != nil {
@@ -33,16 +37,18 @@ func connectionOf(ctx context.Context) *connection {
 	if c, ok := ctx.Value(connectionKey{}).(*connection); ok {
 		return c
 	}
-	return &connection{}
+	return newConnection()
 }
 
-// connections is a stats.Handler that tells answers of connections that come and go.
+// connections is a stats.Handler that tells answers of connections that come and go, and
+// requests of what becomes of them.
 type connections struct {
-	answers *answers
+	answers  *answers
+	requests *requests
 }
 
 func (connections) TagConn(ctx context.Context, info *stats.ConnTagInfo) context.Context {
-	c := &connection{}
+	c := newConnection()
 	if a, ok := info.RemoteAddr.(clientAddr); ok {
 		c.conn = a.conn
 	}
@@ -65,7 +71,8 @@ func (h connections) HandleConn(ctx context.Context, s stats.ConnStats) {
 
 func (connections) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
 
-func (connections) HandleRPC(context.Context, stats.RPCStats) {}
+// HandleRPC implements stats.Handler.
+func (h connections) HandleRPC(ctx context.Context, s stats.RPCStats) { h.requests.handle(ctx, s) }
 
 // watched wraps the connections that credentials have to do with, so that one can be
 // closed, and ends when its peer takes nothing for too long.

@@ -3,6 +3,7 @@ package etcdapi
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -189,20 +190,42 @@ func (c *rawClient) check(err error) {
 // rangeAll asks for all keys.
 func (c *rawClient) rangeAll() {
 	c.t.Helper()
+	r := &pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}, Serializable: true}
+	b, err := r.Marshal()
+	c.check(err)
+	c.headers("/etcdserverpb.KV/Range")
+	c.check(c.fr.WriteData(c.next, true, append([]byte{0, 0, 0, 0, byte(len(b))}, b...)))
+	c.next += 2
+}
+
+// halfPut announces a put of so many bytes, and sends those of them that the window of its
+// stream allows, but for the last one. It returns the stream.
+func (c *rawClient) halfPut(bytes uint32) uint32 {
+	c.t.Helper()
+	c.headers("/etcdserverpb.KV/Put")
+	part := make([]byte, min(bytes+5-1, streamWindowBytes-1))
+	binary.BigEndian.PutUint32(part[1:], bytes)
+	for len(part) > 0 {
+		n := min(len(part), 16<<10)
+		c.check(c.fr.WriteData(c.next, false, part[:n]))
+		part = part[n:]
+	}
+	c.next += 2
+	return c.next - 2
+}
+
+// headers begins a request.
+func (c *rawClient) headers(method string) {
+	c.t.Helper()
 	var headers bytes.Buffer
 	enc := hpack.NewEncoder(&headers)
 	for _, h := range [][2]string{
-		{":method", "POST"}, {":scheme", "http"}, {":path", "/etcdserverpb.KV/Range"}, {":authority", "a"},
+		{":method", "POST"}, {":scheme", "http"}, {":path", method}, {":authority", "a"},
 		{"content-type", "application/grpc"}, {"te", "trailers"},
 	} {
 		c.check(enc.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]}))
 	}
-	r := &pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}, Serializable: true}
-	b, err := r.Marshal()
-	c.check(err)
 	c.check(c.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: c.next, BlockFragment: headers.Bytes(), EndHeaders: true}))
-	c.check(c.fr.WriteData(c.next, true, append([]byte{0, 0, 0, 0, byte(len(b))}, b...)))
-	c.next += 2
 }
 
 // drain reads all that comes, and lets nothing more be sent, until the server closes
@@ -219,12 +242,14 @@ func (c *rawClient) drain() {
 // eventually waits for a condition.
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	end := time.Now().Add(20 * time.Second)
-	for !holds() {
-		if time.Now().After(end) {
+	look := time.NewTicker(time.Millisecond)
+	defer look.Stop()
+	for end := time.After(20 * time.Second); !holds(); {
+		select {
+		case <-look.C:
+		case <-end:
 			t.Fatalf("never: %s", what)
 		}
-		time.Sleep(time.Millisecond)
 	}
 }
 
@@ -232,6 +257,13 @@ func (a *answers) usedNow() int64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.used
+}
+
+// now is how many requests are arriving.
+func (r *requests) now() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.arriving.Len()
 }
 
 func heapBytes() uint64 {
@@ -298,6 +330,80 @@ func TestGluttonsAreBounded(t *testing.T) {
 	}
 }
 
+// sendGranted sends 1 MiB more of each half-sent put that the server lets go on, and
+// nothing else, until the connection ends.
+func (c *rawClient) sendGranted() {
+	for {
+		frame, err := c.fr.ReadFrame()
+		if err != nil {
+			return
+		}
+		w, ok := frame.(*http2.WindowUpdateFrame)
+		if !ok || w.StreamID == 0 {
+			continue
+		}
+		for range 64 {
+			if c.fr.WriteData(w.StreamID, false, make([]byte, 16<<10)) != nil {
+				return
+			}
+		}
+	}
+}
+
+// Clients that send half of their requests have a bounded share of the memory, keep nobody
+// out, and are ended; the memory comes back while their connections live.
+func TestHalfSentRequestsAreBounded(t *testing.T) {
+	const incomingMax = 16 << 20
+	_, client, s := serveLimited(t, Config{IncomingBytesMax: incomingMax, IncomingTimeout: time.Second})
+	before := heapBytes()
+	var wg sync.WaitGroup
+	t.Cleanup(wg.Wait) // when the connections are closed
+	for range 6 {
+		c := dialRaw(t, client.Endpoints()[0], 1<<20)
+		for range 100 {
+			c.halfPut(1900 << 10)
+		}
+		wg.Go(c.sendGranted)
+	}
+	eventually(t, "the memory for requests is used", func() bool { return s.requests.now() > 100 })
+	for i := range 20 {
+		put(t, client, "a", strings.Repeat("v", i*50<<10))
+		if all := s.requests.now(); all > s.requests.arrivingMax {
+			t.Fatalf("%d requests are arriving; %d are allowed", all, s.requests.arrivingMax)
+		}
+	}
+	if grown := int64(heapBytes() - before); grown > 3*incomingMax {
+		t.Errorf("half-sent requests hold %d bytes; %d are allowed", grown, incomingMax)
+	}
+	eventually(t, "all requests ended", func() bool { return s.requests.now() == 0 })
+	eventually(t, "the heap shrinks", func() bool { return heapBytes() < before+incomingMax/4 })
+	put(t, client, "a", "1")
+}
+
+// Requests that are large, or take long to be answered, are not taken for half-sent ones.
+func TestWholeRequestsAreServed(t *testing.T) {
+	f, client, s := serveLimited(t, Config{IncomingBytesMax: 8 << 20, IncomingTimeout: time.Minute})
+	var wg sync.WaitGroup
+	for i := range 2 * connReadingMax {
+		wg.Go(func() {
+			if _, err := client.Put(t.Context(), fmt.Sprint(i), strings.Repeat("v", 1<<20)); err != nil {
+				t.Errorf("put %d: %v", i, err)
+			}
+		})
+	}
+	wg.Wait()
+	s.requests.mu.Lock()
+	s.requests.timeout = time.Millisecond
+	s.requests.mu.Unlock()
+	f.set(func(f *fakeNode) { f.hang = true })
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if _, err := client.Get(ctx, "a"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a request that waits for its answer: %v", err)
+	}
+	eventually(t, "no place is held", func() bool { return s.requests.now() == 0 && len(s.requests.places) == 0 })
+}
+
 // What does not fit at all is refused with a word on what to do, and what does not fit
 // now, with etcd's error.
 func TestAnswersThatDoNotFit(t *testing.T) {
@@ -324,6 +430,31 @@ func TestAnswersThatDoNotFit(t *testing.T) {
 		t.Errorf("once they give it back: %v", err)
 	}
 	eventually(t, "all is given back", func() bool { return s.answers.usedNow() == 0 })
+}
+
+// Large answers are made a few at a time, and neither small ones nor writes wait for them.
+func TestLargeReadsTakeTurns(t *testing.T) {
+	_, c, s := serveLimited(t, Config{RequestTimeout: 200 * time.Millisecond})
+	put(t, c, "large", strings.Repeat("v", 1<<20))
+	for range largeReadsMax() {
+		s.largeReads <- struct{}{}
+	}
+	if _, err := c.Get(t.Context(), "large"); !errors.Is(err, rpctypes.ErrTooManyRequests) {
+		t.Errorf("a large read when others have their turn: %v; want %v", err, rpctypes.ErrTooManyRequests)
+	}
+	put(t, c, "small", "1")
+	if _, err := c.Get(t.Context(), "small"); err != nil {
+		t.Errorf("a small read: %v", err)
+	}
+	for range largeReadsMax() {
+		<-s.largeReads
+	}
+	for range 3 * largeReadsMax() {
+		if resp, err := c.Get(t.Context(), "large"); err != nil || len(resp.Kvs) != 1 {
+			t.Errorf("a large read when it has its turn: %v", err)
+		}
+	}
+	eventually(t, "nobody has a turn", func() bool { return len(s.largeReads) == 0 && s.answers.usedNow() == 0 })
 }
 
 // What counts is what a range returns, and not what it looks at.
@@ -377,7 +508,7 @@ func TestWritesThatReturnMuch(t *testing.T) {
 // connection that waits for itself go on.
 func TestAnswersAreShared(t *testing.T) {
 	a := &answers{bytesMax: 100, stallTimeout: time.Hour}
-	one, other := &connection{}, &connection{}
+	one, other := newConnection(), newConnection()
 	on := func(c *connection) *ticket { return &ticket{all: a, conn: c} }
 	ended, end := context.WithCancel(t.Context())
 	end()
@@ -396,7 +527,7 @@ func TestAnswersAreShared(t *testing.T) {
 	if err := others.reserve(t.Context(), 40); err != nil {
 		t.Errorf("another connection: %v", err)
 	}
-	if err := on(&connection{}).reserve(ended, 1); err != errAnswersFull {
+	if err := on(newConnection()).reserve(ended, 1); err != errAnswersFull {
 		t.Errorf("when all is used: %v", err)
 	}
 	first.release()
@@ -406,7 +537,7 @@ func TestAnswersAreShared(t *testing.T) {
 	go func() { waits <- on(other).reserve(t.Context(), 90) }()
 	eventually(t, "it waits", func() bool { a.mu.Lock(); defer a.mu.Unlock(); return len(a.queue) == 1 })
 	ctx := context.WithValue(t.Context(), connectionKey{}, other)
-	connections{a}.HandleConn(ctx, &stats.ConnEnd{})
+	connections{answers: a}.HandleConn(ctx, &stats.ConnEnd{})
 	if err := <-waits; err != errConnectionGone {
 		t.Errorf("a wait on a connection that is gone: %v", err)
 	}

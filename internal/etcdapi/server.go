@@ -48,6 +48,11 @@ const (
 	// many bytes, and this part of the memory that there is.
 	answerBytesMax   = 1 << 30
 	answerMemoryPart = 4
+	// incomingBytesMax, incomingMemoryPart and incomingTimeout are the same for requests
+	// that are on their way in, and how long that may take.
+	incomingBytesMax   = 512 << 20
+	incomingMemoryPart = 8
+	incomingTimeout    = 10 * time.Second
 )
 
 // Node is what the API needs of a *node.Node.
@@ -89,6 +94,11 @@ type Config struct {
 	// StallTimeout is for how long a client may take nothing of an answer before its
 	// connection is closed. 0: 30 s.
 	StallTimeout time.Duration
+	// IncomingBytesMax bounds what requests that did not arrive as a whole take in memory
+	// in all: the oldest ones give way. 0: an eighth of the memory, of 512 MiB at most.
+	IncomingBytesMax int64
+	// IncomingTimeout is for how long a request may take to arrive. 0: 10 s.
+	IncomingTimeout time.Duration
 }
 
 // orDefaults returns c with all limits set.
@@ -97,6 +107,10 @@ func (c Config) orDefaults() Config {
 	c.RequestTimeout = cmp.Or(c.RequestTimeout, requestTimeout)
 	c.StreamsMax = cmp.Or(c.StreamsMax, streamsMax)
 	c.StallTimeout = cmp.Or(c.StallTimeout, stallTimeout)
+	c.IncomingTimeout = cmp.Or(c.IncomingTimeout, incomingTimeout)
+	if c.IncomingBytesMax == 0 {
+		c.IncomingBytesMax = min(incomingBytesMax, memoryBytes()/incomingMemoryPart)
+	}
 	if c.AnswerBytesMax == 0 {
 		c.AnswerBytesMax = min(answerBytesMax, memoryBytes()/answerMemoryPart)
 	}
@@ -105,10 +119,11 @@ func (c Config) orDefaults() Config {
 
 // server implements those services that there are.
 type server struct {
-	cfg     Config
-	answers *answers
-	// reads has a token for each read that is being executed.
-	reads chan struct{}
+	cfg      Config
+	answers  *answers
+	requests *requests
+	// largeReads has a token for each large answer that is read or encoded.
+	largeReads chan struct{}
 }
 
 // NewServer returns a server of the whole API: what Octopii does not have
@@ -120,7 +135,13 @@ func NewServer(cfg Config) *grpc.Server {
 
 func newServer(cfg Config) (*server, *grpc.Server) {
 	cfg = cfg.orDefaults()
-	s := &server{cfg: cfg, answers: &answers{bytesMax: cfg.AnswerBytesMax, stallTimeout: cfg.StallTimeout}, reads: make(chan struct{}, readsMax)}
+	s := &server{
+		cfg:      cfg,
+		answers:  &answers{bytesMax: cfg.AnswerBytesMax, stallTimeout: cfg.StallTimeout},
+		requests: newRequests(cfg.IncomingBytesMax, int64(cfg.RequestBytesMax+messageOverheadBytes), cfg.IncomingTimeout),
+
+		largeReads: make(chan struct{}, largeReadsMax()),
+	}
 	g := grpc.NewServer(s.options()...)
 	pb.RegisterKVServer(g, &kvServer{server: s})
 	pb.RegisterClusterServer(g, &clusterServer{server: s})
@@ -139,7 +160,10 @@ func (s *server) options() []grpc.ServerOption {
 	}
 	opts := []grpc.ServerOption{
 		grpc.Creds(watched{creds, s.cfg.StallTimeout}),
-		grpc.StatsHandler(connections{s.answers}),
+		grpc.StatsHandler(connections{s.answers, s.requests}),
+		grpc.InTapHandle(s.requests.begin),
+		grpc.StaticStreamWindowSize(streamWindowBytes),
+		grpc.StaticConnWindowSize(connWindowBytes),
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.UnaryInterceptor(s.intercept),
 		grpc.MaxConcurrentStreams(s.cfg.StreamsMax),
@@ -171,6 +195,7 @@ func (s *server) intercept(ctx context.Context, req any, info *grpc.UnaryServerI
 		return nil, toStatus(ctx, err)
 	}
 	if _, ok := resp.(gogoMessage); !ok || !ticket.used() {
+		ticket.release()
 		return resp, nil
 	}
 	return &counted{resp, ticket}, nil

@@ -133,7 +133,7 @@ func (tx *meteredBatchTx) UnsafeRange(bucket backend.Bucket, key, end []byte, li
 	return keys, values
 }
 
-// noRecord is what etcd's store gets in the place of a record that a keeper got.
+// noRecord is what etcd's store gets in the place of a record that it is not to copy.
 var noRecord = []byte{}
 
 // count tells m of records that were read. It returns those that etcd's store gets.
@@ -142,12 +142,12 @@ func count(m *meter, bucket backend.Bucket, values [][]byte) [][]byte {
 		return values
 	}
 	for i, v := range values {
-		if m.keep == nil {
-			m.charge(int64(len(v)))
-			continue
+		if m.keep != nil {
+			m.keep(v)
+			values[i] = noRecord
+		} else if !m.charge(int64(len(v))) {
+			values[i] = noRecord // the read ends, and a copy would be for nothing
 		}
-		m.keep(v)
-		values[i] = noRecord
 	}
 	return values
 }

@@ -35,7 +35,7 @@ func fetch(view mvcc.ReadView, r *pb.RangeRequest, m *meter) (*mvcc.RangeResult,
 	end, limit := rangeEnd(r.RangeEnd), fetchLimit(r)
 	options := mvcc.RangeOptions{Limit: limit, Rev: r.Revision, Count: r.CountOnly}
 	if end == nil || m.take == nil {
-		return view.Range(m, r.Key, end, options)
+		return fetched(view, r.Key, end, m, options)
 	}
 	if limit > 0 && limit <= countedLimit {
 		m.charge(limit * keyBytes)
@@ -53,7 +53,16 @@ func fetch(view mvcc.ReadView, r *pb.RangeRequest, m *meter) (*mvcc.RangeResult,
 	if m.over {
 		return nil, ErrOverBudget
 	}
-	return view.Range(m, r.Key, end, options)
+	return fetched(view, r.Key, end, m, options)
+}
+
+// fetched reads keys. Once m is over, what etcd's store returned is not what there is.
+func fetched(view mvcc.ReadView, key, end []byte, m *meter, options mvcc.RangeOptions) (*mvcc.RangeResult, error) {
+	found, err := view.Range(m, key, end, options)
+	if err == nil && m.over {
+		return nil, ErrOverBudget
+	}
+	return found, err
 }
 
 // fetchLimit is how many keys to read; 0: all.
