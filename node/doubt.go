@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.etcd.io/raft/v3"
 	"go.uber.org/zap"
 
 	"github.com/octopii/octopii/node/internal/core"
@@ -40,8 +41,12 @@ type doubt struct {
 	err error
 	// refusals are members that refuse this one because its disk is another.
 	refusals map[uint64]bool
-	// others are members that said that they may have lost something.
-	others []Suspect
+	// suspects are members that said that they may have lost something, and branches what
+	// members have that the majority does not. Both are ordered by ID.
+	suspects []Suspect
+	branches []Branch
+	// fork is where this log and that of the majority part, once they are known to.
+	fork fork
 
 	// age is for how many ticks this member has been suspended, or without a leader.
 	age int
@@ -61,7 +66,9 @@ type claim struct {
 	// at is the place in the log that it is about, and memory what is remembered.
 	at     uint64
 	memory transport.Memory
-	text   string
+	// last is where the log of this leader ended, for one that is told of more.
+	last uint64
+	text string
 	// dialed: it was heard where this member called at the recorded address.
 	dialed bool
 }
@@ -105,12 +112,18 @@ func (d *doubt) met(peer transport.Hello) {
 func (d *doubt) add(c claim) {
 	l := d.loop
 	switch {
-	case c.kind == core.Forgot && d.accepted:
+	case d.accepted && (c.kind == core.Forgot || c.kind == core.Ahead):
+		return
+	case c.kind == core.Ahead && l.core.Established():
+		d.branched(Branch{ID: c.by, First: c.last + 1, Last: c.at}, false)
 		return
 	case c.kind == core.Forgot && c.memory != transport.Memory{} && l.core.Established():
 		if l.guests.branch(c.by, true) {
 			l.log.Error("a member remembers what the majority does not have: it is on another branch, or a majority lost what was acknowledged; its messages are not taken until it has asked the majority",
 				zap.String("peer", hex(c.by)), zap.String("says", c.text))
+		}
+		if r := c.memory; r.Commit > c.at {
+			d.branched(Branch{ID: c.by, First: c.at + 1, Last: r.Commit}, false)
 		}
 		return
 	}
@@ -122,16 +135,22 @@ func (d *doubt) add(c claim) {
 	}
 	d.claims = append(d.claims, c)
 	d.suspend()
+	d.ask()
 }
 
 // suspend stops serving because of the newest claim.
 func (d *doubt) suspend() {
-	l := d.loop
 	c := &d.claims[len(d.claims)-1]
 	err := fmt.Errorf("%w: %s", ErrSuspect, c.text)
 	if c.kind == core.Diverged {
 		err = fmt.Errorf("%w: %s; asking the majority", ErrDiverged, c.text)
 	}
+	d.stopServing(err)
+}
+
+// stopServing refuses what waits here, and all that comes.
+func (d *doubt) stopServing(err error) {
+	l := d.loop
 	l.log.Error("this member serves nothing until a majority has said what is true; start the other members. If a majority lost something, put newer copies of the disks back, or start those that lost it once with --accept-loss (Config.AcceptLoss)",
 		zap.Error(err))
 	if d.err == nil {
@@ -139,13 +158,12 @@ func (d *doubt) suspend() {
 	}
 	d.err = err
 	l.suspensionChanged()
-	d.ask()
 }
 
 // drop forgets claims, and serves again if none is left.
 func (d *doubt) drop(which func(*claim) bool) {
 	d.claims = slices.DeleteFunc(d.claims, func(c claim) bool { return which(&c) })
-	if len(d.claims) == 0 && d.err != nil {
+	if len(d.claims) == 0 && d.err != nil && d.fork.why == "" {
 		d.loop.log.Warn("this member serves again: what was said of its log is not so", zap.String("was", d.err.Error()))
 		d.err, d.age = nil, 0
 		d.loop.suspensionChanged()
@@ -155,7 +173,8 @@ func (d *doubt) drop(which func(*claim) bool) {
 // keep forgets what was said by or of those who are no members any more.
 func (d *doubt) keep(ms *octopiipb.Membership) {
 	d.drop(func(c *claim) bool { return !isMember(ms, c.by) })
-	d.others = slices.DeleteFunc(slices.Clone(d.others), func(s Suspect) bool { return !isMember(ms, s.ID) })
+	d.suspects = slices.DeleteFunc(slices.Clone(d.suspects), func(s Suspect) bool { return !isMember(ms, s.ID) })
+	d.branches = slices.DeleteFunc(slices.Clone(d.branches), func(b Branch) bool { return !isMember(ms, b.ID) })
 }
 
 // suspension is why this member serves nothing: it doubts its own log, or another cluster
@@ -229,11 +248,16 @@ func (d *doubt) tick(ticks int) {
 		return
 	}
 	if d.err == nil && !l.core.Lonely() {
-		d.age, d.others = 0, nil
+		d.age, d.suspects = 0, nil
 		return
 	}
 	before := d.age
 	d.age += ticks
+	if d.fork.why != "" {
+		if d.fork.left -= ticks; d.fork.left <= 0 {
+			d.part()
+		}
+	}
 	timeout := l.cfg.ElectionTicks
 	if d.err == nil {
 		timeout *= 2
@@ -251,12 +275,13 @@ func (d *doubt) tick(ticks int) {
 
 // accept goes on without what is missing, as an operator wants it.
 func (d *doubt) accept() {
-	if slices.ContainsFunc(d.claims, func(c claim) bool { return c.kind != core.Forgot }) {
+	if slices.ContainsFunc(d.claims, func(c claim) bool { return c.kind == core.Diverged }) {
 		return
 	}
 	for _, c := range d.claims {
+		from, to := c.missing()
 		d.loop.log.Warn("LOSS ACCEPTED: this member goes on without what it is remembered for",
-			zap.Uint64("from index", c.at+1), zap.Uint64("to index", max(c.memory.Match, c.memory.Commit)), zap.String("reminded", c.text))
+			zap.Uint64("from index", from), zap.Uint64("to index", to), zap.String("reminded", c.text))
 	}
 	d.accepted, d.patience = true, patienceTimeouts*d.loop.cfg.ElectionTicks
 	d.drop(func(*claim) bool { return true })
@@ -287,16 +312,30 @@ func (d *doubt) refused(peer transport.Hello, reason string) {
 	}
 }
 
+// missing is the range of indexes that a claim is about.
+func (c *claim) missing() (from, to uint64) {
+	if c.kind == core.Ahead {
+		return c.last + 1, c.at
+	}
+	return c.at + 1, max(c.memory.Match, c.memory.Commit)
+}
+
+// others are the members that can be asked.
+func (d *doubt) others() (list []octopiipb.Member) {
+	l := d.loop
+	for _, m := range l.membership.Members {
+		if m.ID != l.id && m.Address != "" && m.Address != l.cfg.Transport.Address() {
+			list = append(list, m)
+		}
+	}
+	return list
+}
+
 // ask asks the next member for what a majority has committed.
 func (d *doubt) ask() {
 	l := d.loop
-	var members []octopiipb.Member
-	for _, m := range l.membership.Members {
-		if m.ID != l.id && m.Address != "" && m.Address != l.cfg.Transport.Address() {
-			members = append(members, m)
-		}
-	}
-	if d.asking || len(members) == 0 {
+	members := d.others()
+	if d.asking || len(members) == 0 || d.fork.parted {
 		return
 	}
 	// First those whose claim counts only once it is heard at their recorded address:
@@ -306,14 +345,17 @@ func (d *doubt) ask() {
 	d.next++
 	d.asking = true
 	st := l.core.Status()
-	request := &octopiipb.CompareRequest{Index: st.Commit, Last: st.Last}
+	request := &octopiipb.CompareRequest{Index: st.Commit, Last: st.Last, Commit: st.Commit, Term: st.Term}
 	for _, c := range d.claims {
-		request.Suspect = true
-		if c.kind == core.Diverged {
+		switch c.kind {
+		case core.Diverged:
 			request.Index = c.at
-		} else {
-			request.Remembered = toMemory(c.memory)
+		case core.Forgot:
+			request.Suspect, request.Remembered = true, toMemory(c.memory)
 		}
+	}
+	if f := &d.fork; f.why != "" {
+		request.Index = f.low + (f.high-f.low)/2
 	}
 	l.call(m.Address, kindCompare, request, func(payload []byte, err error) {
 		l.inbox.call(func() { d.answered(&m, st.Commit, request.Index, payload, err) })
@@ -344,37 +386,40 @@ func (d *doubt) answered(m *octopiipb.Member, commit, at uint64, payload []byte,
 		l.log.Debug("a member knows no majority", zap.String("peer", hex(m.ID)), zap.Error(err))
 		return
 	}
-	d.vouched(m, commit, reply.Index, core.Place{Index: at, Term: reply.Term, Sum: reply.Sum})
+	place := core.Place{Index: at, Term: reply.Term}
+	copy(place.Sums[:], reply.Sums)
+	d.vouched(m, commit, reply.Index, place)
 }
 
 // vouched decides by what a majority has committed just now.
 func (d *doubt) vouched(m *octopiipb.Member, commit, last uint64, at core.Place) {
 	l := d.loop
-	if err := l.core.Contradicts(commit, last, at); err != nil {
-		d.diverged(fmt.Sprintf("%v, as member %x at %s says", err, m.ID, m.Address))
+	index, err := l.core.Contradicts(commit, last, at)
+	switch {
+	case d.fork.why != "":
+		d.narrow(at, index, err != nil)
+		return
+	case err != nil:
+		d.diverged(index, fmt.Sprintf("%v, as member %x at %s says", err, m.ID, m.Address))
 		return
 	}
 	for i := range d.claims {
 		switch c := &d.claims[i]; {
 		case c.kind == core.Diverged && at.Term == 0:
-			d.diverged(c.text) // nobody can look it up any more, and it was a leader that said so
+			d.diverged(c.at, c.text) // nobody can look it up any more, and it was a leader that said so
 			return
+		case c.kind == core.Ahead && c.at > last:
+			d.branched(Branch{ID: c.by, First: last + 1, Last: c.at}, false)
 		case c.kind == core.Forgot && c.dialed:
 			l.fatal(fmt.Errorf("%w: %s, and a majority has committed up to %d without it: was an old image of the disk put back? Remove this member, and join again with an empty directory",
 				ErrAmnesia, c.text, last))
 			return
 		}
 	}
-	// What is left was said by members that are not where their records say, or is refuted.
+	// What is left was said by members that are not where their records say, is refuted, or
+	// is in what the majority has.
 	holds := last <= l.core.Status().Last
-	d.drop(func(c *claim) bool { return c.kind == core.Diverged || holds })
-}
-
-// diverged stops this member: a majority has another log.
-func (d *doubt) diverged(why string) {
-	l := d.loop
-	l.fatal(fmt.Errorf("%w: %s. Its entries may be the only copy of what was acknowledged before disks were set back: keep them, remove this member, and join again with an empty directory",
-		ErrDiverged, why))
+	d.drop(func(c *claim) bool { return c.kind != core.Forgot || holds })
 }
 
 // compareTimeouts is how many election timeouts a majority has to answer.
@@ -392,8 +437,10 @@ func (n *Node) answerCompare(from transport.Hello, payload []byte, done func(tra
 		done(nil, errStranger)
 		return
 	}
-	if q.Suspect {
-		n.inbox.call(func() { n.snapshots.loop.doubt.note(from.Node, &q) })
+	n.inbox.call(func() { n.snapshots.loop.doubt.heard(from, &q) })
+	if q.Branch != (octopiipb.Branch{}) {
+		done(&octopiipb.CompareReply{Cluster: n.cluster.Load()}, nil)
+		return
 	}
 	if err := n.open(); err != nil {
 		done(nil, err)
@@ -409,7 +456,7 @@ func (n *Node) answerCompare(from transport.Hello, payload []byte, done func(tra
 			return
 		}
 		at := n.snapshots.loop.core.PlaceAt(q.Index) // the loop has the answers of reads
-		done(&octopiipb.CompareReply{Cluster: n.cluster.Load(), Index: a.Index, Term: at.Term, Sum: at.Sum}, nil)
+		done(&octopiipb.CompareReply{Cluster: n.cluster.Load(), Index: a.Index, Term: at.Term, Sums: at.Sums[:]}, nil)
 	})
 	n.inbox.request(core.Request{Kind: core.Read, Waiter: w})
 	n.host.timer(func() {
@@ -420,15 +467,38 @@ func (n *Node) answerCompare(from transport.Hello, payload []byte, done func(tra
 	}).Reset(compareTimeouts * time.Duration(n.cfg.ElectionTicks) * n.cfg.TickInterval)
 }
 
+// heard takes what another member says of itself in a question.
+func (d *doubt) heard(from transport.Hello, q *octopiipb.CompareRequest) {
+	l := d.loop
+	if l.core == nil {
+		return
+	}
+	if b := q.Branch; b != (octopiipb.Branch{}) {
+		d.branched(Branch{ID: from.Node, First: b.First, Last: b.Last, Term: b.Term}, true)
+		return
+	}
+	if q.Suspect {
+		d.note(from.Node, q)
+	}
+	// What was committed in later terms a leader that was deposed need not have.
+	if st := l.core.Status(); q.Commit > st.Last && q.Term <= st.Term && st.Role == raft.StateLeader {
+		d.add(claim{by: from.Node, kind: core.Ahead, at: q.Commit, last: st.Last, text: fmt.Sprintf(
+			"member %x has committed up to index %d, and the log of this leader ends at %d", from.Node, q.Commit, st.Last)})
+	}
+}
+
 // note keeps that another member may have lost something, while there is no majority.
 func (d *doubt) note(id uint64, q *octopiipb.CompareRequest) {
 	l := d.loop
 	s := Suspect{ID: id, LastIndex: q.Last, Remembered: max(q.Remembered.Match, q.Remembered.Commit)}
-	list := slices.DeleteFunc(slices.Clone(d.others), func(o Suspect) bool { return o.ID == id })
+	list := slices.DeleteFunc(slices.Clone(d.suspects), func(o Suspect) bool { return o.ID == id })
 	at, _ := slices.BinarySearchFunc(list, id, func(o Suspect, id uint64) int { return cmp.Compare(o.ID, id) })
-	if !slices.Contains(d.others, s) {
+	if s.Remembered <= s.LastIndex { // of a term that it forgot, and of no entry
+		return
+	}
+	if !slices.Contains(d.suspects, s) {
 		l.log.Error("a member may have lost entries: it is remembered for more than it has, and serves nothing until a majority answers",
 			zap.String("peer", hex(id)), zap.Uint64("from index", s.LastIndex+1), zap.Uint64("to index", s.Remembered))
 	}
-	d.others = slices.Insert(list, at, s)
+	d.suspects = slices.Insert(list, at, s)
 }

@@ -282,7 +282,7 @@ func (l *loop) suspect(s core.Suspect) {
 	l.log.Warn("dropped a message that contradicts what is known here",
 		zap.String("from", hex(s.ID)), zap.String("reason", s.Reason))
 	if s.Claim != core.NoClaim && isMember(l.membership, s.ID) {
-		l.doubt.add(claim{by: s.ID, kind: s.Claim, at: s.Index, text: s.Reason})
+		l.doubt.add(claim{by: s.ID, kind: s.Claim, at: s.Index, last: s.Last, text: s.Reason})
 	}
 }
 
@@ -388,7 +388,7 @@ func (l *loop) publish() {
 		st.SnapshotIndex = l.store.SnapshotIndex()
 		st.DiskStalled = time.Duration(c.Unwritten) * l.cfg.TickInterval
 		st.Membership = l.public
-		st.Suspended, st.Suspects, st.Claimed = l.suspension(), l.doubt.others, l.rivals.warning
+		st.Suspended, st.Suspects, st.Branches, st.Claimed = l.suspension(), l.doubt.suspects, l.doubt.branches, l.rivals.warning
 		if st.Suspended != nil {
 			st.Role, st.Leader = Follower, 0
 		}

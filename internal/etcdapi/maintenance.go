@@ -49,6 +49,9 @@ func (s *maintenanceServer) Status(context.Context, *pb.StatusRequest) (*pb.Stat
 		resp.Errors = append(resp.Errors, fmt.Sprintf("octopii: member %x lacks entries %d to %d, which it is known to have had: put a newer copy of its disk back, or start the members that lost entries once with --accept-loss",
 			o.ID, o.LastIndex+1, o.Remembered))
 	}
+	for _, b := range st.Branches {
+		resp.Errors = append(resp.Errors, fmt.Sprintf("octopii: a majority forgot entries %d to %d, which member %x has: keep its files, and see README.md, \"A majority forgot\"", b.First, b.Last, b.ID))
+	}
 	return resp, nil
 }
 

@@ -524,6 +524,13 @@ func TestRequireLeaderAndUninitialized(t *testing.T) {
 	if err != nil || len(st.Errors) != 1 {
 		t.Errorf("status without a leader: %v, %v; want one error in it", st, err)
 	}
+	f.set(func(f *fakeNode) {
+		f.status.Leader, f.status.Branches = 1, []node.Branch{{ID: 0xabc, First: 51, Last: 93, Term: 4}}
+	})
+	st, err = c.Status(t.Context(), c.Endpoints()[0])
+	if err != nil || len(st.Errors) != 1 || !strings.Contains(st.Errors[0], "a majority forgot entries 51 to 93, which member abc has") {
+		t.Errorf("status where a majority forgot: %v, %v; want it in the errors", st, err)
+	}
 }
 
 // A member without a majority tells who is missing.

@@ -130,11 +130,6 @@ func (n *nemesis) begin() {
 		if n.w.cfg.Members == 1 && (f.name == "kill" || f.name == "power") {
 			drawn = true // most others need a network
 		}
-		if f.name == "images" {
-			// Only where it is asked for: seed 141 has a leader that is told of more than
-			// it has and serves all the same. See docs/STATUS.md.
-			drawn = false
-		}
 		if n.w.cfg.Faults != nil {
 			drawn = slices.Contains(n.w.cfg.Faults, f.name)
 		}
@@ -324,6 +319,8 @@ func (n *nemesis) forgeFor(m *member) {
 		if msg.Type == raftpb.MsgHeartbeat {
 			msg.Commit = 10
 		}
+	case st.Role == node.Leader && !m.established():
+		return // it would have to believe it
 	case st.Role == node.Leader:
 		msg.Type, msg.Index = raftpb.MsgAppResp, st.LastIndex+1000
 	case st.Leader == 0 || st.Leader == m.id || m.beats == 2:
@@ -339,6 +336,13 @@ func (n *nemesis) forgeFor(m *member) {
 	}
 	m.end.handler.HandleMessages(msg.From, []transport.Inbound{{Kind: kindRaft, Payload: payload}})
 	m.settle()
+}
+
+// established says whether what a leader has committed ends in its own term.
+func (m *member) established() bool {
+	st := m.status()
+	term, ok := m.view.termAt(st.Applied)
+	return ok && term == st.Term
 }
 
 // outage ends most members at once, or all.

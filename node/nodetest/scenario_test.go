@@ -228,6 +228,7 @@ var commands = map[string]func(*scenario){
 	"elections": (*scenario).elections,
 	"votes":     (*scenario).votesGiven,
 	"said":      (*scenario).said,
+	"branches":  (*scenario).branches,
 	"log":       (*scenario).logIsShort,
 	"check":     (*scenario).check,
 }
@@ -1152,6 +1153,18 @@ func (s *scenario) where(m *member) string {
 	}
 	return fmt.Sprintf("%s: %s, log %d-%d, commit %d, applied %d, members %s", s.name(m), role,
 		st.FirstIndex, st.LastIndex, st.Commit, st.Applied, strings.Join(list, " "))
+}
+
+// branches shows what members say that others have and the majority does not.
+func (s *scenario) branches() {
+	for _, m := range s.members("id") {
+		for _, b := range m.status().Branches {
+			s.printf("%s: %s has entries %d to %d, the last of term %d", s.name(m), s.nameOf(b.ID), b.First, b.Last, b.Term)
+		}
+	}
+	if s.out.Len() == 0 {
+		s.printf("nobody has anything that the majority does not have")
+	}
 }
 
 // values shows the list that is the scripts' state.

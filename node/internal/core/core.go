@@ -117,6 +117,7 @@ type Core struct {
 	// of a leader whose log ends before what is committed here.
 	forgot, short counter
 	led           led
+	told          told
 	reads         reads
 	peers         peers
 	reign         reign
@@ -321,8 +322,12 @@ func (c *Core) stepMessage(m *raftpb.Message) {
 		c.led = led{from: m.From, term: m.Term, durable: m.Index, committed: min(m.Index, m.Commit)}
 	}
 	c.peers.heard(m.From)
-	if m.Type == raftpb.MsgHeartbeatResp {
+	c.noteVoter(m)
+	switch {
+	case m.Type == raftpb.MsgHeartbeatResp:
 		c.peers.get(m.From).applied = m.Index
+	case m.Type == raftpb.MsgAppResp && !m.Reject && m.Term == c.rn.BasicStatus().Term:
+		c.peers.get(m.From).introduced = true
 	}
 	if m.Type == raftpb.MsgReadIndex {
 		c.reads.ask(m)
@@ -342,6 +347,9 @@ func (c *Core) stepMessage(m *raftpb.Message) {
 
 // judge says why a message is not given to raft; nil if it is.
 func (c *Core) judge(m *raftpb.Message) *Suspect {
+	if index := c.ahead(m); index > 0 && validID(m.From) && m.To == c.cfg.ID {
+		return &Suspect{ID: m.From, Claim: Ahead, Index: index, Last: c.last, Reason: aheadText(m.From, index, c.last)}
+	}
 	err := admit(m, c.cfg.ID, c.last, c.handed.Index)
 	if errors.Is(err, errForgot) {
 		s := &Suspect{ID: m.From, Reason: err.Error(), Index: m.Commit}
@@ -441,6 +449,9 @@ func (c *Core) emit(m *raftpb.Message) {
 		notes := c.peers.get(m.To)
 		notes.restoreGoal = max(notes.restoreGoal, m.Snapshot.Metadata.Index)
 		c.effects.Snapshots = append(c.effects.Snapshots, *m)
+	case raftpb.MsgApp:
+		c.introduce(m)
+		c.effects.Messages = append(c.effects.Messages, *m)
 	case raftpb.MsgHeartbeatResp:
 		// raft has no use for it: how far this member's state machine is. raft's own
 		// acknowledgement of a snapshot says only that its file is in place.
@@ -466,6 +477,11 @@ func (c *Core) newAppend(m *raftpb.Message) *Append {
 		HardState: raftpb.HardState{Term: m.Term, Vote: m.Vote, Commit: m.Commit},
 		Snapshot:  m.Snapshot,
 		responses: m.Responses,
+	}
+	for i := range a.responses {
+		if r := &a.responses[i]; r.Type == raftpb.MsgVoteResp { // raft has no use for it: see ahead
+			r.Commit = c.status.Commit
+		}
 	}
 	if a.Snapshot != nil {
 		c.last = a.Snapshot.Metadata.Index
@@ -499,7 +515,11 @@ func (c *Core) note() {
 	}
 	elected := now.RaftState == raft.StateLeader && c.status.RaftState != raft.StateLeader
 	c.status = now
-	if elected && c.leaves() {
+	if !elected {
+		return
+	}
+	c.elected()
+	if c.leaves() {
 		c.handOn()
 	}
 }

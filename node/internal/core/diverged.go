@@ -3,7 +3,6 @@ package core
 import (
 	"bytes"
 	"fmt"
-	"hash/crc32"
 	"slices"
 
 	"go.etcd.io/raft/v3"
@@ -23,7 +22,59 @@ const (
 	// in one history. So this member, or the majority that elected the leader, is on
 	// another branch.
 	Diverged
+	// Ahead: a member told this leader, in its own term, that it has committed more than
+	// this leader has. Leader Completeness excludes that as well: the majority that
+	// elected this leader forgot. What is committed there may still win, if this leader
+	// gives way before a majority stands behind its log.
+	Ahead
 )
+
+// ahead returns the index up to which a member has committed the log, if this leader has
+// less. raft acknowledges an append that begins before what is committed with the commit
+// index; the other two answers say it beside what raft uses them for.
+func (c *Core) ahead(m *raftpb.Message) uint64 {
+	st := c.rn.BasicStatus()
+	if st.RaftState != raft.StateLeader || m.Term != st.Term {
+		return 0
+	}
+	if index := committedAt(m); index > c.last {
+		return index
+	}
+	return 0
+}
+
+// committedAt is an index that is committed at the sender of an answer; 0: it says nothing.
+func committedAt(m *raftpb.Message) uint64 {
+	switch {
+	case m.Type == raftpb.MsgAppResp && !m.Reject, m.Type == raftpb.MsgHeartbeatResp:
+		return m.Index
+	case m.Type == raftpb.MsgVoteResp:
+		return m.Commit
+	}
+	return 0
+}
+
+// noteVoter keeps what a voter said that it has committed, for when its vote was not
+// needed. told is of one term.
+func (c *Core) noteVoter(m *raftpb.Message) {
+	if m.Type == raftpb.MsgVoteResp && (m.Term > c.told.term || m.Term == c.told.term && m.Commit > c.told.index) {
+		c.told = told{term: m.Term, from: m.From, index: m.Commit}
+	}
+}
+
+// told is what the voter said that has committed most.
+type told struct{ term, from, index uint64 }
+
+// elected looks at what voters said, now that this member leads.
+func (c *Core) elected() {
+	if t := c.told; t.term == c.status.Term && t.index >= c.last { // its first entry is there already
+		c.effects.Suspects = append(c.effects.Suspects, Suspect{ID: t.from, Claim: Ahead, Index: t.index, Last: c.last - 1, Reason: aheadText(t.from, t.index, c.last-1)})
+	}
+}
+
+func aheadText(from, index, last uint64) string {
+	return fmt.Sprintf("member %x has committed up to index %d, and the log of this leader ended at %d", from, index, last)
+}
 
 // divergence is the proof that a leader's log and the committed log here differ.
 type divergence struct {
@@ -81,6 +132,9 @@ func (c *Core) contradictingAppend(m *raftpb.Message) error {
 	if err := c.otherTerm("an append", m.From, m.Index, m.LogTerm); err != nil {
 		return err
 	}
+	if mine, ok := c.termAt(m.Index); ok && mine == m.LogTerm && c.sumsAt(m.Index).differ(decodeSums(m.Context)) {
+		return divergedAt(m.Index, "leader %x has other entries up to index %d of term %d than this member", m.From, m.Index, m.LogTerm)
+	}
 	for i := range m.Entries {
 		e := &m.Entries[i]
 		if e.Index > c.status.Commit {
@@ -111,8 +165,7 @@ func (c *Core) otherData(m *raftpb.Message) error {
 	return nil
 }
 
-// durableEntries returns entries of the committed log from first to last, as far as
-// the log has them and one read returns them.
+// durableEntries returns entries from first to last, as far as the log has them.
 func (c *Core) durableEntries(first, last uint64) []raftpb.Entry {
 	lo, err := c.storage.FirstIndex()
 	if err != nil {
@@ -120,14 +173,26 @@ func (c *Core) durableEntries(first, last uint64) []raftpb.Entry {
 	}
 	hi, err := c.storage.LastIndex()
 	first, last = max(first, lo), min(last, hi)
-	if err != nil || first > last || len(c.unwritten) > 0 {
-		return nil // what is not durable yet may replace what is
-	}
-	entries, err := c.storage.Entries(first, last+1, c.cfg.MessageBytesMax)
-	if err != nil {
+	if err != nil || first > last || c.replaces(last) {
 		return nil
 	}
+	var entries []raftpb.Entry
+	for first <= last {
+		some, err := c.storage.Entries(first, last+1, c.cfg.MessageBytesMax)
+		if err != nil || len(some) == 0 {
+			return nil
+		}
+		entries = append(entries, some...)
+		first += uint64(len(some))
+	}
 	return entries
+}
+
+// replaces says whether what is not durable yet takes the place of an entry up to an index.
+func (c *Core) replaces(last uint64) bool {
+	return slices.ContainsFunc(c.unwritten, func(a *Append) bool {
+		return a.Snapshot != nil || len(a.Entries) > 0 && a.Entries[0].Index <= last
+	})
 }
 
 // contradictingHeartbeat looks at where the leader says that its log ends. It has
@@ -185,45 +250,44 @@ func (c *Core) termAt(index uint64) (uint64, bool) {
 	return term, err == nil
 }
 
-// Place is an entry of the committed log as one member tells it to another.
+// Place is an entry of the log as one member tells it to another.
 type Place struct {
 	// Index and Term are where it stands; Term is 0 if that is not known any more.
 	Index, Term uint64
-	// Sum is a checksum of what it holds; 0 if that is not known.
-	Sum uint64
+	// Sums are of what the log holds up to there.
+	Sums Sums
 }
 
-// PlaceAt describes an entry that is committed here.
+// PlaceAt describes an entry of the log.
 func (c *Core) PlaceAt(index uint64) Place {
 	p := Place{Index: index}
-	if index == 0 || index > c.status.Commit {
+	if index == 0 || index > c.last {
 		return p
 	}
 	if term, ok := c.termAt(index); ok {
 		p.Term = term
 	}
-	for _, e := range c.durableEntries(index, index) {
-		p.Sum = 1<<32 | uint64(crc32.ChecksumIEEE(e.Data)) ^ uint64(e.Type)
-	}
+	p.Sums = c.sumsAt(index)
 	return p
 }
 
 // Contradicts compares what a majority says with what is committed here: there is
 // nothing after index last, and there is at. commit is what was committed here before
-// the majority was asked. It returns nil if both can be of one history.
-func (c *Core) Contradicts(commit, last uint64, at Place) error {
+// the majority was asked. It returns nil if both can be of one history, or an index at
+// which they are certainly different.
+func (c *Core) Contradicts(commit, last uint64, at Place) (index uint64, err error) {
 	mine := c.PlaceAt(at.Index)
 	switch {
-	case last < commit:
-		return divergedAt(commit, "the log that a majority has committed ends at index %d, and index %d is committed here", last, commit)
 	case mine.Term == 0 || at.Term == 0 || at.Index > last:
-		return nil
 	case mine.Term != at.Term:
-		return divergedAt(at.Index, "the entry that a majority has committed at index %d has term %d, and the one here has term %d", at.Index, at.Term, mine.Term)
-	case mine.Sum != 0 && at.Sum != 0 && mine.Sum != at.Sum:
-		return divergedAt(at.Index, "a majority has committed another entry %d of term %d than the one here", at.Index, at.Term)
+		return at.Index, fmt.Errorf("the entry that a majority has committed at index %d has term %d, and the one here has term %d", at.Index, at.Term, mine.Term)
+	case mine.Sums.differ(at.Sums):
+		return at.Index, fmt.Errorf("a majority has committed other entries up to index %d of term %d than are here", at.Index, at.Term)
 	}
-	return nil
+	if last < commit {
+		return last + 1, fmt.Errorf("the log that a majority has committed ends at index %d, and index %d is committed here", last, commit)
+	}
+	return 0, nil
 }
 
 // Established says whether a leader that was elected after this member started has

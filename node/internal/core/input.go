@@ -207,6 +207,7 @@ type Suspect struct {
 	// Claim is what the message says about this member's log. Forgot is given only for
 	// several in a row.
 	Claim Claim
-	// Index is the place in the log that a claim is about.
-	Index uint64
+	// Index is the place in the log that a claim is about. Last is where the log of this
+	// leader ended, if it is Ahead.
+	Index, Last uint64
 }

@@ -29,6 +29,9 @@ type peer struct {
 	address string
 	// reached is where it was reached last, and proved itself.
 	reached string
+	// introduced: it acknowledged an append of this leader since it connected last, and so
+	// has compared its log with this one: see introduce.
+	introduced bool
 	// silent is how many ticks ago something came from it.
 	silent int
 	// caughtUp is for how many ticks, as a learner that is to vote, it was close
@@ -68,7 +71,7 @@ func (p *peers) find(id uint64) *peer {
 
 func (p *peers) up(u PeerUp) {
 	notes := p.get(u.ID)
-	notes.incarnation = u.Incarnation
+	notes.incarnation, notes.introduced = u.Incarnation, false
 	notes.address = cmp.Or(u.Address, notes.address)
 	notes.reached = cmp.Or(u.Address, notes.reached)
 }
@@ -89,7 +92,7 @@ func (p *peers) tick() {
 func (p *peers) rested() {
 	for _, o := range p.list {
 		o.rest, o.pause, o.near = 0, 0, 0
-		o.applied, o.restoreGoal = 0, 0
+		o.applied, o.restoreGoal, o.introduced = 0, 0, false
 	}
 }
 

@@ -1,0 +1,84 @@
+package core
+
+import (
+	"testing"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// A leader that is told in its own term that a member has committed more than it has says
+// so, whichever answer tells it, also the vote that it did not need. What was said in an
+// earlier term proves nothing.
+func TestToldOfMore(t *testing.T) {
+	suspects := func(b *bench, m raftpb.Message) []Suspect {
+		m.From, m.To = 3, 1
+		return b.step(Input{Messages: []raftpb.Message{m}}).Suspects
+	}
+	leader := func() *bench {
+		b := newBench(t, 1, []uint64{1, 2, 3}, raftpb.HardState{Term: 1, Commit: 1}, entriesOf(1, 2, 5)...)
+		b.elect(2)
+		return b
+	}
+	for name, m := range map[string]raftpb.Message{
+		"acknowledgement": {Type: raftpb.MsgAppResp, Index: 9},
+		"heartbeat":       {Type: raftpb.MsgHeartbeatResp, Index: 9},
+		"vote":            {Type: raftpb.MsgVoteResp, Reject: true, Commit: 9},
+	} {
+		b := leader()
+		m.Term = b.c.Status().Term
+		got := suspects(b, m)
+		if len(got) != 1 || got[0].Claim != Ahead || got[0].ID != 3 || got[0].Index != 9 || got[0].Last != 6 {
+			t.Errorf("%s: %+v, want member 3 ahead at 9, and the log here ends at 6", name, got)
+		}
+		m.Term--
+		if got := suspects(leader(), m); len(got) == 1 && got[0].Claim == Ahead {
+			t.Errorf("%s of an earlier term is believed", name)
+		}
+	}
+
+	b := newBench(t, 1, []uint64{1, 2, 3}, raftpb.HardState{Term: 1, Commit: 1}, entriesOf(1, 2, 5)...)
+	for b.c.Status().Role == raft.StateFollower {
+		b.run(Input{Ticks: 1})
+	}
+	b.run(Input{Messages: []raftpb.Message{{Type: raftpb.MsgPreVoteResp, From: 2, To: 1, Term: b.c.Status().Term + 1}}})
+	term := b.c.Status().Term
+	suspects(b, raftpb.Message{Type: raftpb.MsgVoteResp, Term: term, Reject: true, Commit: 9})
+	got := b.step(Input{Messages: []raftpb.Message{{Type: raftpb.MsgVoteResp, From: 2, To: 1, Term: term}}}).Suspects
+	if b.c.Status().Role != raft.StateLeader || len(got) != 1 || got[0].Claim != Ahead || got[0].Index != 9 || got[0].Last != 5 {
+		t.Errorf("elected by 2, after 3 refused with 9 committed: %+v; want member 3 ahead at 9, and the log here ended at 5", got)
+	}
+}
+
+// Sums tell entries apart that index and term do not, and are of the same entries where one
+// log begins later than the other. A context that is none says nothing.
+func TestSums(t *testing.T) {
+	log := func(data string) *bench {
+		ents := entriesOf(1, 2, 40)
+		ents[20].Data = []byte(data)
+		return newBench(t, 1, []uint64{1, 2, 3}, raftpb.HardState{Term: 1, Commit: 1}, ents...)
+	}
+	a := log("\x01a").c.sumsAt(40)
+	if a[0] == 0 || a[1] == 0 || a[2] == 0 {
+		t.Fatalf("sums %v of 39 entries; want all three", a)
+	}
+	if b := log("\x01b").c.sumsAt(40); !a.differ(b) || a[0] != b[0] {
+		t.Errorf("%v and %v, of logs that differ at index 22", a, b)
+	}
+	if b := log("\x01a").c.sumsAt(40); a.differ(b) || a.differ(decodeSums(b.encode())) != a.differ(b) || decodeSums(b.encode()) != b {
+		t.Errorf("%v and %v, of equal logs", a, b)
+	}
+	late := log("\x01a")
+	if err := late.d.Compact(30); err != nil {
+		t.Fatal(err)
+	}
+	if b := late.c.sumsAt(40); a.differ(b) || b[1] == 0 || b[2] != 0 {
+		t.Errorf("%v and %v, of equal logs of which one begins at 31", a, b)
+	}
+	if a.differ(decodeSums([]byte("nonsense"))) || a.differ(decodeSums(nil)) {
+		t.Error("a context that is none differs")
+	}
+	if b := log("\x01a").c.sumsAt(99); b != (Sums{}) {
+		t.Errorf("%v beyond the log", b)
+	}
+}
