@@ -248,5 +248,6 @@ func labelOf(h octopiipb.SnapshotHeader) core.Label {
 		Term:       h.Metadata.Term,
 		ConfState:  h.Metadata.ConfState,
 		Membership: &ms,
+		Terms:      h.Terms,
 	}
 }

@@ -98,6 +98,27 @@ func (d *doubt) part() {
 	l.host.timer(func() { l.inbox.call(end) }).Reset(time.Duration(forkTimeouts*l.cfg.ElectionTicks) * l.cfg.TickInterval)
 }
 
+// contradicts refuses a snapshot that would take the place of committed entries which are
+// not in it: its log has another term at the index that is committed here. This member
+// stops serving and asks the majority.
+func (h handler) contradicts(from uint64, s *octopiipb.SnapshotStream) error {
+	at := h.place.Load()
+	if at == nil || at.Term == 0 {
+		return nil
+	}
+	term := core.TermIn(s.Header.Terms, s.Header.Metadata.Index, at.Index)
+	if term == 0 || term == at.Term || s.Term < h.Status().Term {
+		return nil
+	}
+	text := fmt.Sprintf("the snapshot of leader %x at %d is of a log with term %d at index %d, and the entry that is committed here has term %d",
+		from, s.Header.Metadata.Index, term, at.Index, at.Term)
+	h.inbox.call(func() {
+		l := h.snapshots.loop
+		l.suspect(core.Suspect{ID: from, Claim: core.Diverged, Index: at.Index, Reason: text})
+	})
+	return fmt.Errorf("%w: %s", ErrDiverged, text)
+}
+
 // branched notes what a member has that the majority does not, and says so until the
 // member is none any more. What the member itself found out replaces what a leader saw of it.
 func (d *doubt) branched(b Branch, exact bool) {

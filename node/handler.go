@@ -273,6 +273,9 @@ func (h handler) HandleSnapshot(from uint64, header []byte, body io.Reader) erro
 	if mine := h.cluster.Load(); s.Header.Membership.Cluster == 0 || mine != 0 && mine != s.Header.Membership.Cluster {
 		return fmt.Errorf("the snapshot at %d belongs to cluster %x, and this is cluster %x", meta.Index, s.Header.Membership.Cluster, mine)
 	}
+	if err := h.contradicts(from, &s); err != nil {
+		return err
+	}
 	if h.appender.stuck.Load() {
 		return fmt.Errorf("%w; try again", ErrNoSpace)
 	}

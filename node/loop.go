@@ -204,7 +204,7 @@ func (l *loop) step() {
 // appended makes a durable append visible to raft, before raft hears of it.
 func (l *loop) appended(a *core.Append) {
 	if a.Snapshot != nil {
-		header := octopiipb.SnapshotHeader{Metadata: a.Snapshot.Metadata, Membership: *a.Installed.Membership}
+		header := octopiipb.SnapshotHeader{Metadata: a.Snapshot.Metadata, Membership: *a.Installed.Membership, Terms: a.Installed.Terms}
 		l.store.Installed(header)
 		l.applier.jobs.put(applyJob{restore: &header})
 		l.events.snapshotInstalled(SnapshotInfo{Index: a.Installed.Index, Term: a.Installed.Term})
@@ -413,6 +413,9 @@ func (l *loop) publish() {
 			l.memory.note(c.Leader, c.Term, durable, committed)
 		}
 		l.committed.Store(c.Commit)
+		if at, was := l.core.CommittedPlace(), l.place.Load(); was == nil || *was != at {
+			l.place.Store(&at)
+		}
 	}
 	l.watch.set(st)
 }

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/octopii/octopii/internal/vfs"
+	"github.com/octopii/octopii/node/internal/core"
 	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/raftstore"
 	"github.com/octopii/octopii/transport"
@@ -47,6 +48,7 @@ type Node struct {
 	applied atomic.Uint64
 	// cluster, committed and members are read by the transport's goroutines.
 	cluster, committed atomic.Uint64
+	place              atomic.Pointer[core.Place] // of committed; Sums are not known
 	members            atomic.Pointer[octopiipb.Membership]
 	memory             memory
 	whereabouts        whereabouts

@@ -240,6 +240,7 @@ func headerOf(label core.Label) octopiipb.SnapshotHeader {
 	return octopiipb.SnapshotHeader{
 		Metadata:   raftpb.SnapshotMetadata{Index: label.Index, Term: label.Term, ConfState: label.ConfState},
 		Membership: *label.Membership,
+		Terms:      label.Terms,
 	}
 }
 

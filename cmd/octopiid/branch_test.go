@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -34,25 +35,120 @@ func TestSetBackDirectories(t *testing.T) {
 			put(20, 40)
 			c.copyOf(1, "old")
 			put(40, 60)
-			time.Sleep(1200 * time.Millisecond) // what is known of others is written twice a second
+			c.waitRemembered(time.Now())
 			for _, p := range c.processes {
 				p.kill()
 			}
-			for _, i := range []int{0, 1} {
-				if err := os.RemoveAll(c.dataDir(i)); err != nil {
-					t.Fatal(err)
-				}
-				if err := os.Rename(c.dataDir(i)+".old", c.dataDir(i)); err != nil {
-					t.Fatal(err)
-				}
-			}
-			for _, i := range order {
+			c.setBack(0, 1)
+			for at, i := range order {
 				c.start(i)
-				time.Sleep(2 * time.Second) // an election's time, so that two that can go on do
+				c.waitDecided(order[:at+1])
 			}
 			c.noSilentLoss("value 59")
 		})
 	}
+}
+
+// Two of three disks are set back to the same moment, start first, and go on. The third
+// has what they forgot: all members name the entries in their logs, and its files are put
+// aside whole before it joins again.
+func TestMajorityForgot(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t)
+	by := client(t, nil, c.endpoints...)
+	c.put(by, "kept")
+	for i := range c.processes {
+		c.processes[i].kill()
+	}
+	for _, i := range []int{0, 1} {
+		if err := os.CopyFS(c.dataDir(i)+".old", os.DirFS(c.dataDir(i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range c.processes {
+		c.start(i)
+	}
+	c.waitReady()
+	for i := range 10 {
+		c.put(by, fmt.Sprint("forgotten ", i))
+	}
+	old := c.id(2, memberName(2))
+	for _, p := range c.processes {
+		p.kill()
+	}
+	c.setBack(0, 1)
+	c.start(0)
+	c.start(1)
+	c.put(client(t, nil, c.endpoints[:2]...), "the majority's")
+
+	c.start(2)
+	c.waitReplaced(2, old, "the majority's")
+	for i := range 2 {
+		if text := c.processes[i].text(); !strings.Contains(text, "a majority forgot entries that a member has committed") || !strings.Contains(text, fmt.Sprintf("%x", old)) {
+			t.Errorf("%s does not say that a majority forgot what member %x has:\n%s", memberName(i), old, text)
+		}
+	}
+	text := c.processes[2].text()
+	if !strings.Contains(text, "are committed here and not there") || !strings.Contains(text, "quarantine") {
+		t.Errorf("it does not say what only it has, and where it is:\n%s", text)
+	}
+	for _, dir := range []string{"node", "kv"} {
+		kept, err := filepath.Glob(filepath.Join(c.dataDir(2), "quarantine", "*", dir, "*"))
+		if err != nil || len(kept) == 0 {
+			t.Errorf("no files of %s in the quarantine: %v, %v", dir, kept, err)
+		}
+	}
+}
+
+// waitRemembered waits until every member has written down what it knows of the others
+// after a moment.
+func (c *cluster) waitRemembered(since time.Time) {
+	c.t.Helper()
+	until(c.t, func(context.Context) error {
+		for i := range c.processes {
+			info, err := os.Stat(filepath.Join(c.dataDir(i), "node", "memory"))
+			if err != nil {
+				return err
+			}
+			if info.ModTime().Before(since) {
+				return fmt.Errorf("%s has written down nothing since %v", memberName(i), since)
+			}
+		}
+		return nil
+	})
+}
+
+// setBack puts the copies of directories in their place.
+func (c *cluster) setBack(members ...int) {
+	c.t.Helper()
+	for _, i := range members {
+		if err := os.RemoveAll(c.dataDir(i)); err != nil {
+			c.t.Fatal(err)
+		}
+		if err := os.Rename(c.dataDir(i)+".old", c.dataDir(i)); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+}
+
+// waitDecided waits until members that were started are answered by a leader, or one of
+// them says that it serves nothing, if there are enough for either.
+func (c *cluster) waitDecided(started []int) {
+	c.t.Helper()
+	until(c.t, func(ctx context.Context) error {
+		decided := len(started) < 2
+		for _, i := range started {
+			st, err := client(c.t, nil, c.endpoints[i]).Status(ctx, c.endpoints[i])
+			if err != nil {
+				return err
+			}
+			decided = decided || st.Leader != 0 || strings.Contains(strings.Join(st.Errors, " "), "serves nothing")
+		}
+		if !decided {
+			return fmt.Errorf("%v have no leader, and serve", started)
+		}
+		return nil
+	})
 }
 
 // copyOf copies the directory of a member that stands still meanwhile.

@@ -39,7 +39,7 @@ func (c *Core) newApply(m *raftpb.Message) *Apply {
 		default:
 			a.Entries = append(a.Entries, Committed{Index: e.Index, Term: e.Term, Data: frame[1:], Waiter: w})
 		}
-		c.reach(e.Term)
+		c.reach(e.Index, e.Term)
 		c.handed.Index, c.handed.Term = e.Index, e.Term
 	}
 	a.Label = c.handed
@@ -130,17 +130,18 @@ func (c *Core) settleHalfDone() {
 	c.halfDone = nil
 }
 
-// reach notes that the committed log goes on in a term.
-func (c *Core) reach(term uint64) {
+// reach notes that the committed log goes on at an index in a term.
+func (c *Core) reach(index, term uint64) {
 	if term > c.handed.Term {
 		c.lower = c.handed.Index
 	}
+	c.handed.Terms = withTerm(c.handed.Terms, index, term)
 }
 
 // setConf puts a configuration in force from an entry on.
 func (c *Core) setConf(e *raftpb.Entry, cs raftpb.ConfState, ms *octopiipb.Membership) {
-	c.reach(e.Term)
-	c.handed = Label{Index: e.Index, Term: e.Term, ConfState: cs, Membership: ms}
+	c.reach(e.Index, e.Term)
+	c.handed = Label{Index: e.Index, Term: e.Term, ConfState: cs, Membership: ms, Terms: c.handed.Terms}
 	c.labels = append(c.labels, c.handed)
 	c.effects.Membership = ms
 	for _, id := range ms.Removed {
@@ -153,7 +154,8 @@ func (c *Core) setConf(e *raftpb.Entry, cs raftpb.ConfState, ms *octopiipb.Membe
 func (c *Core) installed(label Label) {
 	c.pending.replaced(label.Index, label.Term, c.tryAgain, c.refuse)
 	c.forwarded.replaced(label.Index, label.Term, c.refuse)
-	c.reach(label.Term)
+	c.reach(label.Index, label.Term)
+	label.Terms = withTerm(label.Terms, label.Index, label.Term)
 	c.handed = label
 	c.labels = []Label{label}
 	c.storage.Handed(label.Index, label.Term, label.ConfState)
@@ -174,7 +176,7 @@ func (c *Core) LabelAt(index uint64) (Label, error) {
 	}
 	for i := len(c.labels) - 1; i >= 0; i-- {
 		if l := c.labels[i]; l.Index <= index {
-			return Label{Index: index, Term: term, ConfState: l.ConfState, Membership: l.Membership}, nil
+			return Label{Index: index, Term: term, ConfState: l.ConfState, Membership: l.Membership, Terms: termsUpTo(c.handed.Terms, index)}, nil
 		}
 	}
 	return Label{}, fmt.Errorf("core: index %d is before the oldest label, %d", index, c.labels[0].Index)

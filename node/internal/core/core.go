@@ -157,6 +157,7 @@ func New(cfg Config) (*Core, error) {
 		reads:     reads{node: cfg.ID, seed: cfg.ReadSeed},
 	}
 	c.forwarded.window = cfg.RequestWindow
+	c.handed.Terms = withTerm(cfg.Start.Terms, cfg.Start.Index, cfg.Start.Term)
 	if hs.Commit < cfg.Start.Index || hs.Commit > last {
 		return nil, fmt.Errorf("core: commit %d is outside of the log, which goes from %d to %d", hs.Commit, cfg.Start.Index, last)
 	}

@@ -246,8 +246,11 @@ func (c *Core) termAt(index uint64) (uint64, bool) {
 			return meta.Term, index == meta.Index
 		}
 	}
-	term, err := c.storage.Term(index)
-	return term, err == nil
+	if term, err := c.storage.Term(index); err == nil {
+		return term, true
+	}
+	term := TermIn(c.handed.Terms, c.handed.Index, index)
+	return term, term != 0
 }
 
 // Place is an entry of the log as one member tells it to another.
@@ -256,6 +259,12 @@ type Place struct {
 	Index, Term uint64
 	// Sums are of what the log holds up to there.
 	Sums Sums
+}
+
+// CommittedPlace is the end of the committed log, without its sums.
+func (c *Core) CommittedPlace() Place {
+	term, _ := c.termAt(c.status.Commit)
+	return Place{Index: c.status.Commit, Term: term}
 }
 
 // PlaceAt describes an entry of the log.

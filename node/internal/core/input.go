@@ -111,6 +111,8 @@ type Label struct {
 	Index, Term uint64
 	ConfState   raftpb.ConfState
 	Membership  *octopiipb.Membership
+	// Terms are those of the log up to Index, as far as they are known.
+	Terms []octopiipb.TermStart
 }
 
 // Append is one batch for the log. Its parts become durable together, before
