@@ -32,9 +32,6 @@ func (n *nemesis) replace(m *member) {
 		if n.over {
 			return
 		}
-		if m.up() {
-			m.kill(false)
-		}
 		n.prove(m, func() {
 			if v, _ := selfheal.Aside(selfheal.Quarantine{Cause: selfheal.Lost, Proven: true}); v == selfheal.PutAside {
 				n.putAway(m)
@@ -43,8 +40,8 @@ func (n *nemesis) replace(m *member) {
 	})
 }
 
-// prove calls then when a majority of the voters has answered without a member, behind
-// the barrier that vouches for it. It asks again until then.
+// prove calls then when a majority of the voters has answered without a member, which does
+// not run meanwhile, behind the barrier that vouches for it. It asks again until then.
 func (n *nemesis) prove(m *member, then func()) {
 	again := func() { n.w.at(time.Second, "prove", func() { n.prove(m, then) }) }
 	l := n.asked()
@@ -55,10 +52,13 @@ func (n *nemesis) prove(m *member, then func()) {
 		again()
 		return
 	}
-	asked := true
+	if m.up() {
+		m.kill(false)
+	}
+	asked, life := true, m.life
 	end := func(ok bool) {
 		if asked && !n.over {
-			if asked = false; ok {
+			if asked = false; ok && m.life == life {
 				then()
 			} else {
 				again()
