@@ -50,10 +50,7 @@ type Status struct {
 	Suspects []Suspect
 	// Missing are the voters that are not heard of, ordered by ID, while there is no leader
 	// and the others are no majority. See NoMajority.
-	Missing []Missing
-	// Branches are what members have committed that the majority does not have, ordered by
-	// ID. One stays until its member is none any more.
-	Branches   []Branch
+	Missing    []Missing
 	Membership Membership
 	// Progress is what the leader knows of its followers, ordered by ID; nil on
 	// others.
