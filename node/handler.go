@@ -105,8 +105,9 @@ func (h handler) refuse(peer transport.Hello) error {
 	for i := range ms.Members {
 		m := &ms.Members[i]
 		if m.ID == peer.Node && m.Incarnation != 0 && m.Incarnation != peer.Incarnation {
-			return fmt.Errorf("%w: member %x is known as incarnation %x and comes back as %x; remove it and join again under a new ID",
-				ErrAmnesia, peer.Node, m.Incarnation, peer.Incarnation)
+			// The incarnation itself is what a member proves itself by.
+			return fmt.Errorf("%w: member %x comes back with another disk than the one that is known; remove it and join again under a new ID",
+				ErrAmnesia, peer.Node)
 		}
 	}
 	return nil

@@ -2,6 +2,8 @@ package node
 
 import (
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -132,6 +134,21 @@ func TestWhoMaySend(t *testing.T) {
 	for _, from := range []uint64{4, 9} {
 		if err := n.maySend(heartbeat(from)); err != nil {
 			t.Errorf("%d named the cluster, and may lead in a membership that is not here yet: %v", from, err)
+		}
+	}
+}
+
+// A refusal does not tell what the members know each other by.
+func TestRefusalsTellNoIncarnation(t *testing.T) {
+	n := lonelyNode(7, threeMembers)
+	n.identity.Incarnation = 101
+	err := handler{n}.refuse(transport.Hello{Node: 3, Cluster: 7, Incarnation: 999})
+	if !errors.Is(err, ErrAmnesia) {
+		t.Fatalf("another incarnation: %v; want %v", err, ErrAmnesia)
+	}
+	for _, secret := range []uint64{101, 103, 999} {
+		if text := fmt.Sprintf("%x", secret); strings.Contains(err.Error(), text) {
+			t.Errorf("%q tells incarnation %s", err, text)
 		}
 	}
 }

@@ -81,6 +81,14 @@ func (h Hello) For(caller Hello) Hello {
 	return Hello{Cluster: SomeCluster, Node: h.Node, Address: h.Address, At: h.At, Dialed: h.Dialed, Call: h.Call}
 }
 
+// Refusing returns what a member tells a caller that it refuses: less than For, as one that
+// is refused has no use for what members know each other by.
+func (h Hello) Refusing(caller Hello) Hello {
+	h = h.For(caller)
+	h.Incarnation, h.Remembers = 0, Memory{}
+	return h
+}
+
 // Memory is what one member knows of another one's disk: that it knew of Term, and
 // had its log up to Match, in that term, of which Commit is committed.
 // A member whose log ends before that has lost what it promised. Zero: nothing.

@@ -344,7 +344,7 @@ func (e *endpoint) meet(address string, id uint64) (*endpoint, error) {
 	err = to.handler.Accept(mine)
 	to.m.settle()
 	if err != nil {
-		e.handler.Refused(theirs, err.Error())
+		e.handler.Refused(theirs.Refusing(mine), err.Error())
 		return nil, &transport.RemoteError{Address: address, Reason: err.Error()}
 	}
 	if err := e.handler.Accept(theirs); err != nil {

@@ -202,7 +202,7 @@ func (m meeting) judge(self transport.Handler, to uint64, judged bool) error {
 		return nil
 	}
 	if err := m.handler.Accept(m.mine); err != nil {
-		self.Refused(m.theirs, err.Error())
+		self.Refused(m.theirs.Refusing(m.mine), err.Error())
 		return &transport.RemoteError{Address: m.target.address, Reason: err.Error()}
 	}
 	if err := self.Accept(m.theirs); err != nil {

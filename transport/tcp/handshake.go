@@ -254,10 +254,15 @@ func toHello(h octopiipb.Hello) transport.Hello {
 // answerHello is the acceptor's Hello. It says no more than the caller must know.
 func (c *conn) answerHello(asked octopiipb.Hello, refused string) error {
 	self := c.t.handler.Hello(asked.From)
-	if asked.Purpose == purposeProbe || refused != "" {
+	caller := transport.Hello{Cluster: asked.Cluster}
+	if refused != "" {
+		self = self.Refusing(caller)
+	} else {
+		self = self.For(caller)
+	}
+	if asked.Purpose == purposeProbe {
 		self.Remembers = transport.Memory{}
 	}
-	self = self.For(transport.Hello{Cluster: asked.Cluster})
 	return c.writeHello(greeting{purpose: asked.Purpose, to: asked.From, lane: asked.Lane, refused: refused}, self)
 }
 

@@ -112,7 +112,11 @@ func TestHandshakeRefusals(t *testing.T) {
 		hello := sound
 		test.change(&hello)
 		c := dialBytes(t, b)
-		if answer := c.greet(hello); !strings.Contains(answer.Refused, test.want) || answer.From != 2 {
+		answer := c.greet(hello)
+		if answer.Incarnation != 0 || answer.Remembers != (octopiipb.Memory{}) {
+			t.Errorf("one that is refused is told %v", answer)
+		}
+		if !strings.Contains(answer.Refused, test.want) || answer.From != 2 {
 			t.Errorf("%s: answered %+v, want a refusal that says %q", test.name, answer, test.want)
 		}
 		c.wantClosed()
