@@ -157,7 +157,7 @@ func failOne(t *testing.T, kind vfstest.Kind, n int, how string) bool {
 		}
 	}
 	for what, after := range map[string]*vfstest.Mem{"opened again": mem.Clone(), "after a crash": mem.Crash(rnd), "all unsynced lost": mem.CrashLosingAll()} {
-		if err := s.now().survives(after); err != nil {
+		if err := s.now().survives(after, false); err != nil {
 			t.Errorf("%s, %s: %v", name, what, err)
 		}
 	}
