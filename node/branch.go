@@ -138,5 +138,5 @@ func (d *doubt) branched(b Branch, exact bool) {
 	}
 	d.branches = list
 	l.log.Error("a majority forgot entries that a member has committed: disks were set back, and what was acknowledged is missing in what is served. Keep the files of that member; how to have its history instead is told in README.md under \"A majority forgot\"",
-		zap.String("member", hex(b.ID)), zap.Uint64("from index", b.First), zap.Uint64("to index", b.Last), zap.Uint64("term", b.Term))
+		zap.String("peer", hex(b.ID)), zap.Uint64("from index", b.First), zap.Uint64("to index", b.Last), zap.Uint64("term", b.Term))
 }
