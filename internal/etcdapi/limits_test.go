@@ -354,7 +354,7 @@ func (c *rawClient) sendGranted() {
 // out, and are ended; the memory comes back while their connections live.
 func TestHalfSentRequestsAreBounded(t *testing.T) {
 	const incomingMax = 16 << 20
-	_, client, s := serveLimited(t, Config{IncomingBytesMax: incomingMax, IncomingTimeout: time.Second})
+	_, client, s := serveLimited(t, Config{IncomingBytesMax: incomingMax, IncomingTimeout: 5 * time.Second})
 	before := heapBytes()
 	var wg sync.WaitGroup
 	t.Cleanup(wg.Wait) // when the connections are closed
