@@ -152,12 +152,22 @@ func (s *server) executeOnce(ctx context.Context, r *pb.InternalRaftRequest, rea
 	return kv.DecodeResult(result.Data, resp)
 }
 
+// doubtMax is how long a request waits for a member that doubts its own log: a majority
+// mostly says within that what is true, and else nobody may say it for hours.
+const doubtMax = time.Second
+
 // propose tries again for as long as ctx lasts when a command was certainly not
 // committed, so that clients need not know of it, unless this member has stopped, or waits
-// for somebody to settle which of two clusters is right.
+// for somebody to settle which of two clusters is right, or for a majority.
 func propose(ctx context.Context, n Node, command []byte) (node.Result, error) {
+	var waited time.Duration
 	for pause := retryPauseMin; ; pause = min(2*pause, retryPauseMax) {
 		result, err := n.Propose(ctx, command)
+		if errors.Is(err, node.ErrSuspect) || errors.Is(err, node.ErrDiverged) {
+			if waited += pause; waited > doubtMax {
+				return result, err
+			}
+		}
 		if !retryable(err) || !sleep(ctx, pause) {
 			return result, err
 		}

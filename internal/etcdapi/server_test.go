@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -556,5 +557,22 @@ func TestClientClusterID(t *testing.T) {
 	one, other := ClientClusterID(77), ClientClusterID(78)
 	if one == 77 || one == other || one != 0x27ca27ebe90a5516 {
 		t.Errorf("77 is %#x for clients, and 78 is %#x", one, other)
+	}
+}
+
+// A write at a member that doubts its own log is tried for a while, as the doubt may be
+// over soon, and then refused with the reason and not with the end of its time.
+func TestWritesOfDoubtfulMembers(t *testing.T) {
+	f, c := serve(t, Config{})
+	doubts := fmt.Errorf("%w: %w", node.ErrNotCommitted, node.ErrSuspect)
+	f.set(func(f *fakeNode) { f.fails = []error{doubts, doubts} })
+	put(t, c, "k", "v")
+	f.set(func(f *fakeNode) { f.fails = slices.Repeat([]error{doubts}, 1000) })
+	kvc := pb.NewKVClient(c.ActiveConnection()) // without the client's own retries
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Second)
+	defer cancel()
+	_, err := kvc.Put(ctx, &pb.PutRequest{Key: []byte("k"), Value: []byte("v")})
+	if status.Code(err) != codes.Unavailable || !strings.Contains(fmt.Sprint(err), "may have lost entries") {
+		t.Errorf("a write at a member that doubts for long: %v", err)
 	}
 }
