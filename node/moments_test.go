@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -104,16 +105,24 @@ func TestNewcomerReadsWhatItRestored(t *testing.T) {
 	h.restore.Store(true)
 	m := newMember(t, 2)
 	m.around = h.around
-	m.start()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.addr = free.Addr().String()
+	if err := free.Close(); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := leads.AddLearner(timeout(t), node.Member{ID: 2, Address: m.addr}); err != nil {
 		t.Fatal(err)
 	}
-	<-h.begun
-	select { // the restore may begin a moment before
-	case <-m.Initialized():
-	case <-timeout(t).Done():
-		t.Fatal("the newcomer is not part of the cluster")
+	// The snapshot has all that is committed: no entry behind it holds up the read.
+	if info, err := leads.TakeSnapshot(timeout(t)); err != nil || info.Index != leads.Status().Commit {
+		t.Fatalf("a snapshot at %d, %v; want it at %d", info.Index, err, leads.Status().Commit)
 	}
+	m.start()
+	<-h.begun
+	<-m.Initialized()
 	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
 	if index, err := m.ReadBarrier(ctx, node.Linearizable); err == nil {
