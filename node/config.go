@@ -65,7 +65,8 @@ type Config struct {
 	Rejoin   bool
 	Replaces uint64
 
-	// NotOf is a cluster that claims the address of this member (ErrClaimed), and is wrong:
+	// NotOf is the PublicClusterID of a cluster that claims the address of this member
+	// (ErrClaimed), and is wrong:
 	// this member is not of it, and what its members say counts no more. It is kept in
 	// Dir. 0: none.
 	NotOf uint64

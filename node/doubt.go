@@ -380,7 +380,7 @@ func (d *doubt) answered(m *octopiipb.Member, commit, at uint64, payload []byte,
 		err = reply.Unmarshal(payload)
 	}
 	if err == nil && reply.Cluster != l.cluster.Load() {
-		err = fmt.Errorf("it answers for cluster %x", reply.Cluster)
+		err = fmt.Errorf("it answers for cluster %x", PublicClusterID(reply.Cluster))
 	}
 	if err != nil {
 		l.log.Debug("a member knows no majority", zap.String("peer", hex(m.ID)), zap.Error(err))

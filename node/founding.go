@@ -134,7 +134,7 @@ func (f *founding) sought(peer transport.Hello) {
 		return
 	}
 	l.log.Warn("a cluster seeks a member at this address; joining in its place",
-		zap.String("cluster", hex(peer.Cluster)), zap.String("replaces", hex(o.Replaces)), zap.Strings("asking", f.toJoin()))
+		zap.String("cluster", clusterHex(peer.Cluster)), zap.String("replaces", hex(o.Replaces)), zap.Strings("asking", f.toJoin()))
 	l.join.hurry()
 }
 
@@ -380,7 +380,7 @@ func (f *founding) found(round octopiipb.Round) {
 		l.core.CampaignSoon()
 		l.campaign.Reset(campaignDelay(1)) // there is no leader to wait for
 	}
-	l.log.Info("founded a cluster", zap.String("cluster", hex(round.Cluster)),
+	l.log.Info("founded a cluster", zap.String("cluster", clusterHex(round.Cluster)),
 		zap.String("founder", hex(round.Members[0].ID)), zap.Int("voters", len(round.Members)))
 }
 
@@ -452,7 +452,7 @@ func (n *Node) foundAlready(req *octopiipb.FoundRequest) *octopiipb.FoundReply {
 	reply := &octopiipb.FoundReply{
 		Member:  octopiipb.Member{ID: n.id, Address: n.cfg.Transport.Address()},
 		Cluster: transport.SomeCluster,
-		Mark:    markOf(req.Nonce, n.cluster.Load()),
+		Mark:    markOf(req.Nonce, PublicClusterID(n.cluster.Load())),
 	}
 	if mine := n.cluster.Load(); slices.Contains(req.Promised, mine) {
 		reply.Founded = mine

@@ -272,7 +272,7 @@ func (h handler) HandleSnapshot(from uint64, header []byte, body io.Reader) erro
 		return fmt.Errorf("the snapshot at %d: %w", meta.Index, err)
 	}
 	if mine := h.cluster.Load(); s.Header.Membership.Cluster == 0 || mine != 0 && mine != s.Header.Membership.Cluster {
-		return fmt.Errorf("the snapshot at %d belongs to cluster %x, and this is cluster %x", meta.Index, s.Header.Membership.Cluster, mine)
+		return fmt.Errorf("the snapshot at %d belongs to cluster %x, and this is cluster %x", meta.Index, PublicClusterID(s.Header.Membership.Cluster), PublicClusterID(mine))
 	}
 	if err := h.contradicts(from, &s); err != nil {
 		return err

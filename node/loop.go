@@ -371,7 +371,7 @@ func (l *loop) bringToLife(m *raftpb.Message) error {
 	}
 	l.applier.jobs.put(applyJob{restore: &header})
 	l.log.Info("brought to life by a snapshot", zap.String("leader", hex(m.From)), zap.Uint64("index", meta.Index),
-		zap.String("cluster", hex(header.Membership.Cluster)))
+		zap.String("cluster", clusterHex(header.Membership.Cluster)))
 	return l.startCore(header, 0)
 }
 

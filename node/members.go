@@ -285,7 +285,7 @@ func (n *Node) sameCluster(peer transport.Hello) error {
 	if mine == 0 || peer.Cluster == 0 || peer.Cluster == mine {
 		return nil
 	}
-	theirs := fmt.Sprintf("cluster %x", peer.Cluster)
+	theirs := fmt.Sprintf("cluster %x", PublicClusterID(peer.Cluster))
 	if peer.Cluster == transport.SomeCluster {
 		theirs = "another cluster"
 	}

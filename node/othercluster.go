@@ -38,7 +38,7 @@ type OtherClusterError struct {
 // Error names both clusters.
 func (e *OtherClusterError) Error() string {
 	return fmt.Sprintf("%v: this is cluster %x, of this member alone, and cluster %x of %d members has member %x at this address: this one stopped serving; put its directory aside and let it join the other",
-		ErrOtherCluster, e.Mine, e.Proof.Cluster, len(e.Proof.Members), e.Proof.AtAddress)
+		ErrOtherCluster, PublicClusterID(e.Mine), PublicClusterID(e.Proof.Cluster), len(e.Proof.Members), e.Proof.AtAddress)
 }
 
 // Unwrap makes it an ErrOtherCluster.
@@ -57,8 +57,9 @@ type ClaimedError struct {
 
 // Error names both clusters and says what to do.
 func (e *ClaimedError) Error() string {
+	mine, other := PublicClusterID(e.Mine), PublicClusterID(e.Other)
 	return fmt.Sprintf("%v: this is cluster %x, and cluster %x has member %x at this address; %s. To settle it: start the other members of cluster %x, whose majority decides; or, if cluster %x is the right one, start this member with --not-of %x (Config.NotOf); or stop it, empty its data directory, and start it with --join %s",
-		ErrClaimed, e.Mine, e.Other, e.Member, e.Why, e.Other, e.Mine, e.Other, strings.Join(e.Addresses, ","))
+		ErrClaimed, mine, other, e.Member, e.Why, other, mine, other, strings.Join(e.Addresses, ","))
 }
 
 // Unwrap makes it an ErrClaimed.
@@ -121,10 +122,10 @@ func (r *rivals) begin(l *loop) error {
 		return nil
 	}
 	o, other := l.store.Origin(), l.cfg.NotOf
-	if other != 0 && other == l.cluster.Load() {
+	if other != 0 && other == PublicClusterID(l.cluster.Load()) {
 		return fmt.Errorf("node: Config.NotOf is %x, and this is a member of that cluster; name the other one", other)
 	}
-	if r.rival = o.Rival; r.rival != nil && r.rival.Cluster == other {
+	if r.rival = o.Rival; r.rival != nil && PublicClusterID(r.rival.Cluster) == other {
 		r.rival = nil
 	}
 	if other != 0 && !slices.Contains(o.NotOf, other) {
@@ -135,7 +136,7 @@ func (r *rivals) begin(l *loop) error {
 			return err
 		}
 		l.log.Warn("an operator says that this member is not of another cluster, whose claims count no more",
-			zap.String("cluster", hex(l.cluster.Load())), zap.String("other cluster", hex(other)))
+			zap.String("cluster", clusterHex(l.cluster.Load())), zap.String("other cluster", hex(other)))
 	}
 	if r.rival != nil {
 		r.suspend("no majority of the other cluster has answered since this member started")
@@ -145,7 +146,8 @@ func (r *rivals) begin(l *loop) error {
 
 // settled says whether an operator settled the claims of a cluster.
 func (r *rivals) settled(cluster uint64) bool {
-	return cluster == r.loop.cfg.NotOf || slices.Contains(r.loop.store.Origin().NotOf, cluster)
+	public := PublicClusterID(cluster)
+	return public == r.loop.cfg.NotOf || slices.Contains(r.loop.store.Origin().NotOf, public)
 }
 
 // dialed takes note of a member of another cluster that dials this address for a member of
@@ -218,7 +220,7 @@ func (r *rivals) answered(q rivalQuestion, p Proof, err error) {
 	mine := r.rival != nil && r.rival.Cluster == q.cluster
 	switch {
 	case err != nil:
-		l.log.Debug("another cluster does not answer for this address", zap.String("other cluster", hex(q.cluster)),
+		l.log.Debug("another cluster does not answer for this address", zap.String("other cluster", clusterHex(q.cluster)),
 			zap.String("asked", q.address), zap.Error(err))
 		return
 	case r.settled(q.cluster), vouched && !mine, !vouched && p.Commit <= r.refuted[q.cluster]:
@@ -227,7 +229,7 @@ func (r *rivals) answered(q rivalQuestion, p Proof, err error) {
 	stand, why := selfheal.Facing(r.evidence(p, vouched))
 	switch stand {
 	case selfheal.Ignore:
-		l.log.Debug("another cluster does not claim this address", zap.String("other cluster", hex(q.cluster)), zap.String("asked", q.address))
+		l.log.Debug("another cluster does not claim this address", zap.String("other cluster", clusterHex(q.cluster)), zap.String("asked", q.address))
 	case selfheal.Report:
 		if r.rival == nil {
 			r.report(p, why)
@@ -350,16 +352,17 @@ func (r *rivals) refute(p Proof, why string) {
 	r.refuted[p.Cluster] = p.Commit
 	r.rival, r.err, r.warning = nil, nil, nil
 	r.keep()
-	l.log.Warn("this member serves again: "+why, zap.String("cluster", hex(l.cluster.Load())),
-		zap.String("other cluster", hex(p.Cluster)), zap.String("says", p.Witness))
+	l.log.Warn("this member serves again: "+why, zap.String("cluster", clusterHex(l.cluster.Load())),
+		zap.String("other cluster", clusterHex(p.Cluster)), zap.String("says", p.Witness))
 	l.suspensionChanged()
 }
 
 // report says what a rival claims, and does nothing.
 func (r *rivals) report(p Proof, why string) {
 	l := r.loop
+	other := PublicClusterID(p.Cluster)
 	err := fmt.Errorf("a member at %s says that cluster %x has member %x at this address, and this is cluster %x: nothing follows from it, as %s; find out which of the two is right: start this member with --not-of %x (Config.NotOf), or remove member %x from cluster %x",
-		p.Witness, p.Cluster, p.AtAddress, l.cluster.Load(), why, p.Cluster, p.AtAddress, p.Cluster)
+		p.Witness, other, p.AtAddress, PublicClusterID(l.cluster.Load()), why, other, p.AtAddress, other)
 	if r.warning == nil {
 		l.log.Error("another cluster claims this member's address", zap.Error(err))
 	}
@@ -387,7 +390,7 @@ func (n *Node) handleTestify(payload []byte, done func(transport.Message, error)
 	mine, ms := n.cluster.Load(), n.members.Load()
 	if ms == nil || mine == 0 || req.Cluster != mine || n.removed.Load() {
 		// Anybody may ask, and so it does not name this cluster.
-		done(&octopiipb.VouchReply{Code: vouchNone, Reason: fmt.Sprintf("this is no member of cluster %x", req.Cluster)}, nil)
+		done(&octopiipb.VouchReply{Code: vouchNone, Reason: "this is no member of the cluster that was asked"}, nil)
 		return
 	}
 	reply := &octopiipb.VouchReply{Cluster: mine, Term: n.Status().Term, Commit: n.committed.Load()}
@@ -413,7 +416,7 @@ func (n *Node) asksFromOutside(peer transport.Hello) bool {
 func (n *Node) soughtHere(peer transport.Hello) {
 	mine := n.cluster.Load()
 	switch {
-	case mine == 0 && (n.cfg.Rejoin || n.cfg.Bootstrap || n.cfg.Expect > 0) && peer.Cluster != n.cfg.NotOf:
+	case mine == 0 && (n.cfg.Rejoin || n.cfg.Bootstrap || n.cfg.Expect > 0) && PublicClusterID(peer.Cluster) != n.cfg.NotOf:
 		n.inbox.call(func() { n.snapshots.loop.founding.sought(peer) })
 	case mine != 0 && mine != peer.Cluster:
 		n.inbox.call(func() { n.snapshots.loop.rivals.dialed(peer) })

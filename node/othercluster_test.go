@@ -136,8 +136,8 @@ func isClaimed(m *member) bool {
 	_, read := m.ReadBarrier(context.Background(), node.Linearizable)
 	_, write := m.Propose(context.Background(), []byte("phantom"))
 	for _, err := range []error{read, write, m.Status().Suspended} {
-		if !errors.Is(err, node.ErrClaimed) || !strings.Contains(err.Error(), fmt.Sprintf("%x", rivalCluster)) ||
-			!strings.Contains(err.Error(), fmt.Sprintf("%x", m.Status().Cluster)) {
+		if !errors.Is(err, node.ErrClaimed) || !strings.Contains(err.Error(), fmt.Sprintf("%x", node.PublicClusterID(rivalCluster))) ||
+			!strings.Contains(err.Error(), fmt.Sprintf("%x", node.PublicClusterID(m.Status().Cluster))) {
 			return false
 		}
 	}
@@ -219,12 +219,12 @@ func TestNotOf(t *testing.T) {
 	r.dials("a", "it is suspended", suspended(m))
 	mine := m.Status().Cluster
 	m.kill()
-	m.cfg.NotOf = mine
+	m.cfg.NotOf = node.PublicClusterID(mine)
 	if err := m.tryStart(); err == nil {
 		t.Fatal("it takes its own cluster for another one")
 	}
 	m.Node = nil
-	for _, other := range []uint64{rivalCluster, 0} {
+	for _, other := range []uint64{node.PublicClusterID(rivalCluster), 0} {
 		m.cfg.NotOf = other
 		m.start()
 		// The same member of the other cluster is asked nothing, whatever it would say.

@@ -1,6 +1,10 @@
 package node
 
-import "time"
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"time"
+)
 
 // Role is what a member is at the moment.
 type Role uint8
@@ -21,8 +25,10 @@ func (r Role) String() string {
 
 // Status is what a Node knows of itself and its cluster at one moment.
 type Status struct {
-	ID      uint64
-	Name    string
+	ID   uint64
+	Name string
+	// Cluster is its ID, which members keep among themselves. PublicClusterID is what others
+	// see of it.
 	Cluster uint64
 	Role    Role
 	Term    uint64
@@ -105,3 +111,17 @@ const (
 	// While none does, it is the same as Linearizable.
 	Lease
 )
+
+// PublicClusterID is the number by which logs, errors, operators and clients know a
+// cluster. Members know it by its ID (Status.Cluster), which is a secret among them: who
+// names that passes for one that may become a member. It cannot be found from this number.
+func PublicClusterID(cluster uint64) uint64 {
+	if cluster == 0 {
+		return 0
+	}
+	sum := sha256.Sum256(binary.BigEndian.AppendUint64([]byte("octopii: the cluster of clients"), cluster))
+	return binary.BigEndian.Uint64(sum[:])
+}
+
+// clusterHex is how a cluster is logged.
+func clusterHex(cluster uint64) string { return hex(PublicClusterID(cluster)) }

@@ -132,9 +132,9 @@ func readProof(q Question, address string, payload []byte, err error) (Proof, er
 	case r.Code != vouched:
 		return Proof{}, fmt.Errorf("%s: %s", address, r.Reason)
 	case r.Cluster == 0 || r.Term == 0 || r.Commit == 0:
-		return Proof{}, fmt.Errorf("%s states a cluster %x in term %d at index %d, which cannot be", address, r.Cluster, r.Term, r.Commit)
+		return Proof{}, fmt.Errorf("%s states a cluster %x in term %d at index %d, which cannot be", address, PublicClusterID(r.Cluster), r.Term, r.Commit)
 	case q.Cluster != 0 && r.Cluster != q.Cluster:
-		return Proof{}, fmt.Errorf("%s belongs to cluster %x, not to %x", address, r.Cluster, q.Cluster)
+		return Proof{}, fmt.Errorf("%s belongs to cluster %x, not to %x", address, PublicClusterID(r.Cluster), PublicClusterID(q.Cluster))
 	}
 	p := Proof{Cluster: r.Cluster, Term: r.Term, Leader: r.Leader, Commit: r.Commit, IsMember: r.IsMember, Removed: r.Removed,
 		AtAddress: r.AtAddress, Named: r.Named, Witness: address}
@@ -183,7 +183,7 @@ func (n *Node) handleVouch(payload []byte, done func(transport.Message, error)) 
 	}
 	if mine := n.cluster.Load(); req.Cluster != 0 && req.Cluster != mine {
 		// Anybody may ask, and so it does not name this cluster.
-		done(&octopiipb.VouchReply{Code: vouchNone, Reason: fmt.Sprintf("this is a member of another cluster than %x", req.Cluster)}, nil)
+		done(&octopiipb.VouchReply{Code: vouchNone, Reason: "this is a member of another cluster than the one that was asked"}, nil)
 		return
 	}
 	v := &n.voucher

@@ -1037,7 +1037,7 @@ type Origin struct {
 	Rounds []Round `protobuf:"bytes,4,rep,name=rounds,proto3" json:"rounds"`
 	// rival is the other cluster for whose claim this member serves nothing; absent: there is none.
 	Rival *Rival `protobuf:"bytes,16,opt,name=rival,proto3" json:"rival,omitempty"`
-	// not_of are other clusters whose claims an operator has settled: this member is not of them.
+	// not_of are the public IDs of other clusters whose claims an operator has settled: this member is not of them.
 	NotOf []uint64 `protobuf:"varint,17,rep,packed,name=not_of,json=notOf,proto3" json:"not_of,omitempty"`
 	// founded is when this member founded its cluster alone, in nanoseconds since 1970; 0: it did not, or it is not known.
 	Founded int64 `protobuf:"varint,18,opt,name=founded,proto3" json:"founded,omitempty"`

@@ -348,7 +348,7 @@ func (m *member) publish(ctx context.Context) {
 	m.lg.Info("ready to serve clients",
 		zap.String("name", m.node.Status().Name),
 		zap.String("member", fmt.Sprintf("%x", id)),
-		zap.String("cluster of clients", fmt.Sprintf("%x", etcdapi.ClientClusterID(m.node.Status().Cluster))),
+		zap.String("cluster", fmt.Sprintf("%x", node.PublicClusterID(m.node.Status().Cluster))),
 		zap.String("client-addr", m.clientAddr),
 		zap.String("peer-addr", m.peerAddr))
 	close(m.ready)

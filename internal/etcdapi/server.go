@@ -5,9 +5,7 @@ package etcdapi
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
-	"encoding/binary"
 	"math"
 	"time"
 
@@ -253,24 +251,13 @@ func (s *server) initialized() error {
 	return st.Suspended
 }
 
-// ClientClusterID is the number by which clients know a cluster. Members know it by its
-// cluster ID, which is a secret among them: who names it passes for one that may become a
-// member. It cannot be found from this number.
-func ClientClusterID(cluster uint64) uint64 {
-	if cluster == 0 {
-		return 0
-	}
-	sum := sha256.Sum256(binary.BigEndian.AppendUint64([]byte("octopii: the cluster of clients"), cluster))
-	return binary.BigEndian.Uint64(sum[:])
-}
-
 // fill completes a header. Its revision is kept if it has one.
 func (s *server) fill(h *pb.ResponseHeader) *pb.ResponseHeader {
 	if h == nil {
 		h = &pb.ResponseHeader{}
 	}
 	st := s.cfg.Node.Status()
-	h.ClusterId, h.MemberId, h.RaftTerm = ClientClusterID(st.Cluster), st.ID, st.Term
+	h.ClusterId, h.MemberId, h.RaftTerm = node.PublicClusterID(st.Cluster), st.ID, st.Term
 	if h.Revision == 0 {
 		h.Revision = s.cfg.Store.Revision()
 	}

@@ -197,7 +197,7 @@ func TestPutGetDelete(t *testing.T) {
 	if again.PrevKv == nil || string(again.PrevKv.Value) != "1" {
 		t.Errorf("put with prev_kv returned %v; want 1", again.PrevKv)
 	}
-	want := &pb.ResponseHeader{ClusterId: ClientClusterID(77), MemberId: 1, Revision: 3, RaftTerm: 3}
+	want := &pb.ResponseHeader{ClusterId: node.PublicClusterID(77), MemberId: 1, Revision: 3, RaftTerm: 3}
 	if diff := cmp.Diff(want, again.Header); diff != "" {
 		t.Errorf("header (-want +got):\n%s", diff)
 	}
@@ -548,13 +548,13 @@ func TestStatusNamesWhoIsMissing(t *testing.T) {
 	}
 }
 
-// Clients know a cluster by a number that is always the same, and is not the one that
+// Clients and operators know a cluster by a number that is always the same, and is not the one that
 // members name in their handshakes.
-func TestClientClusterID(t *testing.T) {
-	if ClientClusterID(0) != 0 {
+func TestPublicClusterID(t *testing.T) {
+	if node.PublicClusterID(0) != 0 {
 		t.Error("a member of no cluster has a cluster")
 	}
-	one, other := ClientClusterID(77), ClientClusterID(78)
+	one, other := node.PublicClusterID(77), node.PublicClusterID(78)
 	if one == 77 || one == other || one != 0x27ca27ebe90a5516 {
 		t.Errorf("77 is %#x for clients, and 78 is %#x", one, other)
 	}
