@@ -374,7 +374,7 @@ func TestSecondClusterOfFounder(t *testing.T) {
 			propose(t, m, "phantom")
 			ms[1].start()
 			eventually(t, "it serves nothing", suspended(m))
-			if err := m.Status().Suspended; !strings.Contains(err.Error(), fmt.Sprintf("%x", first)) {
+			if err := m.Status().Suspended; !strings.Contains(err.Error(), fmt.Sprintf("%x", node.PublicClusterID(first))) {
 				t.Errorf("it does not name the first cluster %x: %v", first, err)
 			}
 			ms[2].start()
