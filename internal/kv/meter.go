@@ -21,7 +21,7 @@ const (
 	// pointer and a revision.
 	keyBytes = 160
 	// visitBytes stands for the time to look at a key in the index.
-	visitBytes = 4
+	visitBytes = 64
 )
 
 // meter is the context of a read. It counts the bytes that the read brings into

@@ -418,6 +418,33 @@ func TestPoisonIsRejectedAlike(t *testing.T) {
 	}
 }
 
+// Counting takes time and no memory, and all members spend it one command after the other:
+// what a command may look at is bounded, too.
+func TestCountingIsBounded(t *testing.T) {
+	s := openTest(t, t.TempDir(), limits{})
+	const keys = 20000
+	for i := 0; i < keys; i += TxnOpsMax {
+		r := success()
+		for n := i; n < min(i+TxnOpsMax, keys); n++ {
+			r.Success = append(r.Success, put(fmt.Sprint("k", n)))
+		}
+		apply(t, s, mustCommand(t, &pb.InternalRaftRequest{Txn: r}))
+	}
+	counts := func(n int) []byte {
+		r := success(put("a"))
+		for range n {
+			r.Success = append(r.Success, rangeOp(&pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}, CountOnly: true}))
+		}
+		return apply(t, s, must(s.RequestCommand(&pb.InternalRaftRequest{Txn: r}, ReadBytesMax)))
+	}
+	if err := DecodeResult(counts(5), new(pb.TxnResponse)); err != nil {
+		t.Errorf("five counts: %v", err)
+	}
+	if err := DecodeResult(counts(TxnOpsMax-1), nil); err != TooMuchRead {
+		t.Errorf("%d counts of %d keys: %v; want %v", TxnOpsMax-1, keys, err, TooMuchRead)
+	}
+}
+
 // A command may not read more than its server has memory for.
 func TestReadBytesMaxOfACommand(t *testing.T) {
 	s := openTest(t, t.TempDir(), limits{})

@@ -82,3 +82,21 @@ func TestSums(t *testing.T) {
 		t.Errorf("%v beyond the log", b)
 	}
 }
+
+// No message uses up the terms that there are: nobody could be elected any more.
+func TestTermsAreNotUsedUp(t *testing.T) {
+	for _, typ := range []raftpb.MessageType{raftpb.MsgHeartbeat, raftpb.MsgVote, raftpb.MsgApp, raftpb.MsgAppResp} {
+		b := newBench(t, 1, []uint64{1, 2, 3}, raftpb.HardState{Term: 1, Commit: 1}, entriesOf(1, 1, 5)...)
+		m := raftpb.Message{Type: typ, From: 2, To: 1, Term: numberMax, Index: 5, LogTerm: 1}
+		if got := b.step(Input{Messages: []raftpb.Message{m}}).Suspects; len(got) != 1 {
+			t.Errorf("%s of term %d: %+v, want it refused", typ, uint64(numberMax), got)
+		}
+		if term := b.c.Status().Term; term != 1 {
+			t.Errorf("%s raised the term to %d", typ, term)
+		}
+		m.Type, m.Term = raftpb.MsgVote, termJumpMax
+		if b.step(Input{Messages: []raftpb.Message{m}}); b.c.Status().Term != termJumpMax {
+			t.Errorf("a vote is asked for in term %d, and the term is %d", m.Term, b.c.Status().Term)
+		}
+	}
+}

@@ -348,6 +348,9 @@ func (c *Core) stepMessage(m *raftpb.Message) {
 
 // judge says why a message is not given to raft; nil if it is.
 func (c *Core) judge(m *raftpb.Message) *Suspect {
+	if m.Term > c.status.Term && m.Term-c.status.Term > termJumpMax {
+		return &Suspect{ID: m.From, Reason: fmt.Sprintf("%s of term %d, and the term here is %d: no cluster gets there meanwhile", m.Type, m.Term, c.status.Term)}
+	}
 	if index := c.ahead(m); index > 0 && validID(m.From) && m.To == c.cfg.ID {
 		return &Suspect{ID: m.From, Claim: Ahead, Index: index, Last: c.last, Reason: aheadText(m.From, index, c.last)}
 	}

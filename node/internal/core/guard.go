@@ -79,6 +79,11 @@ func (f *counter) tick(limit int) {
 // numberMax bounds terms and indexes: raft counts on from them.
 const numberMax = math.MaxUint64 >> 1
 
+// termJumpMax bounds by how much a message raises the term here. An election takes longer
+// than a millisecond, so a member that was away for a month is behind by less; and where
+// one message could use up the terms that there are, nobody could be elected any more.
+const termJumpMax = 1 << 32
+
 // validID says whether a member can have that ID: raft keeps 0, and the highest
 // two for its local threads.
 func validID(id uint64) bool { return id != raft.None && !raft.IsLocalMsgTarget(id) }
