@@ -268,10 +268,12 @@ func largeReadsMax() int { return max(1, runtime.GOMAXPROCS(0)/2) }
 // reading executes a read that counts what it brings into memory. A small one is executed
 // at once. One that is not is given up, and begins anew when there is room for it and it is
 // its turn, if that comes in time.
-func (s *server) reading(ctx context.Context, read func(kv.Grant) error) error {
+//
+// many: it is about more than single keys.
+func (s *server) reading(ctx context.Context, many bool, read func(kv.Grant) error) error {
 	t := ticketOf(ctx)
 	for {
-		err := read(t.grant)
+		err := s.scans.inTurn(ctx, many, func() error { return read(t.grant) })
 		if !errors.Is(err, kv.ErrOverBudget) {
 			return err
 		}

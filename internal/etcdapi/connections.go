@@ -18,6 +18,8 @@ type connection struct {
 	// all was given back. Guarded by answers.mu.
 	held int64
 	gone bool
+	// scanned is for how long it scanned. Guarded by scans.mu.
+	scanned time.Duration
 	// reading has a token for each request that is being read.
 	reading chan struct{}
 }

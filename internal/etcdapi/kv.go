@@ -30,7 +30,7 @@ func (s *kvServer) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResp
 		return nil, err
 	}
 	var resp *pb.RangeResponse
-	err := s.reading(ctx, func(grant kv.Grant) (err error) {
+	err := s.reading(ctx, len(r.RangeEnd) > 0, func(grant kv.Grant) (err error) {
 		resp, err = s.cfg.Store.Range(ctx, r, grant)
 		return err
 	})
@@ -91,7 +91,7 @@ func (s *kvServer) txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, 
 			return nil, err
 		}
 		var resp *pb.TxnResponse
-		err := s.reading(ctx, func(grant kv.Grant) (err error) {
+		err := s.reading(ctx, manyKeys(r), func(grant kv.Grant) (err error) {
 			resp, err = s.cfg.Store.ReadTxn(ctx, r, grant)
 			return err
 		})
@@ -145,7 +145,11 @@ func (s *server) executeOnce(ctx context.Context, r *pb.InternalRaftRequest, rea
 	if s.cfg.Store.NoSpace() && kv.Grows(r) {
 		return node.ErrNoSpace
 	}
-	result, err := propose(ctx, s.cfg.Node, command)
+	var result node.Result
+	err = s.scanWrites.inTurn(ctx, scansMany(r), func() (err error) {
+		result, err = propose(ctx, s.cfg.Node, command)
+		return err
+	})
 	if err != nil {
 		return err
 	}

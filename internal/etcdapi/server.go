@@ -122,6 +122,9 @@ type server struct {
 	cfg      Config
 	answers  *answers
 	requests *requests
+	// scans are reads, and scanWrites writes, that are about many keys: a write waits for
+	// a majority, and no read shall wait for that.
+	scans, scanWrites scans
 	// largeReads has a token for each large answer that is read or encoded.
 	largeReads chan struct{}
 }
