@@ -100,3 +100,25 @@ func TestTermsAreNotUsedUp(t *testing.T) {
 		}
 	}
 }
+
+// Heartbeats of a leader that name an earlier end of its log than it was heard to have are
+// late, however many of them come. Of one that never had more they are proof.
+func TestLateHeartbeats(t *testing.T) {
+	for _, heard := range []bool{true, false} {
+		b := newBench(t, 1, []uint64{1, 2, 3}, raftpb.HardState{Term: 2, Commit: 6}, append(entriesOf(1, 2, 3), entriesOf(2, 4, 6)...)...)
+		b.follow(2, 2)
+		if heard {
+			b.step(Input{Messages: []raftpb.Message{{Type: raftpb.MsgApp, From: 2, To: 1, Term: 2, Index: 6, LogTerm: 2, Commit: 6}}})
+		}
+		claimed := false
+		for range 40 {
+			late := raftpb.Message{Type: raftpb.MsgHeartbeat, From: 2, To: 1, Term: 2, Commit: 3, RejectHint: 4, LogTerm: 2}
+			for _, s := range b.step(Input{Ticks: 1, Messages: []raftpb.Message{late}}).Suspects {
+				claimed = claimed || s.Claim == Diverged
+			}
+		}
+		if claimed == heard {
+			t.Errorf("heard to have it: %t; taken for a shorter log: %t", heard, claimed)
+		}
+	}
+}

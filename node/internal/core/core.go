@@ -116,11 +116,13 @@ type Core struct {
 	// forgot counts heartbeats that name more of this log than there is, and short those
 	// of a leader whose log ends before what is committed here.
 	forgot, short counter
-	led           led
-	told          told
-	reads         reads
-	peers         peers
-	reign         reign
+	// leaderEnd is how far the log of the leader goes, as it said.
+	leaderEnd leaderEnd
+	led       led
+	told      told
+	reads     reads
+	peers     peers
+	reign     reign
 }
 
 // request is a Request and where it came from.
@@ -322,6 +324,7 @@ func (c *Core) stepMessage(m *raftpb.Message) {
 		c.forgot = counter{}
 		c.led = led{from: m.From, term: m.Term, durable: m.Index, committed: min(m.Index, m.Commit)}
 	}
+	c.leaderEnd.note(m)
 	c.peers.heard(m.From)
 	c.noteVoter(m)
 	switch {

@@ -219,7 +219,13 @@ func (c *Core) contradictingHeartbeat(m *raftpb.Message) error {
 
 // shorter notes a heartbeat of a leader whose log ends before what is committed here.
 // One may be late. If no other comes for two election timeouts, the leader never had it.
+//
+// What this leader was heard to have in this term tells late ones apart, as its log only
+// grows: they may be many where streams stand still.
 func (c *Core) shorter(m *raftpb.Message) error {
+	if l := c.leaderEnd; l.from == m.From && l.term == m.Term && m.RejectHint != 0 && m.RejectHint < l.index {
+		return nil
+	}
 	if m.RejectHint == 0 || m.RejectHint >= c.status.Commit || m.Term < c.rn.BasicStatus().Term {
 		c.short = counter{}
 		return nil
@@ -229,6 +235,28 @@ func (c *Core) shorter(m *raftpb.Message) error {
 		return nil
 	}
 	return divergedAt(c.status.Commit, "the log of leader %x has ended at index %d for %d ticks, and index %d is committed here", m.From, m.RejectHint, c.short.lasted, c.status.Commit)
+}
+
+// leaderEnd is how far the log of a leader goes, as it said in its term to this process.
+type leaderEnd struct{ from, term, index uint64 }
+
+// note takes what a message of a leader says of its log.
+func (l *leaderEnd) note(m *raftpb.Message) {
+	end := max(m.Commit, m.RejectHint)
+	switch m.Type {
+	case raftpb.MsgApp:
+		end = max(m.Commit, m.Index+uint64(len(m.Entries)))
+	case raftpb.MsgHeartbeat:
+	default:
+		return
+	}
+	switch {
+	case m.Term < l.term:
+	case m.Term > l.term || m.From != l.from:
+		*l = leaderEnd{m.From, m.Term, end}
+	default:
+		l.index = max(l.index, end)
+	}
 }
 
 // termAt returns the term of an entry of the log as raft saw it at the end of the last
