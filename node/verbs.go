@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/octopii/octopii/node/internal/core"
 	octopiipb "github.com/octopii/octopii/proto"
@@ -39,10 +40,35 @@ type Change struct {
 // member may be asked, also one that leaves.
 func (n *Node) Change(ctx context.Context, c Change) (Membership, error) {
 	ms, err := n.verb(ctx, c)
-	if errors.Is(err, ErrRemoved) && c.Verb == VerbRemove && c.Member.ID == n.id {
-		return n.Status().Membership, nil
+	if errors.Is(err, ErrRemoved) {
+		if after, ok := n.afterRemoval(c); ok {
+			return after, nil
+		}
 	}
 	return ms, err
+}
+
+// afterRemoval returns the membership without this member, which was removed, if c is in
+// force in it. What is under way in a joint configuration is: nothing takes it back.
+func (n *Node) afterRemoval(c Change) (Membership, bool) {
+	ms := n.members.Load()
+	if ms == nil {
+		return Membership{}, false
+	}
+	ms = core.Settled(ms)
+	// It may have been told of its removal before it applied that.
+	if after, err := core.Preview(ms, []core.Change{{Op: core.Remove, Member: octopiipb.Member{ID: n.id}}}); err == nil {
+		ms = after
+	}
+	switch c.Verb {
+	case VerbRemove:
+		return publicMembership(ms), c.Member.ID == n.id
+	case VerbReplace:
+		return publicMembership(ms), c.Old == n.id && slices.ContainsFunc(ms.Members, func(m octopiipb.Member) bool {
+			return !m.Learner && (m.ID == c.Member.ID || c.Member.ID == 0 && m.Address == c.Member.Address)
+		})
+	}
+	return Membership{}, false
 }
 
 // Plan is what a change of membership leads to.
@@ -154,7 +180,17 @@ func (n *Node) untilVoter(ctx context.Context, m octopiipb.Member, index uint64)
 		return st.Membership, fmt.Errorf("node: member %x is a learner and is promoted once it has caught up: %w", m.ID, err)
 	}
 	if _, ok := st.Membership.Member(m.ID); !ok {
-		return st.Membership, fmt.Errorf("node: member %x was removed before it was promoted, as somebody asked for or because it did not show up: %w", m.ID, ErrRemoved)
+		return st.Membership, &newcomerRemovedError{m.ID}
 	}
 	return st.Membership, nil
 }
+
+// newcomerRemovedError: a new member was removed before it was promoted. It is an
+// ErrRemoved without the text of that, which is about the member that was asked.
+type newcomerRemovedError struct{ id uint64 }
+
+func (e *newcomerRemovedError) Error() string {
+	return fmt.Sprintf("node: member %x was removed before it was promoted, as somebody asked for or because it did not show up", e.id)
+}
+
+func (e *newcomerRemovedError) Is(target error) bool { return target == ErrRemoved }

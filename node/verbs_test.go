@@ -42,7 +42,7 @@ func TestPromoteRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := ms[0].Promote(timeout(t), 2)
-	if !errors.Is(err, node.ErrUnsafeMembership) || !strings.Contains(err.Error(), "was not heard of") {
+	if !errors.Is(err, node.ErrUnsafeMembership) || !strings.HasPrefix(err.Error(), "node: unsafe membership change: learner 2 was not heard of") {
 		t.Errorf("promote a learner that never was there: %v", err)
 	}
 	for _, id := range []uint64{0, 9, 1<<64 - 1} {
@@ -72,6 +72,19 @@ func TestPromoteRefused(t *testing.T) {
 	}
 	if got, err := ms[0].SetPriority(timeout(t), 1, 0); err != nil || got.Members[0].Priority != 0 {
 		t.Errorf("take it back: %v, %v", got, err)
+	}
+}
+
+// The member that is asked may be the one that is replaced: it knows that it was done.
+func TestReplaceAskedOfTheReplaced(t *testing.T) {
+	ms := cluster(t, 3)
+	for i, old := range ms { // the first one leads
+		id := uint64(4 + i)
+		heir := newMember(t, id).start()
+		got, err := old.Replace(timeout(t), old.cfg.ID, node.Member{ID: id, Address: heir.addr})
+		if err != nil || slices.Contains(got.Voters(), old.cfg.ID) || !slices.Contains(got.Voters(), id) {
+			t.Errorf("%d is asked to have %d take its place: %v, %v", old.cfg.ID, id, got, err)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -115,6 +116,16 @@ var publicErrors = []struct{ core, node error }{
 	{ErrClaimed, ErrClaimed},
 }
 
+// detailedError is an error that callers know, with the core's reason for it. Both have a
+// text for the kind of the error: only that of public is shown.
+type detailedError struct {
+	public, cause error
+	detail        string
+}
+
+func (e *detailedError) Error() string   { return e.public.Error() + ": " + e.detail }
+func (e *detailedError) Unwrap() []error { return []error{e.public, e.cause} }
+
 // publicError turns an error of the core into one that callers know, and keeps
 // its words.
 func publicError(err error) error {
@@ -129,7 +140,7 @@ func publicError(err error) error {
 			return err
 		}
 		if errors.Is(err, p.core) {
-			return fmt.Errorf("%w (%w)", p.node, err)
+			return &detailedError{public: p.node, cause: err, detail: strings.TrimPrefix(err.Error(), p.core.Error()+": ")}
 		}
 	}
 	return fmt.Errorf("node: %w", err)

@@ -300,6 +300,14 @@ func withChanges(ms *octopiipb.Membership, index uint64, changes []Change) *octo
 	return next.Membership
 }
 
+// Settled returns the membership when the joint configuration is left; ms, if it is in none.
+func Settled(ms *octopiipb.Membership) *octopiipb.Membership {
+	if len(ms.UnderWay) == 0 {
+		return ms
+	}
+	return left(ms, ms.Index)
+}
+
 // left returns the membership after the joint configuration was left.
 func left(ms *octopiipb.Membership, index uint64) *octopiipb.Membership {
 	next := clone(ms, index)
