@@ -111,8 +111,16 @@ func (o *options) change(cmd *cobra.Command, dryRun bool, request func(ms *admin
 		}
 		r.DryRun = dryRun
 		resp, err := admin.ChangeMembership(ctx, r)
+		if isOutcomeLost(err) && !dryRun {
+			if done := o.outcome(r, ms.Membership); done != nil {
+				resp, err = done, nil
+			}
+		}
 		if err != nil {
 			return err
+		}
+		if resp.Warning != "" {
+			fmt.Fprintln(cmd.ErrOrStderr(), "octopiictl: warning:", resp.Warning)
 		}
 		c := changed{
 			Verb: r.Verb, Member: idOrNone(resp.Member), Replaces: idOrNone(r.Old), DryRun: dryRun,

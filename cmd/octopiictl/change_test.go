@@ -61,11 +61,11 @@ after   2       2       0         n1,n2`, "--endpoints", a, "member", "promote",
 	expect(t, 0, `{
 "verb": "promote", "member": "b", "dryRun": true,
 "before": { "index": 5, "voters": 1, "quorum": 1, "mayFail": 0, "joint": false, "members": [
- { "id": "a", "name": "n1", "address": "p1", "learner": false, "priority": 2 },
- { "id": "b", "name": "n2", "address": "p2", "learner": true, "priority": 0 } ] },
+ { "id": "a", "name": "n1", "address": "h1:1", "learner": false, "priority": 2 },
+ { "id": "b", "name": "n2", "address": "h2:1", "learner": true, "priority": 0 } ] },
 "after": { "index": 8, "voters": 2, "quorum": 2, "mayFail": 0, "joint": false, "members": [
- { "id": "a", "name": "n1", "address": "p1", "learner": false, "priority": 2 },
- { "id": "b", "name": "n2", "address": "p2", "learner": false, "priority": 0 } ] }
+ { "id": "a", "name": "n1", "address": "h1:1", "learner": false, "priority": 2 },
+ { "id": "b", "name": "n2", "address": "h2:1", "learner": false, "priority": 0 } ] }
 }`, "--endpoints", a, "member", "promote", "n2", "--dry-run", "-o", "json")
 }
 
@@ -86,8 +86,8 @@ before  1       1       0         n1      n2`, "--endpoints", a, "member", "prom
 	expect(t, exitFailed, `{
 "verb": "promote", "member": "b", "dryRun": true,
 "before": { "index": 5, "voters": 1, "quorum": 1, "mayFail": 0, "joint": false, "members": [
- { "id": "a", "name": "n1", "address": "p1", "learner": false, "priority": 2 },
- { "id": "b", "name": "n2", "address": "p2", "learner": true, "priority": 0 } ] },
+ { "id": "a", "name": "n1", "address": "h1:1", "learner": false, "priority": 2 },
+ { "id": "b", "name": "n2", "address": "h2:1", "learner": true, "priority": 0 } ] },
 "refused": "learner b has nothing"
 }`, "--endpoints", a, "member", "promote", "n2", "--dry-run", "-o", "json")
 	for line, want := range map[string]struct {
@@ -107,6 +107,41 @@ before  1       1       0         n1      n2`, "--endpoints", a, "member", "prom
 		}
 	}
 	expect(t, exitFailed, "", "--endpoints", deadAddress(t), "--timeout", "200ms", "member", "remove", "n1")
+}
+
+// A member that loses the answer, because the change removed it, leaves it to the others.
+func TestLostAnswerIsAskedElsewhere(t *testing.T) {
+	lost := status.Error(codes.Unavailable, "octopii: the member that was asked was removed")
+	a := serve(t, &server{
+		id:       0xa,
+		change:   func(*adminpb.ChangeMembershipRequest) (*adminpb.ChangeMembershipResponse, error) { return nil, lost },
+		transfer: func(uint64) (*adminpb.MemberInfo, error) { return nil, lost },
+	})
+	for line, code := range map[string]int{
+		// As the membership of every server is: n1 votes at h1:1 with priority 2, n2 learns.
+		"member demote n2":           0,
+		"member promote n1":          0,
+		"member priority n1 2":       0,
+		"member add h1:1":            0,
+		"member add h2:1 --learner":  0,
+		"member update n2 h2:1":      0,
+		"leader transfer n1":         0,
+		"member add h2:1":            exitFailed,
+		"member promote n2":          exitFailed,
+		"member demote n1":           exitFailed,
+		"member remove n2":           exitFailed,
+		"member replace n2 h1:1":     exitFailed,
+		"member update n2 h3:1":      exitFailed,
+		"member priority n1 3":       exitFailed,
+		"member remove n2 --dry-run": exitFailed,
+		"member demote n2 --dry-run": exitFailed,
+		"leader transfer n2":         exitFailed,
+	} {
+		var out, errs strings.Builder
+		if got := run(append([]string{"--endpoints", a}, strings.Fields(line)...), &out, &errs); got != code {
+			t.Errorf("%s: exit status %d, want %d: %s%s", line, got, code, out.String(), errs.String())
+		}
+	}
 }
 
 // An ID comes before a name, and a name must be of one member.

@@ -31,6 +31,7 @@ the highest priority that has the most of the log. The command waits until it le
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return opts.administer(cmd, func(ctx context.Context, admin adminpb.AdminClient) error {
 				r := &adminpb.TransferLeadershipRequest{}
+				var target *adminpb.MemberInfo
 				if len(args) > 0 {
 					ms, err := admin.Membership(ctx, &adminpb.MembershipRequest{})
 					if err != nil {
@@ -39,8 +40,12 @@ the highest priority that has the most of the log. The command waits until it le
 					if r.To, err = findMember(ms.Membership, args[0]); err != nil {
 						return err
 					}
+					target = changedMember(&adminpb.ChangeMembershipRequest{Member: &adminpb.MemberInfo{ID: r.To}}, ms.Membership)
 				}
 				resp, err := admin.TransferLeadership(ctx, r)
+				if isOutcomeLost(err) && opts.leads(r.To) {
+					resp, err = &adminpb.TransferLeadershipResponse{Leader: target}, nil
+				}
 				if err != nil {
 					return err
 				}

@@ -32,6 +32,7 @@ type options struct {
 	endpoints []string
 	output    string
 	timeout   time.Duration
+	security
 }
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
@@ -67,6 +68,7 @@ func newRoot() *cobra.Command {
 	flags.StringSliceVar(&opts.endpoints, "endpoints", []string{"127.0.0.1:2379"}, "client addresses of members, separated by commas")
 	flags.StringVarP(&opts.output, "output", "o", "table", "table or json")
 	flags.DurationVar(&opts.timeout, "timeout", 5*time.Second, "how long to wait for an answer")
+	opts.security.addFlags(flags)
 
 	lead := group("leader", "Who leads the cluster")
 	lead.AddCommand(newLeaderTransfer(opts), newLeaderFailover(opts))
@@ -106,16 +108,29 @@ func (o *options) check() error {
 	case o.timeout <= 0:
 		return usageError{fmt.Errorf("--timeout is %v; use a positive duration", o.timeout)}
 	}
-	return nil
+	return o.security.check()
 }
 
 // connect returns a client of all endpoints, and a context with the timeout.
 // done releases both.
 func (o *options) connect() (c *clientv3.Client, ctx context.Context, done func(), err error) {
-	c, err = clientv3.New(clientv3.Config{Endpoints: o.endpoints, Logger: zap.NewNop()})
+	c, err = o.client(o.endpoints)
 	if err != nil {
-		return nil, nil, nil, fmt.Errorf("connect to %v: %w", o.endpoints, err)
+		return nil, nil, nil, err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), o.timeout)
 	return c, ctx, func() { cancel(); c.Close() }, nil
+}
+
+// client returns a client of some endpoints. The caller closes it.
+func (o *options) client(endpoints []string) (*clientv3.Client, error) {
+	cfg, err := o.security.config()
+	if err != nil {
+		return nil, err
+	}
+	c, err := clientv3.New(clientv3.Config{Endpoints: endpoints, TLS: cfg, Logger: zap.NewNop()})
+	if err != nil {
+		return nil, fmt.Errorf("connect to %v: %w", endpoints, err)
+	}
+	return c, nil
 }

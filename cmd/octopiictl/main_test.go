@@ -59,8 +59,8 @@ func (s *server) SetFailover(_ context.Context, r *adminpb.SetFailoverRequest) (
 // two is a voter and a learner.
 func two() *adminpb.MembershipInfo {
 	return &adminpb.MembershipInfo{Index: 5, Voters: 1, Quorum: 1, Members: []*adminpb.MemberInfo{
-		{ID: 0xa, Name: "n1", Address: "p1", Priority: 2},
-		{ID: 0xb, Name: "n2", Address: "p2", Learner: true},
+		{ID: 0xa, Name: "n1", Address: "h1:1", Priority: 2},
+		{ID: 0xb, Name: "n2", Address: "h2:1", Learner: true},
 	}}
 }
 
@@ -94,13 +94,13 @@ func (s *server) MemberList(ctx context.Context, _ *etcdserverpb.MemberListReque
 }
 
 // serve starts a server and returns its address.
-func serve(t *testing.T, s *server) string {
+func serve(t *testing.T, s *server, opts ...grpc.ServerOption) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := grpc.NewServer()
+	g := grpc.NewServer(opts...)
 	etcdserverpb.RegisterMaintenanceServer(g, s)
 	etcdserverpb.RegisterClusterServer(g, s)
 	adminpb.RegisterAdminServer(g, s)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"strconv"
 	"strings"
 	"sync"
@@ -53,7 +52,7 @@ majority forgot. The command fails if an endpoint does not answer, or has a prob
 				return err
 			}
 			defer done()
-			rows := statusOfAll(ctx, c, opts.endpoints)
+			rows := opts.statusOfAll(ctx, c)
 			if err := show(cmd.OutOrStdout(), opts.output, statusHeader, rows); err != nil {
 				return err
 			}
@@ -67,20 +66,20 @@ majority forgot. The command fails if an endpoint does not answer, or has a prob
 
 // statusOfAll asks all endpoints at once: one that is dead must not use up the
 // time of the others.
-func statusOfAll(ctx context.Context, c *clientv3.Client, endpoints []string) []memberStatus {
-	rows := make([]memberStatus, len(endpoints))
+func (o *options) statusOfAll(ctx context.Context, c *clientv3.Client) []memberStatus {
+	rows := make([]memberStatus, len(o.endpoints))
 	var wg sync.WaitGroup
-	for i, endpoint := range endpoints {
-		wg.Go(func() { rows[i] = statusOf(ctx, c, endpoint) })
+	for i, endpoint := range o.endpoints {
+		wg.Go(func() { rows[i] = o.statusOf(ctx, c, endpoint) })
 	}
 	wg.Wait()
 	return rows
 }
 
-func statusOf(ctx context.Context, c *clientv3.Client, endpoint string) memberStatus {
+func (o *options) statusOf(ctx context.Context, c *clientv3.Client, endpoint string) memberStatus {
 	resp, err := c.Status(ctx, endpoint)
 	if err != nil {
-		return memberStatus{Endpoint: endpoint, Error: whyUnanswered(endpoint, err)}
+		return memberStatus{Endpoint: endpoint, Error: o.whyUnanswered(endpoint, err)}
 	}
 	s := memberStatus{
 		Endpoint: endpoint,
@@ -106,23 +105,14 @@ func statusOf(ctx context.Context, c *clientv3.Client, endpoint string) memberSt
 	return s
 }
 
-// probeTimeout is how long whyUnanswered waits for a connection.
-const probeTimeout = 500 * time.Millisecond
-
 // whyUnanswered says what stands between this program and an endpoint. gRPC tries again
 // until the time is over, and then says no more than that.
-func whyUnanswered(endpoint string, err error) string {
-	_, address, isURL := strings.Cut(endpoint, "://")
-	if !isURL {
-		address = endpoint
+func (o *options) whyUnanswered(endpoint string, err error) string {
+	if found := o.security.probe(endpoint); found != nil {
+		return found.Error()
 	}
-	conn, dialErr := net.DialTimeout("tcp", address, probeTimeout)
-	if dialErr != nil {
-		return dialErr.Error()
-	}
-	_ = conn.Close() // nothing was sent
 	if isDeadline(err) {
-		return "it takes connections and answers nothing: is it a client address, and does it need TLS?"
+		return "it takes connections and answers nothing: is it a client address?"
 	}
 	return err.Error()
 }
@@ -167,7 +157,7 @@ func (o *options) explain(c *clientv3.Client) string {
 	defer cancel()
 	var says []string
 	leader := false
-	for _, r := range statusOfAll(ctx, c, o.endpoints) {
+	for _, r := range o.statusOfAll(ctx, c) {
 		leader = leader || r.Leader != ""
 		switch {
 		case r.Error != "":

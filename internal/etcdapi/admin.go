@@ -2,6 +2,9 @@ package etcdapi
 
 import (
 	"context"
+	"fmt"
+	"net"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -46,7 +49,7 @@ func (s *adminServer) ChangeMembership(ctx context.Context, r *adminpb.ChangeMem
 		resp.Refused = status.Convert(err).Message()
 		return resp, nil
 	}
-	resp.After = membershipInfo(after)
+	resp.After, resp.Warning = membershipInfo(after), warnUnreachable(ctx, c)
 	if resp.Member == 0 {
 		m, ok := added(c.Member.Address, before, after)
 		if !ok { // it was there before
@@ -67,6 +70,24 @@ func (s *adminServer) make(ctx context.Context, c node.Change, before node.Membe
 	}
 	plan, err := s.cfg.Node.Plan(ctx, c)
 	return plan.After, err
+}
+
+// dialTimeout bounds the look at an address that a change names.
+const dialTimeout = time.Second
+
+// warnUnreachable says that nobody listens at the address that a change names: it is no
+// error, as a machine may be moved before it starts. "": somebody does, or it names none.
+func warnUnreachable(ctx context.Context, c node.Change) string {
+	if !needs[c.Verb].address {
+		return ""
+	}
+	d := net.Dialer{Timeout: dialTimeout}
+	conn, err := d.DialContext(ctx, "tcp", c.Member.Address)
+	if err != nil {
+		return fmt.Sprintf("nobody answers at %s (%v); start the member there, or correct its address with octopiictl member update", c.Member.Address, err)
+	}
+	_ = conn.Close() // nothing was sent
+	return ""
 }
 
 func (s *adminServer) TransferLeadership(ctx context.Context, r *adminpb.TransferLeadershipRequest) (*adminpb.TransferLeadershipResponse, error) {

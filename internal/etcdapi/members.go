@@ -76,6 +76,8 @@ func (s *server) failed(ctx context.Context, err error) error {
 		text = "octopii: this member knows of no leader, and nothing changes without one: " + text
 	case errors.Is(err, node.ErrRemoved) && st.Role != node.Uninitialized && s.barrier(ctx) == nil:
 		code = codes.Aborted // not this member was removed, but the one that was to be added
+	case errors.Is(err, node.ErrRemoved):
+		text = "octopii: the member that was asked was removed from its cluster meanwhile, and cannot tell what came of this; ask another one: octopiictl member list"
 	case errors.Is(err, node.ErrNobodyThere):
 		text += "; a member is started with octopiid start --join and adds itself, or with --wait and is added"
 	}
