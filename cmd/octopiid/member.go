@@ -282,9 +282,12 @@ func peerConfig(cfg config, lg *zap.Logger) tcp.Config {
 // cluster, with an error that sends them to another one.
 func (m *member) serveClients(l *cappedListener, clientConfig *tls.Config) {
 	server := etcdapi.NewServer(etcdapi.Config{
-		Node:    m.node,
-		Store:   m.store,
-		TLS:     clientConfig,
+		Node:  m.node,
+		Store: m.store,
+		TLS:   clientConfig,
+
+		HandshakeFailed: (&handshakes{lg: m.lg}).failed,
+
 		PeerTLS: m.cfg.PeerCertFile != "",
 		Stats:   requestCounter{l},
 

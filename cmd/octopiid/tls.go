@@ -3,12 +3,20 @@ package main
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
+	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
+	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/octopii/octopii/internal/clienttls"
 )
 
 // certificates serves clients with what is in the files now: they are read again
@@ -30,6 +38,7 @@ func clientTLS(cfg config, lg *zap.Logger) (*tls.Config, error) {
 	if c.current, err = loadClientTLS(cfg); err != nil {
 		return nil, err
 	}
+	c.warnFaults()
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS12,
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return c.get(), nil },
@@ -51,7 +60,105 @@ func (c *certificates) get() *tls.Config {
 	}
 	c.lg.Info("the certificates for clients were read again")
 	c.current = next
+	c.warnFaults()
 	return next
+}
+
+// warnFaults says which of the certificates that were read cannot be used as they are: they
+// are in force all the same, as clocks may be wrong.
+func (c *certificates) warnFaults() {
+	now := time.Now()
+	warn := func(flag, file, consequence string, err error) {
+		if err == nil {
+			return
+		}
+		advice := clienttls.Validity(err, now)
+		if advice == "" {
+			advice = "issue one for serverAuth"
+		}
+		c.lg.Warn(consequence+"; "+advice, zap.String("flag", flag), zap.String("file", file), zap.Error(err))
+	}
+	for _, der := range c.current.Certificates[0].Certificate {
+		if cert, err := x509.ParseCertificate(der); err == nil {
+			warn("--client-cert-file", c.cfg.ClientCertFile, "clients will refuse this member's certificate", clienttls.Fault(cert, serverUse(cert)))
+		}
+	}
+	for _, cert := range authorities(c.cfg.ClientCAFile) {
+		warn("--client-ca-file", c.cfg.ClientCAFile, "clients with a certificate of this authority will be refused", clienttls.Fault(cert, x509.ExtKeyUsageAny))
+	}
+}
+
+// serverUse is what a certificate must be for: those that vouch for another one may be for
+// anything.
+func serverUse(cert *x509.Certificate) x509.ExtKeyUsage {
+	if cert.IsCA {
+		return x509.ExtKeyUsageAny
+	}
+	return x509.ExtKeyUsageServerAuth
+}
+
+// authorities returns those in a file that can be read.
+func authorities(file string) (certs []*x509.Certificate) {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return nil
+	}
+	for block, rest := pem.Decode(content); block != nil; block, rest = pem.Decode(rest) {
+		if cert, err := x509.ParseCertificate(block.Bytes); err == nil {
+			certs = append(certs, cert)
+		}
+	}
+	return certs
+}
+
+// handshakes logs those of clients that failed, one in refusalsEvery at most, so that
+// strangers cannot fill the log. Its methods may be called from several goroutines.
+type handshakes struct {
+	lg *zap.Logger
+
+	mu sync.Mutex
+	// more counts those that were not logged since told.
+	more int
+	told time.Time
+}
+
+// failed is etcdapi.Config.HandshakeFailed.
+func (h *handshakes) failed(remote net.Addr, err error) {
+	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
+		return // it went away, as a check whether the port is open does
+	}
+	now := time.Now()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if now.Sub(h.told) < refusalsEvery {
+		h.more++
+		return
+	}
+	h.lg.Warn("a client was refused in its TLS handshake: "+handshakeAdvice(err, now),
+		zap.Stringer("remote", remote), zap.Error(err), zap.Int("others since the last line", h.more))
+	h.told, h.more = now, 0
+}
+
+// handshakeAdvice says what to change after the handshake of a client failed.
+func handshakeAdvice(err error, now time.Time) string {
+	var plain tls.RecordHeaderError
+	var authority x509.UnknownAuthorityError
+	var network net.Error
+	switch validity := clienttls.Validity(err, now); {
+	case validity != "":
+		return validity
+	case errors.As(err, &plain):
+		return "it does not use TLS; give it endpoints with https://, and the authority of --client-cert-file (--cacert of etcdctl and octopiictl)"
+	case errors.As(err, &authority):
+		return "its certificate is of an authority that is not in --client-ca-file; issue one by an authority that is, or add its authority there"
+	case strings.Contains(err.Error(), "client didn't provide a certificate"):
+		return "it showed no certificate, which --client-ca-file asks for; give it one (--cert and --key of etcdctl and octopiictl)"
+	case clienttls.RefusedByOther(err):
+		return "it does not accept the certificate of --client-cert-file; give it the authority of that (--cacert of etcdctl and octopiictl), and an endpoint that the certificate names"
+	case errors.As(err, &network) && network.Timeout():
+		return "it took too long"
+	}
+	return "see the error"
 }
 
 // changed returns when each file was changed; zero for one that is not there.

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"io"
 	"math/big"
 	"net"
 	"os"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 )
 
 // authority is a CA and the one certificate that it gave out, in files.
@@ -25,6 +27,12 @@ type authority struct{ ca, cert, key string }
 
 // newAuthority makes a certificate for 127.0.0.1 that serves both sides.
 func newAuthority(t *testing.T) authority {
+	t.Helper()
+	return newAuthorityUntil(t, time.Now().Add(time.Hour))
+}
+
+// newAuthorityUntil makes one whose certificate is valid until an instant.
+func newAuthorityUntil(t *testing.T, until time.Time) authority {
 	t.Helper()
 	dir := t.TempDir()
 	a := authority{filepath.Join(dir, "ca.pem"), filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")}
@@ -35,7 +43,7 @@ func newAuthority(t *testing.T) authority {
 	}
 	leaf := &x509.Certificate{
 		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "test member"},
-		NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotAfter: until, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
 	writePEM(t, a.ca, "CERTIFICATE", certify(t, ca, ca, &caKey.PublicKey, caKey))
@@ -158,5 +166,169 @@ func TestClientCertificatesAreReadAgain(t *testing.T) {
 	}
 	if current() == first {
 		t.Error("the changed certificate is not in force")
+	}
+}
+
+// A certificate that clients will refuse is told by name, at the start and when it is read
+// again.
+func TestExpiredClientCertificateIsTold(t *testing.T) {
+	t.Parallel()
+	a, expired := newAuthority(t), newAuthorityUntil(t, time.Now().Add(-time.Hour))
+	core, logs := observer.New(zap.WarnLevel)
+	told := func() string {
+		t.Helper()
+		var text strings.Builder
+		for _, line := range logs.TakeAll() {
+			text.WriteString(line.Message)
+		}
+		return text.String()
+	}
+	want := `clients will refuse this member's certificate; the certificate "CN=test member" expired at `
+	if _, err := clientTLS(config{ClientCertFile: expired.cert, ClientKeyFile: expired.key}, zap.New(core)); err != nil {
+		t.Fatal(err)
+	}
+	if text := told(); !strings.HasPrefix(text, want) {
+		t.Errorf("at the start it warns %q; want %q", text, want)
+	}
+	// What is good at first is replaced.
+	served, err := clientTLS(config{ClientCertFile: a.cert, ClientKeyFile: a.key, ClientCAFile: a.ca}, zap.New(core))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := told(); text != "" {
+		t.Errorf("of a good certificate it warns %q", text)
+	}
+	copyLater(t, expired.key, a.key)
+	copyLater(t, expired.cert, a.cert)
+	if _, err := served.GetConfigForClient(nil); err != nil {
+		t.Fatal(err)
+	}
+	if text := told(); !strings.HasPrefix(text, want) {
+		t.Errorf("on reading it again it warns %q; want %q", text, want)
+	}
+}
+
+// copyLater replaces a file, with a time that is another one.
+func copyLater(t *testing.T, from, to string) {
+	t.Helper()
+	content, err := os.ReadFile(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(to, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	later := time.Now().Add(time.Second)
+	if err := os.Chtimes(to, later, later); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Every cause of a refused handshake is said with what to change.
+func TestHandshakeAdvice(t *testing.T) {
+	t.Parallel()
+	a, other := newAuthority(t), newAuthority(t)
+	expired := newAuthorityUntil(t, time.Now().Add(-time.Hour))
+	server := func(ca string) *tls.Config {
+		t.Helper()
+		cfg, err := loadClientTLS(config{ClientCertFile: a.cert, ClientKeyFile: a.key, ClientCAFile: ca})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cfg
+	}
+	shows := func(who authority) *tls.Config {
+		cfg := a.client(t, false)
+		cfg.Certificates = who.client(t, true).Certificates
+		return cfg
+	}
+	for name, c := range map[string]struct {
+		server, client *tls.Config
+		says           string
+	}{
+		"no TLS":         {server(a.ca), nil, "it does not use TLS"},
+		"no certificate": {server(a.ca), a.client(t, false), "it showed no certificate"},
+		"another CA":     {server(a.ca), shows(other), "an authority that is not in --client-ca-file"},
+		"expired":        {server(expired.ca), shows(expired), "expired at"},
+		"CA of client":   {server(a.ca), other.client(t, true), "it does not accept the certificate of --client-cert-file"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				conn, err := net.Dial("tcp", l.Addr().String())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer conn.Close()
+				if c.client == nil {
+					_, _ = conn.Write([]byte("PRI * HTTP/2.0"))
+					return
+				}
+				c.client.ServerName = "127.0.0.1"
+				secure := tls.Client(conn, c.client)
+				if secure.Handshake() == nil { // a refusal may come after it
+					_, _ = secure.Read(make([]byte, 1))
+				}
+			}()
+			conn, err := l.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			err = tls.Server(conn, c.server).Handshake()
+			<-ended
+			if err == nil || !strings.Contains(handshakeAdvice(err, time.Now()), c.says) {
+				t.Errorf("the handshake ends with %v, and the advice is %q; want %q", err, handshakeAdvice(err, time.Now()), c.says)
+			}
+		})
+	}
+}
+
+// A member logs refused handshakes with the address and the cause, and strangers cannot
+// fill its log.
+func TestRefusedHandshakesAreLogged(t *testing.T) {
+	t.Parallel()
+	a := newAuthority(t)
+	clients := freeAddr(t)
+	p := spawn(t, nil, "start", "--data-dir", t.TempDir(), "--client-addr", clients, "--peer-addr", "127.0.0.1:0", "--bootstrap", "--found-after", "0",
+		"--client-cert-file", a.cert, "--client-key-file", a.key, "--client-ca-file", a.ca)
+	p.waitReady()
+	const strangers = 20
+	local := make([]string, strangers)
+	for i := range local {
+		conn, err := net.Dial("tcp", clients)
+		if err != nil {
+			t.Fatal(err)
+		}
+		local[i] = conn.LocalAddr().String()
+		if _, err := conn.Write([]byte("PRI * HTTP/2.0")); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, conn) // until it is refused
+		conn.Close()
+	}
+	waitText(t, p, local[0])
+	if text := p.text(); strings.Count(text, "a client was refused in its TLS handshake: it does not use TLS") > strangers/2 {
+		t.Errorf("%d strangers are not counted together", strangers)
+	}
+
+	core, logs := observer.New(zap.InfoLevel)
+	h := &handshakes{lg: zap.New(core)}
+	for range 3 {
+		h.failed(&net.TCPAddr{}, tls.RecordHeaderError{})
+	}
+	h.failed(&net.TCPAddr{}, io.EOF) // a check whether the port is open
+	h.told = time.Now().Add(-refusalsEvery)
+	h.failed(&net.TCPAddr{}, tls.RecordHeaderError{})
+	lines := logs.All()
+	if len(lines) != 2 || lines[1].ContextMap()["others since the last line"] != int64(2) {
+		t.Errorf("four refused handshakes, and the log has %v", lines)
 	}
 }

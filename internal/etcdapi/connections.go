@@ -81,14 +81,20 @@ func (h connections) HandleRPC(ctx context.Context, s stats.RPCStats) { h.reques
 type watched struct {
 	credentials.TransportCredentials
 	stallTimeout time.Duration
+	// failed is told of handshakes that failed, unless it is nil.
+	failed func(remote net.Addr, err error)
 }
 
 func (w watched) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	return w.TransportCredentials.ServerHandshake(&watchedConn{conn, w.stallTimeout})
+	secure, info, err := w.TransportCredentials.ServerHandshake(&watchedConn{conn, w.stallTimeout})
+	if err != nil && w.failed != nil {
+		w.failed(conn.RemoteAddr(), err)
+	}
+	return secure, info, err
 }
 
 func (w watched) Clone() credentials.TransportCredentials {
-	return watched{w.TransportCredentials.Clone(), w.stallTimeout}
+	return watched{w.TransportCredentials.Clone(), w.stallTimeout, w.failed}
 }
 
 // watchedConn is a connection on which every write ends in time.

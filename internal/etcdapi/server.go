@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/tls"
 	"math"
+	"net"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -77,6 +78,9 @@ type Config struct {
 	TLS *tls.Config
 	// PeerTLS says how peers are to be named in the list of members.
 	PeerTLS bool
+	// HandshakeFailed is told of connections that ended before TLS was agreed on, from
+	// several goroutines. nil: nobody is.
+	HandshakeFailed func(remote net.Addr, err error)
 	// Stats is told of connections and requests. nil: nobody is.
 	Stats stats.Handler
 	// RequestBytesMax bounds a command. 0: 1.5 MiB.
@@ -162,7 +166,7 @@ func (s *server) options() []grpc.ServerOption {
 		creds = credentials.NewTLS(s.cfg.TLS)
 	}
 	opts := []grpc.ServerOption{
-		grpc.Creds(watched{creds, s.cfg.StallTimeout}),
+		grpc.Creds(watched{creds, s.cfg.StallTimeout, s.cfg.HandshakeFailed}),
 		grpc.StatsHandler(connections{s.answers, s.requests}),
 		grpc.InTapHandle(s.requests.begin),
 		grpc.StaticStreamWindowSize(streamWindowBytes),
