@@ -253,3 +253,31 @@ func TestOperate(t *testing.T) {
 	}
 	<-third.Done() // it was told that it was removed
 }
+
+// A change that names an address where nobody listens is made, with a warning.
+func TestNobodyListensThere(t *testing.T) {
+	_, clients, _ := startReal(t, 1)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	dead, alive := deadAddress(t), l.Addr().String()
+	for _, step := range []struct{ line, warns string }{
+		{"member add " + dead + " --learner --id 1f --dry-run", dead},
+		{"member add " + dead + " --learner --id 1f", dead},
+		{"member update 1f " + alive, ""},
+		{"member update 1f " + dead, dead},
+		{"member priority 1f 3", ""},
+	} {
+		var out, errs strings.Builder
+		code := run(append([]string{"--endpoints", clients, "--timeout", "30s"}, strings.Fields(step.line)...), &out, &errs)
+		want := ""
+		if step.warns != "" {
+			want = "octopiictl: warning: nobody answers at " + step.warns
+		}
+		if text := errs.String(); code != 0 || !strings.HasPrefix(text, want) || (want == "") != (text == "") {
+			t.Errorf("%s: exit status %d with %q; want 0 with %q", step.line, code, text, want)
+		}
+	}
+}
