@@ -176,6 +176,9 @@ func (n *Node) untilVoter(ctx context.Context, m octopiipb.Member, index uint64)
 		now, ok := st.Membership.Member(m.ID)
 		return st.Membership.Index >= index && !st.Membership.Joint && (!ok || !now.Learner)
 	})
+	if errors.Is(err, ErrRemoved) {
+		return st.Membership, fmt.Errorf("node: this member cannot tell whether member %x votes yet; ask another one: %w", m.ID, err)
+	}
 	if err != nil {
 		return st.Membership, fmt.Errorf("node: member %x is a learner and is promoted once it has caught up: %w", m.ID, err)
 	}

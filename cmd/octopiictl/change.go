@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -100,7 +101,8 @@ func (c changed) show(w io.Writer, format string) error {
 // change runs one of the verbs of command member: request says what to ask for, given
 // the members there are.
 func (o *options) change(cmd *cobra.Command, dryRun bool, request func(ms *adminpb.MembershipInfo) (*adminpb.ChangeMembershipRequest, error)) error {
-	return o.administer(cmd, func(ctx context.Context, admin adminpb.AdminClient) error {
+	return o.ask(cmd, func(ctx context.Context, c *clientv3.Client) error {
+		admin := adminpb.NewAdminClient(c.ActiveConnection())
 		ms, err := admin.Membership(ctx, &adminpb.MembershipRequest{})
 		if err != nil {
 			return err
@@ -110,9 +112,10 @@ func (o *options) change(cmd *cobra.Command, dryRun bool, request func(ms *admin
 			return err
 		}
 		r.DryRun = dryRun
+		endpoints := slices.Concat(o.endpoints, o.clientURLs(ctx, c))
 		resp, err := admin.ChangeMembership(ctx, r)
 		if isOutcomeLost(err) && !dryRun {
-			if done := o.outcome(r, ms.Membership); done != nil {
+			if done := o.outcome(endpoints, r, ms.Membership); done != nil {
 				resp, err = done, nil
 			}
 		}
@@ -122,15 +125,15 @@ func (o *options) change(cmd *cobra.Command, dryRun bool, request func(ms *admin
 		if resp.Warning != "" {
 			fmt.Fprintln(cmd.ErrOrStderr(), "octopiictl: warning:", resp.Warning)
 		}
-		c := changed{
+		answer := changed{
 			Verb: r.Verb, Member: idOrNone(resp.Member), Replaces: idOrNone(r.Old), DryRun: dryRun,
 			Before: readMembership(resp.Before), After: readMembership(resp.After), Refused: resp.Refused,
 		}
-		if err := c.show(cmd.OutOrStdout(), o.output); err != nil {
+		if err := answer.show(cmd.OutOrStdout(), o.output); err != nil {
 			return err
 		}
-		if c.Refused != "" {
-			return fmt.Errorf("it would be refused: %s", c.Refused)
+		if answer.Refused != "" {
+			return fmt.Errorf("it would be refused: %s", answer.Refused)
 		}
 		return nil
 	})

@@ -144,6 +144,21 @@ func TestLostAnswerIsAskedElsewhere(t *testing.T) {
 	}
 }
 
+// The only endpoint may be the member that is removed: the others are known by then.
+func TestLostAnswerWithoutAnotherEndpoint(t *testing.T) {
+	for other, want := range map[string]int{serve(t, &server{id: 0xb}): 0, deadAddress(t): exitFailed} {
+		a := &server{id: 0xa, other: "http://" + other}
+		a.change = func(*adminpb.ChangeMembershipRequest) (*adminpb.ChangeMembershipResponse, error) {
+			a.removed.Store(true)
+			return nil, status.Error(codes.Unavailable, "octopii: the member that was asked was removed")
+		}
+		var out, errs strings.Builder
+		if got := run([]string{"--endpoints", serve(t, a), "member", "demote", "n2"}, &out, &errs); got != want {
+			t.Errorf("the other one is at %s: exit status %d, want %d: %s", other, got, want, errs.String())
+		}
+	}
+}
+
 // An ID comes before a name, and a name must be of one member.
 func TestFindMember(t *testing.T) {
 	ms := &adminpb.MembershipInfo{Members: []*adminpb.MemberInfo{

@@ -43,7 +43,7 @@ the highest priority that has the most of the log. The command waits until it le
 					target = changedMember(&adminpb.ChangeMembershipRequest{Member: &adminpb.MemberInfo{ID: r.To}}, ms.Membership)
 				}
 				resp, err := admin.TransferLeadership(ctx, r)
-				if isOutcomeLost(err) && opts.leads(r.To) {
+				if isOutcomeLost(err) && opts.leads(opts.endpoints, r.To) {
 					resp, err = &adminpb.TransferLeadershipResponse{Leader: target}, nil
 				}
 				if err != nil {

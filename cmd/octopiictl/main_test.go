@@ -1,15 +1,19 @@
 package main
 
 import (
+	stdcmp "cmp"
 	"context"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/octopii/octopii/proto/adminpb"
 )
@@ -26,7 +30,11 @@ type server struct {
 	learner bool
 	// problems are what it says is wrong; leaderless: it knows no leader, and answers
 	// nothing that needs one.
-	problems   []string
+	problems []string
+	// removed: it answers no question about the membership any more. other is where the
+	// other member serves clients.
+	removed    atomic.Bool
+	other      string
 	leaderless bool
 	// change answers a change of membership, transfer a transfer of leadership.
 	change   func(*adminpb.ChangeMembershipRequest) (*adminpb.ChangeMembershipResponse, error)
@@ -37,6 +45,9 @@ func (s *server) Membership(ctx context.Context, _ *adminpb.MembershipRequest) (
 	if s.leaderless {
 		<-ctx.Done()
 		return nil, ctx.Err()
+	}
+	if s.removed.Load() {
+		return nil, status.Error(codes.Unavailable, "octopii: the member that was asked was removed")
 	}
 	return &adminpb.MembershipResponse{Membership: two()}, nil
 }
@@ -88,7 +99,7 @@ func (s *server) MemberList(ctx context.Context, _ *etcdserverpb.MemberListReque
 		Header: &etcdserverpb.ResponseHeader{MemberId: s.id},
 		Members: []*etcdserverpb.Member{
 			{ID: 0xa, Name: "n1", PeerURLs: []string{"http://p1"}, ClientURLs: []string{"http://c1"}},
-			{ID: 0xb, Name: "n2", PeerURLs: []string{"http://p2"}, ClientURLs: []string{"http://c2"}, IsLearner: true},
+			{ID: 0xb, Name: "n2", PeerURLs: []string{"http://p2"}, ClientURLs: []string{stdcmp.Or(s.other, "http://c2")}, IsLearner: true},
 		},
 	}, nil
 }

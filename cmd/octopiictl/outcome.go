@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -30,15 +31,32 @@ func isOutcomeLost(err error) bool {
 	return true
 }
 
-// elsewhere asks the endpoints one by one, until one knows what came of a change. known
-// may say that the change is under way: then they are asked again.
-func (o *options) elsewhere(ask func(ctx context.Context, c *clientv3.Client, endpoint string) (known, underWay bool)) bool {
+// clientURLs returns where the members serve clients, beside the endpoints; nil if nobody
+// says it. It is to be asked before a change: the member that is asked may be gone then.
+func (o *options) clientURLs(ctx context.Context, c *clientv3.Client) (urls []string) {
+	resp, err := c.MemberList(ctx)
+	if err != nil {
+		return nil
+	}
+	for _, m := range resp.Members {
+		for _, u := range m.ClientURLs {
+			if !slices.Contains(o.endpoints, u) && !slices.Contains(o.endpoints, hostOf(u)) {
+				urls = append(urls, u)
+			}
+		}
+	}
+	return urls
+}
+
+// elsewhere asks endpoints one by one, until one knows what came of a change. If one says
+// that the change is under way, they are asked again.
+func (o *options) elsewhere(endpoints []string, ask func(ctx context.Context, c *clientv3.Client, endpoint string) (known, underWay bool)) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), outcomeTimeout)
 	defer cancel()
 	for {
 		again := false
-		for _, endpoint := range o.endpoints {
-			known, underWay := o.askOne(ctx, endpoint, ask)
+		for _, endpoint := range endpoints {
+			known, underWay := o.askOne(ctx, endpoint, outcomeTimeout/time.Duration(len(endpoints)), ask)
 			if known {
 				return true
 			}
@@ -55,23 +73,23 @@ func (o *options) elsewhere(ask func(ctx context.Context, c *clientv3.Client, en
 	}
 }
 
-func (o *options) askOne(ctx context.Context, endpoint string, ask func(ctx context.Context, c *clientv3.Client, endpoint string) (known, underWay bool)) (known, underWay bool) {
+func (o *options) askOne(ctx context.Context, endpoint string, timeout time.Duration, ask func(ctx context.Context, c *clientv3.Client, endpoint string) (known, underWay bool)) (known, underWay bool) {
 	c, err := o.client([]string{endpoint})
 	if err != nil {
 		return false, false
 	}
 	defer c.Close()
 	// A dead endpoint must not use up the time of the others.
-	ctx, cancel := context.WithTimeout(ctx, outcomeTimeout/time.Duration(len(o.endpoints)))
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	return ask(ctx, c, endpoint)
 }
 
 // outcome returns the answer to a change that is in force by the word of a quorum, nil if
 // it is not, or nobody knows.
-func (o *options) outcome(r *adminpb.ChangeMembershipRequest, before *adminpb.MembershipInfo) *adminpb.ChangeMembershipResponse {
+func (o *options) outcome(endpoints []string, r *adminpb.ChangeMembershipRequest, before *adminpb.MembershipInfo) *adminpb.ChangeMembershipResponse {
 	var resp *adminpb.ChangeMembershipResponse
-	o.elsewhere(func(ctx context.Context, c *clientv3.Client, _ string) (bool, bool) {
+	o.elsewhere(endpoints, func(ctx context.Context, c *clientv3.Client, _ string) (bool, bool) {
 		got, err := adminpb.NewAdminClient(c.ActiveConnection()).Membership(ctx, &adminpb.MembershipRequest{})
 		if err != nil {
 			return false, false
@@ -123,8 +141,8 @@ func isInForce(r *adminpb.ChangeMembershipRequest, ms *adminpb.MembershipInfo) b
 }
 
 // leads says whether a member leads, by the word of an endpoint.
-func (o *options) leads(id uint64) bool {
-	return id != 0 && o.elsewhere(func(ctx context.Context, c *clientv3.Client, endpoint string) (bool, bool) {
+func (o *options) leads(endpoints []string, id uint64) bool {
+	return id != 0 && o.elsewhere(endpoints, func(ctx context.Context, c *clientv3.Client, endpoint string) (bool, bool) {
 		resp, err := c.Status(ctx, endpoint)
 		return err == nil && resp.Leader == id, false
 	})

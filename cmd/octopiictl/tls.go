@@ -74,16 +74,21 @@ func (s *security) tlsAt(endpoint string) (*tls.Config, error) {
 	return cfg, nil
 }
 
+// hostOf returns HOST:PORT of an endpoint, which may have a scheme.
+func hostOf(endpoint string) string {
+	if _, address, isURL := strings.Cut(endpoint, "://"); isURL {
+		return address
+	}
+	return endpoint
+}
+
 // probeTimeout is how long probe waits for a connection, and for its handshake.
 const probeTimeout = 500 * time.Millisecond
 
 // probe says what stands between this program and an endpoint, and what to change. nil:
 // nothing that can be seen from here.
 func (s *security) probe(endpoint string) error {
-	_, address, isURL := strings.Cut(endpoint, "://")
-	if !isURL {
-		address = endpoint
-	}
+	address := hostOf(endpoint)
 	cfg, err := s.tlsAt(endpoint)
 	if err != nil {
 		return err
