@@ -57,7 +57,8 @@ func (n *Node) Remove(ctx context.Context, id uint64) (Membership, error) {
 // learner, and then one change gives it a vote and removes old, so that there are as
 // many voters all the time. It returns when that is done; if ctx ends first, the
 // leader goes on by itself, as with AddVoter. old may be dead or alive, and lead. Any
-// member may be asked.
+// member may be asked, also old: if that is told of its removal before it has the
+// change, it returns ErrRemoved, and another member knows.
 func (n *Node) Replace(ctx context.Context, old uint64, m Member) (Membership, error) {
 	return n.Change(ctx, Change{Verb: VerbReplace, Member: m, Old: old})
 }

@@ -190,6 +190,12 @@ func TestExpiredClientCertificateIsTold(t *testing.T) {
 	if text := told(); !strings.HasPrefix(text, want) {
 		t.Errorf("at the start it warns %q; want %q", text, want)
 	}
+	if _, err := clientTLS(config{ClientCertFile: a.cert, ClientKeyFile: a.key, ClientCAFile: expired.cert}, zap.New(core)); err != nil {
+		t.Fatal(err)
+	}
+	if text := told(); !strings.HasPrefix(text, "clients with a certificate of this authority will be refused; ") {
+		t.Errorf("of an expired authority it warns %q", text)
+	}
 	// What is good at first is replaced.
 	served, err := clientTLS(config{ClientCertFile: a.cert, ClientKeyFile: a.key, ClientCAFile: a.ca}, zap.New(core))
 	if err != nil {
