@@ -20,6 +20,8 @@ const (
 	// outcomeTimeout bounds the question what came of a change, to all endpoints together.
 	outcomeTimeout = 2 * time.Second
 	outcomePoll    = 50 * time.Millisecond
+	// clientURLsTimeout bounds what is asked before a change, and is not needed for it.
+	clientURLsTimeout = time.Second
 )
 
 // isOutcomeLost says whether err leaves open what came of a change: it is no refusal.
@@ -34,6 +36,8 @@ func isOutcomeLost(err error) bool {
 // clientURLs returns where the members serve clients, beside the endpoints; nil if nobody
 // says it. It is to be asked before a change: the member that is asked may be gone then.
 func (o *options) clientURLs(ctx context.Context, c *clientv3.Client) (urls []string) {
+	ctx, cancel := context.WithTimeout(ctx, clientURLsTimeout)
+	defer cancel()
 	resp, err := c.MemberList(ctx)
 	if err != nil {
 		return nil
