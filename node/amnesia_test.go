@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/octopii/octopii/node"
@@ -39,6 +40,70 @@ func TestWipedDisk(t *testing.T) {
 			leader(t, ms[:2]...)
 			propose(t, ms[0], "without it")
 		})
+	}
+}
+
+// A member that lost its log, and kept its identity, asks to join under its old ID. Every
+// member that is asked knows that it acknowledged something, by the leader's records if not
+// by its own, and says so; else it would wait outside for as long as this leader leads.
+func TestLostLogKeptIdentity(t *testing.T) {
+	for asked, name := range []string{"the leader", "a follower"} {
+		for _, learner := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, " learner=", learner), func(t *testing.T) {
+				ms := filled(t)
+				lost := newMember(t, 4)
+				if learner {
+					lost.start()
+					if _, err := ms[0].AddLearner(timeout(t), node.Member{ID: 4, Address: lost.addr}); err != nil {
+						t.Fatal(err)
+					}
+					converged(t, append(ms, lost)...)
+				} else {
+					lost = ms[2]
+				}
+				eventually(t, "its log is known", func() bool { return ms[0].Remembers(lost.cfg.ID) > 0 })
+				if asked > 0 && ms[asked].Remembers(lost.cfg.ID) > 0 {
+					t.Fatal("the follower knows it by itself")
+				}
+				lost.kill()
+				for _, dir := range []string{"wal", "snap"} {
+					if err := os.RemoveAll(filepath.Join(lost.cfg.Dir, dir)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				lost.cfg.Join = []string{ms[asked].addr}
+				lost.start()
+				select {
+				case <-lost.Done():
+				case <-timeout(t).Done():
+					t.Fatalf("it does not end: %+v", lost.Status())
+				}
+				if err := lost.Err(); !errors.Is(err, node.ErrAmnesia) {
+					t.Errorf("it ends with %v, want ErrAmnesia", err)
+				}
+				propose(t, ms[0], "without it")
+			})
+		}
+	}
+}
+
+// A joiner that was added, and crashed before its first snapshot was on its disk, has
+// acknowledged nothing. It asks again, and comes in under its ID.
+func TestJoinerAsksAgain(t *testing.T) {
+	for asked := range 2 {
+		ms := filled(t)
+		joiner := newMember(t, 4)
+		joiner.start()
+		joiner.kill() // its identity is there
+		if _, err := ms[0].AddLearner(timeout(t), node.Member{ID: 4, Address: joiner.addr}); err != nil {
+			t.Fatal(err)
+		}
+		joiner.cfg.Join = []string{ms[asked].addr}
+		joiner.start()
+		converged(t, append(ms, joiner)...)
+		if st := ms[0].Status(); len(st.Membership.Members) != 4 {
+			t.Errorf("%v; want it under its ID", st.Membership.Members)
+		}
 	}
 }
 

@@ -23,6 +23,7 @@ const (
 	joinAccepted uint32 = iota
 	joinRetry
 	joinReused
+	joinForgot
 )
 
 // joiner asks the members that Config.Join names, one after the other, to let
@@ -123,6 +124,8 @@ func joinOutcome(address string, payload []byte, err error) error {
 		return nil
 	case joinReused:
 		return ErrIDReused
+	case joinForgot:
+		return fmt.Errorf("%w: %s says: %s", ErrAmnesia, address, reply.Reason)
 	default:
 		return fmt.Errorf("node: %s answered: %s", address, reply.Reason)
 	}
@@ -145,6 +148,12 @@ func (n *Node) handleJoin(from transport.Hello, payload []byte, done func(transp
 		done(&octopiipb.JoinReply{Code: joinRetry, Reason: err.Error()}, nil)
 		return
 	}
+	if r := n.memory.get(m.ID); r != (transport.Memory{}) {
+		// Who asks has no log. A joiner that crashed before it had one acknowledged nothing.
+		done(&octopiipb.JoinReply{Code: joinForgot, Reason: fmt.Sprintf(
+			"member %x had its log up to %d in term %d, and asks to join without one", m.ID, r.Match, r.Term)}, nil)
+		return
+	}
 	ms := n.members.Load()
 	if ms != nil {
 		for _, old := range ms.Members {
@@ -153,7 +162,7 @@ func (n *Node) handleJoin(from transport.Hello, payload []byte, done func(transp
 			}
 		}
 	}
-	if !req.Rejoins {
+	if !req.Rejoins || m.Replaces == m.ID {
 		m.Replaces = 0
 	} else if m.Replaces == 0 && ms != nil {
 		m.Replaces = formerSelf(ms, &m)
@@ -172,6 +181,8 @@ func (n *Node) handleJoin(from transport.Hello, payload []byte, done func(transp
 			done(&octopiipb.JoinReply{}, nil)
 		case errors.Is(err, ErrIDReused):
 			done(&octopiipb.JoinReply{Code: joinReused, Reason: err.Error()}, nil)
+		case errors.Is(err, ErrAmnesia):
+			done(&octopiipb.JoinReply{Code: joinForgot, Reason: err.Error()}, nil)
 		default:
 			done(&octopiipb.JoinReply{Code: joinRetry, Reason: err.Error()}, nil)
 		}

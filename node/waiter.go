@@ -109,6 +109,7 @@ var publicErrors = []struct{ core, node error }{
 	{core.ErrMembershipBusy, ErrMembershipBusy},
 	{core.ErrUnsafeMembership, ErrUnsafeMembership},
 	{core.ErrIDReused, ErrIDReused},
+	{core.ErrForgot, ErrAmnesia},
 	{core.ErrNoSpace, ErrNoSpace},
 	{core.ErrNoTarget, ErrNoTarget},
 	{ErrSuspect, ErrSuspect},

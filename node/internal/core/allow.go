@@ -12,6 +12,9 @@ import (
 // allowChanges says whether this leader may append changes now. Beside what every
 // member checks when it applies them, the leader looks at who is alive and how far.
 func (c *Core) allowChanges(changes []Change) error {
+	if err := c.remembersNone(changes); err != nil {
+		return err
+	}
 	if err := checkChanges(c.handed.Membership, c.handed.ConfState, changes); err != nil {
 		return err
 	}
@@ -40,6 +43,21 @@ func (c *Core) allowChanges(changes []Change) error {
 		}
 	}
 	return c.keepsQuorum(changes)
+}
+
+// remembersNone refuses to let a member in under an ID that acknowledged entries to this
+// leader: whoever asks to join has no log, and so it forgot them. A joiner that crashed
+// before its first snapshot was on its disk acknowledged nothing, and may ask again.
+func (c *Core) remembersNone(changes []Change) error {
+	for _, change := range changes {
+		if change.Op != AddLearner || !change.IfSilent {
+			continue
+		}
+		if pr, ok := c.progressOf(change.Member.ID); ok && pr.Match > 0 {
+			return fmt.Errorf("%w: member %x acknowledged the log up to %d, and asks to join without one", ErrForgot, change.Member.ID, pr.Match)
+		}
+	}
+	return nil
 }
 
 // caughtUp refuses to give a vote to a learner that has not the log behind it, or whose

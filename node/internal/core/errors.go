@@ -10,8 +10,10 @@ var (
 	ErrMembershipBusy   = errors.New("another membership change is under way")
 	ErrUnsafeMembership = errors.New("unsafe membership change")
 	ErrIDReused         = errors.New("the ID of a removed member")
-	ErrNoTarget         = errors.New("no member that could lead")
-	ErrNoSpace          = errors.New("no space left for the log")
+	// ErrForgot: a member that asks to join had acknowledged entries under its ID.
+	ErrForgot   = errors.New("the ID of a member that had a log")
+	ErrNoTarget = errors.New("no member that could lead")
+	ErrNoSpace  = errors.New("no space left for the log")
 	// ErrTransferLost: the leader that was asked to hand over may be gone, or never
 	// have heard of it.
 	ErrTransferLost = errors.New("no answer of the leader that was asked to hand over")
@@ -29,6 +31,7 @@ var codes = []error{
 	8:  errNotLeader,
 	9:  ErrNoSpace,
 	10: errTaken,
+	11: ErrForgot,
 }
 
 // Code returns the number under which err travels to another member.

@@ -23,6 +23,7 @@ var pinned = []struct {
 	{8, errNotLeader},
 	{9, ErrNoSpace},
 	{10, errTaken},
+	{11, ErrForgot},
 }
 
 func TestCodesArePinned(t *testing.T) {

@@ -21,8 +21,8 @@ type Change struct {
 	// Member is the record that AddLearner and Promote want; of the others only the ID
 	// counts, and what they are called after.
 	Member octopiipb.Member
-	// IfSilent: AddLearner only if nothing was heard lately of the member that this
-	// one replaces.
+	// IfSilent: AddLearner for a member that asks by itself, and so has no log; only if
+	// nothing was heard lately of the member that this one replaces. See remembersNone.
 	IfSilent bool
 	// FailoverByTimeout is what SetFailover sets, for the whole cluster. Member is
 	// any of its members.
