@@ -22,8 +22,9 @@ import (
 	"github.com/octopii/octopii/transport/tcp"
 )
 
-// A member whose disk forgot, or is damaged, is of no use to its cluster: its old ID
-// is known to have promised what it cannot keep. Its files are put aside, and it joins
+// A member whose disk forgot, or is damaged, or is an image from before its place was
+// rebuilt, is of no use to its cluster: its old ID is known to have promised what it cannot
+// keep, or is none any more. Its files are put aside, and it joins
 // again as a new member in the place of the old one, with the same command.
 
 const (
@@ -76,21 +77,28 @@ func comeBack(ctx context.Context, cfg config, lg *zap.Logger, cause error) erro
 		return advise(cfg, cause)
 	}
 	for pause, said := rejoinPauseMin, ""; ; pause = min(2*pause, rejoinPauseMax) {
-		var proof error
+		var proof node.Proof
+		var unproven error
 		if what != selfheal.Refused {
-			proof = prove(ctx, cfg, lg, known, addresses)
+			proof, unproven = prove(ctx, cfg, lg, known, addresses)
 		}
 		kept, newest := quarantined(cfg)
-		verdict, why := selfheal.Aside(selfheal.Quarantine{Cause: what, Proven: proof == nil, Kept: kept, Newest: newest})
-		switch verdict {
-		case selfheal.End:
+		verdict, why := selfheal.Aside(selfheal.Quarantine{Cause: what, Proven: unproven == nil,
+			Rebuilt: proof.Removed && proof.AtAddress != 0, Kept: kept, Newest: newest})
+		switch {
+		case verdict == selfheal.End && why == "":
+			return advise(cfg, cause)
+		case verdict == selfheal.End:
 			return errors.Join(errors.New(why), cause)
-		case selfheal.PutAside:
+		case verdict == selfheal.PutAside:
+			if what == selfheal.Removed {
+				cause = fmt.Errorf("a majority has member %x in this one's place, which was rebuilt: these files are an older image of it: %w", proof.AtAddress, cause)
+			}
 			return putAside(cfg, lg, cause, other, known)
 		}
 		if said != why {
 			said = why
-			lg.Error("this member stopped and waits: "+why, zap.Strings("asking", addresses), zap.NamedError("answers", proof), zap.Error(cause))
+			lg.Error("this member stopped and waits: "+why, zap.Strings("asking", addresses), zap.NamedError("answers", unproven), zap.Error(cause))
 		}
 		if !sleep(ctx, pause) {
 			return nil
@@ -99,7 +107,8 @@ func comeBack(ctx context.Context, cfg config, lg *zap.Logger, cause error) erro
 }
 
 // causeOf says what an error of a member means for its files. Only a failed checksum or
-// structure, or the proof that the disk forgot, is damage: every other error may pass.
+// structure, or the proof that the disk forgot, is damage: every other error may pass. A
+// removed member asks whether its place was rebuilt, and ends if nobody says so.
 func causeOf(cfg config, err error) selfheal.Cause {
 	switch {
 	case errors.Is(err, node.ErrDiskStalled): // nothing can be moved there
@@ -112,6 +121,8 @@ func causeOf(cfg config, err error) selfheal.Cause {
 		return selfheal.Foreign
 	case (errors.Is(err, node.ErrRemoved) || errors.Is(err, node.ErrIDReused)) && !hasLog(cfg):
 		return selfheal.Refused // it was given up before it came in, and may try again
+	case errors.Is(err, node.ErrRemoved):
+		return selfheal.Removed
 	}
 	return selfheal.Passing
 }
@@ -126,17 +137,17 @@ func advise(cfg config, cause error) error {
 		cause, strings.Join(readPeers(cfg).Peers, ","))
 }
 
-// prove asks the others whether a majority of the member's cluster answers without it.
-func prove(ctx context.Context, cfg config, lg *zap.Logger, known peers, addresses []string) error {
+// prove asks the others what a majority of the member's cluster states without it.
+func prove(ctx context.Context, cfg config, lg *zap.Logger, known peers, addresses []string) (node.Proof, error) {
 	caller, err := tcp.NewCaller(peerConfig(cfg, lg))
 	if err != nil {
-		return peerError(cfg, err)
+		return node.Proof{}, peerError(cfg, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
 	defer cancel()
 	q := node.Question{Cluster: parseID(known.Cluster), Member: parseID(known.Member), Address: caller.Address()}
-	_, err = node.SeekProof(ctx, caller, q, addresses)
-	return errors.Join(err, caller.Close())
+	proof, err := node.SeekProof(ctx, caller, q, addresses)
+	return proof, errors.Join(err, caller.Close())
 }
 
 // quarantineDir holds what was put aside, a directory for each time.

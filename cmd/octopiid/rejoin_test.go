@@ -168,6 +168,40 @@ func TestRolledBackMembersRejoin(t *testing.T) {
 	}
 }
 
+// A member is wiped and comes back under a new ID, and then an image of its directory from
+// before is put back. Nobody removed it by hand: it comes back once more, and no voter is
+// left that nobody is.
+func TestImageFromBeforeTheRebuild(t *testing.T) {
+	t.Parallel()
+	cl := startCluster(t)
+	for i := range 2 { // the founder, too
+		rest := client(t, nil, cl.endpoints[(i+1)%3], cl.endpoints[(i+2)%3])
+		cl.put(rest, fmt.Sprint("before ", i))
+		first := cl.id(2, memberName(i))
+		cl.processes[i].kill()
+		image := cl.dataDir(i) + ".image"
+		if err := os.Rename(cl.dataDir(i), image); err != nil {
+			t.Fatal(err)
+		}
+		cl.start(i)
+		cl.waitReplaced(i, first, fmt.Sprint("before ", i))
+		second := cl.id(2, memberName(i))
+		cl.processes[i].kill()
+		if err := errors.Join(os.RemoveAll(cl.dataDir(i)), os.Rename(image, cl.dataDir(i))); err != nil {
+			t.Fatal(err)
+		}
+		cl.put(rest, fmt.Sprint("after ", i))
+		cl.start(i)
+		cl.waitReplaced(i, second, fmt.Sprint("after ", i))
+		if text := cl.processes[i].text(); !strings.Contains(text, "these files are an older image of it") {
+			t.Errorf("it does not say why its files were put aside:\n%s", text)
+		}
+		if kept, _ := filepath.Glob(filepath.Join(cl.dataDir(i), "quarantine", "*", "node", "identity")); len(kept) != 1 {
+			t.Errorf("put aside: %v; want the image", kept)
+		}
+	}
+}
+
 // A damaged log, identity or database is put aside as it is, and named; the member is
 // rebuilt from the others. The founder has no addresses but those that it kept.
 func TestDamagedMembersRejoin(t *testing.T) {

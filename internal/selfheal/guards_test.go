@@ -46,21 +46,23 @@ func TestFoundedOnlyWhereAllAnswerAndAreEmpty(t *testing.T) {
 	}
 }
 
-// Files are put aside for a cause that is damage, or a foreign cluster, that a majority
-// proved; not more often than KeptMax, and each time after a longer rest.
+// Files are put aside for a cause that is damage, a foreign cluster or a place that was
+// rebuilt, that a majority proved; not more often than KeptMax, and each time after a longer
+// rest.
 func TestAsideByEachRule(t *testing.T) {
-	for _, cause := range []Cause{Passing, Lost, Refused, Foreign} {
-		for _, proven := range []bool{false, true} {
+	for _, cause := range []Cause{Passing, Lost, Refused, Foreign, Removed} {
+		for what := range 4 {
+			proven, rebuilt := what&1 != 0, what&2 != 0
 			for kept := range KeptMax + 2 {
 				for rest := time.Duration(0); rest <= restMin<<(KeptMax+2); rest += restMin / 2 {
 					want := PutAside
 					switch {
-					case cause == Passing, kept >= KeptMax:
+					case cause == Passing, cause == Removed && what != 3, kept >= KeptMax:
 						want = End
 					case !proven && cause != Refused, kept > 0 && rest < restMin*time.Duration(1<<kept):
 						want = AskAgain
 					}
-					q := Quarantine{Cause: cause, Proven: proven, Kept: kept, Newest: rest}
+					q := Quarantine{Cause: cause, Proven: proven, Rebuilt: rebuilt, Kept: kept, Newest: rest}
 					if got, why := Aside(q); got != want {
 						t.Fatalf("%+v: %v (%s); want %v", q, got, why, want)
 					}

@@ -100,6 +100,9 @@ const (
 	Refused
 	// Foreign: this cluster of one has the address that another cluster's member had.
 	Foreign
+	// Removed: the cluster does not have this member any more, and it has a log. See
+	// Quarantine.Rebuilt.
+	Removed
 )
 
 // Quarantine is what is known when a member's files might be put aside.
@@ -108,6 +111,10 @@ type Quarantine struct {
 	// Proven: a majority of the member's cluster (of the other one, for Foreign) answered
 	// after the member had stopped.
 	Proven bool
+	// Rebuilt: that majority states that the member was removed, and that another one has
+	// its address: the place was rebuilt, and these files are an older image of it. Where
+	// nobody is at the address, an operator wanted this member to end.
+	Rebuilt bool
 	// Kept is how many quarantine directories there are, and Newest the age of the newest
 	// one.
 	Kept   int
@@ -141,7 +148,7 @@ const (
 // which takes away a copy of the log. why is for the operator.
 func Aside(q Quarantine) (v Verdict, why string) {
 	switch {
-	case q.Cause == Passing:
+	case q.Cause == Passing, q.Cause == Removed && !(q.Proven && q.Rebuilt):
 		return End, ""
 	case q.Kept >= KeptMax:
 		return End, fmt.Sprintf("this member was put aside %d times; nothing more is moved: find out what damages its disk, then remove the directory quarantine and start it again", q.Kept)
