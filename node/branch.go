@@ -1,7 +1,6 @@
 package node
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -16,7 +15,8 @@ import (
 // Branch is what one member has committed and the majority does not have: a majority of
 // the disks was set back, elected a leader and went on.
 type Branch struct {
-	// ID is the member that has it.
+	// ID is the member that has it, or had it, and was replaced since: it is then no member
+	// of Status.Membership any more, and only its files have these entries.
 	ID uint64
 	// First and Last are the log indexes of the entries, and Term is that of the last one;
 	// 0 if it is not known. What the majority has at these indexes now is something else.
@@ -119,24 +119,28 @@ func (h handler) contradicts(from uint64, s *octopiipb.SnapshotStream) error {
 	return fmt.Errorf("%w: %s", ErrDiverged, text)
 }
 
-// branched notes what a member has that the majority does not, and says so until the
-// member is none any more. What the member itself found out replaces what a leader saw of it.
+// branchesMax bounds the branches that are remembered; the newest are.
+const branchesMax = 8
+
+// branched notes what a member has that the majority does not, and says so for as long as
+// this process lives, also when the member was replaced. What the member itself found out
+// replaces what a leader saw of it.
 func (d *doubt) branched(b Branch, exact bool) {
 	l := d.loop
 	if !isMember(l.membership, b.ID) || b.First == 0 || b.First > b.Last {
 		return
 	}
-	at, known := slices.BinarySearchFunc(d.branches, b.ID, func(o Branch, id uint64) int { return cmp.Compare(o.ID, id) })
-	if known && (!exact || d.branches[at] == b) {
+	at := slices.IndexFunc(d.branches, func(o Branch) bool { return o.ID == b.ID })
+	if at >= 0 && (!exact || d.branches[at] == b) {
 		return
 	}
 	list := slices.Clone(d.branches) // Status has the other
-	if known {
+	if at >= 0 {
 		list[at] = b
 	} else {
-		list = slices.Insert(list, at, b)
+		list = append(list, b)
 	}
-	d.branches = list
+	d.branches = list[max(0, len(list)-branchesMax):]
 	l.log.Error("a majority forgot entries that a member has committed: disks were set back, and what was acknowledged is missing in what is served. Keep the files of that member; how to have its history instead is told in README.md under \"A majority forgot\"",
 		zap.String("peer", hex(b.ID)), zap.Uint64("from index", b.First), zap.Uint64("to index", b.Last), zap.Uint64("term", b.Term))
 }

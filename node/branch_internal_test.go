@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
 
 	"github.com/octopii/octopii/internal/vfs/vfstest"
 	octopiipb "github.com/octopii/octopii/proto"
@@ -66,6 +67,28 @@ func TestDatabaseOfAnotherBranch(t *testing.T) {
 		n := &Node{store: store, durable: true, cfg: Config{Dir: "/data", StateMachine: database{index: c.index, term: c.term}}}
 		if _, err := n.recoverStateMachine(store.Start()); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)
+		}
+	}
+}
+
+// The last branches are remembered, also of members that are none any more; what a member
+// found out itself replaces what a leader saw of it.
+func TestBranchesAreBounded(t *testing.T) {
+	l := &loop{Node: &Node{log: zap.NewNop()}}
+	d := &doubt{loop: l}
+	for id := range uint64(2*branchesMax + 1) {
+		l.membership = &octopiipb.Membership{Members: []octopiipb.Member{{ID: id + 1}}}
+		d.keep(l.membership)
+		d.branched(Branch{ID: id + 1, First: 5, Last: 9}, false)
+		d.branched(Branch{ID: id + 1, First: 6, Last: 9, Term: 2}, true)
+		d.branched(Branch{ID: id + 1, First: 7, Last: 9}, false)
+	}
+	if len(d.branches) != branchesMax {
+		t.Fatalf("%d branches, want %d: %v", len(d.branches), branchesMax, d.branches)
+	}
+	for i, b := range d.branches {
+		if want := (Branch{ID: uint64(branchesMax + 2 + i), First: 6, Last: 9, Term: 2}); b != want {
+			t.Errorf("branch %d is %+v, want %+v", i, b, want)
 		}
 	}
 }

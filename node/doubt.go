@@ -41,9 +41,10 @@ type doubt struct {
 	err error
 	// refusals are members that refuse this one because its disk is another.
 	refusals map[uint64]bool
-	// suspects are members that said that they may have lost something, and branches what
-	// members have that the majority does not. Both are ordered by ID.
+	// suspects are members that said that they may have lost something, ordered by ID.
 	suspects []Suspect
+	// branches are what members have, or had, that the majority does not: branchesMax at
+	// most, in the order in which they were found.
 	branches []Branch
 	// fork is where this log and that of the majority part, once they are known to.
 	fork fork
@@ -170,11 +171,11 @@ func (d *doubt) drop(which func(*claim) bool) {
 	}
 }
 
-// keep forgets what was said by or of those who are no members any more.
+// keep forgets what was said by or of those who are no members any more, but for the
+// branches: a member that has one is soon replaced, and an operator must hear of it.
 func (d *doubt) keep(ms *octopiipb.Membership) {
 	d.drop(func(c *claim) bool { return !isMember(ms, c.by) })
 	d.suspects = slices.DeleteFunc(slices.Clone(d.suspects), func(s Suspect) bool { return !isMember(ms, s.ID) })
-	d.branches = slices.DeleteFunc(slices.Clone(d.branches), func(b Branch) bool { return !isMember(ms, b.ID) })
 }
 
 // suspension is why this member serves nothing: it doubts its own log, or another cluster

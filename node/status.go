@@ -54,8 +54,9 @@ type Status struct {
 	Claimed error
 	// Suspects are members that said that they may have lost something, ordered by ID.
 	Suspects []Suspect
-	// Branches are what members have committed that the majority does not have, ordered by
-	// ID. One stays until its member is none any more.
+	// Branches are what members have committed that the majority does not have, in the order
+	// in which they were found. The last eight stay until this member is started again, also
+	// those of members that are none any more.
 	Branches []Branch
 	// Missing are the voters that are not heard of, ordered by ID, while there is no leader
 	// and the others are no majority. See NoMajority.

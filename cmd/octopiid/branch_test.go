@@ -88,6 +88,12 @@ func TestMajorityForgot(t *testing.T) {
 			t.Errorf("%s does not say that a majority forgot what member %x has:\n%s", memberName(i), old, text)
 		}
 	}
+	for _, endpoint := range c.endpoints[:2] { // also now that the old self is no member
+		st, err := client(t, nil, endpoint).Status(t.Context(), endpoint)
+		if err != nil || !strings.Contains(strings.Join(st.Errors, " "), fmt.Sprintf("which member %x had, which is no member any more", old)) {
+			t.Errorf("the status of %s does not say what was forgotten: %v, %v", endpoint, st, err)
+		}
+	}
 	text := c.processes[2].text()
 	if !strings.Contains(text, "are committed here and not there") || !strings.Contains(text, "quarantine") {
 		t.Errorf("it does not say what only it has, and where it is:\n%s", text)

@@ -9,6 +9,8 @@ import (
 	"go.etcd.io/etcd/api/v3/version"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/octopii/octopii/node"
 )
 
 type maintenanceServer struct {
@@ -50,9 +52,19 @@ func (s *maintenanceServer) Status(context.Context, *pb.StatusRequest) (*pb.Stat
 			o.ID, o.LastIndex+1, o.Remembered))
 	}
 	for _, b := range st.Branches {
-		resp.Errors = append(resp.Errors, fmt.Sprintf("octopii: a majority forgot entries %d to %d, which member %x has: keep its files, and see README.md, \"A majority forgot\"", b.First, b.Last, b.ID))
+		resp.Errors = append(resp.Errors, forgotten(b, st.Membership))
 	}
 	return resp, nil
+}
+
+// forgotten says what a majority forgot, and who has it or where it is.
+func forgotten(b node.Branch, ms node.Membership) string {
+	has := "has: keep its files"
+	if _, ok := ms.Member(b.ID); !ok {
+		has = "had, which is no member any more: its files are in quarantine/ in the data directory of that machine, if octopiid put them aside; keep them"
+	}
+	return fmt.Sprintf("octopii: a majority forgot entries %d to %d, which member %x %s, and see README.md, \"A majority forgot\"; members say so until they are started again",
+		b.First, b.Last, b.ID, has)
 }
 
 // Alarm lists alarms, of which there are none.

@@ -527,10 +527,16 @@ func TestRequireLeaderAndUninitialized(t *testing.T) {
 	}
 	f.set(func(f *fakeNode) {
 		f.status.Leader, f.status.Branches = 1, []node.Branch{{ID: 0xabc, First: 51, Last: 93, Term: 4}}
+		f.status.Membership.Members = []node.Member{{ID: 0xabc}}
 	})
 	st, err = c.Status(t.Context(), c.Endpoints()[0])
-	if err != nil || len(st.Errors) != 1 || !strings.Contains(st.Errors[0], "a majority forgot entries 51 to 93, which member abc has") {
+	if err != nil || len(st.Errors) != 1 || !strings.Contains(st.Errors[0], "a majority forgot entries 51 to 93, which member abc has: keep its files") {
 		t.Errorf("status where a majority forgot: %v, %v; want it in the errors", st, err)
+	}
+	f.set(func(f *fakeNode) { f.status.Membership.Members = []node.Member{{ID: 1}} })
+	st, err = c.Status(t.Context(), c.Endpoints()[0])
+	if err != nil || len(st.Errors) != 1 || !strings.Contains(st.Errors[0], "51 to 93, which member abc had, which is no member any more: its files are in quarantine/") {
+		t.Errorf("status where that member was replaced: %v, %v; want where its files are", st, err)
 	}
 }
 
