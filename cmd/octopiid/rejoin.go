@@ -24,8 +24,8 @@ import (
 
 // A member whose disk forgot, or is damaged, or is an image from before its place was
 // rebuilt, is of no use to its cluster: its old ID is known to have promised what it cannot
-// keep, or is none any more. Its files are put aside, and it joins
-// again as a new member in the place of the old one, with the same command.
+// keep, or is none any more. Its files are put aside, and it joins again as a new member in
+// the place of the old one, with the same command.
 
 const (
 	// rejoinPauseMin is the wait before the next attempt; it doubles after each.
