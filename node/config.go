@@ -36,7 +36,8 @@ type Config struct {
 	Transport transport.Transport
 	// Bootstrap makes this member found a cluster, alone. It must be true on the
 	// one founder and is ignored once Dir has state. If Join names addresses, each is asked
-	// first, and if one is of a cluster this member joins that and never founds.
+	// first, and if one is of a cluster this member joins that and never founds. While one
+	// does not answer it waits.
 	Bootstrap bool
 	// FoundAfterTicks is for how long a member that would found by Bootstrap listens
 	// first, for members of a cluster that seek one at its address: if one comes, Dir was
@@ -61,7 +62,8 @@ type Config struct {
 	// Rejoin: this member takes the place of the one that it was before it lost its
 	// disk, in the same change that gives it a vote. That is Replaces; or if that is
 	// 0, the member that has its address. It must be silent: where it is
-	// alive this one is not let in. Only for Join; ignored once Dir has state.
+	// alive this one is not let in. Without Join and Bootstrap it waits until a cluster
+	// adds it, or seeks the one that it was. Ignored once Dir has state.
 	Rejoin   bool
 	Replaces uint64
 

@@ -2,6 +2,7 @@ package node
 
 import (
 	"github.com/octopii/octopii/internal/vfs"
+	"github.com/octopii/octopii/transport"
 	"github.com/octopii/octopii/wal"
 )
 
@@ -36,6 +37,11 @@ func (n *Node) WasMember() bool {
 	n.inbox.call(func() { known <- n.store.Origin().Member })
 	return <-known
 }
+
+// Met is called by the transport for a peer that takes this member for one of its own, and
+// Sought for one that wants another member here.
+func (n *Node) Met(peer transport.Hello) error { return handler{n}.Accept(peer) }
+func (n *Node) Sought(peer transport.Hello)    { handler{n}.Sought(peer) }
 
 // The kinds of questions that members of other clusters may ask.
 const (

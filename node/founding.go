@@ -108,9 +108,11 @@ func (f *founding) tick(ticks int) {
 
 // sought notes that a member of a cluster takes this one for a member of its own. It is
 // durable before anything follows from it, and this member founds nothing from then on.
+// What came while it founded is a claim.
 func (f *founding) sought(peer transport.Hello) {
 	l := f.loop
 	if l.core != nil {
+		l.rivals.dialed(peer)
 		return
 	}
 	if f.promised(peer.Cluster) >= 0 {
@@ -352,9 +354,12 @@ func (f *founding) say(why string) {
 	}
 }
 
-// foundAlone founds a cluster of this member.
+// foundAlone founds a cluster of this member, unless it was sought meanwhile.
 func (f *founding) foundAlone() {
 	l := f.loop
+	if l.core != nil || f.origin.Member {
+		return
+	}
 	f.found(octopiipb.Round{Cluster: randomID(), Members: []octopiipb.Member{l.self()}, FailoverByTimeout: l.cfg.FailoverByTimeout})
 }
 
@@ -416,7 +421,7 @@ func (n *Node) isSelf(peer transport.Hello) bool {
 // dialedBy is told of every member of a cluster that takes this one for a member.
 func (n *Node) dialedBy(peer transport.Hello) {
 	mayFound := n.cfg.Bootstrap || n.cfg.Expect > 0
-	if mayFound && n.cluster.Load() == 0 {
+	if mayFound && n.cluster.Load() != peer.Cluster {
 		peer.To = n.id
 		n.inbox.call(func() { n.snapshots.loop.founding.sought(peer) })
 	}

@@ -151,11 +151,11 @@ func (r *rivals) settled(cluster uint64) bool {
 }
 
 // dialed takes note of a member of another cluster that dials this address for a member of
-// its own.
+// its own. One of this cluster, which this member joined meanwhile, is none.
 func (r *rivals) dialed(peer transport.Hello) {
 	same := func(o transport.Hello) bool { return o.Cluster == peer.Cluster && o.Address == peer.Address }
 	switch {
-	case r.loop.core == nil || peer.Address == "" || len(peer.Address) > addressBytesMax || r.settled(peer.Cluster):
+	case r.loop.core == nil || peer.Cluster == r.loop.cluster.Load() || peer.Address == "" || len(peer.Address) > addressBytesMax || r.settled(peer.Cluster):
 		return
 	case len(r.dialers) == dialersMax || slices.ContainsFunc(r.dialers, same):
 		return

@@ -287,6 +287,43 @@ func TestMajorityOfStrangersMovesNoOldFiles(t *testing.T) {
 	}
 }
 
+// Whoever dials while a cluster is founded, which takes some fsyncs, is heard at once: it
+// need not dial again.
+func TestDialedWhileItFounds(t *testing.T) {
+	t.Parallel()
+	peer := transport.Hello{Cluster: rivalCluster, Node: 5, Incarnation: 55, Address: "r"}
+	for name, dial := range map[string]func(*member){
+		"for a member with its ID": func(m *member) {
+			if err := m.Met(peer); err != nil {
+				t.Error(err)
+			}
+		},
+		"for another member": func(m *member) {
+			seeks := peer
+			seeks.To = 99
+			m.Sought(seeks)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			network := memnet.New(1)
+			newRival(t, network).answers(claim("a", 7), nil)
+			m, h := newMember(t, 1), newHeld()
+			m.network, m.addr, m.around = network, "a", h.around
+			m.cfg.Bootstrap, m.cfg.FoundAfterTicks = true, 1
+			h.write.Store(true) // the first snapshot of the cluster
+			m.start()
+			<-h.begun
+			dial(m)
+			close(h.let)
+			eventually(t, "it serves nothing", suspended(m))
+			if !isClaimed(m) {
+				t.Errorf("it serves, or does not name both clusters: %v", m.Status().Suspended)
+			}
+		})
+	}
+}
+
 // sure is a transport whose peers proved who they are.
 type sure struct{ transport.Transport }
 
@@ -294,17 +331,20 @@ func (sure) Authenticated() bool { return true }
 
 // A cluster of three is not stopped by strangers, with or without a majority: it says what
 // it heard. Somebody whom its own configuration names, or certificates prove, suspends the
-// member, whose files stay, whatever a majority says.
+// member, whose files stay, whatever a majority says; so does anybody the founder of a
+// young cluster, as its members may have joined a second one. The others go on.
 func TestThreeAreNotStoppedByStrangers(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		join          []string
 		authenticated bool
+		age           time.Duration
 		suspends      bool
 	}{
-		"stranger":    {nil, false, false},
-		"configured":  {[]string{"r"}, false, true},
-		"certificate": {nil, true, true},
+		"stranger":                {nil, false, 2 * time.Hour, false},
+		"configured":              {[]string{"r"}, false, 2 * time.Hour, true},
+		"certificate":             {nil, true, 2 * time.Hour, true},
+		"stranger, young cluster": {nil, false, 0, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -318,9 +358,8 @@ func TestThreeAreNotStoppedByStrangers(t *testing.T) {
 				ms = append(ms, o)
 			}
 			leader(t, ms...)
-			m.kill()
 			m.cfg.Join, m.sure = c.join, c.authenticated
-			m.start()
+			age(t, m, c.age)
 			leader(t, ms...)
 			r := newRival(t, network)
 			r.answers(claim("a", 7), claim("a", 7))
@@ -383,5 +422,45 @@ func TestSecondClusterOfFounder(t *testing.T) {
 				t.Errorf("it ends with %v", m.Err())
 			}
 		})
+	}
+}
+
+// A newcomer has joined the second cluster when one member of the first one is back: the
+// founder serves nothing, so both do, and a majority of the first one moves nothing.
+func TestSecondClusterThatWasJoined(t *testing.T) {
+	t.Parallel()
+	network := memnet.New(1)
+	m, _ := alone(t, network)
+	ms := []*member{m}
+	for i, address := range []string{"b", "c", "d"} {
+		o := newMember(t, uint64(i+2))
+		o.network, o.addr = network, address
+		ms = append(ms, o)
+	}
+	for _, o := range ms[1:3] {
+		add(t, m, o.start())
+	}
+	leader(t, ms[:3]...)
+	for _, o := range ms[:3] {
+		o.kill()
+	}
+	m.cfg.Dir, m.cfg.ID = t.TempDir(), 0
+	m.start()
+	add(t, m, ms[3].start())
+	propose(t, ms[3], "phantom")
+	ms[1].start()
+	eventually(t, "it serves nothing", suspended(m))
+	eventually(t, "nor does the newcomer", func() bool { return ms[3].Status().Leader == 0 })
+	if serves(ms[3]) {
+		t.Error("the newcomer serves the second cluster")
+	}
+	ms[2].start()
+	eventually(t, "it waits for an operator", func() bool {
+		err := m.Status().Suspended
+		return err != nil && strings.Contains(err.Error(), "an operator decides")
+	})
+	eventually(t, "the first cluster serves", func() bool { return serves(ms[1]) && serves(ms[2]) })
+	if serves(ms[3]) || m.Err() != nil {
+		t.Errorf("the second cluster serves, or its founder ended: %v", m.Err())
 	}
 }

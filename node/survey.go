@@ -169,7 +169,7 @@ func (f *founding) listened() {
 	f.say(why)
 	switch step {
 	case selfheal.Found:
-		f.foundAlone()
+		f.loop.inbox.call(f.foundAlone) // behind what came while it was decided
 	case selfheal.Join:
 		f.foundOthers()
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -57,6 +58,9 @@ func startClusterIn(t *testing.T, dir string, extra ...string) *cluster {
 }
 
 func (c *cluster) start(i int) { c.processes[i] = spawn(c.t, nil, c.args[i]...) }
+
+// at is what the command of member i says behind a flag.
+func (c *cluster) at(i int, flag string) string { return c.args[i][slices.Index(c.args[i], flag)+1] }
 
 func (c *cluster) waitReady() {
 	c.t.Helper()

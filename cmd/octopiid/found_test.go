@@ -264,3 +264,23 @@ func TestThreeDamagedAtOnceKeepTheirFiles(t *testing.T) {
 		}
 	}
 }
+
+// A founder that was told of addresses does not found while none of them answers, and says
+// so. Once one does, and is of no cluster, it founds.
+func TestBootstrapWithJoinWaitsForAnswers(t *testing.T) {
+	t.Parallel()
+	peer, other := freeAddr(t), freeAddr(t)
+	p := spawn(t, nil, "start", "--data-dir", t.TempDir(), "--client-addr", freeAddr(t), "--peer-addr", peer,
+		"--bootstrap", "--found-after", "0", "--join", other)
+	until(t, func(context.Context) error {
+		if text := p.text(); !strings.Contains(text, other+" does not answer") || !strings.Contains(text, "leave --join out") {
+			return errors.New("it does not say who does not answer, and what to do")
+		}
+		return nil
+	})
+	if strings.Contains(p.text(), "founded a cluster") {
+		t.Error("it founded")
+	}
+	spawn(t, nil, "start", "--data-dir", t.TempDir(), "--client-addr", freeAddr(t), "--peer-addr", other, "--join", peer).waitReady()
+	p.waitReady()
+}

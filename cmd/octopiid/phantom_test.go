@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -125,6 +126,35 @@ func TestPhantomServesNothingBesideOneMember(t *testing.T) {
 	cl.waitReplaced(0, old, "kept")
 }
 
+// A newcomer has joined the second cluster when one member of the first one is back: it
+// serves nothing either. An operator ends it and empties the founder, which comes back.
+func TestPhantomThatWasJoinedServesNothing(t *testing.T) {
+	t.Parallel()
+	cl := startCluster(t)
+	cl.put(client(t, nil, cl.endpoints...), "kept")
+	old := cl.id(1, memberName(0))
+	first, second := cl.phantom()
+	newcomer := freeAddr(t)
+	fourth := spawn(t, nil, "start", "--name", "n4", "--data-dir", filepath.Join(cl.dir, "n4"), "--client-addr", newcomer,
+		"--peer-addr", freeAddr(t), "--join", cl.at(0, "--peer-addr"))
+	fourth.waitReady()
+	cl.put(client(t, nil, newcomer), "phantom")
+	cl.start(1)
+	cl.servesNothing(0, first, second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if _, err := client(t, nil, newcomer).Put(ctx, "k", "more"); err == nil {
+		t.Error("a write is served at the newcomer")
+	}
+	cl.start(2)
+	cl.waitLog(0, "an operator decides")
+	fourth.kill() // it would seek its founder
+	cl.processes[0].stop()
+	cl.wipe(0)
+	cl.start(0)
+	cl.waitReplaced(0, old, "kept")
+}
+
 // An operator says which of the two clusters is right.
 func TestNotOf(t *testing.T) {
 	t.Parallel()
@@ -161,17 +191,9 @@ func TestBootstrapWithJoinAsks(t *testing.T) {
 	t.Parallel()
 	cl := startCluster(t)
 	cluster := cl.clusterOf(0)
-	at := func(i int, flag string) string {
-		for n, a := range cl.args[i] {
-			if a == flag {
-				return cl.args[i][n+1]
-			}
-		}
-		return ""
-	}
 	client4 := freeAddr(t)
 	p := spawn(t, nil, "start", "--name", "n4", "--data-dir", t.TempDir(), "--client-addr", client4, "--peer-addr", freeAddr(t),
-		"--bootstrap", "--found-after", "0", "--join", at(1, "--peer-addr")+","+at(2, "--peer-addr"))
+		"--bootstrap", "--found-after", "0", "--join", cl.at(1, "--peer-addr")+","+cl.at(2, "--peer-addr"))
 	p.waitReady()
 	resp, err := client(t, nil, client4).Get(t.Context(), "k")
 	if err != nil || resp.Header.ClusterId != cluster {

@@ -1,6 +1,8 @@
 package selfheal
 
 import (
+	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -23,7 +25,12 @@ func TestFacing(t *testing.T) {
 		"a mistaken record":                        {with(func(r *Rival) { r.Claims = false }), Ignore},
 		"a cluster of one says so":                 {with(func(r *Rival) { r.Voters = 1 }), Ignore},
 		"it says so of an old cluster":             {with(func(r *Rival) { r.Age = time.Hour * 99 }), Suspend},
-		"a stranger says so to two":                {with(func(r *Rival) { r.Others = 1 }), Report},
+		"a stranger says so to a young two":        {with(func(r *Rival) { r.Others = 1 }), Suspend},
+		"to a young three":                         {with(func(r *Rival) { r.Others = 2 }), Suspend},
+		"which shares an address":                  {with(func(r *Rival) { r.Others, r.Shared = 1, true }), Suspend},
+		"a stranger says so to an old two":         {with(func(r *Rival) { r.Others, r.Age = 1, 2*time.Hour }), Report},
+		"to one that did not found its two":        {with(func(r *Rival) { r.Others, r.Age = 1, -1 }), Report},
+		"a mistaken record of a young two":         {with(func(r *Rival) { r.Others, r.Claims = 1, false }), Ignore},
 		"somebody known says so to two":            {with(func(r *Rival) { r.Others, r.Trusted = 1, true }), Suspend},
 		"a majority says so":                       {vouched(func(*Rival) {}), GiveWay},
 		"a majority says no":                       {vouched(func(r *Rival) { r.Claims = false }), Serve},
@@ -33,7 +40,10 @@ func TestFacing(t *testing.T) {
 		"a known majority says so to an old one":   {vouched(func(r *Rival) { r.Age, r.Trusted = 2*time.Hour, true }), GiveWay},
 		"each has a member of the other":           {vouched(func(r *Rival) { r.Shared = true }), Suspend},
 		"even if certificates prove it":            {vouched(func(r *Rival) { r.Shared, r.Trusted = true, true }), Suspend},
-		"a majority of strangers says so to two":   {vouched(func(r *Rival) { r.Others = 1 }), Report},
+		"a majority of strangers says so to two":   {vouched(func(r *Rival) { r.Others, r.Age = 1, 2*time.Hour }), Report},
+		"and to a young two":                       {vouched(func(r *Rival) { r.Others = 1 }), Suspend},
+		"which is shared":                          {vouched(func(r *Rival) { r.Others, r.Shared = 1, true }), Suspend},
+		"a majority of strangers says no to two":   {vouched(func(r *Rival) { r.Others, r.Claims = 1, false }), Serve},
 		"a majority that is known says so to two":  {vouched(func(r *Rival) { r.Others, r.Trusted = 1, true }), Suspend},
 		"a majority that is known says no to many": {vouched(func(r *Rival) { r.Others, r.Trusted, r.Claims = 4, true, false }), Serve},
 	} {
@@ -54,13 +64,19 @@ func TestAlone(t *testing.T) {
 	}{
 		"nobody to ask":         {nil, true, Found},
 		"it has not listened":   {[]Answer{empty}, false, Wait},
-		"nobody knows a thing":  {[]Answer{empty, silent}, true, Found},
+		"nobody knows a thing":  {[]Answer{empty}, true, Found},
+		"one does not answer":   {[]Answer{empty, silent}, true, Wait},
+		"nobody answers":        {[]Answer{silent}, true, Wait},
 		"one is a member":       {[]Answer{empty, silent, was, member}, false, Join},
 		"one was a member":      {[]Answer{empty, was}, true, Wait},
 		"two that would, alone": {[]Answer{was}, true, Wait},
 	} {
-		if got, why := Alone(test.answers, test.listened); got != test.want {
+		got, why := Alone(test.answers, test.listened)
+		if got != test.want {
 			t.Errorf("%s: %d (%s); want %d", name, got, why, test.want)
+		}
+		if slices.Contains(test.answers, silent) && got == Wait && !strings.Contains(why, "c does not answer (refused)") {
+			t.Errorf("%s: it waits, and says %q; want who does not answer", name, why)
 		}
 	}
 }
