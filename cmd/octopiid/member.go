@@ -252,7 +252,7 @@ func (m *member) startNode() error {
 		FailoverByTimeout: m.cfg.FailoverByTimeout,
 
 		Join:       from.join,
-		Rejoin:     from.rejoin,
+		Rejoin:     true, // whoever is sought here lost its disk, however it came in
 		Replaces:   from.replaces,
 		Events:     node.Events{MembershipChanged: m.membershipChanged},
 		WAL:        walBackend(m.cfg.WAL, m.lg),

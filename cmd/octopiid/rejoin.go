@@ -302,8 +302,7 @@ type origin struct {
 	bootstrap bool
 	expect    int
 	join      []string
-	// rejoin, and replaces if it is known: it takes a place that it had.
-	rejoin   bool
+	// replaces is the member that it was, if it is known.
 	replaces uint64
 }
 
@@ -313,12 +312,12 @@ type origin struct {
 // seek it, until one of them answers.
 func (m *member) origin() origin {
 	cfg := m.cfg
-	o := origin{bootstrap: cfg.Bootstrap, expect: cfg.Expect, join: cfg.Join, rejoin: !cfg.Wait}
+	o := origin{bootstrap: cfg.Bootstrap, expect: cfg.Expect, join: cfg.Join}
 	if hasLog(cfg) || !wasMember(cfg) {
 		return o
 	}
 	p := readPeers(cfg)
-	o.bootstrap, o.expect, o.rejoin = false, 0, true
+	o.bootstrap, o.expect = false, 0
 	o.join, o.replaces = p.others(cfg), parseID(p.Member)
 	m.lg.Warn("this directory belonged to a member that is no more; joining in its place, and founding nothing: to found a new cluster, empty the whole directory",
 		zap.String("data-dir", cfg.DataDir), zap.String("member", p.Member), zap.Strings("asking", o.join))

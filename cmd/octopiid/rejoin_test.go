@@ -126,6 +126,56 @@ func TestWipedMemberWithNobodyToAsk(t *testing.T) {
 	cl.put(client(t, nil, cl.endpoints[1]), "by itself")
 }
 
+// A member that waits to be added, and was, takes its place again by the same command when
+// its disk was wiped.
+func TestWipedMemberThatWasAdded(t *testing.T) {
+	t.Parallel()
+	cl := startCluster(t)
+	c := client(t, nil, cl.endpoints...)
+	client4, peer4 := freeAddr(t), freeAddr(t)
+	dir := filepath.Join(cl.dir, "n4")
+	start := func() *process {
+		return spawn(t, nil, "start", "--name", "n4", "--data-dir", dir, "--client-addr", client4, "--peer-addr", peer4, "--wait")
+	}
+	fourth := start()
+	until(t, func(ctx context.Context) error {
+		_, err := c.MemberAdd(ctx, []string{"http://" + peer4})
+		return err
+	})
+	fourth.waitReady()
+	voter := func(except uint64) (id uint64) {
+		until(t, func(ctx context.Context) error {
+			list, err := c.MemberList(ctx)
+			if err != nil {
+				return err
+			}
+			id = 0
+			for _, m := range list.Members {
+				switch {
+				case m.ID == except:
+					return errors.New("its old self is still a member")
+				case m.PeerURLs[0] == "http://"+peer4 && !m.IsLearner:
+					id = m.ID
+				}
+			}
+			if id == 0 {
+				return fmt.Errorf("it is no voter: %v", list.Members)
+			}
+			return nil
+		})
+		return id
+	}
+	old := voter(0)
+	fourth.kill()
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	fourth = start()
+	voter(old)
+	fourth.waitReady()
+	cl.put(client(t, nil, client4), "by itself")
+}
+
 // An older copy of a member's directory is put back, of a follower and then of the
 // leader: it is noticed, put aside, and the member takes its own place.
 func TestRolledBackMembersRejoin(t *testing.T) {
