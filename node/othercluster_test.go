@@ -131,6 +131,21 @@ func serves(m *member) bool {
 	return read == nil && write == nil && m.Status().Suspended == nil
 }
 
+// three is a cluster that its first member founded alone, at the addresses a, b and c.
+func three(t *testing.T, network *memnet.Network) []*member {
+	t.Helper()
+	m, _ := alone(t, network)
+	ms := []*member{m}
+	for i, address := range []string{"b", "c"} {
+		o := newMember(t, uint64(i+2))
+		o.network, o.addr = network, address
+		add(t, m, o.start())
+		ms = append(ms, o)
+	}
+	leader(t, ms...)
+	return ms
+}
+
 // isClaimed says whether it serves nothing and names both clusters.
 func isClaimed(m *member) bool {
 	_, read := m.ReadBarrier(context.Background(), node.Linearizable)
@@ -349,15 +364,8 @@ func TestThreeAreNotStoppedByStrangers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			network := memnet.New(1)
-			m, _ := alone(t, network)
-			ms := []*member{m}
-			for id, address := range []string{"b", "c"} {
-				o := newMember(t, uint64(id+2))
-				o.network, o.addr = network, address
-				add(t, m, o.start())
-				ms = append(ms, o)
-			}
-			leader(t, ms...)
+			ms := three(t, network)
+			m := ms[0]
 			m.cfg.Join, m.sure = c.join, c.authenticated
 			age(t, m, c.age)
 			leader(t, ms...)
@@ -395,15 +403,8 @@ func TestSecondClusterOfFounder(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			network := memnet.New(1)
-			m, _ := alone(t, network)
-			ms := []*member{m}
-			for i, address := range []string{"b", "c"} {
-				o := newMember(t, uint64(i+2))
-				o.network, o.addr = network, address
-				add(t, m, o.start())
-				ms = append(ms, o)
-			}
-			leader(t, ms...)
+			ms := three(t, network)
+			m := ms[0]
 			first := m.Status().Cluster
 			for _, o := range ms {
 				o.kill()
