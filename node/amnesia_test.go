@@ -8,7 +8,10 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/octopii/octopii/internal/vfs"
 	"github.com/octopii/octopii/node"
+	"github.com/octopii/octopii/raftstore"
+	"github.com/octopii/octopii/wal"
 )
 
 // filled is a cluster of three that has a few entries.
@@ -44,8 +47,45 @@ func TestWipedDisk(t *testing.T) {
 	}
 }
 
-// A member that lost its log, and kept its identity, asks to join under its old ID. Every
-// member that is asked knows that it acknowledged something, by the leader's records if not
+// loseLog takes the log of a member that does not run.
+func loseLog(t *testing.T, m *member) {
+	t.Helper()
+	for _, dir := range []string{"wal", "snap"} {
+		if err := os.RemoveAll(filepath.Join(m.cfg.Dir, dir)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// withoutNote leaves a member that lost its log the identity that an older program wrote,
+// which says of no log.
+func withoutNote(t *testing.T, m *member) {
+	t.Helper()
+	edit := func(do func(s *raftstore.Store)) {
+		s, err := raftstore.Open(raftstore.Options{FS: vfs.OS, Dir: m.cfg.Dir, Backend: wal.New(wal.Options{FS: vfs.OS})})
+		if err != nil {
+			t.Fatal(err)
+		}
+		do(s)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var id raftstore.Identity
+	edit(func(s *raftstore.Store) { id, _ = s.Identity() })
+	if err := os.Remove(filepath.Join(m.cfg.Dir, "identity")); err != nil {
+		t.Fatal(err)
+	}
+	id.Cluster = 0
+	edit(func(s *raftstore.Store) {
+		if err := s.SetIdentity(id); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// A member that lost its log, and kept the identity that an older program wrote, asks to
+// join under its old ID. Every member that is asked knows that it acknowledged something, by the leader's records if not
 // by its own, and says so; else it would wait outside for as long as this leader leads.
 func TestLostLogKeptIdentity(t *testing.T) {
 	for _, asked := range []string{"the leader", "a follower"} {
@@ -64,11 +104,8 @@ func TestLostLogKeptIdentity(t *testing.T) {
 				}
 				eventually(t, "its log is known", func() bool { return l.Remembers(lost.cfg.ID) > 0 })
 				lost.kill()
-				for _, dir := range []string{"wal", "snap"} {
-					if err := os.RemoveAll(filepath.Join(lost.cfg.Dir, dir)); err != nil {
-						t.Fatal(err)
-					}
-				}
+				loseLog(t, lost)
+				withoutNote(t, lost)
 				lost.cfg.Join = []string{l.addr}
 				if asked == "a follower" { // which has not led, and remembers nothing
 					lost.cfg.Join = []string{followers[0].addr}
@@ -85,6 +122,46 @@ func TestLostLogKeptIdentity(t *testing.T) {
 				propose(t, l, "without it")
 			})
 		}
+	}
+}
+
+// A member that lost its log, and kept its identity, knows it by itself. Nobody is asked: the
+// others may have forgotten what it acknowledged, as a leader does that was just elected,
+// and would take it for a newcomer. What it promised when its cluster was founded does not
+// bring it back either.
+func TestLostLogAsksNobody(t *testing.T) {
+	for _, how := range []string{"joined", "founded together"} {
+		t.Run(how, func(t *testing.T) {
+			var ms []*member
+			if how == "joined" {
+				ms = filled(t)
+				ms[2].cfg.Join = []string{ms[0].addr, ms[1].addr}
+			} else {
+				ms = expecting(t)
+				for _, m := range ms {
+					m.start()
+				}
+				voters(t, ms...)
+				propose(t, ms[0], "kept")
+				converged(t, ms...)
+			}
+			for _, m := range ms {
+				m.kill()
+			}
+			for _, m := range ms { // what the others know of it
+				if err := os.RemoveAll(filepath.Join(m.cfg.Dir, "memory")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			loseLog(t, ms[2])
+			ms[0].start()
+			ms[1].start()
+			eventually(t, "one of the others leads", func() bool { return ms[0].Status().Leader != 0 && ms[1].Status().Leader != 0 })
+			if err := ms[2].tryStart(); !errors.Is(err, node.ErrAmnesia) {
+				t.Fatalf("it starts: %v, want ErrAmnesia", err)
+			}
+			propose(t, ms[0], "without it")
+		})
 	}
 }
 

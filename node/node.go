@@ -156,6 +156,10 @@ func (n *Node) recover() error {
 	}
 	n.id = n.identity.Node
 	n.log = n.cfg.Logger.With(zap.String("member", fmt.Sprintf("%x", n.id)))
+	if n.store.Forgot() {
+		return fmt.Errorf("%w: %s says that member %x had a log of cluster %x, and there is none; put the log back, or empty the directory and let it join again as a new member, which takes a majority of the others",
+			ErrAmnesia, n.cfg.Dir, n.id, PublicClusterID(n.identity.Cluster))
+	}
 	if o := n.store.Origin(); !n.store.Initialized() && n.cfg.Bootstrap && n.cfg.FoundAfterTicks == 0 && len(n.cfg.Join) == 0 && !o.Member && len(o.Rounds) == 0 {
 		if err := n.found(); err != nil {
 			return err

@@ -38,6 +38,9 @@ type Identity struct {
 	// Incarnation is drawn when the directory is first used, not 0: the same
 	// member with another one has lost its disk.
 	Incarnation uint64
+	// Cluster is the one whose log this directory has, or had; 0: it never had one. It is
+	// durable before anything of the log is acknowledged.
+	Cluster uint64
 }
 
 // readIdentity returns the identity of a data directory. The error is
@@ -90,14 +93,48 @@ func putIdentity(fs vfs.FS, dir, path string, id Identity) error {
 	} else if !errors.Is(err, iofs.ErrNotExist) {
 		return err
 	}
+	if err := writeTemp(fs, path, data); err != nil {
+		return err
+	}
+	return rename(fs, dir, path)
+}
+
+// prepareIdentity writes what replaceIdentity puts in place. Nothing else of that needs
+// space.
+func prepareIdentity(fs vfs.FS, dir string, id Identity) error {
+	path := filepath.Join(dir, identityFile)
+	data, err := encodeIdentity(id)
+	if err == nil {
+		err = writeTemp(fs, path, data)
+	}
+	if err != nil {
+		return fmt.Errorf("raftstore: write identity %s: %w", path, err)
+	}
+	return nil
+}
+
+// replaceIdentity puts the identity that was prepared in the place of the one before it.
+// After a crash there is the whole of one of the two.
+func replaceIdentity(fs vfs.FS, dir string) error {
+	path := filepath.Join(dir, identityFile)
+	if err := rename(fs, dir, path); err != nil {
+		return fmt.Errorf("raftstore: replace identity %s: %w", path, err)
+	}
+	return nil
+}
+
+// writeTemp makes the content of a file durable beside its place.
+func writeTemp(fs vfs.FS, path string, data []byte) error {
 	temp := path + ".tmp"
 	if err := fs.Remove(temp); err != nil && !errors.Is(err, iofs.ErrNotExist) {
 		return err
 	}
-	if err := writeFile(fs, temp, data); err != nil {
-		return err
-	}
-	if err := fs.Rename(temp, path); err != nil {
+	return writeFile(fs, temp, data)
+}
+
+// rename gives the file that writeTemp wrote its name.
+func rename(fs vfs.FS, dir, path string) error {
+	if err := fs.Rename(path+".tmp", path); err != nil {
 		return err
 	}
 	return fs.SyncDir(dir)
@@ -119,7 +156,7 @@ func encodeIdentity(id Identity) ([]byte, error) {
 	if id.Node == 0 || id.Incarnation == 0 {
 		return nil, fmt.Errorf("node %d with incarnation %d: neither may be 0", id.Node, id.Incarnation)
 	}
-	m := octopiipb.Identity{Node: id.Node, Name: id.Name, Incarnation: id.Incarnation}
+	m := octopiipb.Identity{Node: id.Node, Name: id.Name, Incarnation: id.Incarnation, Cluster: id.Cluster}
 	body, err := m.Marshal()
 	if err != nil {
 		return nil, err
@@ -153,7 +190,7 @@ func decodeIdentity(data []byte) (Identity, error) {
 	if m.Node == 0 || m.Incarnation == 0 {
 		return Identity{}, fmt.Errorf("%w: node %d with incarnation %d", wal.ErrCorrupt, m.Node, m.Incarnation)
 	}
-	return Identity{Node: m.Node, Name: m.Name, Incarnation: m.Incarnation}, nil
+	return Identity{Node: m.Node, Name: m.Name, Incarnation: m.Incarnation, Cluster: m.Cluster}, nil
 }
 
 // sealed puts a head before the body and the checksum of both behind it.

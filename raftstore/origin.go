@@ -38,17 +38,10 @@ func (s *Store) writeOrigin(o octopiipb.Origin) error {
 		return err
 	}
 	path := filepath.Join(s.dir, originFile)
-	temp := path + ".tmp"
-	if err := s.fs.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := writeTemp(s.fs, path, sealed(originMagic, originVersion, body)); err != nil {
 		return err
 	}
-	if err := writeFile(s.fs, temp, sealed(originMagic, originVersion, body)); err != nil {
-		return err
-	}
-	if err := s.fs.Rename(temp, path); err != nil {
-		return err
-	}
-	return s.fs.SyncDir(s.dir)
+	return rename(s.fs, s.dir, path)
 }
 
 func (s *Store) readOrigin() error {

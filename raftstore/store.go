@@ -129,7 +129,39 @@ func (s *Store) recover() error {
 	if err := s.openLog(seq); err != nil {
 		return err
 	}
+	if err := s.noteLog(); err != nil {
+		return err
+	}
 	return s.removeLogs(seq)
+}
+
+// noteLog completes what Found began, or what an older program did not note: that this
+// directory has a log. Where the system has no room for that, it is noted at a later start.
+func (s *Store) noteLog() error {
+	id, noted := s.withLog(s.Start())
+	if noted {
+		return nil
+	}
+	err := prepareIdentity(s.fs, s.dir, id)
+	if vfs.Refused(err) {
+		return nil
+	}
+	if err == nil {
+		err = replaceIdentity(s.fs, s.dir)
+	}
+	if err != nil {
+		return err
+	}
+	s.identity = id
+	return nil
+}
+
+// withLog is the identity of a directory that has the log of a cluster, and says whether it
+// is what the file has.
+func (s *Store) withLog(h octopiipb.SnapshotHeader) (id Identity, noted bool) {
+	id = s.identity
+	id.Cluster = h.Membership.Cluster
+	return id, id == s.identity
 }
 
 // logs returns the numbers of the logs in order and removes unfinished ones. A
@@ -271,14 +303,35 @@ func (s *Store) Initialized() bool { return s.writer.log != nil }
 // Start returns the header of the snapshot or mark at which the log begins.
 func (s *Store) Start() octopiipb.SnapshotHeader { return s.tail.start }
 
+// Forgot says whether this directory had a log and has it no more: what this member
+// acknowledged is gone.
+func (s *Store) Forgot() bool { return s.hasIdentity && s.identity.Cluster != 0 && !s.Initialized() }
+
 // Found makes the first log of a member: a founder's, or a newcomer's. The
 // snapshot at which it begins must be in place, and hs must hold the term in
 // which it came.
+//
+// The log goes first, and then the identity says that there is one: after a crash between
+// the two there is a log, of which nothing was acknowledged. With wal.ErrNoSpace there is
+// none, and the same may come again.
 func (s *Store) Found(h octopiipb.SnapshotHeader, hs raftpb.HardState) error {
+	id, _ := s.withLog(h)
+	if err := prepareIdentity(s.fs, s.dir, id); vfs.Refused(err) {
+		return fmt.Errorf("%w: %w", wal.ErrNoSpace, err)
+	} else if err != nil {
+		return err
+	}
 	if err := s.Install(h, hs, nil); err != nil {
 		return err
 	}
-	return s.load(h, wal.State{HardState: s.writer.hardState, Last: h.Metadata.Index})
+	if err := s.load(h, wal.State{HardState: s.writer.hardState, Last: h.Metadata.Index}); err != nil {
+		return err
+	}
+	if err := replaceIdentity(s.fs, s.dir); err != nil {
+		return err
+	}
+	s.identity = id
+	return nil
 }
 
 // CreateSnapshot begins a snapshot file. It may be called from any goroutine.

@@ -1,0 +1,96 @@
+package raftstore
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"testing"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/octopii/octopii/internal/vfs/vfstest"
+	octopiipb "github.com/octopii/octopii/proto"
+	"github.com/octopii/octopii/wal"
+)
+
+// beginLog makes the first log of a directory, whose disk ends after so many changes.
+func beginLog(t *testing.T, after int) (mem *vfstest.Mem, ended bool) {
+	t.Helper()
+	mem = vfstest.NewMem()
+	changes := -1 // of the log
+	fs := vfstest.NewFaulty(mem, func(op vfstest.Op) error {
+		if changes < 0 || !op.Changes() {
+			return nil
+		}
+		if changes++; changes > after {
+			return vfstest.ErrCrashed
+		}
+		return nil
+	})
+	s, err := Open(Options{FS: fs, Dir: "/d", Backend: wal.New(wal.Options{FS: fs, SegmentBytes: 64 << 10})})
+	noError(t, err)
+	noError(t, s.SetIdentity(someIdentity))
+	h := octopiipb.SnapshotHeader{
+		Metadata:   raftpb.SnapshotMetadata{Index: 7, Term: 3, ConfState: raftpb.ConfState{Voters: []uint64{1}}},
+		Membership: octopiipb.Membership{Cluster: 0xc, Index: 7},
+	}
+	putSnapshot(t, s, h)
+	changes = 0
+	err = s.Found(h, raftpb.HardState{Term: 3, Commit: 7})
+	return mem, err != nil
+}
+
+func openMem(t *testing.T, mem *vfstest.Mem) *Store {
+	t.Helper()
+	s, err := Open(Options{FS: mem, Dir: "/d", Backend: wal.New(wal.Options{FS: mem, SegmentBytes: 64 << 10})})
+	noError(t, err)
+	return s
+}
+
+// A directory whose log is gone knows that it had one. Wherever a process ends that makes
+// the first log, and whatever of that the disk keeps, there is a log or nothing was
+// forgotten; and a log that is opened is noted, before anything of it is acknowledged.
+func TestForgot(t *testing.T) {
+	for after := 0; ; after++ {
+		mem, ended := beginLog(t, after)
+		for i, m := range []*vfstest.Mem{mem.CrashKeepingAll(), mem.CrashLosingAll(), mem.Crash(rand.New(rand.NewPCG(uint64(after), 0))), mem.Crash(rand.New(rand.NewPCG(uint64(after), 1)))} {
+			what := fmt.Sprintf("ended after %d changes, crash %d", after, i)
+			s := openMem(t, m)
+			if s.Forgot() {
+				t.Fatalf("%s: it says that it forgot", what)
+			}
+			had := s.Initialized()
+			if !ended && !had {
+				t.Fatalf("%s: the log that was made is gone", what)
+			}
+			noError(t, s.Close())
+			lost := m.CrashLosingAll()
+			noError(t, lost.RemoveAll(filepath.Join("/d", "wal")))
+			s = openMem(t, lost)
+			if s.Forgot() != had {
+				t.Fatalf("%s: it had a log: %v; without it it says that it forgot: %v", what, had, s.Forgot())
+			}
+			if id, _ := s.Identity(); had && id.Cluster != 0xc || id.Node != someIdentity.Node || id.Incarnation != someIdentity.Incarnation {
+				t.Fatalf("%s: identity %+v", what, id)
+			}
+			noError(t, s.Close())
+		}
+		if !ended {
+			return
+		}
+	}
+}
+
+// A log of an older program, which noted nothing, is noted when it is opened.
+func TestForgotOlderLog(t *testing.T) {
+	mem, _ := beginLog(t, 1<<20)
+	mem = mem.CrashKeepingAll()
+	data, err := encodeIdentity(someIdentity)
+	noError(t, err)
+	mem.WriteFile("/d/identity", data)
+	noError(t, openMem(t, mem).Close())
+	noError(t, mem.RemoveAll("/d/wal"))
+	if s := openMem(t, mem); !s.Forgot() {
+		t.Error("it does not know that it had a log")
+	}
+}
