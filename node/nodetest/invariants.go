@@ -282,6 +282,11 @@ func (c *checker) membership(m *member, ms *octopiipb.Membership) {
 	}
 	if !ok {
 		c.onePlaceEach(m, ms)
+		for _, mem := range ms.Members { // it took the place of a learner
+			if mem.Learner && !mem.Promote && c.w.nemesis.demoted[mem.Replaces] {
+				c.w.nemesis.demoted[mem.ID] = true
+			}
+		}
 		c.confs[ms.Index], c.memberships[ms.Index] = s, ms
 		at, _ := slices.BinarySearch(c.order, ms.Index)
 		if at > 0 {
@@ -711,6 +716,9 @@ func (c *checker) restored(m *member, index, applied, chain uint64) {
 // started: what a member promised, and what it gave a client, is there after any
 // crash.
 func (c *checker) started(m *member) {
+	if m.lostLog {
+		c.w.fail("whoever lost its log stays away", "%s runs under its ID %x, and its log was lost", m.name(), m.id)
+	}
 	if m.phantom {
 		return
 	}
@@ -784,8 +792,11 @@ func (c *checker) readLog(m *member) {
 // killed: a process ended. What it had only in memory is gone.
 func (c *checker) killed(m *member) { m.view.commit = 0 }
 
-// refused: a member does not start. Only damage is a reason.
+// refused: a member does not start. Only damage is a reason, or a log that is lost.
 func (c *checker) refused(m *member, err error) {
+	if m.lostLog && errors.Is(err, node.ErrAmnesia) {
+		return
+	}
 	if !m.view.damaged && !m.disk.struck && !m.disk.dead {
 		c.w.fail("an honest crash keeps nobody from starting", "%s: %v", m.name(), err)
 	}

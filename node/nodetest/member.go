@@ -94,6 +94,8 @@ type member struct {
 	// wiped: its disk was, and it came back under its old ID. voted: it had a vote
 	// by then.
 	wiped, voted bool
+	// lostLog: its log is lost, and its identity is not.
+	lostLog bool
 
 	// chains are those of the states that this life had, by index, since images of disks
 	// were put back: see images.go. acceptLoss is node.Config's.

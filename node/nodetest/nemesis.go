@@ -29,7 +29,7 @@ type nemesis struct {
 	// held: no new faults for a while.
 	held bool
 	// removed are members that the operator wanted to remove, or the cluster gave up;
-	// demoted those whose votes were taken away.
+	// demoted those whose votes were taken away, and what took their places.
 	removed, demoted map[uint64]bool
 	// moves counts the addresses that members moved to.
 	moves int
@@ -97,6 +97,7 @@ var faults = []fault{
 	{"images", 40 * time.Second, (*nemesis).images},
 	{"stranger", 3 * time.Second, (*nemesis).stranger},
 	{"packets", 15 * time.Second, (*nemesis).packets},
+	{"lost-log", 20 * time.Second, (*nemesis).lostLog},
 }
 
 // FaultNames lists the kinds of faults.
@@ -698,6 +699,37 @@ func (n *nemesis) wipe() {
 	n.lost, m.view.forgets = m, true
 	m.restartLater()
 	n.replace(m)
+}
+
+// lostLog takes a member's log, and leaves it all of its other files. It starts with the
+// command that it had, and is not to come back under its ID, whoever remembers it.
+func (n *nemesis) lostLog() {
+	m := n.someone()
+	if m == nil || m.phantom || !n.mayLose(m) || !m.view.born {
+		return
+	}
+	m.kill(n.w.oneIn(2))
+	n.loseLog(m)
+	if len(m.join) == 0 {
+		m.join = n.targets()
+	}
+	n.lost = m
+	m.restartLater()
+	n.replace(m)
+}
+
+// loseLog removes the log of a member that does not run.
+func (n *nemesis) loseLog(m *member) {
+	n.tell(m, "its log is lost, and its identity is not")
+	for _, dir := range []string{"wal", "snap"} {
+		if err := m.disk.mem.RemoveAll(path.Join(dataDir, dir)); err != nil {
+			panic(fmt.Sprintf("nodetest: cannot remove %s: %v", dir, err))
+		}
+	}
+	if err := m.disk.mem.SyncDir(dataDir); err != nil {
+		panic(fmt.Sprintf("nodetest: cannot sync %s: %v", dataDir, err))
+	}
+	m.log, m.lostLog, m.view.forgets = nil, true, true
 }
 
 // wipeSome wipes a member, and at times more, as long as a majority keeps its disks. All

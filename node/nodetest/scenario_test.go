@@ -185,17 +185,24 @@ var commands = map[string]func(*scenario){
 	"load":     (*scenario).load,
 	"quiet":    (*scenario).quiet,
 
-	"run":     func(s *scenario) { s.w.runUntil(s.w.now + s.time(s.d.CmdArgs[0].Key)) },
-	"wait":    (*scenario).wait,
-	"start":   (*scenario).start,
-	"crash":   (*scenario).crash,
-	"pause":   func(s *scenario) { s.member("id").pause() },
-	"resume":  func(s *scenario) { s.member("id").resume() },
-	"clock":   func(s *scenario) { s.member("id").rate = s.float("rate") },
-	"sweep":   (*scenario).sweep,
-	"disk":    (*scenario).disk,
-	"damage":  (*scenario).damage,
-	"wipe":    (*scenario).wipe,
+	"run":    func(s *scenario) { s.w.runUntil(s.w.now + s.time(s.d.CmdArgs[0].Key)) },
+	"wait":   (*scenario).wait,
+	"start":  (*scenario).start,
+	"crash":  (*scenario).crash,
+	"pause":  func(s *scenario) { s.member("id").pause() },
+	"resume": func(s *scenario) { s.member("id").resume() },
+	"clock":  func(s *scenario) { s.member("id").rate = s.float("rate") },
+	"sweep":  (*scenario).sweep,
+	"disk":   (*scenario).disk,
+	"damage": (*scenario).damage,
+	"wipe":   (*scenario).wipe,
+	"lose-log": func(s *scenario) {
+		m := s.member("id")
+		if m.up() {
+			s.fatalf("%s runs", m.name())
+		}
+		s.w.nemesis.loseLog(m)
+	},
 	"again":   (*scenario).again,
 	"save":    (*scenario).saveImage,
 	"restore": (*scenario).restoreImage,
