@@ -173,7 +173,7 @@ func (n *Node) handleJoin(from transport.Hello, payload []byte, done func(transp
 			m.Name, other.ID, other.Address)}, nil)
 		return
 	}
-	m.Learner, m.Promote = true, true
+	m.Learner, m.Promote = true, true // the leader knows whether it is to vote
 	n.changeSoon(core.Change{Op: core.AddLearner, Member: m, IfSilent: true}, joinTries, func(err error) {
 		switch {
 		case err == nil:

@@ -205,6 +205,28 @@ func TestAddVoterGivenUp(t *testing.T) {
 // is known by its address or its old ID. A name is not an identity: another machine that
 // has it is not let in, whether the first is alive or silent.
 func TestRejoin(t *testing.T) {
+	t.Run("a learner", func(t *testing.T) { // which nobody wanted to vote
+		ms := filled(t)
+		learner := newMember(t, 4).start()
+		if _, err := ms[0].AddLearner(timeout(t), node.Member{ID: 4, Address: learner.addr}); err != nil {
+			t.Fatal(err)
+		}
+		converged(t, append(ms, learner)...)
+		learner.kill()
+		back := newMember(t, 0)
+		back.addr, back.cfg.Join, back.cfg.Rejoin = learner.addr, []string{ms[1].addr, ms[0].addr}, true
+		back.start()
+		converged(t, append(ms, back)...)
+		for range 20 { // it is close behind for long enough
+			propose(t, ms[0], "it may only follow")
+			takesTurns(t, back, 3)
+		}
+		got := ms[0].Status().Membership
+		if _, old := got.Member(4); old || len(got.Voters()) != 3 || len(got.Members) != 4 {
+			t.Fatalf("%+v; want three voters, and a new learner in the place of 4", got.Members)
+		}
+	})
+
 	for _, by := range []string{"address", "ID"} {
 		t.Run(by, func(t *testing.T) {
 			ms := filled(t)

@@ -176,6 +176,59 @@ func TestWipedMemberThatWasAdded(t *testing.T) {
 	cl.put(client(t, nil, client4), "by itself")
 }
 
+// A learner that waits to be added, and was, comes back as a learner when its disk was
+// wiped, and so does one that lost its log alone.
+func TestWipedLearnerStaysOne(t *testing.T) {
+	t.Parallel()
+	cl := startCluster(t)
+	c := client(t, nil, cl.endpoints...)
+	client4, peer4 := freeAddr(t), freeAddr(t)
+	dir := filepath.Join(cl.dir, "n4")
+	start := func() *process {
+		return spawn(t, nil, "start", "--name", "n4", "--data-dir", dir, "--client-addr", client4, "--peer-addr", peer4, "--wait")
+	}
+	fourth := start()
+	until(t, func(ctx context.Context) error {
+		_, err := c.MemberAddAsLearner(ctx, []string{"http://" + peer4})
+		return err
+	})
+	fourth.waitReady()
+	learner := func(except uint64) (id uint64) {
+		until(t, func(ctx context.Context) error {
+			list, err := c.MemberList(ctx)
+			if err != nil {
+				return err
+			}
+			id = 0
+			for _, m := range list.Members {
+				switch {
+				case m.ID == except:
+					return errors.New("its old self is still a member")
+				case m.PeerURLs[0] == "http://"+peer4 && m.IsLearner:
+					id = m.ID
+				}
+			}
+			if id == 0 {
+				return fmt.Errorf("it is no learner: %v", list.Members)
+			}
+			return nil
+		})
+		return id
+	}
+	id := learner(0)
+	for _, lost := range []string{".", filepath.Join("node", "wal")} {
+		fourth.kill()
+		if err := os.RemoveAll(filepath.Join(dir, lost)); err != nil {
+			t.Fatal(err)
+		}
+		fourth = start()
+		id = learner(id)
+		fourth.waitReady()
+		cl.put(c, "behind "+lost)
+	}
+	learner(0)
+}
+
 // An older copy of a member's directory is put back, of a follower and then of the
 // leader: it is noticed, put aside, and the member takes its own place.
 func TestRolledBackMembersRejoin(t *testing.T) {

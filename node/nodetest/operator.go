@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/octopii/octopii/internal/selfheal"
+	"github.com/octopii/octopii/node"
 	"github.com/octopii/octopii/node/internal/core"
 	"github.com/octopii/octopii/node/internal/stepped"
 	octopiipb "github.com/octopii/octopii/proto"
@@ -112,10 +113,10 @@ func (n *nemesis) settleLoss() {
 			n.change(l, core.Change{Op: core.Remove, Member: octopiipb.Member{ID: n.lost.id}})
 		case n.heir.gone: // it was given up
 			n.heir = n.newHeir()
-		case !there && ok && !heir.Learner && len(n.more) > 0:
+		case !there && ok && n.settled(heir) && len(n.more) > 0:
 			n.tell(n.lost, "is replaced by %s", n.heir.name())
 			n.lost, n.heir, n.more = n.more[0].lost, n.more[0].heir, n.more[1:]
-		case !there && ok && !heir.Learner:
+		case !there && ok && n.settled(heir):
 			n.tell(n.lost, "is replaced by %s", n.heir.name())
 			n.lost, n.heir = nil, nil
 			return
@@ -123,6 +124,10 @@ func (n *nemesis) settleLoss() {
 		n.settleLoss()
 	})
 }
+
+// settled says whether the heir of a lost member is what that was: a voter, or a learner
+// whose vote was taken away.
+func (n *nemesis) settled(heir node.Member) bool { return !heir.Learner || n.demoted[heir.ID] }
 
 // asked is the leader if it can be asked for something, else nil.
 func (n *nemesis) asked() *member {

@@ -9,12 +9,14 @@ import (
 
 // A place is an address. One process listens there, so no two voters have one: the older
 // of two such records is of a member that is no more, its vote is missing for good, and
-// one more failure stops the cluster. Three rules keep it so:
+// one more failure stops the cluster. Four rules keep it so:
 //
 //   - Every member refuses a committed change that gives a voter the address of another
 //     one (checkPlaces).
 //   - Who joins with the wish to take its own place back gets it from the leader, by the
 //     leader's membership: that of the member that was asked may be old (inPlace).
+//   - What takes the place of a learner that was not on its way to a vote is one as well,
+//     and removes it at once (keepLearner).
 //   - A promotion removes all whose places the new voter takes, in one change: the one that
 //     it names, who that one was to replace, and all others at its address (inPlace).
 
@@ -77,12 +79,16 @@ func inPlace(ms *octopiipb.Membership, changes []Change) []Change {
 		m := &all[i].Member
 		switch changes[i].Op {
 		case AddLearner:
-			if changes[i].IfSilent && m.Replaces != 0 && find(ms, m.Replaces) == nil {
+			if !changes[i].IfSilent {
+				continue
+			}
+			if m.Replaces != 0 && find(ms, m.Replaces) == nil {
 				m.Replaces = 0 // the member that was asked did not know that it is gone
-				if v := voterAt(ms, m.Address, m.ID); v != nil {
+				if v := formerAt(ms, m.Address, m.ID); v != nil {
 					m.Replaces = v.ID
 				}
 			}
+			all = keepLearner(ms, all, i)
 		case Promote:
 			record := find(ms, m.ID)
 			if record == nil || !record.Learner {
@@ -93,6 +99,43 @@ func inPlace(ms *octopiipb.Membership, changes []Change) []Change {
 					all = append(all, Change{Op: Remove, Member: old})
 				}
 			}
+		}
+	}
+	return all
+}
+
+// formerAt is a voter at an address, or else a learner that was not on its way to a vote.
+func formerAt(ms *octopiipb.Membership, address string, but uint64) *octopiipb.Member {
+	if v := voterAt(ms, address, but); v != nil {
+		return v
+	}
+	i := slices.IndexFunc(ms.Members, func(o octopiipb.Member) bool {
+		return address != "" && o.Address == address && o.ID != but && staysLearner(&o)
+	})
+	if i < 0 {
+		return nil
+	}
+	return &ms.Members[i]
+}
+
+// staysLearner: a member was added without a vote, or lost it, and nobody wants it to have
+// one.
+func staysLearner(m *octopiipb.Member) bool { return m != nil && m.Learner && !m.Promote }
+
+// keepLearner completes a change by which a member asks to come in. A member that asks
+// wants a vote. One that takes the place of a learner that stays one gets none, also when
+// it asks again. The one whose place it takes goes in the same change: no promotion will
+// remove it.
+func keepLearner(ms *octopiipb.Membership, all []Change, i int) []Change {
+	m := &all[i].Member
+	own, old := find(ms, m.ID), find(ms, m.Replaces)
+	switch {
+	case own != nil:
+		m.Promote = m.Promote && !(staysLearner(own) && own.Replaces != 0)
+	case staysLearner(old):
+		m.Promote = false
+		if !slices.ContainsFunc(all, func(o Change) bool { return o.Member.ID == old.ID }) {
+			all = append(all, Change{Op: Remove, Member: *old})
 		}
 	}
 	return all

@@ -74,3 +74,41 @@ func TestPlacesInMemberships(t *testing.T) {
 		t.Errorf("a change where two voters have one address already: %v", err)
 	}
 }
+
+// What takes the place of a learner that nobody wants to vote is a learner, too, whichever
+// life of it is known, and the old one goes in the same change. What takes the place of a
+// voter, or of one that was on its way to be one, gets its vote.
+func TestPlaceOfALearner(t *testing.T) {
+	ms := func(four octopiipb.Member) *octopiipb.Membership {
+		four.ID, four.Address, four.Learner = 4, "addr4", true
+		return &octopiipb.Membership{Members: []octopiipb.Member{{ID: 1, Address: "addr1"}, {ID: 2, Address: "addr2"}, {ID: 3, Address: "addr3"}, four}, Removed: []uint64{9}}
+	}
+	plain, wish, took := ms(octopiipb.Member{}), ms(octopiipb.Member{Promote: true}), ms(octopiipb.Member{Replaces: 9})
+	for name, c := range map[string]struct {
+		ms       *octopiipb.Membership
+		asks     octopiipb.Member
+		promote  bool
+		replaces uint64
+		goes     bool
+	}{
+		"of a learner":                          {plain, octopiipb.Member{ID: 5, Address: "addr4", Replaces: 4}, false, 4, true},
+		"of a learner, from elsewhere":          {plain, octopiipb.Member{ID: 5, Address: "addr5", Replaces: 4}, false, 4, true},
+		"of a former life of a learner":         {plain, octopiipb.Member{ID: 5, Address: "addr4", Replaces: 9}, false, 4, true},
+		"of one that was to vote":               {wish, octopiipb.Member{ID: 5, Address: "addr4", Replaces: 4}, true, 4, false},
+		"of a voter":                            {plain, octopiipb.Member{ID: 5, Address: "addr3", Replaces: 3}, true, 3, false},
+		"of nobody":                             {plain, octopiipb.Member{ID: 5, Address: "addr5"}, true, 0, false},
+		"its own, which was added without one":  {plain, octopiipb.Member{ID: 4, Address: "addr4"}, true, 0, false},
+		"its own, which took it":                {took, octopiipb.Member{ID: 4, Address: "addr4"}, false, 0, false},
+		"its own, which was added to have one":  {wish, octopiipb.Member{ID: 4, Address: "addr4"}, true, 0, false},
+		"its own, and it asks with an old self": {took, octopiipb.Member{ID: 4, Address: "addr4", Replaces: 9}, false, 0, false},
+	} {
+		c.asks.Learner, c.asks.Promote = true, true
+		changes := inPlace(c.ms, []Change{{Op: AddLearner, Member: c.asks, IfSilent: true}})
+		changes = inPlace(c.ms, changes) // it may be completed twice
+		m := changes[0].Member
+		goes := len(changes) == 2 && changes[1].Op == Remove && changes[1].Member.ID == 4
+		if m.Promote != c.promote || m.Replaces != c.replaces || goes != c.goes || len(changes) > 2 {
+			t.Errorf("%s: %+v; want promote=%v, replaces %d, and the old one goes: %v", name, changes, c.promote, c.replaces, c.goes)
+		}
+	}
+}
