@@ -360,7 +360,12 @@ func (f *founding) foundAlone() {
 	if l.core != nil || f.origin.Member {
 		return
 	}
-	f.found(octopiipb.Round{Cluster: randomID(), Members: []octopiipb.Member{l.self()}, FailoverByTimeout: l.cfg.FailoverByTimeout})
+	f.found(l.roundAlone())
+}
+
+// roundAlone founds a cluster of this member.
+func (n *Node) roundAlone() octopiipb.Round {
+	return octopiipb.Round{Cluster: randomID(), Members: []octopiipb.Member{n.self()}, FailoverByTimeout: n.cfg.FailoverByTimeout}
 }
 
 // found makes the first log of a cluster from a round: its founder's, or that of a member
@@ -390,7 +395,9 @@ func (f *founding) found(round octopiipb.Round) {
 }
 
 // foundLog writes the first snapshot of a cluster, with the data of the state machine,
-// which has nothing yet, and the log behind it.
+// which has nothing yet, and the log behind it. The log begins behind a snapshot at index 1
+// that names the first members: a first index that is not 0 forces every newcomer through
+// a snapshot, so that all start from the same state.
 func (n *Node) foundLog(round octopiipb.Round) (octopiipb.SnapshotHeader, error) {
 	if index, ok := n.cfg.StateMachine.Durable(); ok && index > 0 {
 		return octopiipb.SnapshotHeader{}, n.orphaned(index)
@@ -406,7 +413,7 @@ func (n *Node) foundLog(round octopiipb.Round) (octopiipb.SnapshotHeader, error)
 		return header, err
 	}
 	if len(round.Members) == 1 {
-		if err := n.noteFounded(); err != nil {
+		if err := n.noteFounded(round.Cluster); err != nil {
 			return header, err
 		}
 	}

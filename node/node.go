@@ -161,7 +161,7 @@ func (n *Node) recover() error {
 			ErrAmnesia, n.cfg.Dir, n.id, PublicClusterID(n.identity.Cluster))
 	}
 	if o := n.store.Origin(); !n.store.Initialized() && n.cfg.Bootstrap && n.cfg.FoundAfterTicks == 0 && len(n.cfg.Join) == 0 && !o.Member && len(o.Rounds) == 0 {
-		if err := n.found(); err != nil {
+		if _, err := n.foundLog(n.roundAlone()); err != nil {
 			return err
 		}
 	}

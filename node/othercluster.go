@@ -260,12 +260,12 @@ func (r *rivals) evidence(p Proof, vouched bool) selfheal.Rival {
 			of.Others++
 		}
 	}
-	if founded := l.store.Origin().Founded; founded != 0 {
+	if o := l.store.Origin(); o.Founded != 0 && o.FoundedCluster == l.cluster.Load() {
 		claimed := l.host.now()
 		if r.rival != nil && r.rival.Cluster == p.Cluster {
 			claimed = time.Unix(0, r.rival.Since)
 		}
-		of.Age = claimed.Sub(time.Unix(0, founded))
+		of.Age = claimed.Sub(time.Unix(0, o.Founded))
 	}
 	return of
 }
@@ -369,10 +369,12 @@ func (r *rivals) report(p Proof, why string) {
 	r.warning, r.quiet = err, 0
 }
 
-// noteFounded makes durable when this member founds its cluster: see selfheal.Rival.Age.
-func (n *Node) noteFounded() error {
+// noteFounded makes durable when this member founds a cluster, before it does: see
+// selfheal.Rival.Age. It names the cluster: if the process ends before there is a log of
+// it, this member may join another one, which it did not found.
+func (n *Node) noteFounded(cluster uint64) error {
 	o := n.store.Origin()
-	o.Founded = n.host.now().UnixNano()
+	o.Founded, o.FoundedCluster = n.host.now().UnixNano(), cluster
 	err := n.store.SetOrigin(o)
 	if vfs.Refused(err) {
 		return fmt.Errorf("%w: %w", wal.ErrNoSpace, err)

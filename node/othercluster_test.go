@@ -394,6 +394,33 @@ func TestThreeAreNotStoppedByStrangers(t *testing.T) {
 	}
 }
 
+// A member began to found a cluster, ended before it had a log of it, and joined another
+// one. It is no founder of that, and a stranger's word does not stop it.
+func TestFoundedNamesItsCluster(t *testing.T) {
+	t.Parallel()
+	network := memnet.New(1)
+	ms := three(t, network)
+	m := ms[2]
+	m.kill()
+	s, err := raftstore.Open(raftstore.Options{FS: vfs.OS, Dir: m.cfg.Dir, Backend: smallLog})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := s.Origin()
+	o.Founded, o.FoundedCluster = time.Now().UnixNano(), 0x123
+	if err := errors.Join(s.SetOrigin(o), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	m.start()
+	leader(t, ms...)
+	r := newRival(t, network)
+	r.answers(claim("c", 7), claim("c", 7))
+	r.dials("c", "it says what it heard", func() bool { return m.Status().Claimed != nil || m.Status().Suspended != nil })
+	if err := m.Status().Suspended; err != nil {
+		t.Errorf("it counts as the founder of a cluster that it joined: %v", err)
+	}
+}
+
 // The founder of three loses its disk while the others are down, and founds a second
 // cluster: under another ID, or the same one, which its configuration names. It serves
 // nothing beside one of the others, and stops when both are back.

@@ -12,32 +12,6 @@ import (
 	"github.com/octopii/octopii/raftstore"
 )
 
-// found makes this member the only one of a new cluster. The log begins behind
-// a snapshot at index 1 that names the founder: a first index that is not 0
-// forces every newcomer through a snapshot, so that all start from the same
-// state.
-func (n *Node) found() error {
-	if index, ok := n.cfg.StateMachine.Durable(); ok && index > 0 {
-		return n.orphaned(index)
-	}
-	header := foundHeader(octopiipb.Round{Cluster: randomID(), Members: []octopiipb.Member{n.self()}, FailoverByTimeout: n.cfg.FailoverByTimeout})
-	header.External = n.durable
-	var snapshot Snapshot
-	if !n.durable {
-		var err error
-		if snapshot, err = n.cfg.StateMachine.Snapshot(); err != nil {
-			return fmt.Errorf("node: the state machine failed to capture its first state: %w", err)
-		}
-	}
-	if _, err := n.writeSnapshot(header, snapshot); err != nil {
-		return err
-	}
-	if err := n.noteFounded(); err != nil {
-		return err
-	}
-	return n.store.Found(header, raftpb.HardState{Term: 1, Commit: 1})
-}
-
 // orphaned: the log is gone, and the state machine's own files are not.
 func (n *Node) orphaned(index uint64) error {
 	return fmt.Errorf("node: %s is empty, but the state machine has everything up to index %d of another log: %w; give both back, or neither",
