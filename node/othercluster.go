@@ -53,13 +53,22 @@ type ClaimedError struct {
 	Addresses []string
 	// Why says what it waits for.
 	Why string
+	// Operator: a majority of the other cluster that claims the address settles nothing, as
+	// other members depend on this member's cluster, or nothing proves that majority.
+	Operator bool
 }
 
 // Error names both clusters and says what to do.
 func (e *ClaimedError) Error() string {
 	mine, other := PublicClusterID(e.Mine), PublicClusterID(e.Other)
-	return fmt.Sprintf("%v: this is cluster %x, and cluster %x has member %x at this address; %s. To settle it: start the other members of cluster %x, whose majority decides; or, if cluster %x is the right one, start this member with --not-of %x (Config.NotOf); or stop it, empty its data directory, and start it with --join %s",
-		ErrClaimed, mine, other, e.Member, e.Why, other, mine, other, strings.Join(e.Addresses, ","))
+	text := fmt.Sprintf("%v: this is cluster %x, and cluster %x has member %x at this address; %s.", ErrClaimed, mine, other, e.Member, e.Why)
+	join := fmt.Sprintf("stop it, empty its data directory, and start it with --join %s", strings.Join(e.Addresses, ","))
+	if e.Operator {
+		return fmt.Sprintf("%s Settle it: if cluster %x is the right one, start this member with --not-of %x (Config.NotOf), once; if cluster %x is, first stop the other members of cluster %x and empty their data directories, and then this one: %s",
+			text, mine, other, other, mine, join)
+	}
+	return fmt.Sprintf("%s To settle it: start the other members of cluster %x, whose majority decides; or, if cluster %x is the right one, start this member with --not-of %x (Config.NotOf); or %s",
+		text, other, mine, other, join)
 }
 
 // Unwrap makes it an ErrClaimed.
@@ -139,7 +148,9 @@ func (r *rivals) begin(l *loop) error {
 			zap.String("cluster", clusterHex(l.cluster.Load())), zap.String("other cluster", hex(other)))
 	}
 	if r.rival != nil {
-		r.suspend("no majority of the other cluster has answered since this member started")
+		start := l.store.Start().Membership // the newest one is read later, when this runs
+		others := len(publicMembership(&start).Voters()) > 1
+		r.suspend("no majority of the other cluster has answered since this member started", others)
 	}
 	return nil
 }
@@ -292,7 +303,8 @@ func (r *rivals) claimed(p Proof, why string, vouched bool) {
 		r.unsaved = true
 	}
 	if news || vouched { // one member's word is no news behind a majority's
-		r.suspend(why)
+		majority, _ := selfheal.Facing(r.evidence(p, true)) // if it claims the same
+		r.suspend(why, majority != selfheal.GiveWay)
 	}
 	if r.unsaved {
 		r.keep()
@@ -318,10 +330,10 @@ func (r *rivals) learn(p Proof) (news bool) {
 	return news
 }
 
-// suspend serves nothing from now on.
-func (r *rivals) suspend(why string) {
+// suspend serves nothing from now on. operator: a majority of the rival will not settle it.
+func (r *rivals) suspend(why string, operator bool) {
 	l := r.loop
-	err := &ClaimedError{Mine: l.cluster.Load(), Other: r.rival.Cluster, Member: r.rival.Member, Addresses: r.rival.Addresses, Why: why}
+	err := &ClaimedError{Mine: l.cluster.Load(), Other: r.rival.Cluster, Member: r.rival.Member, Addresses: r.rival.Addresses, Why: why, Operator: operator}
 	if r.err == nil || r.err.Error() != err.Error() {
 		l.log.Error("this member serves nothing until it is settled which of two clusters is right", zap.Error(err))
 	}

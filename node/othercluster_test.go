@@ -387,6 +387,9 @@ func TestThreeAreNotStoppedByStrangers(t *testing.T) {
 			if !isClaimed(m) {
 				t.Errorf("it serves: %v", m.Status().Suspended)
 			}
+			if err := m.Status().Suspended; strings.Contains(err.Error(), "whose majority decides") || !strings.Contains(err.Error(), fmt.Sprintf("--not-of %x", node.PublicClusterID(rivalCluster))) {
+				t.Errorf("it advises to wait for a majority, which decides nothing here: %v", err)
+			}
 			eventually(t, "the others go on", func() bool { return serves(ms[1]) && serves(ms[2]) })
 			r.answers(nil, noClaim(8))
 			eventually(t, "it serves again", func() bool { return serves(m) })
