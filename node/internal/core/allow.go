@@ -211,13 +211,3 @@ func (c *Core) promote(changes []Change) {
 	}
 	c.wait(request{Request: Request{Kind: ChangeMembership, Changes: changes}})
 }
-
-// mustHandOver says whether another one must lead before a change that takes this
-// leader's vote away, so that nobody waits for an election. The next leader makes the
-// change. If there is nobody else it is made all the same.
-func (c *Core) mustHandOver(it *request) bool {
-	goes := slices.ContainsFunc(it.Changes, func(o Change) bool {
-		return o.Member.ID == c.cfg.ID && (o.Op == Remove || o.Op == Demote)
-	})
-	return goes && !it.DryRun && c.bestCandidate(false) != 0 && c.allowChanges(it.Changes) == nil
-}

@@ -91,7 +91,7 @@ func (c *Core) applyChange(e *raftpb.Entry, w Waiter) {
 	case err == nil:
 		c.setConf(e, *c.rn.ApplyConfChange(cc), withChanges(c.handed.Membership, e.Index, changes))
 		if c.leaves() && c.rn.BasicStatus().RaftState == raft.StateLeader {
-			c.handOn()
+			c.handOver(leaving)
 		}
 	case errors.Is(err, errNoChange):
 		err = nil

@@ -100,10 +100,6 @@ type Core struct {
 	// outstanding are those and all others.
 	appending   int
 	outstanding outstanding
-	// offered is the member to which this leader hands over by itself; 0: none.
-	offered uint64
-	// committed is the commit index of the last tick at which this member led.
-	committed uint64
 	// confIndex is where this leader appended its last change of membership.
 	confIndex uint64
 	forwarded forwarded
@@ -117,12 +113,13 @@ type Core struct {
 	// of a leader whose log ends before what is committed here.
 	forgot, short counter
 	// leaderEnd is how far the log of the leader goes, as it said.
-	leaderEnd leaderEnd
-	led       led
-	told      told
-	reads     reads
-	peers     peers
-	reign     reign
+	leaderEnd  leaderEnd
+	led        led
+	told       told
+	reads      reads
+	peers      peers
+	reign      reign
+	leadership leadership
 }
 
 // request is a Request and where it came from.
@@ -407,7 +404,7 @@ func (c *Core) tick() {
 	c.tendLearners()
 	c.tendAddresses()
 	c.tendPlaces()
-	c.handOver()
+	c.tickLeadership()
 }
 
 // ready draws one Ready from raft and turns it into effects.
@@ -517,7 +514,7 @@ func (c *Core) note() {
 		c.tryReturned()
 		// What another leader appended, or cut off, raft itself looks after.
 		c.confIndex = 0
-		c.offered = raft.None
+		c.leadership = leadership{}
 		c.peers.rested()
 	}
 	elected := now.RaftState == raft.StateLeader && c.status.RaftState != raft.StateLeader
@@ -527,7 +524,7 @@ func (c *Core) note() {
 	}
 	c.elected()
 	if c.leaves() {
-		c.handOn()
+		c.handOver(leaving)
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 // it may have seen an entry of this term, and have taken it for lost.
 func (c *Core) serve(term uint64) {
 	entries := make([]raftpb.Entry, 0, len(c.waiting))
-	var transfers, leaving []request
+	var transfers, dismissals []request
 	for i := range c.waiting {
 		it := &c.waiting[i]
 		if it.from != 0 && it.term != term {
@@ -30,8 +30,8 @@ func (c *Core) serve(term uint64) {
 		case it.Kind == Transfer:
 			transfers = append(transfers, *it)
 			continue
-		case c.mustHandOver(it):
-			leaving = append(leaving, *it)
+		case c.isDismissed(it):
+			dismissals = append(dismissals, *it)
 			continue
 		}
 		e, ok := c.entryFor(it, len(entries))
@@ -48,11 +48,11 @@ func (c *Core) serve(term uint64) {
 	for _, it := range transfers {
 		c.transfer(it)
 	}
-	if len(leaving) > 0 {
-		c.rn.TransferLeader(c.bestCandidate(false))
-	}
-	for _, it := range leaving {
+	for _, it := range dismissals {
 		c.wait(it)
+	}
+	if len(dismissals) > 0 {
+		c.handOver(dismissed)
 	}
 }
 
@@ -136,7 +136,7 @@ func (c *Core) placeProposals(entries []raftpb.Entry) {
 func (c *Core) transfer(it request) {
 	to := it.To
 	if to == 0 {
-		to = c.bestCandidate(false)
+		to = c.successor(asked)
 	}
 	m := find(c.handed.Membership, to)
 	switch {
@@ -150,7 +150,7 @@ func (c *Core) transfer(it request) {
 		c.settle(it, Outcome{Err: fmt.Errorf("%w: member %x is a learner; promote it first", ErrNoTarget, to)})
 		return
 	case to != c.cfg.ID:
-		c.rn.TransferLeader(to)
+		c.offer(to)
 	}
 	c.settle(it, Outcome{Index: to})
 }

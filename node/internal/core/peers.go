@@ -45,8 +45,7 @@ type peer struct {
 	// rest is for how many ticks this leader does not hand over to it, and pause for
 	// how many it did not after the last transfer to it that failed.
 	rest, pause int
-	// near is for how many ticks, as a voter of a higher priority than this leader's,
-	// it was close behind.
+	// near is for how many ticks, as a voter, it was close behind.
 	near int
 	// seen are the requests that it forwarded to this member.
 	seen seen

@@ -54,25 +54,6 @@ func (c *Core) stalled() bool {
 	return c.cfg.StallTicks > 0 && c.outstanding.ticks() > c.cfg.StallTicks
 }
 
-// leaveStalled hands leadership over from a disk that hangs. It needs nothing of
-// that: the others have all that this leader appended, as it was sent to them
-// beside its own write, and elect without its vote.
-//
-// Only where they are a majority without this member: else nobody could be
-// elected, and reads, which need no disk, would fail as well.
-func (c *Core) leaveStalled() {
-	if !c.othersElect() {
-		return
-	}
-	to := c.bestCandidate(true)
-	if to == 0 {
-		to = c.bestCandidate(false)
-	}
-	if to != 0 {
-		c.offer(to)
-	}
-}
-
 // othersElect: the voters that are alive are a majority without this one.
 func (c *Core) othersElect() bool {
 	cs := &c.handed.ConfState
