@@ -187,7 +187,8 @@ func isSuspension(err error) bool {
 	return errors.Is(err, ErrSuspect) || errors.Is(err, ErrDiverged) || errors.Is(err, ErrClaimed)
 }
 
-// suspensionChanged lets callers know of it, also those that wait for an answer.
+// suspensionChanged lets callers know of it; those that wait for an answer hear of it in the
+// next turn (filter).
 func (l *loop) suspensionChanged() {
 	err := l.suspension()
 	if err == nil {
@@ -195,12 +196,7 @@ func (l *loop) suspensionChanged() {
 		return
 	}
 	l.suspended.Store(&err)
-	if l.core == nil {
-		return
-	}
-	for _, o := range l.core.Refuse(err) {
-		o.Waiter.(*waiter).finish(answer{Outcome: o})
-	}
+	l.inbox.notify()
 }
 
 // filter keeps from a suspended member what it would vote, acknowledge or serve by. What
@@ -224,7 +220,7 @@ func (d *doubt) filter(in *core.Input) {
 	empty(&in.Remote)
 	empty(&in.Replies)
 	empty(&in.PeersGone)
-	in.Campaign, in.Ticks = false, 0
+	in.Campaign, in.Ticks, in.Refuse = false, 0, err
 }
 
 // withhold keeps back what a suspended member would say.

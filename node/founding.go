@@ -380,14 +380,13 @@ func (f *founding) found(round octopiipb.Round) {
 	}
 	if err == nil {
 		l.applier.jobs.put(applyJob{restore: &header})
-		err = l.startCore(header, 0)
+		err = l.startCore(header, 0, len(round.Members) > 1)
 	}
 	if err != nil {
 		l.fatal(err)
 		return
 	}
 	if len(round.Members) > 1 {
-		l.core.CampaignSoon()
 		l.campaign.Reset(campaignDelay(1)) // there is no leader to wait for
 	}
 	l.log.Info("founded a cluster", zap.String("cluster", clusterHex(round.Cluster)),

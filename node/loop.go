@@ -30,7 +30,9 @@ type loop struct {
 
 	input core.Input
 	calls []func()
-	join  joiner
+	// undelivered is for the next Step, which need not come soon.
+	undelivered []core.Forward
+	join        joiner
 	// founding is what a member without a log does that may found a cluster.
 	founding founding
 	// campaign fires when this member should campaign for a leader that is dead.
@@ -70,12 +72,12 @@ func newLoop(n *Node) (*loop, error) {
 	}
 	n.store.Committed(durable)
 	n.applier.start(labelOf(start), durable)
-	return l, l.startCore(start, start.Metadata.Index)
+	return l, l.startCore(start, start.Metadata.Index, false)
 }
 
 // startCore makes this member part of a cluster. applied is what the state
-// machine has already.
-func (l *loop) startCore(start octopiipb.SnapshotHeader, applied uint64) error {
+// machine has already; founded: this member has just founded it with others.
+func (l *loop) startCore(start octopiipb.SnapshotHeader, applied uint64, founded bool) error {
 	cfg := core.Config{
 		ID:                  l.id,
 		Start:               labelOf(start),
@@ -89,6 +91,7 @@ func (l *loop) startCore(start octopiipb.SnapshotHeader, applied uint64) error {
 		PromoteStableTicks:  l.cfg.PromoteStableTicks,
 		JoinTimeoutTicks:    l.cfg.JoinTimeoutTicks,
 		StallTicks:          max(0, l.cfg.StallTicks),
+		Founded:             founded,
 		ProposalBytesMax:    l.cfg.ProposalBytesMax,
 		WaitingBytesMax:     4 * l.cfg.PendingBytesMax,
 		ReadSeed:            randomID(),
@@ -145,6 +148,8 @@ func (l *loop) turn(ticks int) bool {
 		call()
 	}
 	l.input.Ticks = ticks
+	l.input.Undelivered = append(l.input.Undelivered, l.undelivered...)
+	empty(&l.undelivered)
 	l.doubt.tick(ticks)
 	l.rivals.tick(ticks)
 	l.doubt.filter(&l.input)
@@ -229,7 +234,7 @@ func (l *loop) carryOut(eff *core.Effects) {
 	for i := range eff.Forwards {
 		f := &eff.Forwards[i]
 		if !l.transport.Send(f.To, kindRequests, &octopiipb.Requests{Term: f.Term, Requests: f.Requests}) {
-			l.core.Undelivered(f)
+			l.undelivered = append(l.undelivered, *f)
 		}
 	}
 	if eff.Apply != nil {
@@ -372,7 +377,7 @@ func (l *loop) bringToLife(m *raftpb.Message) error {
 	l.applier.jobs.put(applyJob{restore: &header})
 	l.log.Info("brought to life by a snapshot", zap.String("leader", hex(m.From)), zap.Uint64("index", meta.Index),
 		zap.String("cluster", clusterHex(header.Membership.Cluster)))
-	return l.startCore(header, 0)
+	return l.startCore(header, 0, false)
 }
 
 // publish makes the status visible to Status and to those that wait for it.

@@ -182,7 +182,7 @@ func (s *snapshots) finish(h octopiipb.SnapshotHeader, size int64, err error) {
 		s.pause = snapshotRetryTicks
 	case info.Index > l.store.SnapshotIndex():
 		l.store.Marked(h, l.cfg.TrailingEntries, l.cfg.SnapshotLogBytes/2)
-		l.core.Forget(info.Index)
+		l.input.Compacted = info.Index
 		l.events.snapshotTaken(info)
 	}
 	for _, done := range s.waiters {

@@ -182,8 +182,8 @@ func (c *Core) LabelAt(index uint64) (Label, error) {
 	return Label{}, fmt.Errorf("core: index %d is before the oldest label, %d", index, c.labels[0].Index)
 }
 
-// Forget drops the labels that only states before index need.
-func (c *Core) Forget(index uint64) {
+// compacted drops the labels that only states before index need.
+func (c *Core) compacted(index uint64) {
 	for len(c.labels) > 1 && c.labels[1].Index <= index {
 		c.labels = c.labels[1:]
 	}

@@ -47,6 +47,9 @@ type Config struct {
 	// ProposalBytesMax bounds a proposal; WaitingBytesMax all that wait here.
 	ProposalBytesMax int
 	WaitingBytesMax  int64
+	// Founded: a cluster of several voters was just founded. Nobody leads it, and there is
+	// nobody to wait for, so Input.Campaign follows.
+	Founded bool
 	// ReadSeed must differ at every start of every member.
 	ReadSeed uint64
 	// RequestWindow is how many of a member's forwarded requests a leader knows apart,
@@ -193,6 +196,9 @@ func New(cfg Config) (*Core, error) {
 			return nil, fmt.Errorf("core: campaign: %w", err)
 		}
 	}
+	if cfg.Founded {
+		c.campaigns = 1
+	}
 	c.status = c.rn.BasicStatus()
 	return c, nil
 }
@@ -234,6 +240,10 @@ func readable(s Storage, last uint64) error {
 func (c *Core) Step(in *Input) *Effects {
 	c.effects = Effects{}
 	c.bound = c.last
+	if in.Refuse != nil {
+		c.refuseAll(in.Refuse)
+	}
+	c.compacted(in.Compacted)
 	for _, p := range in.PeersUp {
 		c.peers.up(p)
 		c.reconnected(p.ID)
@@ -275,6 +285,9 @@ func (c *Core) Step(in *Input) *Effects {
 	}
 	for range in.Ticks {
 		c.tick()
+	}
+	for i := range in.Undelivered {
+		c.undelivered(&in.Undelivered[i])
 	}
 	for _, r := range in.Replies {
 		c.stepReplies(r)
@@ -531,6 +544,19 @@ func (c *Core) note() {
 // refuse answers a local caller that failed.
 func (c *Core) refuse(w Waiter, err error) {
 	c.effects.Outcomes = append(c.effects.Outcomes, Outcome{Waiter: w, Err: err})
+}
+
+// refuseAll answers every local caller that waits for a read or to be proposed.
+func (c *Core) refuseAll(err error) {
+	for _, w := range c.reads.all() {
+		c.refuse(w, err)
+	}
+	c.keepWaiting(func(it *request) bool {
+		if it.from == 0 && it.Waiter != nil {
+			c.refuse(it.Waiter, err)
+		}
+		return false
+	})
 }
 
 // Status is what a member knows of itself and, as the leader, of others.

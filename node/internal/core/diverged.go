@@ -336,19 +336,3 @@ func (c *Core) Established() bool { return c.handed.Term > c.since }
 func (c *Core) Leads() bool {
 	return c.status.RaftState == raft.StateLeader && c.handed.Term == c.status.Term
 }
-
-// Refuse answers every local caller that waits for a read or to be proposed with err.
-// Nothing that it answers was appended.
-func (c *Core) Refuse(err error) []Outcome {
-	var outcomes []Outcome
-	for _, w := range c.reads.all() {
-		outcomes = append(outcomes, Outcome{Waiter: w, Err: err})
-	}
-	c.keepWaiting(func(it *request) bool {
-		if it.from == 0 && it.Waiter != nil {
-			outcomes = append(outcomes, Outcome{Waiter: it.Waiter, Err: err})
-		}
-		return false
-	})
-	return outcomes
-}

@@ -39,10 +39,6 @@ func (c *Core) stepGone(gone []uint64) {
 // lives, and its lease counts on the memory of its followers.
 func (c *Core) mayForget() bool { return !c.handed.Membership.FailoverByTimeout }
 
-// CampaignSoon is called when a cluster of several voters has just been founded, before
-// the first Step: nobody leads it, and there is nobody to wait for. Input.Campaign follows.
-func (c *Core) CampaignSoon() { c.campaigns = 1 }
-
 // campaignSoon asks the shell for Input.Campaign.
 func (c *Core) campaignSoon() {
 	c.campaigns++

@@ -122,9 +122,8 @@ func (c *Core) sendDue(ticks int) {
 	f.end(c)
 }
 
-// Undelivered takes back requests that the transport certainly did not send.
-// They are tried again at the next tick, or when the leader can be reached.
-func (c *Core) Undelivered(f *Forward) {
+// undelivered takes back requests that the transport certainly did not send.
+func (c *Core) undelivered(f *Forward) {
 	for _, q := range f.Requests {
 		switch s := c.forwarded.find(q.ID); {
 		case s == nil:

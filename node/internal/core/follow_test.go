@@ -175,12 +175,12 @@ func TestRequestsOfABrokenConnectionAreSentAgain(t *testing.T) {
 	}
 	// This copy is certainly not sent, which says nothing of the first. It stays due:
 	// at the next tick, or when the leader can be reached again.
-	b.c.Undelivered(&f[0])
+	b.run(Input{Undelivered: f})
 	b.tickUnder(2, 2, 1)
 	if f = b.sent(); len(f) != 1 || f[0].Requests[0].ID != q.ID {
 		t.Fatalf("sent again after that: %+v", f)
 	}
-	b.c.Undelivered(&f[0])
+	b.run(Input{Undelivered: f})
 	b.run(Input{PeersUp: []PeerUp{{ID: 3}}})
 	b.quiet()
 	b.run(Input{PeersUp: []PeerUp{{ID: 2}}})

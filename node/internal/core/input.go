@@ -100,9 +100,18 @@ type Input struct {
 	PeersGone []uint64
 	// Campaign: the delay is over that Effects.CampaignSoon asked for.
 	Campaign bool
-	Requests []Request
-	Remote   []RemoteRequests
-	Replies  []RemoteReplies
+	// Refuse, if not nil, answers all local callers that wait for a read or to be proposed,
+	// before anything else is looked at. Nothing of theirs was appended.
+	Refuse error
+	// Undelivered are those that the transport certainly did not send. They are tried again
+	// at the next tick, or when the leader can be reached.
+	Undelivered []Forward
+	// Compacted is the index of a snapshot that was taken here; 0: none was. Labels that
+	// only states before it need are dropped.
+	Compacted uint64
+	Requests  []Request
+	Remote    []RemoteRequests
+	Replies   []RemoteReplies
 }
 
 // Label says what a state at Index is: which entry it ends with, and who

@@ -301,9 +301,10 @@ func TestRemoteRequestsDuringSlowFsync(t *testing.T) {
 func TestUndeliveredGrows(t *testing.T) {
 	b := newBench(t, 1, []uint64{1, 2}, raftpb.HardState{Term: 1, Commit: 1})
 	b.run(Input{Messages: []raftpb.Message{{Type: raftpb.MsgHeartbeat, From: 2, To: 1, Term: 2, Commit: 1}}})
+	var undelivered []Forward
 	for range 50 {
 		w := &call{}
-		e := b.step(Input{Ticks: 1, Requests: []Request{
+		e := b.step(Input{Ticks: 1, Undelivered: undelivered, Requests: []Request{
 			{Kind: Propose, Data: FrameProposal(make([]byte, 600<<10)), Waiter: w},
 			{Kind: Propose, Data: FrameProposal(make([]byte, 600<<10)), Waiter: w},
 		}, Messages: []raftpb.Message{{Type: raftpb.MsgHeartbeat, From: 2, To: 1, Term: 2, Commit: 1}}})
@@ -313,9 +314,10 @@ func TestUndeliveredGrows(t *testing.T) {
 			if r.Size() > forwardBytesMax {
 				t.Fatalf("one Forward of %d bytes: a transport that refuses it once refuses it for ever", r.Size())
 			}
-			b.c.Undelivered(&e.Forwards[i]) // transport.Send said false
 		}
+		undelivered = e.Forwards // transport.Send said false
 	}
+	b.step(Input{Ticks: 1, Undelivered: undelivered})
 	if n := len(b.c.waiting) + len(b.c.returned) + len(b.c.forwarded.sent); n > 2 {
 		t.Errorf("%d requests of callers that are gone are kept", n)
 	}
