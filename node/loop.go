@@ -171,6 +171,9 @@ func (l *loop) step() {
 	for _, a := range l.input.Appended {
 		l.appended(a)
 	}
+	for _, p := range l.input.PeersUp {
+		l.snapshots.again(p.ID)
+	}
 	var eff *core.Effects
 	if err := l.readLog(func() error { eff = l.core.Step(&l.input); return nil }); err != nil {
 		l.fatal(err)
@@ -248,6 +251,7 @@ func (l *loop) carryOut(eff *core.Effects) {
 			zap.String("peer", hex(id)), zap.Int("silent for ticks", l.cfg.JoinTimeoutTicks))
 	}
 	if eff.LeaderChanged {
+		l.snapshots.forget()
 		st := l.core.Status()
 		l.log.Info("leader changed", zap.Uint64("term", st.Term), zap.String("leader", hex(st.Leader)))
 		l.events.leaderChanged(st.Term, st.Leader)

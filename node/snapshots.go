@@ -89,6 +89,18 @@ func (s *snapshots) settle(to uint64, err error) {
 	}
 }
 
+// again lets the pauses begin anew for a member that connected: it may have restarted, on
+// a disk that was mended meanwhile.
+func (s *snapshots) again(id uint64) {
+	if f := s.failed[id]; f != nil {
+		f.pause, f.left = 0, min(f.left, 1)
+	}
+}
+
+// forget is called when the leader changes: raft knows nothing of the streams of another
+// reign, and what held one back then may be over.
+func (s *snapshots) forget() { s.failed = nil }
+
 // maybeTake takes a snapshot when the log behind the last one has grown enough,
 // or has no room to grow: what is behind the snapshot is free then.
 func (s *snapshots) maybeTake() {

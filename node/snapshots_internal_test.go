@@ -40,4 +40,23 @@ func TestStreamBackoff(t *testing.T) {
 	if got := pause(); got != 1 {
 		t.Errorf("after a success the first pause is of %d ticks; want 1", got)
 	}
+	for range 5 {
+		pause()
+	}
+	s.settle(2, errors.New("no room"))
+	before = told()
+	s.again(2) // while it waits
+	if s.tick(1); told() != before+1 {
+		t.Error("a member that connected anew waits for a pause of its former life")
+	}
+	if got := pause(); got != 1 {
+		t.Errorf("to a member that connected anew the first pause is of %d ticks; want 1", got)
+	}
+	for range 5 {
+		pause()
+	}
+	s.forget()
+	if got := pause(); got != 1 {
+		t.Errorf("in another reign the first pause is of %d ticks; want 1", got)
+	}
 }

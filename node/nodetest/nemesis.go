@@ -13,6 +13,7 @@ import (
 	"github.com/octopii/octopii/internal/vfs/vfstest"
 	"github.com/octopii/octopii/node"
 	"github.com/octopii/octopii/transport"
+	"github.com/octopii/octopii/wal"
 )
 
 // nemesis breaks things, and is the operator who replaces what it broke for good.
@@ -647,6 +648,10 @@ func (n *nemesis) damage(m *member, proven bool) {
 	case "a file cut short":
 		data = data[:at]
 	}
+	if !proven && n.isUnwritten(m, file, sector, data) {
+		what, data = "a bit flipped", slices.Clone(image[file])
+		data[at] ^= 1
+	}
 	n.tell(m, "%s in %s at %d", what, path.Base(file), at)
 	if what == "a file missing" {
 		_ = m.disk.mem.Remove(file)
@@ -654,6 +659,19 @@ func (n *nemesis) damage(m *member, proven bool) {
 		return
 	}
 	m.disk.mem.WriteFile(file, data)
+}
+
+// isUnwritten says whether a sector of zeros is now where the last frame of a log that was
+// not closed has a sector. No disk tells that from a write that did not become whole: the
+// process may have ended before it could acknowledge what is in it.
+func (n *nemesis) isUnwritten(m *member, file string, sector int, data []byte) bool {
+	end := min(sector+vfstest.SectorSize, len(data))
+	if path.Ext(file) != ".seg" || sector >= end || slices.ContainsFunc(data[sector:end], func(b byte) bool { return b != 0 }) {
+		return false
+	}
+	var last wal.Record
+	_, err := wal.Inspect(m.disk.mem, path.Dir(file), func(r *wal.Record) error { last = *r; return nil }, nil)
+	return err != nil || last.Segment == path.Base(file) && int64(sector) >= last.Offset && int64(sector) < last.Offset+last.Size
 }
 
 // target is a place in the newest segment of the log, in the newest snapshot, or in

@@ -299,6 +299,9 @@ func (c *Core) Step(in *Input) *Effects {
 	c.stepGone(in.PeersGone)
 	c.stepRequests(in)
 	c.ready()
+	if in.NoSpace {
+		c.refuseProposals() // what the Ready gave back
+	}
 	return &c.effects
 }
 

@@ -531,3 +531,19 @@ func TestForwardedFrameGolden(t *testing.T) {
 		}
 	}
 }
+
+// What a Step gives back, as the leader changes, is refused in the same Step while the
+// disk is full: nothing may be under way that has the next one come.
+func TestGivenBackIsRefusedWithoutSpace(t *testing.T) {
+	w := &call{name: "p"}
+	b, q := follower(t, w)
+	b.run(Input{Undelivered: []Forward{{To: 2, Term: 2, Requests: []octopiipb.Request{q}}}})
+	b.quiet()
+	e := b.step(Input{NoSpace: true, Messages: []raftpb.Message{{Type: raftpb.MsgHeartbeat, From: 3, To: 1, Term: 3, Commit: 1}}})
+	if len(e.Outcomes) != 1 || e.Outcomes[0].Waiter != w || !errors.Is(e.Outcomes[0].Err, ErrNoSpace) {
+		t.Fatalf("answered: %+v, want ErrNoSpace", e.Outcomes)
+	}
+	if e = b.step(Input{NoSpace: true}); len(e.Outcomes)+len(e.Forwards) > 0 {
+		t.Errorf("a Step in which nothing happened brings %+v", e)
+	}
+}
