@@ -557,7 +557,8 @@ func (c *checker) gone(m *member, id uint64) {
 
 // followed: whoever follows goes on until it has not heard of its leader for an
 // election timeout, or nobody listens any more where that was. A connection that
-// breaks is no reason.
+// breaks is no reason. One that serves nothing asks a majority first: messages of its
+// leader that are older than its own process may look like those of one that forgot.
 func (c *checker) followed(m *member, st node.Status) {
 	v := &m.view
 	lead, term := v.lead, v.leadTerm
@@ -566,7 +567,7 @@ func (c *checker) followed(m *member, st node.Status) {
 		v.heard = v.ticks
 		delete(v.gone, st.Leader)
 	}
-	if lead == 0 || lead == m.id || st.Leader != 0 || st.Term != term || v.gone[lead] || v.forgets {
+	if lead == 0 || lead == m.id || st.Leader != 0 || st.Term != term || v.gone[lead] || v.forgets || st.Suspended != nil {
 		return
 	}
 	// A turn may be late by a tick, and a message wait for the next turn.
