@@ -26,6 +26,15 @@ const (
 	kindFound
 )
 
+// The codes of refusals: what they say is about the one that is refused. They are never
+// reused.
+const (
+	// refusedRemoved: its ID was removed.
+	refusedRemoved uint32 = iota + 1
+	// refusedDisk: it has another disk than the one that is known.
+	refusedDisk
+)
+
 // handler is the side of a Node that its transport calls. It checks and
 // queues; what to do about a message is decided in the loop.
 type handler struct{ *Node }
@@ -61,7 +70,6 @@ func (h handler) Accept(peer transport.Hello) error {
 		// It has no log and no vote, and so nothing is lost by believing it.
 		h.fatal(fmt.Errorf("%w: member %x remembers that this one had its log up to %d in term %d, and there is no log: was the disk replaced? Remove this member, and join again with an empty directory",
 			ErrAmnesia, peer.Node, peer.Remembers.Match, peer.Remembers.Term))
-		// Not ErrAmnesia: that would say that the peer has it.
 		return fmt.Errorf("member %x lost its log and stops", h.id)
 	}
 	if peer.Cluster != 0 && !peer.Call && peer.At == "" {
@@ -100,14 +108,14 @@ func (h handler) refuse(peer transport.Hello) error {
 		return nil
 	}
 	if slices.Contains(ms.Removed, peer.Node) {
-		return ErrRemoved
+		return transport.Refuse(refusedRemoved, ErrRemoved)
 	}
 	for i := range ms.Members {
 		m := &ms.Members[i]
 		if m.ID == peer.Node && m.Incarnation != 0 && m.Incarnation != peer.Incarnation {
 			// The incarnation itself is what a member proves itself by.
-			return fmt.Errorf("%w: member %x comes back with another disk than the one that is known; remove it and join again under a new ID",
-				ErrAmnesia, peer.Node)
+			return transport.Refuse(refusedDisk, fmt.Errorf("%w: member %x comes back with another disk than the one that is known; remove it and join again under a new ID",
+				ErrAmnesia, peer.Node))
 		}
 	}
 	return nil
@@ -197,7 +205,7 @@ func (h handler) handleReplies(from uint64, payload []byte) error {
 // Refused implements transport.Handler. A member that was removed while it was
 // away learns it here: nobody sends it the log any more. So does one that came back
 // with an empty disk under its old ID.
-func (h handler) Refused(peer transport.Hello, reason string) { h.refused(peer, reason) }
+func (h handler) Refused(peer transport.Hello, why transport.Refusal) { h.refused(peer, why) }
 
 // PeerDown implements transport.Handler.
 func (h handler) PeerDown(id uint64) {
@@ -227,8 +235,7 @@ func (h handler) HandleCall(ctx context.Context, from transport.Hello, in transp
 	}
 }
 
-// errStops answers calls that are under way when this member stops. It does not say why:
-// the caller would take "removed" or "amnesia" for what is said of itself (see says).
+// errStops answers calls that are under way when this member stops.
 var errStops = errors.New("this member stops; ask another")
 
 // Answer implements stepped.Answerer: HandleCall for those that do not wait.

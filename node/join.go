@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"go.uber.org/zap"
 
@@ -106,10 +105,10 @@ func (j *joiner) rest() {
 // joinOutcome reads what a member answered.
 func joinOutcome(address string, payload []byte, err error) error {
 	var refused *transport.RemoteError
-	if errors.As(err, &refused) && says(refused.Reason, ErrRemoved) {
+	if errors.As(err, &refused) && refused.Code == refusedRemoved {
 		return ErrRemoved
 	}
-	if refused != nil && says(refused.Reason, ErrAmnesia) {
+	if refused != nil && refused.Code == refusedDisk {
 		return fmt.Errorf("%w: %s says: %s", ErrAmnesia, address, refused.Reason)
 	}
 	if err != nil {
@@ -263,8 +262,8 @@ func (l *loop) knock(ticks int) {
 	addresses = slices.DeleteFunc(addresses, func(a string) bool { return a == l.cfg.Transport.Address() })
 	if len(addresses) > 0 {
 		address := addresses[round%len(addresses)]
-		l.call(address, kindKnock, &octopiipb.JoinReply{}, func(payload []byte, err error) {
-			var reply octopiipb.JoinReply
+		l.call(address, kindKnock, &octopiipb.KnockRequest{}, func(payload []byte, err error) {
+			var reply octopiipb.KnockReply
 			if err == nil {
 				err = reply.Unmarshal(payload)
 			}
@@ -280,8 +279,8 @@ func (l *loop) knock(ticks int) {
 // answerKnock answers a member that hears of no leader. Being let in was the question;
 // beside that it is told where this member met the others, and if it moved, the leader,
 // which looks for it in vain, is told by its record.
-func (n *Node) answerKnock(from transport.Hello) *octopiipb.JoinReply {
-	reply := &octopiipb.JoinReply{}
+func (n *Node) answerKnock(from transport.Hello) *octopiipb.KnockReply {
+	reply := &octopiipb.KnockReply{}
 	ms := n.members.Load()
 	if ms == nil {
 		return reply
@@ -305,7 +304,3 @@ func (n *Node) answerKnock(from transport.Hello) *octopiipb.JoinReply {
 	}
 	return reply
 }
-
-// says: a member refuses this one because of err. The texts of ErrRemoved and
-// ErrAmnesia are part of the protocol.
-func says(reason string, err error) bool { return strings.Contains(reason, err.Error()) }

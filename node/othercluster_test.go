@@ -106,7 +106,7 @@ func (r *rival) HandleCall(_ context.Context, _ transport.Hello, in transport.In
 func (*rival) Accept(transport.Hello) error                   { return nil }
 func (*rival) HandleMessages(uint64, []transport.Inbound)     {}
 func (*rival) HandleSnapshot(uint64, []byte, io.Reader) error { return errors.New("no") }
-func (*rival) Refused(transport.Hello, string)                {}
+func (*rival) Refused(transport.Hello, transport.Refusal)     {}
 func (*rival) PeerDown(uint64)                                {}
 func (*rival) PeerGone(uint64)                                {}
 

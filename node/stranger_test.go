@@ -81,7 +81,7 @@ func TestWhoTellsAnEmptyMember(t *testing.T) {
 			t.Errorf("%s, reminded: it ends with %v", name, n.Err())
 		}
 		n = lonelyNode(0, nil, c.join...)
-		handler{n}.Refused(c.peer, ErrAmnesia.Error())
+		handler{n}.Refused(c.peer, transport.Refusal{Code: refusedDisk, Reason: "another disk"})
 		if got := errors.Is(n.Err(), ErrAmnesia); got != c.stops {
 			t.Errorf("%s, refused: it ends with %v", name, n.Err())
 		}
@@ -101,12 +101,12 @@ func TestWhoTellsOfARemoval(t *testing.T) {
 		"somebody at an address of --join":   {transport.Hello{Node: 9, Dialed: "m9"}, true},
 	} {
 		n := lonelyNode(7, threeMembers, "m9")
-		handler{n}.Refused(c.peer, ErrRemoved.Error())
+		handler{n}.Refused(c.peer, transport.Refusal{Code: refusedRemoved, Reason: "removed"})
 		if got := errors.Is(n.Err(), ErrRemoved); got != c.stops {
 			t.Errorf("%s: it ends with %v", name, n.Err())
 		}
 		n = lonelyNode(7, threeMembers, "m9")
-		handler{n}.Refused(c.peer, ErrAmnesia.Error())
+		handler{n}.Refused(c.peer, transport.Refusal{Code: refusedDisk, Reason: "another disk"})
 		if n.Err() != nil {
 			t.Errorf("%s: a single one makes a member that has a log put it aside: %v", name, n.Err())
 		}
@@ -179,7 +179,7 @@ func TestWhoStopsSaysNothingOfOthers(t *testing.T) {
 		n.stop(cause)
 		// Nothing takes the question from the inbox any more.
 		_, err := handler{n}.HandleCall(t.Context(), transport.Hello{Node: 9, Call: true}, transport.Inbound{Kind: kindFound})
-		if err == nil || says(err.Error(), cause) {
+		if err == nil || errors.Is(err, cause) || transport.RefusalFor(err).Code != 0 {
 			t.Errorf("a member that stops with %v answers a call with %v", cause, err)
 		}
 	}

@@ -183,21 +183,21 @@ func (n *Node) welcome(peer transport.Hello) (member bool) {
 }
 
 // refused takes what a peer said as it refused this member.
-func (h handler) refused(peer transport.Hello, reason string) {
+func (h handler) refused(peer transport.Hello, why transport.Refusal) {
 	switch {
 	case !h.mayTell(peer):
-	case says(reason, ErrRemoved) && h.removed.Load(): // it knows, and waits until a majority does
+	case why.Code == refusedRemoved && h.removed.Load(): // it knows, and waits until a majority does
 		h.inbox.call(func() { h.removalKnown(peer.Node) })
 		return
-	case says(reason, ErrRemoved) && h.cluster.Load() != 0:
+	case why.Code == refusedRemoved && h.cluster.Load() != 0:
 		h.log.Info("this member was removed from its cluster", zap.String("told by", hex(peer.Node)), zap.String("at", peer.Dialed))
 		h.stop(ErrRemoved)
 		return
-	case says(reason, ErrAmnesia) && h.members.Load() == nil:
-		h.fatal(fmt.Errorf("%w: member %x says: %s", ErrAmnesia, peer.Node, reason))
+	case why.Code == refusedDisk && h.members.Load() == nil:
+		h.fatal(fmt.Errorf("%w: member %x says: %s", ErrAmnesia, peer.Node, why.Reason))
 		return
-	case says(reason, ErrAmnesia):
-		h.inbox.call(func() { h.snapshots.loop.doubt.refused(peer, reason) })
+	case why.Code == refusedDisk:
+		h.inbox.call(func() { h.snapshots.loop.doubt.refused(peer, why.Reason) })
 	}
-	h.events.peerRefused(peer.Node, errors.New(reason))
+	h.events.peerRefused(peer.Node, errors.New(why.Reason))
 }

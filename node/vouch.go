@@ -118,7 +118,7 @@ func (q Question) message() *octopiipb.VouchRequest {
 // readProof reads what a member answered.
 func readProof(q Question, address string, payload []byte, err error) (Proof, error) {
 	var refused *transport.RemoteError
-	if errors.As(err, &refused) && says(refused.Reason, ErrRemoved) {
+	if errors.As(err, &refused) && refused.Code == refusedRemoved {
 		return Proof{}, ErrRemoved
 	}
 	if err != nil {

@@ -105,7 +105,8 @@ type Handler interface {
 	// becomes known only when one is joined.
 	Hello(peer uint64) Hello
 	// Accept judges what a peer said of itself, on incoming and outgoing
-	// connections. An error refuses the connection; its text reaches the peer.
+	// connections. An error refuses the connection; its text, and its code if it has one
+	// (Refuse), reach the peer.
 	// It is called before any payload of that connection is handed over.
 	Accept(peer Hello) error
 	// HandleMessages takes what one peer sent in one frame, in order.
@@ -119,7 +120,7 @@ type Handler interface {
 	// HandleCall answers a Call. ctx ends when the caller has gone away.
 	HandleCall(ctx context.Context, from Hello, in Inbound) (Message, error)
 	// Refused says that a peer refused a connection from or to this member, and why.
-	Refused(peer Hello, reason string)
+	Refused(peer Hello, why Refusal)
 	// PeerDown says that the connection to or from a peer broke: what was sent
 	// on it and not yet answered may be lost. An attempt to connect that failed
 	// is not told.
@@ -193,11 +194,42 @@ var (
 	ErrUnknownPeer = errors.New("transport: unknown peer")
 )
 
+// Refusal is what reaches a peer when it is refused.
+type Refusal struct {
+	// Code is for programs. Its values belong to the user of the transport, as those of Kind
+	// do; 0: there is no more than the text.
+	Code   uint32
+	Reason string
+}
+
+// refused is an error with a code that Accept returns.
+type refused struct {
+	code uint32
+	error
+}
+
+func (r *refused) Unwrap() error { return r.error }
+
+// Refuse gives an error that Accept returns a code that reaches the peer.
+func Refuse(code uint32, err error) error { return &refused{code, err} }
+
+// RefusalFor is what reaches the peer of an error that Accept returned. It is for those who
+// write a Transport.
+func RefusalFor(err error) Refusal {
+	var r *refused
+	if errors.As(err, &r) {
+		return Refusal{Code: r.code, Reason: err.Error()}
+	}
+	return Refusal{Reason: err.Error()}
+}
+
 // RemoteError is an error that the other side of a Call, a snapshot stream or a
 // handshake answered with.
 type RemoteError struct {
 	Address string
-	Reason  string
+	// Code is that of the Refusal, if a handshake was refused.
+	Code   uint32
+	Reason string
 }
 
 func (e *RemoteError) Error() string {

@@ -8,7 +8,6 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/octopii/octopii/internal/vfs/vfstest"
-	"github.com/octopii/octopii/node"
 	"github.com/octopii/octopii/transport"
 )
 
@@ -195,8 +194,8 @@ func (n *nemesis) strangerAt(m *member) {
 			h.HandleMessages(lie.Node, []transport.Inbound{{Kind: kindRaft, Payload: payload}})
 		}
 	}
-	for _, err := range []error{node.ErrRemoved, node.ErrAmnesia, node.ErrDiverged} {
-		h.Refused(lie, err.Error())
+	for code := range uint32(4) { // those that node has, and more
+		h.Refused(lie, transport.Refusal{Code: code, Reason: "forged"})
 	}
 	m.settle()
 }

@@ -344,11 +344,12 @@ func (e *endpoint) meet(address string, id uint64) (*endpoint, error) {
 	err = to.handler.Accept(mine)
 	to.m.settle()
 	if err != nil {
-		e.handler.Refused(theirs.Refusing(mine), err.Error())
-		return nil, &transport.RemoteError{Address: address, Reason: err.Error()}
+		why := transport.RefusalFor(err)
+		e.handler.Refused(theirs.Refusing(mine), why)
+		return nil, &transport.RemoteError{Address: address, Code: why.Code, Reason: why.Reason}
 	}
 	if err := e.handler.Accept(theirs); err != nil {
-		to.handler.Refused(mine, err.Error())
+		to.handler.Refused(mine, transport.RefusalFor(err))
 		to.m.settle()
 		return nil, err
 	}

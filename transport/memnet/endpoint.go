@@ -202,11 +202,12 @@ func (m meeting) judge(self transport.Handler, to uint64, judged bool) error {
 		return nil
 	}
 	if err := m.handler.Accept(m.mine); err != nil {
-		self.Refused(m.theirs.Refusing(m.mine), err.Error())
-		return &transport.RemoteError{Address: m.target.address, Reason: err.Error()}
+		why := transport.RefusalFor(err)
+		self.Refused(m.theirs.Refusing(m.mine), why)
+		return &transport.RemoteError{Address: m.target.address, Code: why.Code, Reason: why.Reason}
 	}
 	if err := self.Accept(m.theirs); err != nil {
-		m.handler.Refused(m.mine, err.Error())
+		m.handler.Refused(m.mine, transport.RefusalFor(err))
 		return fmt.Errorf("%s was refused here: %w", m.target.address, err)
 	}
 	return nil

@@ -199,8 +199,8 @@ func (c *conn) unexpected(kind frameType, body []byte) error {
 	if kind == frameHello && hello.Unmarshal(body) == nil && hello.Refused != "" {
 		c.t.counters.refused.Add(1)
 		c.t.log.Warn("the peer refuses this member", zap.String("address", c.address), zap.String("reason", hello.Refused))
-		c.t.handler.Refused(toHello(hello), hello.Refused)
-		return &transport.RemoteError{Address: c.address, Reason: hello.Refused}
+		c.t.handler.Refused(toHello(hello), refusalIn(hello))
+		return c.refusedBy(hello)
 	}
 	return c.failed(badFramef("type %d has no place here", kind))
 }

@@ -399,17 +399,17 @@ func dial(t *testing.T, said []byte, purpose uint32, to uint64, size int64) {
 		var remote *transport.RemoteError
 		refused := len(frames) > 0 && frames[0].kind == frameHello
 		if err == nil || errors.As(err, &remote) && refused || len(h.Accepted())+len(h.Refusals()) > 0 || len(sent) != 1 {
-			t.Errorf("what is no Hello led to %v, %d frames and %q", err, len(sent), h.Refusals())
+			t.Errorf("what is no Hello led to %v, %d frames and %+v", err, len(sent), h.Refusals())
 		}
 		return
 	}
 	if hello.Refused != "" {
 		var remote *transport.RemoteError
-		if !errors.As(err, &remote) || remote.Reason != hello.Refused || len(sent) != 1 || len(h.Accepted()) != 0 {
+		if !errors.As(err, &remote) || remote.Reason != hello.Refused || remote.Code != hello.RefusedCode || len(sent) != 1 || len(h.Accepted()) != 0 {
 			t.Errorf("the refusal %q led to %v and %d frames", hello.Refused, err, len(sent))
 		}
-		if told := h.Refusals(); (len(told) == 1 && told[0] == hello.Refused) == (purpose == purposeProbe) {
-			t.Errorf("of the refusal %q the Handler was told %q", hello.Refused, told)
+		if told := h.Refusals(); (len(told) == 1 && told[0] == refusalIn(hello)) == (purpose == purposeProbe) {
+			t.Errorf("of the refusal %q the Handler was told %+v", hello.Refused, told)
 		}
 		return
 	}

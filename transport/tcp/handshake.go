@@ -47,7 +47,7 @@ func (t *Transport) openLane(ctx context.Context, address string, to uint64, num
 type greeting struct {
 	purpose, lane uint32
 	to            uint64
-	refused       string
+	refused       transport.Refusal
 }
 
 func (t *Transport) openAs(ctx context.Context, address string, g greeting) (*conn, transport.Hello, error) {
@@ -117,9 +117,9 @@ func (c *conn) greet(g greeting) (transport.Hello, error) {
 	if answer.Refused != "" {
 		t.counters.refused.Add(1)
 		if purpose != purposeProbe {
-			t.handler.Refused(peer, answer.Refused)
+			t.handler.Refused(peer, refusalIn(answer))
 		}
-		return transport.Hello{}, &transport.RemoteError{Address: c.address, Reason: answer.Refused}
+		return transport.Hello{}, c.refusedBy(answer)
 	}
 	if err := judgeAnswer(answer, to); err != nil {
 		return peer, c.leave(g, err)
@@ -159,7 +159,7 @@ func judgeVersion(version uint32) error {
 // leave tells the acceptor why the dialer refuses it, and returns err.
 func (c *conn) leave(g greeting, err error) error {
 	c.t.counters.refused.Add(1)
-	g.refused = reasonOf(err)
+	g.refused = refusalFor(err)
 	_ = c.writeHello(g, c.t.handler.Hello(g.to))
 	return err
 }
@@ -179,14 +179,14 @@ func (c *conn) answer() (transport.Hello, uint32, error) {
 	if err := c.judge(hello); err != nil {
 		t.counters.refused.Add(1)
 		t.warnStrangers("refused a connection", zap.String("address", c.address), zap.String("peer", hexID(peer.Node)), zap.Error(err))
-		return peer, 0, errors.Join(err, c.answerHello(hello, reasonOf(err)))
+		return peer, 0, errors.Join(err, c.answerHello(hello, refusalFor(err)))
 	}
 	if hello.Purpose == purposeMessages {
 		// Before the dialer knows that it may send: so the connection that it made
 		// last is the one that is registered last.
 		t.replaceFlow(flow{peer.Node, hello.Lane}, c)
 	}
-	if err := c.answerHello(hello, ""); err != nil {
+	if err := c.answerHello(hello, transport.Refusal{}); err != nil {
 		return peer, hello.Purpose, err
 	}
 	if hello.Purpose == purposeMessages {
@@ -252,10 +252,10 @@ func toHello(h octopiipb.Hello) transport.Hello {
 }
 
 // answerHello is the acceptor's Hello. It says no more than the caller must know.
-func (c *conn) answerHello(asked octopiipb.Hello, refused string) error {
+func (c *conn) answerHello(asked octopiipb.Hello, refused transport.Refusal) error {
 	self := c.t.handler.Hello(asked.From)
 	caller := transport.Hello{Cluster: asked.Cluster}
-	if refused != "" {
+	if refused.Reason != "" {
 		self = self.Refusing(caller)
 	} else {
 		self = self.For(caller)
@@ -275,7 +275,8 @@ func (c *conn) writeHello(g greeting, self transport.Hello) error {
 		To:          g.to,
 		Incarnation: self.Incarnation,
 		Address:     self.Address,
-		Refused:     g.refused,
+		Refused:     g.refused.Reason,
+		RefusedCode: g.refused.Code,
 		Lane:        g.lane,
 		Remembers:   octopiipb.Memory{Term: self.Remembers.Term, Match: self.Remembers.Match, Commit: self.Remembers.Commit},
 	}
@@ -304,6 +305,23 @@ func (c *conn) readHello() (octopiipb.Hello, error) {
 // reasonOf is the text of an error as the other side gets it: at most
 // reasonBytesMax bytes of valid UTF-8, and never empty, which would mean that
 // all is well.
+// refusalFor is what reaches the other side of an error that ends a handshake here.
+func refusalFor(err error) transport.Refusal {
+	r := transport.RefusalFor(err)
+	r.Reason = reasonOf(err)
+	return r
+}
+
+// refusalIn is what the other side said as it ended the handshake.
+func refusalIn(h octopiipb.Hello) transport.Refusal {
+	return transport.Refusal{Code: h.RefusedCode, Reason: h.Refused}
+}
+
+// refusedBy is the error of a connection that the other side refused.
+func (c *conn) refusedBy(h octopiipb.Hello) error {
+	return &transport.RemoteError{Address: c.address, Code: h.RefusedCode, Reason: h.Refused}
+}
+
 func reasonOf(err error) string {
 	text := err.Error()
 	if len(text) > reasonBytesMax {

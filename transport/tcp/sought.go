@@ -78,7 +78,7 @@ func (s seeker) Accept(peer transport.Hello) error {
 
 func (seeker) HandleMessages(uint64, []transport.Inbound)     {}
 func (seeker) HandleSnapshot(uint64, []byte, io.Reader) error { return errNoMember }
-func (seeker) Refused(transport.Hello, string)                {}
+func (seeker) Refused(transport.Hello, transport.Refusal)     {}
 func (seeker) PeerDown(uint64)                                {}
 func (seeker) PeerGone(uint64)                                {}
 func (seeker) HandleCall(context.Context, transport.Hello, transport.Inbound) (transport.Message, error) {

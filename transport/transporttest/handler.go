@@ -27,7 +27,7 @@ type Handler struct {
 	messages         map[uint64][]transport.Inbound
 	downs, gone      map[uint64]int
 	beforeGone       map[uint64]int
-	refusals         []string
+	refusals         []transport.Refusal
 	snapshots, calls int
 }
 
@@ -189,14 +189,14 @@ func (h *Handler) HandleCall(ctx context.Context, from transport.Hello, in trans
 }
 
 // Refused implements transport.Handler.
-func (h *Handler) Refused(_ transport.Hello, reason string) {
+func (h *Handler) Refused(_ transport.Hello, why transport.Refusal) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.refusals = append(h.refusals, reason)
+	h.refusals = append(h.refusals, why)
 }
 
 // Refusals returns why peers refused this member's connections.
-func (h *Handler) Refusals() []string {
+func (h *Handler) Refusals() []transport.Refusal {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return slices.Clone(h.refusals)

@@ -170,20 +170,22 @@ func testUnknownPeer(t *testing.T, listen func() transport.Transport) {
 
 func testRefusedByAcceptor(t *testing.T, listen func() transport.Transport) {
 	a, b := start(t, listen, 1), start(t, listen, 2)
-	const reason = "cluster 7 is not cluster 8"
-	b.h.SetAccept(func(transport.Hello) error { return errors.New(reason) })
+	const code, reason = 7, "cluster 7 is not cluster 8"
+	b.h.SetAccept(func(transport.Hello) error {
+		return fmt.Errorf("no: %w", transport.Refuse(code, errors.New(reason)))
+	})
 	a.SetPeer(2, b.Address())
 
 	_, err := a.Call(context.Background(), b.Address(), 1, Bytes("x"))
-	wantRemote(t, "Call", err, reason)
+	wantRemote(t, "Call", err, code, reason)
 	err = a.SendSnapshot(context.Background(), 2, Bytes("h"), Stream(1, 1))
-	wantRemote(t, "SendSnapshot", err, reason)
+	wantRemote(t, "SendSnapshot", err, code, reason)
 	a.Send(2, 1, Bytes("x"))
 	Until(t, "the message connection is refused, too", func() bool { return len(b.h.Accepted()) >= 3 })
 
 	Until(t, "the refused member is told why, each time", func() bool { return len(a.h.Refusals()) >= 3 })
-	if got := a.h.Refusals()[0]; !strings.Contains(got, reason) {
-		t.Errorf("told %q, want %q", got, reason)
+	if got := a.h.Refusals()[0]; got.Code != code || !strings.Contains(got.Reason, reason) {
+		t.Errorf("told %+v, want %q and code %d", got, reason, code)
 	}
 
 	// The refusal is not for ever.
@@ -194,11 +196,11 @@ func testRefusedByAcceptor(t *testing.T, listen func() transport.Transport) {
 	})
 }
 
-func wantRemote(t *testing.T, what string, err error, reason string) {
+func wantRemote(t *testing.T, what string, err error, code uint32, reason string) {
 	t.Helper()
 	var remote *transport.RemoteError
-	if !errors.As(err, &remote) || !strings.Contains(remote.Reason, reason) {
-		t.Errorf("%s: %v, want a RemoteError that says %q", what, err, reason)
+	if !errors.As(err, &remote) || remote.Code != code || !strings.Contains(remote.Reason, reason) {
+		t.Errorf("%s: %#v, want a RemoteError that says %q with code %d", what, err, reason, code)
 	}
 }
 
@@ -217,7 +219,9 @@ func testRefusedByDialer(t *testing.T, listen func() transport.Transport) {
 		t.Errorf("%d payloads travelled on refused connections", n)
 	}
 	Until(t, "the acceptor hears why", func() bool {
-		return slices.ContainsFunc(b.h.Refusals(), func(reason string) bool { return strings.Contains(reason, "not with that one") })
+		return slices.ContainsFunc(b.h.Refusals(), func(r transport.Refusal) bool {
+			return r.Code == 0 && strings.Contains(r.Reason, "not with that one")
+		})
 	})
 }
 
@@ -361,7 +365,7 @@ func testCall(t *testing.T, listen func() transport.Transport) {
 		t.Errorf("Call with an empty message and no answer: %q, %v", got, err)
 	}
 	_, err = a.Call(context.Background(), b.Address(), 3, Bytes("hello"))
-	wantRemote(t, "Call that fails over there", err, "kind is not known")
+	wantRemote(t, "Call that fails over there", err, 0, "kind is not known")
 }
 
 func testCallCancelled(t *testing.T, listen func() transport.Transport) {
@@ -482,7 +486,7 @@ func testSnapshotRefused(t *testing.T, listen func() transport.Transport) {
 		return errors.Join(err, errors.New("disk full"))
 	})
 	err := a.SendSnapshot(context.Background(), 2, Bytes("header"), Stream(1, 64<<20))
-	wantRemote(t, "SendSnapshot to a handler that fails halfway", err, "disk full")
+	wantRemote(t, "SendSnapshot to a handler that fails halfway", err, 0, "disk full")
 }
 
 func testSnapshotSenderFails(t *testing.T, listen func() transport.Transport) {
