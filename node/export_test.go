@@ -48,3 +48,22 @@ const (
 	KindTestify = kindTestify
 	KindVouch   = kindVouch
 )
+
+// Refused is called by the transport where a peer refused this member, and Branched says
+// whether a peer is on another branch than the majority.
+func (n *Node) Refused(peer transport.Hello, reason string) { handler{n}.refused(peer, reason) }
+func (n *Node) Branched(id uint64) bool {
+	known := make(chan bool, 1)
+	n.inbox.call(func() { // behind what the loop was told before
+		n.guests.mu.Lock()
+		defer n.guests.mu.Unlock()
+		known <- n.guests.branched[id]
+	})
+	return <-known
+}
+
+// Hello is how this member introduces itself where a peer called it at its address.
+func (n *Node) Hello() transport.Hello {
+	address := n.cfg.Transport.Address()
+	return transport.Hello{Node: n.id, Cluster: n.cluster.Load(), Incarnation: n.identity.Incarnation, Address: address, Dialed: address}
+}
