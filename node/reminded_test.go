@@ -47,7 +47,7 @@ func TestEstablishedMemberIsReminded(t *testing.T) {
 	t.Parallel()
 	ms := cluster(t, 3)
 	l := leader(t, ms...)
-	l.kill() // whoever leads then was elected after it started, as all that follow have been
+	l.kill() // the next leader is elected in a later term than the one it started in
 	var rest []*member
 	for _, m := range ms {
 		if m != l {
