@@ -49,9 +49,11 @@ const (
 	KindVouch   = kindVouch
 )
 
-// Refused is called by the transport where a peer refused this member, and Branched says
-// whether a peer is on another branch than the majority.
-func (n *Node) Refused(peer transport.Hello, reason string) { handler{n}.refused(peer, reason) }
+// RefusedAsForgetful is what the transport tells where a peer refused this member for its
+// disk, and Branched says whether a peer is on another branch than the majority.
+func (n *Node) RefusedAsForgetful(peer transport.Hello) {
+	handler{n}.refused(peer, transport.Refusal{Code: refusedDisk, Reason: "another disk"})
+}
 func (n *Node) Branched(id uint64) bool {
 	known := make(chan bool, 1)
 	n.inbox.call(func() { // behind what the loop was told before

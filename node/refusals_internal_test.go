@@ -75,7 +75,7 @@ func TestAnswersThatCannotBe(t *testing.T) {
 			t.Errorf("%s: %+v, %v; want an error that names the address, and no proof", name, p, err)
 		}
 	}
-	removed := &transport.RemoteError{Reason: ErrRemoved.Error()}
+	removed := &transport.RemoteError{Code: refusedRemoved, Reason: "removed"}
 	if _, err := readProof(Question{}, "h:1", nil, removed); !errors.Is(err, ErrRemoved) {
 		t.Errorf("a refusal of a removed member: %v, want ErrRemoved", err)
 	}
@@ -91,7 +91,7 @@ func TestAnswersThatCannotBe(t *testing.T) {
 		"unreadable":      {unreadable, nil, nil},
 		"an ID used":      {marshal(&octopiipb.JoinReply{Code: joinReused}), nil, ErrIDReused},
 		"a lost disk":     {marshal(&octopiipb.JoinReply{Code: joinForgot}), nil, ErrAmnesia},
-		"another disk":    {nil, &transport.RemoteError{Reason: ErrAmnesia.Error()}, ErrAmnesia},
+		"another disk":    {nil, &transport.RemoteError{Code: refusedDisk, Reason: "another disk"}, ErrAmnesia},
 		"removed":         {nil, removed, ErrRemoved},
 		"an unknown code": {marshal(&octopiipb.JoinReply{Code: 99}), nil, nil},
 	} {

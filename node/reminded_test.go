@@ -29,10 +29,10 @@ func TestRefusedByAMajority(t *testing.T) {
 	other := others[1].Hello()
 	other.Cluster++
 	for _, peer := range []transport.Hello{others[0].Hello(), others[0].Hello(), elsewhere, other} {
-		l.Refused(peer, node.ErrAmnesia.Error())
+		l.RefusedAsForgetful(peer)
 		propose(t, l, "x") // the loop has heard of it
 	}
-	l.Refused(others[1].Hello(), node.ErrAmnesia.Error())
+	l.RefusedAsForgetful(others[1].Hello())
 	<-l.Done()
 	if err := l.Err(); !errors.Is(err, node.ErrAmnesia) {
 		t.Errorf("it stopped with %v, want ErrAmnesia", err)
