@@ -32,6 +32,9 @@ type nemesis struct {
 	// removed are members that the operator wanted to remove, or the cluster gave up;
 	// demoted those whose votes were taken away, and what took their places.
 	removed, demoted map[uint64]bool
+	// shrinking are members that were asked, and when, for a change that leaves fewer voters,
+	// and have not answered.
+	shrinking map[*member]time.Duration
 	// moves counts the addresses that members moved to.
 	moves int
 	// lost is the member that is damaged and not yet replaced, and heir the one
@@ -111,7 +114,7 @@ func FaultNames() []string {
 }
 
 func newNemesis(w *world) *nemesis {
-	return &nemesis{w: w, removed: map[uint64]bool{}, demoted: map[uint64]bool{}}
+	return &nemesis{w: w, removed: map[uint64]bool{}, demoted: map[uint64]bool{}, shrinking: map[*member]time.Duration{}}
 }
 
 // names of the kinds of faults that there are; not nil.
@@ -577,6 +580,13 @@ func (n *nemesis) mayLose(lost *member) bool {
 	for _, id := range voters {
 		if m := n.member(id); m != nil && !m.hopeless() {
 			good++
+		}
+	}
+	// Of a change that was asked for the leader may not know yet; one whose member stopped may
+	// be in the log.
+	for _, asked := range n.shrinking {
+		if n.w.now-asked < 20*time.Second {
+			return false
 		}
 	}
 	return len(voters) >= 3 && good == len(voters) && !n.w.changing()

@@ -152,7 +152,14 @@ func (n *nemesis) spare() (l *member, id uint64) {
 
 // change asks a member for a change of membership.
 func (n *nemesis) change(m *member, cs ...core.Change) {
+	shrinks := slices.ContainsFunc(cs, func(c core.Change) bool { return c.Op == core.Remove || c.Op == core.Demote })
+	if shrinks {
+		n.shrinking[m] = n.w.now
+	}
 	m.node.Submit(core.Request{Kind: core.ChangeMembership, Changes: cs}, func(a stepped.Answer) {
+		if shrinks {
+			delete(n.shrinking, m)
+		}
 		for _, c := range cs {
 			n.tell(m, "change %d of %x: %v", c.Op, c.Member.ID, a.Err)
 		}

@@ -142,8 +142,9 @@ func keepLearner(ms *octopiipb.Membership, all []Change, i int) []Change {
 }
 
 // mayTakePlace says whether a member may take the places of all at its address beside the
-// one that it names: they must be silent, and this leader must have reached it there. A
-// copied address is no proof.
+// one that it names: this leader must have reached it there, and nothing of them for as long
+// as a member that is to vote may be silent. A copied address is no proof, and who is not
+// there may have moved, live, and be cut off.
 func (c *Core) mayTakePlace(m octopiipb.Member) error {
 	for _, old := range replacedBy(c.handed.Membership, m) {
 		switch {
@@ -154,11 +155,18 @@ func (c *Core) mayTakePlace(m octopiipb.Member) error {
 		case !c.answersAt(m.ID, m.Address):
 			return fmt.Errorf("%w: member %x, which is to take the place of %x at %s, was not reached there yet", ErrMembershipBusy, m.ID, old.ID, m.Address)
 		}
-		if err := c.hushed(nil); err != nil {
-			return err
+		if !c.longGone(old.ID) {
+			return fmt.Errorf("%w: member %x is at %s in the membership, where %x answers, and may have moved; it is taken for gone when it was silent for %d ticks",
+				ErrMembershipBusy, old.ID, m.Address, m.ID, c.cfg.JoinTimeoutTicks)
 		}
 	}
 	return nil
+}
+
+// longGone: this leader has heard nothing of a member for as long as one that is to vote may
+// be silent before it is given up.
+func (c *Core) longGone(id uint64) bool {
+	return c.reign.term == c.status.Term && min(c.reign.ticks, c.peers.get(id).silent) >= c.cfg.JoinTimeoutTicks
 }
 
 func errPlaceTaken(m octopiipb.Member, by *octopiipb.Member) error {
@@ -175,12 +183,12 @@ func (c *Core) answersAt(id uint64, address string) bool {
 // tendPlaces removes a silent voter at whose address another voter answers. No change leads
 // there any more, but a membership of before may have it.
 func (c *Core) tendPlaces() {
-	if c.busy() || c.hushed(nil) != nil {
+	if c.busy() {
 		return
 	}
 	for _, m := range c.handed.Membership.Members {
 		old := voterAt(c.handed.Membership, m.Address, m.ID)
-		if m.Learner || old == nil || c.alive(old.ID) || !c.answersAt(m.ID, m.Address) {
+		if m.Learner || old == nil || !c.longGone(old.ID) || !c.answersAt(m.ID, m.Address) {
 			continue
 		}
 		change := Change{Op: Remove, Member: *old}
