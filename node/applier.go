@@ -249,5 +249,6 @@ func labelOf(h octopiipb.SnapshotHeader) core.Label {
 		ConfState:  h.Metadata.ConfState,
 		Membership: &ms,
 		Terms:      h.Terms,
+		Sums:       core.SumsFrom(h.Sums),
 	}
 }

@@ -384,7 +384,7 @@ func (d *doubt) answered(m *octopiipb.Member, commit, at uint64, payload []byte,
 		return
 	}
 	place := core.Place{Index: at, Term: reply.Term}
-	copy(place.Sums[:], reply.Sums)
+	place.Sums = core.SumsFrom(reply.Sums)
 	d.vouched(m, commit, reply.Index, place)
 }
 

@@ -212,7 +212,7 @@ func (l *loop) step() {
 // appended makes a durable append visible to raft, before raft hears of it.
 func (l *loop) appended(a *core.Append) {
 	if a.Snapshot != nil {
-		header := octopiipb.SnapshotHeader{Metadata: a.Snapshot.Metadata, Membership: *a.Installed.Membership, Terms: a.Installed.Terms}
+		header := octopiipb.SnapshotHeader{Metadata: a.Snapshot.Metadata, Membership: *a.Installed.Membership, Terms: a.Installed.Terms, Sums: sumsOf(a.Installed.Sums)}
 		l.store.Installed(header)
 		l.applier.jobs.put(applyJob{restore: &header})
 		l.events.snapshotInstalled(SnapshotInfo{Index: a.Installed.Index, Term: a.Installed.Term})

@@ -136,12 +136,14 @@ func (s *snapshots) take(done func(SnapshotInfo, error)) {
 		}})
 		return
 	}
+	describe := s.describe()
 	l.applier.jobs.put(applyJob{capture: func(label core.Label, snapshot Snapshot, err error) {
 		if err != nil {
 			s.report(octopiipb.SnapshotHeader{}, 0, fmt.Errorf("node: the state machine failed to capture a snapshot: %w", err))
 			return
 		}
-		l.host.helper(&l.helpers, func() { s.write(label, snapshot) })
+		header := describe(label)
+		l.host.helper(&l.helpers, func() { s.write(header, snapshot) })
 	}})
 }
 
@@ -161,12 +163,13 @@ func (s *snapshots) markDurable(index uint64) {
 		s.finish(octopiipb.SnapshotHeader{}, 0, err)
 		return
 	}
-	l.host.helper(&l.helpers, func() { s.write(label, nil) })
+	label.Sums = l.core.PlaceAt(index).Sums
+	header := headerOf(label)
+	l.host.helper(&l.helpers, func() { s.write(header, nil) })
 }
 
 // write writes the snapshot file; a nil snapshot is a mark without data.
-func (s *snapshots) write(label core.Label, snapshot Snapshot) {
-	header := headerOf(label)
+func (s *snapshots) write(header octopiipb.SnapshotHeader, snapshot Snapshot) {
 	header.External = snapshot == nil
 	size, err := s.loop.writeSnapshot(header, snapshot)
 	if err != nil {
@@ -194,7 +197,7 @@ func (s *snapshots) finish(h octopiipb.SnapshotHeader, size int64, err error) {
 		s.pause = snapshotRetryTicks
 	case info.Index > l.store.SnapshotIndex():
 		l.store.Marked(h, l.cfg.TrailingEntries, l.cfg.SnapshotLogBytes/2)
-		l.input.Compacted = info.Index
+		l.input.Compacted = core.Place{Index: info.Index, Term: info.Term, Sums: core.SumsFrom(h.Sums)}
 		l.events.snapshotTaken(info)
 	}
 	for _, done := range s.waiters {
@@ -215,12 +218,13 @@ func (s *snapshots) send(m raftpb.Message) {
 	}
 	// What the state machine has by now is at least what raft offered, since it
 	// was handed all of that before this.
+	describe := s.describe()
 	l.applier.jobs.put(applyJob{capture: func(label core.Label, snapshot Snapshot, err error) {
 		if err != nil {
 			s.sent(m.To, fmt.Errorf("node: the state machine failed to capture a snapshot: %w", err))
 			return
 		}
-		l.host.helper(&l.helpers, func() { s.sent(m.To, s.stream(m, headerOf(label), snapshot)) })
+		l.host.helper(&l.helpers, func() { s.sent(m.To, s.stream(m, describe(label), snapshot)) })
 	}})
 }
 
@@ -253,6 +257,27 @@ func headerOf(label core.Label) octopiipb.SnapshotHeader {
 		Metadata:   raftpb.SnapshotMetadata{Index: label.Index, Term: label.Term, ConfState: label.ConfState},
 		Membership: *label.Membership,
 		Terms:      label.Terms,
+		Sums:       sumsOf(label.Sums),
+	}
+}
+
+// sumsOf is how sums travel: none where none is known.
+func sumsOf(s core.Sums) []uint64 {
+	if s == (core.Sums{}) {
+		return nil
+	}
+	return s[:]
+}
+
+// describe returns what makes a header of the label behind all that was handed to the
+// applier up to now. It is called on the loop, where the log can be read.
+func (s *snapshots) describe() func(core.Label) octopiipb.SnapshotHeader {
+	at := s.loop.core.HandedPlace()
+	return func(label core.Label) octopiipb.SnapshotHeader {
+		if label.Index == at.Index {
+			label.Sums = at.Sums
+		}
+		return headerOf(label)
 	}
 }
 

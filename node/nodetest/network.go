@@ -276,10 +276,14 @@ func (e *endpoint) Send(to uint64, kind transport.Kind, m transport.Message) boo
 	l.waiting = append(l.waiting, p)
 	if !l.connecting {
 		l.connecting = true
-		e.m.after(e.net.travel(e.m.address, address), "connect", func() { e.connect(l, to, address) })
+		// Whoever dials does not wait for a packet that was lost as a stream does: it dials anew.
+		e.m.after(min(e.net.travel(e.m.address, address), dialAnew), "connect", func() { e.connect(l, to, address) })
 	}
 	return true
 }
+
+// dialAnew is how long an attempt to connect takes at most.
+const dialAnew = time.Second
 
 // encoded is a message on the wire.
 func encoded(m transport.Message) []byte {

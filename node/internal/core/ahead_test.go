@@ -122,3 +122,44 @@ func TestLateHeartbeats(t *testing.T) {
 		}
 	}
 }
+
+// The entries of a term that was led twice may be compacted where they differ. Their sums are
+// in the snapshot at which the log begins, and a leader's append that covers its place tells.
+func TestSumsOfASnapshot(t *testing.T) {
+	entries := func(content string) (list []raftpb.Entry) {
+		for i := uint64(2); i <= 6; i++ {
+			list = append(list, raftpb.Entry{Index: i, Term: 2, Data: []byte(content)})
+		}
+		return list
+	}
+	mine, other := entries("\x01a"), entries("\x01b")
+	whole := newBench(t, 1, []uint64{1, 2, 3}, raftpb.HardState{Term: 2, Commit: 6}, mine...)
+	sums := whole.c.sumsAt(5)
+	if sums[0] == 0 || sums[1] == 0 || sums[2] != 0 {
+		t.Fatalf("sums %v of 4 entries; want two", sums)
+	}
+	for name, c := range map[string]struct {
+		sent  []raftpb.Entry
+		sums  Sums
+		wrong bool
+	}{
+		"the same":                     {mine, sums, false},
+		"others":                       {other, sums, true},
+		"the same from the place on":   {mine[3:], sums, false},
+		"others from the place on":     {other[3:], sums, true},
+		"others, and nothing is known": {other, Sums{}, false},
+	} {
+		start := Label{Index: 5, Term: 2, ConfState: raftpb.ConfState{Voters: []uint64{1, 2, 3}}, Membership: whole.c.handed.Membership, Sums: c.sums}
+		b := benchFrom(t, 1, start, raftpb.HardState{Term: 2, Commit: 5})
+		if c.sums != (Sums{}) && b.c.sumsAt(5) != sums {
+			t.Errorf("%s: the sums at the snapshot are %v, want %v", name, b.c.sumsAt(5), sums)
+		}
+		e := b.step(Input{Messages: []raftpb.Message{{Type: raftpb.MsgApp, From: 2, To: 1, Term: 2, Index: c.sent[0].Index - 1, LogTerm: 2, Entries: c.sent, Commit: 5}}})
+		if wrong := len(e.Suspects) == 1 && e.Suspects[0].Claim == Diverged && e.Suspects[0].Index == 5; wrong != c.wrong {
+			t.Errorf("%s: %+v", name, e.Suspects)
+		}
+		if b.c.handed.Sums != (Sums{}) {
+			t.Errorf("%s: what follows the snapshot has its sums", name)
+		}
+	}
+}

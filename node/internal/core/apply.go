@@ -156,6 +156,7 @@ func (c *Core) installed(label Label) {
 	c.forwarded.replaced(label.Index, label.Term, c.refuse)
 	c.reach(label.Index, label.Term)
 	label.Terms = withTerm(label.Terms, label.Index, label.Term)
+	c.begin(&label)
 	c.handed = label
 	c.labels = []Label{label}
 	c.storage.Handed(label.Index, label.Term, label.ConfState)
@@ -182,9 +183,16 @@ func (c *Core) LabelAt(index uint64) (Label, error) {
 	return Label{}, fmt.Errorf("core: index %d is before the oldest label, %d", index, c.labels[0].Index)
 }
 
-// compacted drops the labels that only states before index need.
-func (c *Core) compacted(index uint64) {
-	for len(c.labels) > 1 && c.labels[1].Index <= index {
+// begin takes the place at which a log begins from its label. What follows has other sums.
+func (c *Core) begin(l *Label) {
+	c.begins = Place{Index: l.Index, Term: l.Term, Sums: l.Sums}
+	l.Sums = Sums{}
+}
+
+// compacted drops the labels that only states before a place need.
+func (c *Core) compacted(at Place) {
+	c.begins = at
+	for len(c.labels) > 1 && c.labels[1].Index <= at.Index {
 		c.labels = c.labels[1:]
 	}
 }

@@ -82,6 +82,8 @@ type Core struct {
 	// unwritten are the appends with entries or a snapshot that are not durable yet,
 	// oldest first.
 	unwritten []*Append
+	// begins is the place of the snapshot behind which the log begins, at least.
+	begins Place
 	// labels are those of all memberships since the log began, oldest first.
 	labels []Label
 
@@ -160,6 +162,7 @@ func New(cfg Config) (*Core, error) {
 	}
 	c.forwarded.window = cfg.RequestWindow
 	c.handed.Terms = withTerm(cfg.Start.Terms, cfg.Start.Index, cfg.Start.Term)
+	c.begin(&c.handed)
 	if hs.Commit < cfg.Start.Index || hs.Commit > last {
 		return nil, fmt.Errorf("core: commit %d is outside of the log, which goes from %d to %d", hs.Commit, cfg.Start.Index, last)
 	}
@@ -243,7 +246,9 @@ func (c *Core) Step(in *Input) *Effects {
 	if in.Refuse != nil {
 		c.refuseAll(in.Refuse)
 	}
-	c.compacted(in.Compacted)
+	if in.Compacted.Index != 0 {
+		c.compacted(in.Compacted)
+	}
 	for _, p := range in.PeersUp {
 		c.peers.up(p)
 		c.reconnected(p.ID)

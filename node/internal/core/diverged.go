@@ -155,6 +155,12 @@ func (c *Core) otherData(m *raftpb.Message) error {
 		return nil
 	}
 	first := m.Entries[0].Index
+	if at := c.begins; at.Index >= first && at.Index-first < uint64(len(m.Entries)) && at.Index <= c.status.Commit {
+		// The entries may be gone, and their sums are there.
+		if m.Entries[at.Index-first].Term == at.Term && at.Sums.differ(sumsOf(m.Entries[:at.Index-first+1])) {
+			return divergedAt(at.Index, "an append of leader %x has other entries up to index %d of term %d than the snapshot here", m.From, at.Index, at.Term)
+		}
+	}
 	last := min(c.status.Commit, m.Entries[len(m.Entries)-1].Index)
 	for _, mine := range c.durableEntries(first, last) {
 		e := &m.Entries[mine.Index-first]
@@ -294,6 +300,9 @@ func (c *Core) CommittedPlace() Place {
 	term, _ := c.termAt(c.status.Commit)
 	return Place{Index: c.status.Commit, Term: term}
 }
+
+// HandedPlace is the end of what was handed out in Effects.Apply.
+func (c *Core) HandedPlace() Place { return c.PlaceAt(c.handed.Index) }
 
 // PlaceAt describes an entry of the log.
 func (c *Core) PlaceAt(index uint64) Place {

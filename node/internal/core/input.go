@@ -106,9 +106,9 @@ type Input struct {
 	// Undelivered are those that the transport certainly did not send. They are tried again
 	// at the next tick, or when the leader can be reached.
 	Undelivered []Forward
-	// Compacted is the index of a snapshot that was taken here; 0: none was. Labels that
-	// only states before it need are dropped.
-	Compacted uint64
+	// Compacted is the place of a snapshot that was taken here; its index is 0 if none was.
+	// Labels that only states before it need are dropped.
+	Compacted Place
 	Requests  []Request
 	Remote    []RemoteRequests
 	Replies   []RemoteReplies
@@ -122,6 +122,9 @@ type Label struct {
 	Membership  *octopiipb.Membership
 	// Terms are those of the log up to Index, as far as they are known.
 	Terms []octopiipb.TermStart
+	// Sums are of the log up to Index, of a label at which a log begins, as far as they are
+	// known.
+	Sums Sums
 }
 
 // Append is one batch for the log. Its parts become durable together, before

@@ -29,11 +29,15 @@ func newBench(t *testing.T, id uint64, voters []uint64, hs raftpb.HardState, ent
 	for _, v := range voters {
 		ms.Members = append(ms.Members, octopiipb.Member{ID: v, Address: fmt.Sprint("addr", v)})
 	}
-	start := Label{Index: 1, Term: 1, ConfState: raftpb.ConfState{Voters: voters}, Membership: ms}
+	return benchFrom(t, id, Label{Index: 1, Term: 1, ConfState: raftpb.ConfState{Voters: voters}, Membership: ms}, hs, ents...)
+}
+
+// benchFrom is newBench for a log that begins at start.
+func benchFrom(t *testing.T, id uint64, start Label, hs raftpb.HardState, ents ...raftpb.Entry) *bench {
 	d := newDisk(start, hs)
 	_ = d.Append(ents)
 	c, err := New(Config{ID: id, Start: start, Storage: d, ElectionTicks: 10, HeartbeatTicks: 1,
-		MessageBytesMax: 1 << 20, InflightMessagesMax: 256, PromoteLagMax: 10, PromoteStableTicks: 3, ProposalBytesMax: 1 << 20, WaitingBytesMax: 1 << 20, ReadSeed: 99, Logger: quiet{}})
+		MessageBytesMax: 1 << 20, InflightMessagesMax: 256, PromoteLagMax: 10, PromoteStableTicks: 3, JoinTimeoutTicks: 30, ProposalBytesMax: 1 << 20, WaitingBytesMax: 1 << 20, ReadSeed: 99, Logger: quiet{}})
 	if err != nil {
 		t.Fatal(err)
 	}

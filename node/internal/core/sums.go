@@ -35,13 +35,21 @@ func (s Sums) differ(o Sums) bool {
 
 var sumTable = crc64.MakeTable(crc64.ECMA)
 
-// sumsAt returns the sums of the durable entries up to an index.
+// sumsAt returns the sums of the durable entries up to an index, or of the snapshot there.
 func (c *Core) sumsAt(index uint64) (sums Sums) {
 	size := windows[len(windows)-1]
 	entries := c.durableEntries(max(index, size)-size+1, index)
 	if len(entries) == 0 || entries[len(entries)-1].Index != index {
+		if index == c.begins.Index {
+			return c.begins.Sums
+		}
 		return sums
 	}
+	return sumsOf(entries)
+}
+
+// sumsOf returns the sums of entries that follow each other.
+func sumsOf(entries []raftpb.Entry) (sums Sums) {
 	for i, n := range windows {
 		if uint64(len(entries)) < n {
 			break
@@ -71,6 +79,15 @@ func (s Sums) encode() []byte {
 		b = binary.LittleEndian.AppendUint64(b, v)
 	}
 	return b
+}
+
+// SumsFrom reads sums from the header of a snapshot, or an answer. Another number of them
+// says nothing.
+func SumsFrom(list []uint64) (s Sums) {
+	if len(list) == len(s) {
+		copy(s[:], list)
+	}
+	return s
 }
 
 // decodeSums reads what encode wrote. Anything else says nothing.
