@@ -45,11 +45,11 @@ var arrows = []arrow{
 	{"internal/vfs", nil},
 	{"internal/vfs/vfstest", []string{"internal/vfs"}},
 	{"internal/logtool", []string{"wal", "wal/etcdwal", "raftstore", "internal/vfs"}},
+	{"internal/stepped", []string{"raftstore", "transport", "proto", "internal/vfs"}},
 	{"internal/...", []string{"internal/...", "node", "transport/tcp", "proto/adminpb"}},
-	{"node/nodetest", []string{"node", "node/internal/...", "raftstore", "wal", "transport", "proto", "internal/selfheal", "internal/vfs", "internal/vfs/vfstest"}},
+	{"node/nodetest", []string{"node", "internal/stepped", "raftstore", "wal", "transport", "proto", "internal/selfheal", "internal/vfs", "internal/vfs/vfstest"}},
 	{corePath, []string{"proto"}},
-	{"node/internal/stepped", []string{corePath, "raftstore", "transport", "proto", "internal/vfs"}},
-	{"node", []string{corePath, "node/internal/stepped", "raftstore", "transport", "proto", "wal", "internal/vfs", "internal/selfheal"}},
+	{"node", []string{corePath, "internal/stepped", "raftstore", "transport", "proto", "wal", "internal/vfs", "internal/selfheal"}},
 	{"raftstore", []string{"wal", "proto", "internal/vfs"}},
 	{"transport/...", []string{"transport", "proto"}},
 	{"transport", nil},
@@ -67,7 +67,7 @@ var fences = []struct {
 	only   []string
 }{
 	// A transport moves opaque messages, and programs on node never see raft.
-	{"go.etcd.io/raft/v3", []string{"node", "node/...", "raftstore", "wal", "wal/...", "proto", "internal/logtool"}},
+	{"go.etcd.io/raft/v3", []string{"node", "node/...", "raftstore", "wal", "wal/...", "proto", "internal/logtool", "internal/stepped"}},
 	// Nor do they link a second way to talk over the network.
 	{"google.golang.org/grpc", []string{"proto/adminpb", "internal/...", "cmd/..."}},
 	// etcd's server packages do not compile beside every version of its client.

@@ -15,8 +15,8 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
+	"github.com/octopii/octopii/internal/stepped"
 	"github.com/octopii/octopii/node/internal/core"
-	"github.com/octopii/octopii/node/internal/stepped"
 	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/transport"
 )

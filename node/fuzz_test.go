@@ -12,9 +12,9 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 
+	"github.com/octopii/octopii/internal/stepped"
 	"github.com/octopii/octopii/internal/vfs/vfstest"
 	"github.com/octopii/octopii/node/internal/core"
-	"github.com/octopii/octopii/node/internal/stepped"
 	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/transport"
 	"github.com/octopii/octopii/wal"
@@ -36,7 +36,7 @@ func (steppedBy) Aside(func())                 {}
 func (h steppedBy) Go(f func())                { h.r.later = append(h.r.later, f) }
 func (h steppedBy) Timer(func()) stepped.Timer { return neverFires{} }
 func (h steppedBy) Now() time.Time             { return time.Unix(1_000_000_000, 0) }
-func (h steppedBy) Decided(*core.Effects)      {}
+func (h steppedBy) Decided(*stepped.Decision)  {}
 
 type neverFires struct{}
 

@@ -5,8 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/octopii/octopii/internal/stepped"
 	"github.com/octopii/octopii/node/internal/core"
-	"github.com/octopii/octopii/node/internal/stepped"
 	"github.com/octopii/octopii/transport"
 )
 

@@ -6,12 +6,15 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 
+	"github.com/octopii/octopii/internal/stepped"
 	"github.com/octopii/octopii/node/internal/core"
-	"github.com/octopii/octopii/node/internal/stepped"
 	"github.com/octopii/octopii/raftstore"
 )
 
-func init() { stepped.Start = startStepped }
+func init() {
+	stepped.Start = startStepped
+	stepped.ConfState = core.ConfState
+}
 
 // steppedHost runs nothing by itself: a simulator takes the turns.
 type steppedHost struct{ stepped.Host }
@@ -25,7 +28,27 @@ func (h steppedHost) await(f func(), _ <-chan struct{}) <-chan struct{} {
 	f()
 	return nil
 }
-func (h steppedHost) decided(eff *core.Effects) { h.Decided(eff) }
+
+// decided shows a simulator what the core decided, in the simulator's words.
+func (h steppedHost) decided(eff *core.Effects) {
+	d := stepped.Decision{
+		Messages: eff.Messages, Snapshots: len(eff.Snapshots), Outcomes: len(eff.Outcomes),
+		Membership: eff.Membership, GivenUp: eff.GivenUp,
+	}
+	for i := range eff.Forwards {
+		d.Forwards = append(d.Forwards, stepped.Batch{To: eff.Forwards[i].To, Count: len(eff.Forwards[i].Requests)})
+	}
+	for i := range eff.Replies {
+		d.Replies = append(d.Replies, stepped.Batch{To: eff.Replies[i].To, Count: len(eff.Replies[i].Replies)})
+	}
+	if a := eff.Append; a != nil {
+		d.Append = &stepped.Append{Entries: a.Entries, HardState: a.HardState, Snapshot: a.Snapshot}
+	}
+	if eff.Apply != nil {
+		d.Applies, d.ApplyTo = true, eff.Apply.Label.Index
+	}
+	h.Decided(&d)
+}
 
 // steppedNode is a Node whose turns somebody else takes. The goroutines of an
 // ordinary one do the same in loops of their own.
@@ -77,7 +100,40 @@ func (s steppedNode) Apply() {
 	}
 }
 
-func (s steppedNode) Submit(r core.Request, done func(stepped.Answer)) func() error {
+func (s steppedNode) Propose(data []byte, done func(stepped.Answer)) func() error {
+	return s.request(core.NewProposal(data, nil), done)
+}
+
+func (s steppedNode) Barrier(done func(stepped.Answer)) func() error {
+	return s.request(core.Request{Kind: core.Propose, Data: core.Barrier()}, done)
+}
+
+func (s steppedNode) Read(done func(stepped.Answer)) func() error {
+	return s.request(core.Request{Kind: core.Read}, done)
+}
+
+func (s steppedNode) Change(changes []stepped.Change, done func(stepped.Answer)) func() error {
+	r := core.Request{Kind: core.ChangeMembership}
+	for _, c := range changes {
+		r.Changes = append(r.Changes, core.Change{Op: steppedOps[c.Op], Member: c.Member})
+	}
+	return s.request(r, done)
+}
+
+func (s steppedNode) Transfer(to uint64, done func(stepped.Answer)) func() error {
+	return s.request(core.Request{Kind: core.Transfer, To: to}, done)
+}
+
+// steppedOps are the core's words for a simulator's changes.
+var steppedOps = [...]core.ChangeOp{
+	stepped.AddLearner: core.AddLearner,
+	stepped.Promote:    core.Promote,
+	stepped.Remove:     core.Remove,
+	stepped.Demote:     core.Demote,
+}
+
+// request hands a request to the loop.
+func (s steppedNode) request(r core.Request, done func(stepped.Answer)) func() error {
 	if err := s.n.open(); err != nil {
 		if r.Kind == core.Propose {
 			err = neverProposed(err)

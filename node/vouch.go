@@ -9,8 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/octopii/octopii/internal/stepped"
 	"github.com/octopii/octopii/node/internal/core"
-	"github.com/octopii/octopii/node/internal/stepped"
 	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/transport"
 )

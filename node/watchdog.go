@@ -8,7 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/octopii/octopii/node/internal/stepped"
+	"github.com/octopii/octopii/internal/stepped"
 	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/raftstore"
 )

@@ -6,9 +6,8 @@ import (
 	"errors"
 	"time"
 
+	"github.com/octopii/octopii/internal/stepped"
 	"github.com/octopii/octopii/node"
-	"github.com/octopii/octopii/node/internal/core"
-	"github.com/octopii/octopii/node/internal/stepped"
 )
 
 // outcome is what a client knows of an operation.
@@ -130,11 +129,6 @@ func (c *client) submit(o *op) {
 	o.installs = m.installs
 	w.check.called(o)
 	c.op = o
-	r := core.Request{Kind: core.Read}
-	if !o.query {
-		data := binary.LittleEndian.AppendUint64(nil, o.id)
-		r = core.NewProposal(append(data, o.input...), nil)
-	}
 	patience := w.between(w.cfg.patience/4, w.cfg.patience)
 	calm := w.calm
 	if calm {
@@ -158,7 +152,13 @@ func (c *client) submit(o *op) {
 		if c.op != o {
 			return
 		}
-		giveUp := m.node.Submit(r, func(a stepped.Answer) { c.answered(o, a) })
+		answer := func(a stepped.Answer) { c.answered(o, a) }
+		var giveUp func() error
+		if o.query {
+			giveUp = m.node.Read(answer)
+		} else {
+			giveUp = m.node.Propose(append(binary.LittleEndian.AppendUint64(nil, o.id), o.input...), answer)
+		}
 		if c.op == o {
 			c.giveUp = giveUp
 		}

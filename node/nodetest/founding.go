@@ -4,10 +4,9 @@ import (
 	"errors"
 	"time"
 
+	"github.com/octopii/octopii/internal/stepped"
 	"github.com/octopii/octopii/internal/vfs/vfstest"
 	"github.com/octopii/octopii/node"
-	"github.com/octopii/octopii/node/internal/core"
-	"github.com/octopii/octopii/node/internal/stepped"
 	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/transport"
 )
@@ -229,7 +228,7 @@ func (c *checker) phantomServed(m *member) {
 
 // askPhantom looks whether a phantom serves.
 func (m *member) askPhantom() {
-	m.node.Submit(core.Request{Kind: core.Read}, func(a stepped.Answer) {
+	m.node.Read(func(a stepped.Answer) {
 		if a.Err == nil {
 			m.w.check.phantomServed(m)
 		}

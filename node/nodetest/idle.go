@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/octopii/octopii/node/internal/core"
+	"github.com/octopii/octopii/internal/stepped"
 )
 
 // idle takes one turn too many of a member that wants none. Nothing has happened since
@@ -27,29 +27,29 @@ func (c *checker) idle(m *member) {
 }
 
 // lay says what a turn too many decided.
-func (c *checker) lay(m *member, eff *core.Effects) {
+func (c *checker) lay(m *member, d *stepped.Decision) {
 	var what []string
 	add := func(n int, format string, args ...any) {
 		if n > 0 {
 			what = append(what, fmt.Sprintf(format, args...))
 		}
 	}
-	for i := range eff.Messages {
-		add(1, "%v to n%d", eff.Messages[i].Type, eff.Messages[i].To)
+	for i := range d.Messages {
+		add(1, "%v to n%d", d.Messages[i].Type, d.Messages[i].To)
 	}
-	for i := range eff.Forwards {
-		add(1, "%d requests to n%d", len(eff.Forwards[i].Requests), eff.Forwards[i].To)
+	for i := range d.Forwards {
+		add(1, "%d requests to n%d", d.Forwards[i].Count, d.Forwards[i].To)
 	}
-	for i := range eff.Replies {
-		add(1, "%d replies to n%d", len(eff.Replies[i].Replies), eff.Replies[i].To)
+	for i := range d.Replies {
+		add(1, "%d replies to n%d", d.Replies[i].Count, d.Replies[i].To)
 	}
-	add(len(eff.Outcomes), "%d outcomes", len(eff.Outcomes))
-	add(len(eff.Snapshots), "%d snapshots", len(eff.Snapshots))
-	if eff.Append != nil {
-		add(1, "an append of %d entries", len(eff.Append.Entries))
+	add(d.Outcomes, "%d outcomes", d.Outcomes)
+	add(d.Snapshots, "%d snapshots", d.Snapshots)
+	if d.Append != nil {
+		add(1, "an append of %d entries", len(d.Append.Entries))
 	}
-	if eff.Apply != nil {
-		add(1, "an apply up to %d", eff.Apply.Label.Index)
+	if d.Applies {
+		add(1, "an apply up to %d", d.ApplyTo)
 	}
 	if len(what) > 0 {
 		st := m.status()

@@ -12,8 +12,8 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
+	"github.com/octopii/octopii/internal/stepped"
 	"github.com/octopii/octopii/node"
-	"github.com/octopii/octopii/node/internal/core"
 	octopiipb "github.com/octopii/octopii/proto"
 )
 
@@ -154,8 +154,8 @@ func (c *checker) born(m *member) {
 	}
 }
 
-// decided looks at what a member's core decided, before any of it is done.
-func (c *checker) decided(m *member, eff *core.Effects) {
+// decided looks at what a member decided, before any of it is done.
+func (c *checker) decided(m *member, d *stepped.Decision) {
 	if m.node != nil { // else it is about to start
 		c.born(m)
 	}
@@ -163,15 +163,15 @@ func (c *checker) decided(m *member, eff *core.Effects) {
 		return
 	}
 	if c.spare {
-		c.lay(m, eff)
+		c.lay(m, d)
 	}
-	if eff.Membership != nil {
-		c.membership(m, eff.Membership)
+	if d.Membership != nil {
+		c.membership(m, d.Membership)
 	}
-	for _, id := range eff.GivenUp {
+	for _, id := range d.GivenUp {
 		c.givenUp(m, id)
 	}
-	if a := eff.Append; a != nil {
+	if a := d.Append; a != nil {
 		if a.Snapshot != nil {
 			c.install(m, a.Snapshot)
 		}
@@ -267,7 +267,7 @@ func (c *checker) install(m *member, s *raftpb.Snapshot) {
 
 // membership: the same change leads to the same membership everywhere.
 func (c *checker) membership(m *member, ms *octopiipb.Membership) {
-	cs, err := core.ConfState(ms)
+	cs, err := stepped.ConfState(ms)
 	if err != nil {
 		c.w.fail("one membership at an index", "%s has from %d on what cannot be: %v", m.name(), ms.Index, err)
 		return

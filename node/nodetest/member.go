@@ -8,9 +8,8 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/octopii/octopii/internal/stepped"
 	"github.com/octopii/octopii/node"
-	"github.com/octopii/octopii/node/internal/core"
-	"github.com/octopii/octopii/node/internal/stepped"
 	"github.com/octopii/octopii/wal"
 )
 
@@ -192,7 +191,7 @@ func (m *member) stopTasks() {
 
 func (h host) Timer(f func()) stepped.Timer { return &timer{m: h.m, f: f} }
 func (h host) Now() time.Time               { return time.Unix(1_000_000_000, 0).Add(h.m.w.now + h.m.offset) }
-func (h host) Decided(eff *core.Effects)    { h.m.w.check.decided(h.m, eff) }
+func (h host) Decided(d *stepped.Decision)  { h.m.w.check.decided(h.m, d) }
 
 // timer is a stepped.Timer.
 type timer struct {

@@ -10,7 +10,7 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 
-	"github.com/octopii/octopii/node/internal/stepped"
+	"github.com/octopii/octopii/internal/stepped"
 	"github.com/octopii/octopii/transport"
 )
 

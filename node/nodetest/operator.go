@@ -6,9 +6,8 @@ import (
 	"time"
 
 	"github.com/octopii/octopii/internal/selfheal"
+	"github.com/octopii/octopii/internal/stepped"
 	"github.com/octopii/octopii/node"
-	"github.com/octopii/octopii/node/internal/core"
-	"github.com/octopii/octopii/node/internal/stepped"
 	octopiipb "github.com/octopii/octopii/proto"
 )
 
@@ -66,7 +65,7 @@ func (n *nemesis) prove(m *member, then func()) {
 			}
 		}
 	}
-	l.node.Submit(core.Request{Kind: core.Propose, Data: core.Barrier()}, func(a stepped.Answer) { end(a.Err == nil) })
+	l.node.Barrier(func(a stepped.Answer) { end(a.Err == nil) })
 	n.w.at(2*n.w.cfg.electionTimeout(), "no proof in time", func() { end(false) })
 	l.settle()
 }
@@ -110,7 +109,7 @@ func (n *nemesis) settleLoss() {
 		heir, ok := ms.Member(n.heir.id)
 		switch {
 		case there && n.heir.heir == byHand:
-			n.change(l, core.Change{Op: core.Remove, Member: octopiipb.Member{ID: n.lost.id}})
+			n.change(l, stepped.Change{Op: stepped.Remove, Member: octopiipb.Member{ID: n.lost.id}})
 		case n.heir.gone: // it was given up
 			n.heir = n.newHeir()
 		case !there && ok && n.settled(heir) && len(n.more) > 0:
@@ -151,12 +150,12 @@ func (n *nemesis) spare() (l *member, id uint64) {
 }
 
 // change asks a member for a change of membership.
-func (n *nemesis) change(m *member, cs ...core.Change) {
-	shrinks := slices.ContainsFunc(cs, func(c core.Change) bool { return c.Op == core.Remove || c.Op == core.Demote })
+func (n *nemesis) change(m *member, cs ...stepped.Change) {
+	shrinks := slices.ContainsFunc(cs, func(c stepped.Change) bool { return c.Op == stepped.Remove || c.Op == stepped.Demote })
 	if shrinks {
 		n.shrinking[m] = n.w.now
 	}
-	m.node.Submit(core.Request{Kind: core.ChangeMembership, Changes: cs}, func(a stepped.Answer) {
+	m.node.Change(cs, func(a stepped.Answer) {
 		if shrinks {
 			delete(n.shrinking, m)
 		}
@@ -224,8 +223,8 @@ func (n *nemesis) join() {
 }
 
 // toVote is the change that adds a member which wants to vote.
-func toVote(m *member, replaces uint64) core.Change {
-	return core.Change{Op: core.AddLearner, Member: octopiipb.Member{ID: m.id, Name: m.name(), Address: m.address, Promote: true, Replaces: replaces}}
+func toVote(m *member, replaces uint64) stepped.Change {
+	return stepped.Change{Op: stepped.AddLearner, Member: octopiipb.Member{ID: m.id, Name: m.name(), Address: m.address, Promote: true, Replaces: replaces}}
 }
 
 // several adds two members in one change. They wait to be added.
@@ -324,12 +323,12 @@ func (n *nemesis) demote() {
 		return
 	}
 	n.tell(l, "demote %x", id)
-	n.change(l, core.Change{Op: core.Demote, Member: octopiipb.Member{ID: id}})
+	n.change(l, stepped.Change{Op: stepped.Demote, Member: octopiipb.Member{ID: id}})
 	n.demoted[id] = true
 	n.later(time.Second, 6*time.Second, "promote", func() {
 		if l := n.asked(); l != nil {
 			// At once, which is refused if it lags; and else when it has caught up.
-			n.change(l, core.Change{Op: core.Promote, Member: octopiipb.Member{ID: id}})
+			n.change(l, stepped.Change{Op: stepped.Promote, Member: octopiipb.Member{ID: id}})
 			if m := n.member(id); n.w.oneIn(2) {
 				n.change(l, toVote(m, 0))
 			}
@@ -344,7 +343,7 @@ func (n *nemesis) remove() {
 	}
 	n.tell(l, "remove %x", id)
 	n.removed[id] = true
-	n.change(l, core.Change{Op: core.Remove, Member: octopiipb.Member{ID: id}})
+	n.change(l, stepped.Change{Op: stepped.Remove, Member: octopiipb.Member{ID: id}})
 }
 
 func (n *nemesis) transfer() {
@@ -357,6 +356,6 @@ func (n *nemesis) transfer() {
 		to = voters[n.w.rnd.IntN(len(voters))]
 	}
 	n.tell(m, "transfer leadership to %x", to)
-	m.node.Submit(core.Request{Kind: core.Transfer, To: to}, func(stepped.Answer) {})
+	m.node.Transfer(to, func(stepped.Answer) {})
 	m.settle()
 }

@@ -14,10 +14,9 @@ import (
 	"github.com/cockroachdb/datadriven"
 	"go.etcd.io/raft/v3/raftpb"
 
+	"github.com/octopii/octopii/internal/stepped"
 	"github.com/octopii/octopii/internal/vfs/vfstest"
 	"github.com/octopii/octopii/node"
-	"github.com/octopii/octopii/node/internal/core"
-	"github.com/octopii/octopii/node/internal/stepped"
 	octopiipb "github.com/octopii/octopii/proto"
 )
 
@@ -167,11 +166,11 @@ func (s *scenario) unbroken() {
 var commands = map[string]func(*scenario){
 	"cluster":     (*scenario).cluster,
 	"join":        (*scenario).join,
-	"add-learner": func(s *scenario) { s.change(core.AddLearner) },
-	"promote":     func(s *scenario) { s.change(core.Promote) },
-	"demote":      func(s *scenario) { s.change(core.Demote) },
+	"add-learner": func(s *scenario) { s.change(stepped.AddLearner) },
+	"promote":     func(s *scenario) { s.change(stepped.Promote) },
+	"demote":      func(s *scenario) { s.change(stepped.Demote) },
 	"change":      (*scenario).changes,
-	"remove":      func(s *scenario) { s.change(core.Remove) },
+	"remove":      func(s *scenario) { s.change(stepped.Remove) },
 	"empty":       (*scenario).empty,
 	"name":        (*scenario).nameMember,
 
@@ -549,12 +548,12 @@ func (s *scenario) read() {
 }
 
 // request asks for what no client does.
-func (s *scenario) request(m *member, r core.Request, text func(stepped.Answer) string) {
+func (s *scenario) request(m *member, ask func(done func(stepped.Answer)) (giveUp func() error), text func(stepped.Answer) string) {
 	if !m.up() {
 		s.fatalf("%s does not run", m.name())
 	}
 	c := &call{of: m}
-	m.node.Submit(r, func(a stepped.Answer) {
+	ask(func(a stepped.Answer) {
 		if c.end = text(a); a.Err != nil {
 			c.end = "failed: " + a.Err.Error()
 		}
@@ -564,33 +563,34 @@ func (s *scenario) request(m *member, r core.Request, text func(stepped.Answer) 
 
 // changes makes several at once: change id=1 promote=4 remove=3.
 func (s *scenario) changes() {
-	ops := map[string]core.ChangeOp{"add": core.AddLearner, "promote": core.Promote, "demote": core.Demote, "remove": core.Remove}
-	var list []core.Change
+	ops := map[string]stepped.ChangeOp{"add": stepped.AddLearner, "promote": stepped.Promote, "demote": stepped.Demote, "remove": stepped.Remove}
+	var list []stepped.Change
 	for _, a := range s.d.CmdArgs {
 		if op, ok := ops[a.Key]; ok {
 			m := s.called(a.Vals[0])
-			list = append(list, core.Change{Op: op, Member: octopiipb.Member{ID: m.id, Address: m.address}})
-			s.w.nemesis.removed[m.id] = s.w.nemesis.removed[m.id] || op == core.Remove
+			list = append(list, stepped.Change{Op: op, Member: octopiipb.Member{ID: m.id, Address: m.address}})
+			s.w.nemesis.removed[m.id] = s.w.nemesis.removed[m.id] || op == stepped.Remove
 		}
 	}
 	s.ask(s.member("id"), list...)
 }
 
-func (s *scenario) change(op core.ChangeOp) {
-	c := core.Change{Op: op, Member: octopiipb.Member{ID: s.number("member", 0)}}
+func (s *scenario) change(op stepped.ChangeOp) {
+	c := stepped.Change{Op: op, Member: octopiipb.Member{ID: s.number("member", 0)}}
 	if m := s.called(s.text("member")); m != nil {
 		c.Member.ID, c.Member.Address = m.id, m.address
 	}
-	c.Member.Learner = op == core.AddLearner
+	c.Member.Learner = op == stepped.AddLearner
 	c.Member.Promote = s.d.HasArg("promote")
-	if op == core.Remove {
+	if op == stepped.Remove {
 		s.w.nemesis.removed[c.Member.ID] = true
 	}
 	s.ask(s.member("id"), c)
 }
 
-func (s *scenario) ask(m *member, changes ...core.Change) {
-	s.request(m, core.Request{Kind: core.ChangeMembership, Changes: changes}, func(a stepped.Answer) string {
+func (s *scenario) ask(m *member, changes ...stepped.Change) {
+	change := func(done func(stepped.Answer)) func() error { return m.node.Change(changes, done) }
+	s.request(m, change, func(a stepped.Answer) string {
 		if a.Err != nil {
 			return ""
 		}
@@ -611,7 +611,9 @@ func (s *scenario) memberWord(id uint64, learner bool) string {
 
 func (s *scenario) transfer() {
 	to := s.member("to")
-	s.request(s.member("id"), core.Request{Kind: core.Transfer, To: to.id}, func(stepped.Answer) string {
+	m := s.member("id")
+	transfer := func(done func(stepped.Answer)) func() error { return m.node.Transfer(to.id, done) }
+	s.request(m, transfer, func(stepped.Answer) string {
 		return s.name(to) + " is asked to lead"
 	})
 	if s.text("as") == "" && !s.d.HasArg("no-wait") {
@@ -907,7 +909,7 @@ func (s *scenario) begin(m *member, n int) (life int, finished *bool) {
 	case "proposal":
 		to := w.leader()
 		if s.d.HasArg("leads") && to != m {
-			to.node.Submit(core.Request{Kind: core.Transfer, To: m.id}, func(stepped.Answer) {})
+			to.node.Transfer(m.id, func(stepped.Answer) {})
 			to.settle()
 			s.within("it leads", func() bool { return w.leader() == m && s.oneLeader() })
 			to = m
