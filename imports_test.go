@@ -38,7 +38,7 @@ type arrow struct {
 var arrows = []arrow{
 	{".", nil},
 	{"cmd/octopiid", []string{"internal/...", "node", "transport/tcp", "wal", "wal/etcdwal"}},
-	{"cmd/octopii-chaos", []string{"node", "node/nodetest", "internal/..."}},
+	{"cmd/octopii-chaos", []string{"node", "internal/..."}},
 	{"cmd/...", []string{"internal/...", "node", "transport/tcp", "proto/adminpb"}},
 	{"internal/buildinfo", nil},
 	{"internal/selfheal", nil},
@@ -46,8 +46,9 @@ var arrows = []arrow{
 	{"internal/vfs/vfstest", []string{"internal/vfs"}},
 	{"internal/logtool", []string{"wal", "wal/etcdwal", "raftstore", "internal/vfs"}},
 	{"internal/stepped", []string{"raftstore", "transport", "proto", "internal/vfs"}},
+	{"internal/sim", []string{"node", "internal/stepped", "internal/selfheal", "internal/vfs", "internal/vfs/vfstest", "raftstore", "wal", "transport", "proto"}},
 	{"internal/...", []string{"internal/...", "node", "transport/tcp", "proto/adminpb"}},
-	{"node/nodetest", []string{"node", "internal/stepped", "raftstore", "wal", "transport", "proto", "internal/selfheal", "internal/vfs", "internal/vfs/vfstest"}},
+	{"node/nodetest", []string{"node", "internal/sim"}},
 	{corePath, []string{"proto"}},
 	{"node", []string{corePath, "internal/stepped", "raftstore", "transport", "proto", "wal", "internal/vfs", "internal/selfheal"}},
 	{"raftstore", []string{"wal", "proto", "internal/vfs"}},
@@ -67,7 +68,7 @@ var fences = []struct {
 	only   []string
 }{
 	// A transport moves opaque messages, and programs on node never see raft.
-	{"go.etcd.io/raft/v3", []string{"node", "node/...", "raftstore", "wal", "wal/...", "proto", "internal/logtool", "internal/stepped"}},
+	{"go.etcd.io/raft/v3", []string{"node", "node/...", "raftstore", "wal", "wal/...", "proto", "internal/logtool", "internal/stepped", "internal/sim"}},
 	// Nor do they link a second way to talk over the network.
 	{"google.golang.org/grpc", []string{"proto/adminpb", "internal/...", "cmd/..."}},
 	// etcd's server packages do not compile beside every version of its client.

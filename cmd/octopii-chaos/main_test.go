@@ -24,8 +24,8 @@ import (
 	"github.com/spf13/pflag"
 	"go.uber.org/goleak"
 
+	"github.com/octopii/octopii/internal/sim"
 	"github.com/octopii/octopii/node"
-	"github.com/octopii/octopii/node/nodetest"
 )
 
 // binary is the program, built once.
@@ -153,7 +153,7 @@ func TestOneSeedReplays(t *testing.T) {
 
 // What shrinking leaves is written as flags, and read from them.
 func TestStoryIsItsFlags(t *testing.T) {
-	for _, o := range []nodetest.Options{
+	for _, o := range []sim.Options{
 		{Duration: durationDefault},
 		{Duration: time.Second, Members: 5, Clients: 2, Variant: 3, Faults: []string{"kill", "rot"}},
 		{Duration: time.Second, Faults: []string{}},
@@ -295,12 +295,12 @@ func (empty) Close() error                     { return nil }
 
 // What a failure shows, and that it is enough to see it again.
 func TestFailureIsShown(t *testing.T) {
-	o := nodetest.Options{
+	o := sim.Options{
 		New:     func() node.StateMachine { return counter{} },
 		Command: func(*rand.Rand) []byte { return []byte{1} },
 		Members: 3, Duration: 5 * time.Second, Faults: []string{},
 	}
-	report := nodetest.Simulate(5, o)
+	report := sim.Simulate(5, o)
 	if report.Failure == nil {
 		t.Fatal("the planted bug is not found")
 	}

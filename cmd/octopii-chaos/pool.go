@@ -15,7 +15,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/octopii/octopii/node/nodetest"
+	"github.com/octopii/octopii/internal/sim"
 )
 
 // Invariants that only a look from outside of the process can see.
@@ -27,7 +27,7 @@ const (
 // work is a worker: it reads seeds, and writes a result for each, until its input
 // ends. A simulation replaces the process's source of chance, so there is one in a
 // process at a time, and one core is enough for it.
-func work(r io.Reader, w io.Writer, o nodetest.Options) error {
+func work(r io.Reader, w io.Writer, o sim.Options) error {
 	runtime.GOMAXPROCS(1)
 	// A cluster is small, and memory is cheaper than collecting it often.
 	debug.SetGCPercent(400)
@@ -42,7 +42,7 @@ func work(r io.Reader, w io.Writer, o nodetest.Options) error {
 			return fmt.Errorf("read a seed: %w", err)
 		}
 		began := cpuTime()
-		report := nodetest.Simulate(seed, o)
+		report := sim.Simulate(seed, o)
 		if err := results.Encode(newResult(&report, cpuTime()-began)); err != nil {
 			return fmt.Errorf("write a report: %w", err)
 		}

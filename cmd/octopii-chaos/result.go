@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/octopii/octopii/node/nodetest"
+	"github.com/octopii/octopii/internal/sim"
 )
 
 // result is the report of one seed, on the way from a worker and in JSON.
@@ -64,7 +64,7 @@ func (s seconds) rough() string {
 	return d.Round(time.Second).String()
 }
 
-func newResult(r *nodetest.Report, cpu time.Duration) *result {
+func newResult(r *sim.Report, cpu time.Duration) *result {
 	out := &result{
 		Seed: r.Seed, Hash: fmt.Sprintf("%016x", r.Hash),
 		Events: r.Events, Faults: r.Faults, Operations: r.Operations, Committed: r.Committed,

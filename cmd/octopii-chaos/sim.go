@@ -15,7 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/octopii/octopii/node/nodetest"
+	"github.com/octopii/octopii/internal/sim"
 )
 
 // simulation is the command line of sim.
@@ -59,7 +59,7 @@ With --seeds many are simulated, in as many processes as there are cores. With
 --seed it is one, which --trace writes down line by line and --shrink makes smaller
 as long as it fails in the same way.
 
-Kinds of faults: ` + strings.Join(nodetest.FaultNames(), ", ") + `.
+Kinds of faults: ` + strings.Join(sim.FaultNames(), ", ") + `.
 
 Exit status: 0 if every invariant held, 1 if one did not, 2 if the command line was
 not understood, 3 if it could not be carried out, 130 if it was interrupted.`,
@@ -110,7 +110,7 @@ func (s *story) flags(flags *pflag.FlagSet) {
 }
 
 func (s *story) check() error {
-	known := nodetest.FaultNames()
+	known := sim.FaultNames()
 	for _, f := range s.faults {
 		switch {
 		case f == "none" || f == "all":
@@ -132,14 +132,14 @@ func (s *story) check() error {
 	return nil
 }
 
-func (s *story) options() nodetest.Options {
-	o := nodetest.Options{Members: s.members, Clients: s.clients, Duration: s.duration, Variant: s.variant}
+func (s *story) options() sim.Options {
+	o := sim.Options{Members: s.members, Clients: s.clients, Duration: s.duration, Variant: s.variant}
 	switch {
 	case len(s.faults) == 0:
 	case s.faults[0] == "none":
 		o.Faults = []string{}
 	case s.faults[0] == "all":
-		o.Faults = nodetest.FaultNames()
+		o.Faults = sim.FaultNames()
 	default:
 		o.Faults = s.faults
 	}
@@ -147,7 +147,7 @@ func (s *story) options() nodetest.Options {
 }
 
 // storyOf is the story with those options.
-func storyOf(o nodetest.Options) story {
+func storyOf(o sim.Options) story {
 	s := story{members: o.Members, clients: o.Clients, duration: o.Duration, faults: o.Faults, variant: o.Variant}
 	if o.Faults != nil && len(o.Faults) == 0 {
 		s.faults = []string{"none"}
@@ -226,7 +226,7 @@ func (s *simulation) run(ctx context.Context, stdout, stderr io.Writer) error {
 func (s *simulation) runOne(ctx context.Context, stdout, stderr io.Writer) error {
 	o := s.story.options()
 	began := cpuTime()
-	var r nodetest.Report
+	var r sim.Report
 	if s.shrink {
 		o, r = s.runShrink(ctx, o, stderr)
 	}
@@ -238,7 +238,7 @@ func (s *simulation) runOne(ctx context.Context, stdout, stderr io.Writer) error
 		if s.trace != "" {
 			o.Trace = trace.line
 		}
-		r = nodetest.Simulate(s.seed, o)
+		r = sim.Simulate(s.seed, o)
 		if err := trace.close(); err != nil {
 			return err
 		}
@@ -255,11 +255,11 @@ func (s *simulation) runOne(ctx context.Context, stdout, stderr io.Writer) error
 }
 
 // runShrink makes a failure smaller, and says how it comes along.
-func (s *simulation) runShrink(ctx context.Context, o nodetest.Options, stderr io.Writer) (nodetest.Options, nodetest.Report) {
+func (s *simulation) runShrink(ctx context.Context, o sim.Options, stderr io.Writer) (sim.Options, sim.Report) {
 	ctx, stop := interruptible(ctx)
 	defer stop()
 	attempts := 0
-	return nodetest.Shrink(s.seed, o, func(o nodetest.Options, r nodetest.Report) bool {
+	return sim.Shrink(s.seed, o, func(o sim.Options, r sim.Report) bool {
 		attempts++
 		how := "holds"
 		if r.Failure != nil {

@@ -1,15 +1,16 @@
-// Package nodetest simulates whole clusters by a seed: the production Node over
-// disks, a network and clocks that break, in one goroutine and in no real time.
+// Package nodetest checks a state machine: it simulates whole clusters of it, the
+// production Node over disks, a network and clocks that break, in one goroutine and
+// in no real time.
 //
 // A seed draws everything: how many members and clients there are, how they are
 // configured, what they do, and what befalls them. The same seed is the same
 // story, on any machine, so a failure is repeated by its number. While the story
 // goes on a checker looks at every decision, message and call of the state
-// machine: see invariants.go.
+// machine.
 //
 // # Your own state machine
 //
-// Run does the same with a state machine of yours, in an ordinary test:
+// Run does this in an ordinary test:
 //
 //	func TestBank(t *testing.T) {
 //		nodetest.Run(t, nodetest.Options{

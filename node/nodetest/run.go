@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/octopii/octopii/internal/sim"
 )
 
 // The environment says which seeds Run runs: flags would have to be registered in
@@ -42,11 +44,8 @@ const (
 // that needs secrets may run beside it in the same process.
 func Run(t testing.TB, o Options) {
 	t.Helper()
-	if o.New == nil {
-		t.Errorf("nodetest: Options.New is missing: it makes the state machine to check")
-		return
-	}
-	if err := o.validate(); err != nil {
+	simulated, err := o.simulated()
+	if err != nil {
 		t.Errorf("nodetest: %v", err)
 		return
 	}
@@ -55,16 +54,13 @@ func Run(t testing.TB, o Options) {
 		t.Errorf("nodetest: %v", err)
 		return
 	}
-	if o.Duration == 0 {
-		o.Duration = runDuration
-	}
 	if path := os.Getenv(traceVariable); path != "" && replay {
 		trace, err := openTrace(path)
 		if err != nil {
 			t.Errorf("nodetest: %s: %v", traceVariable, err)
 			return
 		}
-		o.Trace = trace.line
+		simulated.Trace = trace.line
 		defer func() {
 			if err := trace.close(); err != nil {
 				t.Errorf("nodetest: %s: %v", traceVariable, err)
@@ -72,11 +68,11 @@ func Run(t testing.TB, o Options) {
 		}()
 	}
 	began := time.Now()
-	var all Report
+	var all sim.Report
 	for i := range uint64(seeds) {
-		r := Simulate(from+i, o)
+		r := sim.Simulate(from+i, simulated)
 		if r.Failure != nil {
-			t.Errorf("%s", r.Failure.story(t.Name(), r.Settings))
+			t.Errorf("%s", story(r.Failure, t.Name(), r.Settings))
 			return
 		}
 		all.Operations += r.Operations
@@ -115,7 +111,7 @@ func (o *Options) seeds(getenv func(string) string) (from uint64, seeds int, rep
 }
 
 // story is a failure as a test shows it.
-func (f *Failure) story(test, settings string) string {
+func story(f *sim.Failure, test, settings string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "nodetest: seed %d: at %v this does not hold: %s\n\n    %s\n", f.Seed, f.At, f.Invariant, strings.ReplaceAll(f.Detail, "\n", "\n    "))
 	if len(f.Last) > 0 {

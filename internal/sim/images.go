@@ -1,0 +1,201 @@
+package sim
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/octopii/octopii/internal/vfs/vfstest"
+	"github.com/octopii/octopii/transport"
+)
+
+// served is what was answered since images of disks were put back on more members than
+// a majority can spare. Two histories are possible then, and the book of the checker is
+// about the first one. What must hold is that clients see one order: of any two answers
+// one is from a state that the other one's is a continuation of.
+type served struct {
+	by    *member
+	index uint64
+	// chains of the life that answered, by index.
+	chains map[uint64]uint64
+}
+
+// oneHistory is the invariant that holds where two histories are possible.
+const oneHistory = "nobody serves another branch"
+
+// branch begins the time of two histories.
+func (n *nemesis) branch() {
+	n.branching = true
+	n.w.check.served = nil
+	for _, m := range n.w.members {
+		m.chains = map[uint64]uint64{}
+	}
+}
+
+// oneHistory fails unless a state from which a member answers is of one history with
+// all from which was answered before.
+func (c *checker) oneHistory(m *member) {
+	s := served{by: m, index: m.machine.applied, chains: m.chains}
+	for _, o := range c.served {
+		at := common(s, o)
+		if at > 0 && s.chains[at] != o.chains[at] {
+			c.w.fail("nobody serves another branch", "%s answers from its state at index %d, and %s answered from a state at index %d of another history: they differ at index %d",
+				m.name(), s.index, o.by.name(), o.index, at)
+			return
+		}
+	}
+	if i := slices.IndexFunc(c.served, func(o served) bool { return o.by == m && sameMap(o.chains, s.chains) }); i >= 0 {
+		c.served[i] = s
+		return
+	}
+	c.served = append(c.served, s)
+}
+
+func sameMap(a, b map[uint64]uint64) bool { return fmt.Sprintf("%p", a) == fmt.Sprintf("%p", b) }
+
+// common is the highest index of which both know the state; 0 if there is none.
+func common(a, b served) (at uint64) {
+	for i := range a.chains {
+		if _, ok := b.chains[i]; ok && i <= min(a.index, b.index) {
+			at = max(at, i)
+		}
+	}
+	return at
+}
+
+// images puts old images back on a majority or on all members, each from another
+// moment, and starts them in a drawn order, some of them late. Nobody can say what is
+// right then. But nobody may serve another history than the others, and where a
+// majority came back without the rest, the rest finds out.
+func (n *nemesis) images() {
+	l := n.w.leader()
+	if l == nil || n.lost != nil || n.branching || !n.mayLose(l) {
+		return
+	}
+	voters := n.w.voterMembers(l)
+	n.w.rnd.Shuffle(len(voters), func(i, j int) { voters[i], voters[j] = voters[j], voters[i] })
+	count := len(voters)/2 + 1 + n.w.rnd.IntN((len(voters)+1)/2)
+	old := map[*member]image{}
+	n.tell(nil, "images of the disks of %s are taken", names(voters[:count]))
+	for _, m := range voters[:count] {
+		n.w.at(n.w.between(0, 2*time.Second), "an image is taken", func() {
+			old[m] = image{m.disk.mem.CrashKeepingAll(), m.machine.saved}
+		})
+	}
+	n.w.at(n.w.between(3*time.Second, 8*time.Second), "the images are put back", func() {
+		if n.over || n.held || n.lost != nil {
+			return
+		}
+		n.putBack(voters, old)
+	})
+}
+
+// putBack ends the story of faults: what comes is the story of the images.
+func (n *nemesis) putBack(voters []*member, old map[*member]image) {
+	n.held = true
+	for _, m := range n.w.members {
+		m.kill(false)
+	}
+	n.mendNetwork()
+	n.branch()
+	n.w.rnd.Shuffle(len(voters), func(i, j int) { voters[i], voters[j] = voters[j], voters[i] })
+	at := time.Duration(0)
+	for _, m := range voters {
+		if img, ok := old[m]; ok {
+			n.tell(m, "an old image of its disk is put back")
+			m.disk.plug(img.mem.Clone())
+			m.machine.saved = img.data
+			m.view.forgets = true
+		}
+		m.after(at, "start", m.start)
+		at += pick(n.w.rnd, 0, n.w.cfg.tick, 3*n.w.cfg.electionTimeout())
+	}
+}
+
+// mendNetwork leaves every disk and every link well.
+func (n *nemesis) mendNetwork() {
+	n.w.net.calm()
+	n.w.net.heal()
+	for _, m := range n.w.members {
+		m.rate = 1
+		m.disk.slow, m.disk.stalled = 2*time.Millisecond, 0
+		m.disk.mem.SetCapacity(0)
+		m.disk.failing, m.disk.crashIn, m.disk.crashAt = nil, -1, ""
+	}
+}
+
+// voterMembers are those of a leader's membership.
+func (w *world) voterMembers(l *member) (list []*member) {
+	for _, id := range l.status().Membership.Voters() {
+		list = append(list, w.nemesis.member(id))
+	}
+	return list
+}
+
+// image is the content of a disk.
+type image struct {
+	mem  *vfstest.Mem
+	data saved
+}
+
+// reaches notes a state of this life.
+func (m *member) reaches(index, chain uint64) {
+	if m.chains != nil {
+		m.chains[index] = chain
+	}
+}
+
+// stranger lets somebody lie in a handshake with a member.
+func (n *nemesis) stranger() {
+	if m := n.someone(); m != nil {
+		n.strangerAt(m)
+	}
+}
+
+// strangerAt says hello as nobody, or as a real member whose incarnation it cannot know,
+// with a memory of what never was; asks what a member asks; and tells the member that it
+// was removed, or forgot. Nothing may come of it.
+func (n *nemesis) strangerAt(m *member) {
+	if m.paused || m.end == nil || m.end.handler == nil {
+		return
+	}
+	rnd := n.w.rnd
+	others := slices.DeleteFunc(slices.Clone(n.w.members), func(o *member) bool { return o == m })
+	lie := transport.Hello{Node: rnd.Uint64()>>1 + 1, Incarnation: rnd.Uint64(), Address: "nowhere",
+		Remembers: transport.Memory{Term: 1 << 40, Match: 1 << 40, Commit: 1 << 40}}
+	if len(others) > 0 && n.w.oneIn(2) {
+		lie.Node, lie.Address = others[rnd.IntN(len(others))].id, m.address
+	}
+	h := m.end.handler
+	told := h.Hello(lie.Node).For(lie)
+	lie.Cluster = pick(rnd, 0, told.Cluster, rnd.Uint64())
+	n.tell(m, "a stranger says that it is %x", lie.Node)
+	if m.log != nil && (told.Cluster != transport.SomeCluster || told.Incarnation != 0 || told.Remembers != transport.Memory{}) {
+		n.w.fail("strangers are told nothing", "%s tells one that names no cluster: %+v", m.name(), told)
+	}
+	n.askAsStranger(m, lie)
+	if m.log == nil {
+		return // it may be waiting for its cluster, and has nothing to lose
+	}
+	if h.Accept(lie) == nil {
+		st := m.status()
+		for _, msg := range []raftpb.Message{
+			{Type: raftpb.MsgHeartbeat, Commit: 1 << 40, Term: 1 << 40},
+			{Type: raftpb.MsgVote, Index: 1 << 40, LogTerm: 1 << 39, Term: 1 << 40},
+			{Type: raftpb.MsgApp, Index: st.Commit, LogTerm: 1, Commit: st.Commit, Term: st.Term + 1},
+		} {
+			msg.From, msg.To = lie.Node, m.id
+			payload, err := msg.Marshal()
+			if err != nil {
+				panic(fmt.Sprintf("sim: a message that cannot be encoded: %v", err))
+			}
+			h.HandleMessages(lie.Node, []transport.Inbound{{Kind: kindRaft, Payload: payload}})
+		}
+	}
+	for code := range uint32(4) { // those that node has, and more
+		h.Refused(lie, transport.Refusal{Code: code, Reason: "forged"})
+	}
+	m.settle()
+}

@@ -1,0 +1,480 @@
+package sim
+
+import (
+	"fmt"
+	"iter"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/octopii/octopii/internal/stepped"
+	"github.com/octopii/octopii/node"
+	"github.com/octopii/octopii/wal"
+)
+
+const (
+	roleLeader = node.Leader
+	// dataDir is where a member's files are on its disk.
+	dataDir = "/data"
+)
+
+// member is one member of the cluster: a process that comes and goes, and a disk
+// that stays.
+type member struct {
+	w       *world
+	id      uint64
+	address string
+	disk    *disk
+	machine *machine
+	// founder and join are how it first starts.
+	founder bool
+	join    []string
+	// expect is node.Config's, and listens its FoundAfterTicks.
+	expect, listens int
+	// told: a member of the cluster came here in this life and wanted another one; knows:
+	// and this one had a turn since, so that its disk says it. phantom: it is of another
+	// cluster than that of this world. See founding.go.
+	told, knows, phantom bool
+	// rejoins and replaces: it takes another one's place. heir is how.
+	rejoins  bool
+	replaces uint64
+	heir     heirs
+	// noShow: it was added, and never runs.
+	noShow bool
+	// priority is in its record when it founds or joins.
+	priority int
+
+	// node is nil while the process does not run. life counts its starts: what was
+	// meant for an earlier one does not happen.
+	node stepped.Node
+	real *node.Node
+	life int
+	end  *endpoint
+	// installs counts the snapshots that took the place of its log.
+	installs int
+	// ended is why the process ended by itself; gone: it is not started again.
+	ended error
+	gone  bool
+
+	// dark: its machine has no power. Nothing there refuses a connection, and those
+	// that there were do not break.
+	dark bool
+	// paused: the process does not run, and does not know; held is what happened
+	// meanwhile.
+	paused bool
+	held   []*event
+	// awakeSince is when it started, or was paused last.
+	awakeSince time.Duration
+	// state is the number of its last state, of its coverage.
+	state uint32
+	// rate is how fast its clock goes.
+	rate float64
+	// offset is by how much it is wrong.
+	offset time.Duration
+	// due: a turn of that part is on its way. writing is the appender's, if it has
+	// begun.
+	due     stepped.Work
+	writing *writing
+	// tasks are those of its helpers that are under way, and task the one that runs.
+	tasks []*task
+	task  *task
+	// receives is the snapshot that it gets; nil: none.
+	receives *stream
+	// log is what its log has taken, since it was last opened or made; nil: it has
+	// none.
+	log *watchedLog
+
+	// remembered is the term of a leader that remembers more than it has: see
+	// nemesis.forge.
+	remembered uint64
+	// beats counts the heartbeats of that kind in this life.
+	beats int
+	// wiped: its disk was, and it came back under its old ID. voted: it had a vote
+	// by then.
+	wiped, voted bool
+	// lostLog: its log is lost, and its identity is not.
+	lostLog bool
+
+	// chains are those of the states that this life had, by index, since images of disks
+	// were put back: see images.go. acceptLoss is node.Config's.
+	chains     map[uint64]uint64
+	acceptLoss bool
+
+	// view is what the checker knows of it.
+	view view
+}
+
+// writing is a turn of the appender that is under way: it pauses while the disk
+// works.
+type writing struct {
+	next func() (time.Duration, bool)
+	stop func()
+}
+
+// host implements stepped.Host for one life of a member.
+type host struct {
+	m *member
+}
+
+func (h host) Go(f func()) {
+	// A snapshot takes its time; what is quick is quick.
+	d := h.m.disk
+	h.m.after(h.m.w.between(h.m.w.between(d.fast, d.slow), h.m.w.cfg.taskMax), "task", func() { h.task(f) })
+}
+
+// Aside draws nothing: what is written aside changes no story.
+func (h host) Aside(f func()) { h.m.after(time.Millisecond, "aside", func() { h.task(f) }) }
+
+// task runs f between two turns of the appender, as it may need what that holds, and
+// when the disk does not hang.
+func (h host) task(f func()) {
+	switch d := h.m.disk; {
+	case d.stalled > h.m.w.now: // it may be mended meanwhile
+		h.m.after(min(d.stalled-h.m.w.now, 100*time.Millisecond), "task waits for the disk", func() { h.task(f) })
+	case h.m.writing != nil:
+		h.m.after(time.Millisecond, "task waits", func() { h.task(f) })
+	default:
+		h.m.begin(f)
+	}
+}
+
+// task is what a helper of a member does: it pauses while a snapshot travels.
+type task struct {
+	next  func() (time.Duration, bool)
+	stop  func()
+	yield func(time.Duration) bool
+	// ended: its process is, in the middle of what it does.
+	ended bool
+}
+
+// pause lets time pass, and says whether the process still runs then.
+func (t *task) pause(d time.Duration) bool { return !t.ended && t.yield(d) }
+
+// begin begins a task.
+func (m *member) begin(f func()) {
+	t := &task{}
+	t.next, t.stop = iter.Pull(func(yield func(time.Duration) bool) {
+		t.yield = yield
+		f()
+	})
+	m.tasks = append(m.tasks, t)
+	m.goOn(t)
+}
+
+// goOn goes on with a task up to its next pause.
+func (m *member) goOn(t *task) {
+	if m.writing != nil {
+		m.after(time.Millisecond, "task waits", func() { m.goOn(t) })
+		return
+	}
+	m.task = t
+	wait, more := t.next()
+	m.task = nil
+	if more {
+		m.after(wait, "task goes on", func() { m.goOn(t) })
+		return
+	}
+	m.tasks = slices.DeleteFunc(m.tasks, func(o *task) bool { return o == t })
+}
+
+// stopTasks ends what helpers are in the middle of.
+func (m *member) stopTasks() {
+	tasks := m.tasks
+	m.tasks = nil
+	for _, t := range tasks {
+		if t.ended = true; t != m.task {
+			t.stop()
+		}
+	}
+}
+
+func (h host) Timer(f func()) stepped.Timer { return &timer{m: h.m, f: f} }
+func (h host) Now() time.Time               { return time.Unix(1_000_000_000, 0).Add(h.m.w.now + h.m.offset) }
+func (h host) Decided(d *stepped.Decision)  { h.m.w.check.decided(h.m, d) }
+
+// timer is a stepped.Timer.
+type timer struct {
+	m *member
+	f func()
+	// set counts how often it was set or stopped.
+	set    int
+	active bool
+}
+
+func (t *timer) Reset(d time.Duration) bool {
+	was := t.active
+	t.set++
+	t.active = true
+	set := t.set
+	t.m.after(t.m.clock(d), "timer", func() {
+		if t.active && t.set == set {
+			t.active = false
+			t.f()
+		}
+	})
+	return was
+}
+
+func (t *timer) Stop() bool {
+	was := t.active
+	t.active = false
+	return was
+}
+
+// addMember makes a member that does not run yet.
+func (w *world) addMember() *member {
+	m := &member{w: w, id: w.nextID, rate: 1}
+	m.disk = newDisk(m)
+	m.address = fmt.Sprintf("n%d", m.id)
+	m.machine = newMachine(m)
+	if at := len(w.members); w.byHand && at < len(w.cfg.priorities) {
+		m.priority = w.cfg.priorities[at]
+	} else if !w.byHand {
+		m.priority = pick(w.rnd, 0, 0, 1, 2)
+	}
+	w.nextID++
+	w.members = append(w.members, m)
+	return m
+}
+
+func (m *member) name() string { return fmt.Sprintf("n%d", m.id) }
+
+// up says whether the process runs, paused or not.
+func (m *member) up() bool { return m.node != nil }
+
+// awake says whether it also does something.
+func (m *member) awake() bool { return m.node != nil && !m.paused }
+
+func (m *member) status() node.Status { return m.real.Status() }
+
+// clock is how long a duration by the member's clock really is.
+func (m *member) clock(d time.Duration) time.Duration { return time.Duration(float64(d) / m.rate) }
+
+// after has something happen to this life of the member.
+func (m *member) after(d time.Duration, what string, f func()) { m.w.push(d, what, m, f) }
+
+// start starts the process.
+func (m *member) start() {
+	if m.node != nil || m.gone {
+		return
+	}
+	w, c := m.w, &m.w.cfg
+	m.life++
+	m.dark = false
+	m.ended, m.due, m.remembered, m.beats, m.told = nil, stepped.Work{}, 0, 0, false
+	m.awakeSince, m.state = w.now, 0
+	before := m.log
+	m.log = nil
+	if m.chains != nil {
+		m.chains = map[uint64]uint64{}
+	}
+	m.machine.restart()
+	m.end = newEndpoint(m)
+	logger := zap.NewNop()
+	if w.trace != nil {
+		logger = zap.New(traceCore{m: m})
+	}
+	n, err := stepped.Start(stepped.Config{
+		FS:         m.disk.fs,
+		Host:       host{m},
+		CacheBytes: c.cacheBytes, RequestWindow: c.requestWindow,
+		Node: node.Config{
+			ID: m.id, Dir: dataDir, StateMachine: m.machine, Transport: m.end,
+			Bootstrap: m.founder, FoundAfterTicks: m.listens, Expect: m.expect, FailoverByTimeout: c.failoverByTimeout, Join: m.join, Rejoin: m.rejoins, Replaces: m.replaces, Priority: m.priority,
+			WAL:                 watched{wal.New(wal.Options{FS: m.disk.fs, SegmentBytes: c.segmentBytes}), m},
+			TickInterval:        c.tick,
+			ElectionTicks:       c.electionTicks,
+			SnapshotEntries:     c.snapshotEntries,
+			SnapshotLogBytes:    c.snapshotLogBytes,
+			TrailingEntries:     c.trailingEntries,
+			MessageBytesMax:     c.messageBytes,
+			InflightMessagesMax: c.inflight,
+			PromoteLagMax:       c.promoteLag,
+			JoinTimeoutTicks:    c.joinTimeoutTicks,
+			StallLimit:          c.stallLimit,
+			AcceptLoss:          m.acceptLoss,
+			Logger:              logger,
+		},
+	})
+	if err != nil {
+		m.end.close()
+		m.log = before
+		w.tell(m, "does not start: %v", err)
+		w.check.refused(m, err)
+		m.stopped(err)
+		return
+	}
+	m.node, m.real = n, n.Node().(*node.Node)
+	w.tell(m, "starts")
+	w.check.started(m)
+	m.tick()
+	m.settle()
+	if !w.byHand && w.oneIn(3) { // its state machine may be ahead of its log
+		m.after(w.between(0, 2*c.loopMax), "snapshot", func() { w.nemesis.snapshotOf(m) })
+	}
+}
+
+// tick lets the member's clock tick, for as long as it lives.
+func (m *member) tick() {
+	m.after(m.clock(m.w.cfg.tick), "tick", func() {
+		m.view.ticks++
+		if w := m.w; w.net.troubled() || m.disk.struck || m.disk.stalled > w.now || m.rate != 1 {
+			w.troubled = w.now
+		}
+		m.seek()
+		m.node.Loop(1)
+		m.w.check.looked(m)
+		if m.phantom && m.node != nil {
+			m.askPhantom()
+		}
+		m.tick()
+	})
+}
+
+// settle looks at what an event left to do.
+func (m *member) settle() {
+	if m.node == nil {
+		return
+	}
+	if m.disk.dead {
+		m.w.tell(m, "the power fails within a write")
+		m.kill(true)
+		m.restartLater()
+		return
+	}
+	select {
+	case <-m.real.Done():
+		m.stopped(m.real.Err())
+		return
+	default:
+	}
+	w, work := m.w, m.node.Work()
+	if work.Loop && !m.due.Loop {
+		m.due.Loop = true
+		m.after(w.between(time.Microsecond, w.cfg.loopMax), "loop", func() {
+			m.due.Loop = false
+			m.node.Loop(0)
+			w.check.looked(m)
+		})
+	}
+	if work.Append && !m.due.Append {
+		m.due.Append = true
+		if w.byHand {
+			m.after(m.disk.latency(), "append", m.appendAtOnce)
+		} else {
+			m.after(w.between(time.Microsecond, w.cfg.appendMax), "append", m.append)
+		}
+	}
+	if work.Apply && !m.due.Apply {
+		m.due.Apply = true
+		m.after(w.between(time.Microsecond, w.cfg.applyMax), "apply", func() {
+			m.due.Apply = false
+			m.node.Apply()
+		})
+	}
+}
+
+// append begins a turn of the appender. While the disk writes for it everything
+// else goes on, as it does beside a thread: what is told before it is done is
+// found out.
+func (m *member) append() {
+	n := m.node
+	var t writing
+	t.next, t.stop = iter.Pull(func(yield func(time.Duration) bool) {
+		m.disk.pause = func(d time.Duration) {
+			m.disk.gone = !yield(d)
+		}
+		n.Append()
+	})
+	m.writing = &t
+	m.write()
+}
+
+// appendAtOnce lets the appender do all of its turn in one moment, unless the disk
+// stalled meanwhile: in a script the disk has worked when it is over.
+func (m *member) appendAtOnce() {
+	if wait := m.disk.stalled - m.w.now; wait > 0 {
+		m.after(wait, "append", m.appendAtOnce)
+		return
+	}
+	m.due.Append = false
+	m.node.Append()
+}
+
+// write goes on with the turn of the appender up to its next pause.
+func (m *member) write() {
+	wait, more := m.writing.next()
+	if more {
+		m.after(wait, "write", m.write)
+		return
+	}
+	m.writing, m.disk.pause, m.due.Append = nil, nil, false
+	m.w.check.wrote(m)
+}
+
+// stopWriting ends the appender where it is: nothing that it still wants to do
+// happens.
+func (m *member) stopWriting() {
+	if m.writing == nil {
+		return
+	}
+	m.writing.stop()
+	m.writing, m.disk.pause, m.disk.gone = nil, nil, false
+}
+
+// stopped is called when the process ended by itself.
+func (m *member) stopped(err error) {
+	m.w.tell(m, "stops: %v", err)
+	m.ended = err
+	struck := m.disk.struck
+	dead := m.disk.dead
+	m.kill(false)
+	m.w.check.stopped(m, err, struck || dead)
+	m.w.nemesis.stopped(m, err, struck || dead)
+}
+
+// kill ends the process; with power, the machine with it.
+func (m *member) kill(power bool) {
+	m.dark = m.dark || power
+	if m.end != nil {
+		m.end.close()
+	}
+	m.stopWriting()
+	m.stopTasks()
+	if m.node != nil {
+		m.w.check.killed(m)
+	}
+	m.node, m.real, m.end, m.receives = nil, nil, nil, nil
+	m.life++
+	m.paused, m.held = false, nil
+	m.disk.loses(power)
+	m.machine.crash()
+	for _, c := range m.w.clients {
+		c.lost(m)
+	}
+}
+
+// restartLater starts the process again after a while.
+func (m *member) restartLater() {
+	if m.w.byHand {
+		return
+	}
+	m.after(m.w.between(m.w.cfg.tick, 20*m.w.cfg.tick), "restart", m.start)
+}
+
+// pause stops the process without its noticing.
+func (m *member) pause() { m.paused = m.node != nil }
+
+// resume lets everything happen at once that was held back.
+func (m *member) resume() {
+	if !m.paused {
+		return
+	}
+	m.paused, m.awakeSince = false, m.w.now
+	held := m.held
+	m.held = nil
+	for _, e := range held {
+		m.w.push(0, e.what, m, e.do)
+	}
+}
