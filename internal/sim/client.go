@@ -6,6 +6,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/octopii/octopii/internal/check"
 	"github.com/octopii/octopii/internal/stepped"
 	"github.com/octopii/octopii/node"
 )
@@ -41,9 +42,10 @@ type op struct {
 	err error
 	// called and returned are moments, in the order of everything that clients see.
 	called, returned uint64
-	// floor is the highest index that any client had seen when it was called; index
-	// is its own.
-	floor, index uint64
+	// known is the operation with the highest index that had returned when it was called;
+	// nil: none had. index is its own.
+	known *check.Operation
+	index uint64
 	// committed is where the log has it; 0: nowhere.
 	committed uint64
 	// applied is what the member had applied when it answered.

@@ -5,7 +5,8 @@
 // configured, what they do, and what befalls them. The same seed is the same
 // story, on any machine, so a failure is repeated by its number. While the story
 // goes on a checker looks at every decision, message and call of the state
-// machine: see invariants.go.
+// machine: see invariants.go. When it is over, package check looks at what the
+// clients saw.
 //
 // Programs use it by package nodetest, over a state machine of theirs, and by
 // octopii-chaos. It steps Nodes by package stepped: it knows nothing of their core.

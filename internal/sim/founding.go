@@ -282,21 +282,21 @@ func (n *nemesis) askAsStranger(m *member, lie transport.Hello) {
 // keepsHolders: no automatic step lowers the number of holders. When a member's files are
 // put aside, a majority of the voters without it has everything that was acknowledged.
 func (c *checker) keepsHolders(m *member) {
-	l := c.w.leader()
-	if l == nil || c.seen == 0 {
+	l, seen := c.w.leader(), c.order.Index()
+	if l == nil || seen == 0 {
 		return
 	}
 	voters, holders := l.status().Membership.Voters(), 0
 	for _, id := range voters {
 		o := c.w.nemesis.member(id)
-		if o == m || o.hopeless() || o.log == nil || o.log.last < c.seen {
+		if o == m || o.hopeless() || o.log == nil || o.log.last < seen {
 			continue
 		}
-		if t, ok := o.view.termAt(c.seen); !ok || t == c.ledger[c.seen].term {
+		if t, ok := o.view.termAt(seen); !ok || t == c.ledger[seen].term {
 			holders++
 		}
 	}
 	if holders <= len(voters)/2 {
-		c.w.fail("no automatic step lowers the number of holders", "the files of %s are put aside, and of %d voters only %d others have entry %d, which was acknowledged: %s", m.name(), len(voters), holders, c.seen, c.w.summary())
+		c.w.fail("no automatic step lowers the number of holders", "the files of %s are put aside, and of %d voters only %d others have entry %d, which was acknowledged: %s", m.name(), len(voters), holders, seen, c.w.summary())
 	}
 }

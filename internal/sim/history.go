@@ -5,24 +5,21 @@ package sim
 
 import (
 	"bytes"
-	"cmp"
+	"encoding/binary"
 	"fmt"
-	"runtime/debug"
-	"slices"
-	"sync/atomic"
+	"strings"
 	"time"
 
-	"github.com/anishathalye/porcupine"
-
+	"github.com/octopii/octopii/internal/check"
 	"github.com/octopii/octopii/node"
 )
 
 // finish looks at the whole story when all is quiet.
 func (c *checker) finish() {
+	if err := check.ExactlyOnce(c.recorded(), c.commands()); err != nil {
+		c.w.fail("what is acknowledged is committed", "%v", err)
+	}
 	for _, o := range c.ops {
-		if o.outcome == done && !o.query && o.committed != o.index {
-			c.w.fail("what is acknowledged is committed", "operation %d was acknowledged at %d and is committed at %d", o.id, o.index, o.committed)
-		}
 		if o.outcome == done && o.query {
 			for i := o.applied + 1; i <= o.index; i++ {
 				if c.ledger[i].command {
@@ -31,14 +28,51 @@ func (c *checker) finish() {
 			}
 		}
 	}
-	results := c.replay()
-	c.history(results)
+	if results, final := c.replay(); final != nil {
+		c.clientsSaw(results, final)
+	}
+}
+
+// recorded is what clients know of their operations.
+func (c *checker) recorded() check.History {
+	h := make(check.History, len(c.ops))
+	for i, o := range c.ops {
+		h[i] = o.recorded()
+	}
+	return h
+}
+
+// recorded is what its client knows of an operation.
+func (o *op) recorded() check.Operation {
+	r := check.Operation{ID: o.id, Input: o.input, Output: o.output, ReadOnly: o.query, Call: int64(o.called), Return: int64(o.returned), Index: o.index}
+	if o.client != nil {
+		r.Client = o.client.number
+	}
+	switch o.outcome {
+	case done:
+		r.Outcome = check.OK
+	case notCommitted:
+		r.Outcome = check.Failed
+	}
+	return r
+}
+
+// commands are the operations in the committed log.
+func (c *checker) commands() []check.Entry {
+	var log []check.Entry
+	for i := range c.ledger {
+		if e := &c.ledger[i]; e.command {
+			log = append(log, check.Entry{ID: binary.LittleEndian.Uint64(e.data), Index: uint64(i)})
+		}
+	}
+	return log
 }
 
 // replay gives the whole committed log to a new state machine: every result, the
 // states where states are compared, and every answer to a query must be what the
-// members had.
-func (c *checker) replay() map[uint64][]byte {
+// members had. It returns the results and the state in the end; nil if the replay
+// stopped before it.
+func (c *checker) replay() (map[uint64][]byte, node.StateMachine) {
 	queries := map[uint64][]*op{}
 	for _, o := range c.ops {
 		if o.query && o.outcome == done {
@@ -52,16 +86,16 @@ func (c *checker) replay() map[uint64][]byte {
 			last = i
 			result, err := c.apply("a replay", sm, i)
 			if err != nil {
-				return nil
+				return nil, nil
 			}
 			if bytesHash(result) != e.result {
 				c.w.fail("the state machine is deterministic", "a replay gets another result for the command at %d (%s) than %s: %s", i, c.w.cfg.describe(e.data[opHead:]), e.shown, show(result)+deterministic)
-				return nil
+				return nil, nil
 			}
 			results[i] = bytes.Clone(result)
 		}
 		if !c.answers(sm, i, queries[i]) || checkpoint(i) && !c.replayed(sm, i) {
-			return nil
+			return nil, nil
 		}
 	}
 	for _, m := range c.w.running() {
@@ -69,10 +103,10 @@ func (c *checker) replay() map[uint64][]byte {
 			c.state(m)
 		}
 	}
-	if c.replayed(sm, last) && c.w.cfg.audit != nil {
-		c.w.cfg.audit(c, sm)
+	if !c.replayed(sm, last) {
+		return nil, nil
 	}
-	return results
+	return results, sm
 }
 
 // replayed compares the state of a replay with what members had.
@@ -123,136 +157,69 @@ func (c *checker) seenAt(index uint64) uint64 {
 // history counts as wrong.
 const porcupineTimeout = time.Minute
 
-// history: what clients saw is what some one of them would have seen alone. The
-// search takes time that grows fast with the operations that overlap on one key;
-// Options.Operations keeps them below a thousand a key for the simulator's own
+// clientsSaw: what clients saw is what some one of them would have seen alone. The
+// search for an order takes time that grows fast with the operations that overlap on
+// one key; Options.Operations keeps them below a thousand a key for the simulator's own
 // state machine, and below a thousand in all for others. No answer in time counts
 // as wrong.
-func (c *checker) history(results map[uint64][]byte) {
-	if c.w.cfg.Model == nil || c.w.failed != nil {
-		return
+func (c *checker) clientsSaw(results map[uint64][]byte, final node.StateMachine) {
+	h := c.settled(results)
+	var err error
+	switch {
+	case c.w.cfg.audit != nil:
+		err = c.w.cfg.audit(c, h, final)
+	case c.w.cfg.Model != nil:
+		if c.w.tested("Options.Model", func() error {
+			err = check.Linearizable(h, *c.w.cfg.Model, porcupineTimeout)
+			return nil
+		}) != nil {
+			return
+		}
 	}
-	var history []porcupine.Operation
-	for _, o := range c.ops {
-		p := porcupine.Operation{ClientId: o.client.number, Input: o.input, Call: int64(o.called), Output: o.output, Return: int64(o.returned)}
+	switch e := err.(type) {
+	case nil:
+	case *check.ModelPanic:
+		c.w.fail("the model does not panic", "%s\n%s", e.What, stackOf(e.Stack))
+	case *check.Undecided:
+		c.w.fail("linearizability", "no order of the %d operations that explains them was found in %v: give Options.Model a Partition, or fewer Operations", e.Operations, e.Limit)
+	case *check.Contradiction:
+		c.w.fail("linearizability", "%s: %s%s", e.Rule, e.Detail, c.involved(e.Operations, results))
+	default:
+		c.w.fail("linearizability", "%v", err)
+	}
+}
+
+// settled is what clients know, and what the log knows of the operations of which they do
+// not: they took effect before anything behind them returned, or never. The index of
+// a query is how far the state machine was that it saw.
+func (c *checker) settled(results map[uint64][]byte) check.History {
+	h := c.recorded()
+	for i, o := range c.ops {
+		r := &h[i]
 		switch {
+		case o.outcome == done && o.query:
+			r.Index = o.applied
 		case o.outcome == done:
 		case o.committed != 0:
-			// Its client does not know, but the log does: it took effect before anything
-			// behind it returned.
-			p.Output, p.Return = results[o.committed], int64(c.seenAt(o.committed))
-			p.ClientId = len(c.w.clients) + int(o.id)
+			r.Outcome, r.Index, r.Output, r.Return = check.OK, o.committed, results[o.committed], int64(c.seenAt(o.committed))
+			r.Client = len(c.w.clients) + int(o.id)
 		default:
-			continue
+			r.Outcome = check.Failed
 		}
-		history = append(history, p)
 	}
-	model, panicked := calm(*c.w.cfg.Model)
-	res := porcupine.Unknown
-	if c.w.tested("Options.Model", func() error {
-		if c.logExplains(model, history) {
-			res = porcupine.Ok
-		} else if panicked.Load() == nil {
-			res = porcupine.CheckOperationsTimeout(model, history, porcupineTimeout)
-		}
-		return nil
-	}) != nil {
-		return
-	}
-	switch p := panicked.Load(); {
-	case p != nil:
-		c.w.fail("the model does not panic", "%s", *p)
-	case res == porcupine.Unknown:
-		c.w.fail("linearizability", "no order of the %d operations that explains them was found in %v: give Options.Model a Partition, or fewer Operations", len(history), porcupineTimeout)
-	case res == porcupine.Illegal:
-		c.w.fail("linearizability", "there is no order of the %d operations that explains them%s", len(history), c.unexplained(model, history))
-	}
+	return h
 }
 
-// logExplains says whether the order of the log explains a history: it is the one to
-// expect, and one that explains is enough. To look for another takes long.
-func (c *checker) logExplains(model porcupine.Model, history []porcupine.Operation) bool {
-	if model.Step == nil {
-		return false
-	}
-	ops := map[int64]*op{} // by their call, which is a moment of its own
-	for _, o := range c.ops {
-		ops[int64(o.called)] = o
-	}
-	at := func(p porcupine.Operation) uint64 { // a query stands behind what it saw
-		o := ops[p.Call]
-		if o.query {
-			return 2*o.applied + 1
+// involved lists operations.
+func (c *checker) involved(of []check.Operation, results map[uint64][]byte) string {
+	var b strings.Builder
+	for i := range of {
+		o := c.ops[of[i].ID-1]
+		output := o.output
+		if o.outcome != done {
+			output = results[o.committed]
 		}
-		return 2 * o.committed
+		fmt.Fprintf(&b, "; operation %d, %s at index %d, returned %s", o.id, c.w.cfg.describe(o.input), max(o.index, o.committed), show(output))
 	}
-	parts := [][]porcupine.Operation{history}
-	if model.Partition != nil {
-		parts = model.Partition(history)
-	}
-	for _, part := range parts {
-		part = slices.Clone(part)
-		slices.SortFunc(part, func(a, b porcupine.Operation) int {
-			return cmp.Or(cmp.Compare(at(a), at(b)), cmp.Compare(a.Call, b.Call))
-		})
-		state, ok := model.Init(), true
-		latest := int64(0) // the latest call so far: nothing behind it returned before
-		for _, p := range part {
-			if latest = max(latest, p.Call); p.Return < latest {
-				return false
-			}
-			if ok, state = model.Step(state, p.Input, p.Output); !ok {
-				return false
-			}
-		}
-	}
-	return true
-}
-
-// calm is a model whose Step does not panic, but says so. Porcupine calls it in
-// goroutines of its own.
-func calm(m porcupine.Model) (porcupine.Model, *atomic.Pointer[string]) {
-	var panicked atomic.Pointer[string]
-	if step := m.Step; step != nil {
-		m.Step = func(state, input, output any) (ok bool, next any) {
-			defer func() {
-				if r := recover(); r != nil {
-					p := fmt.Sprintf("Step(%v, %v, %v): %v\n%s", state, input, output, r, stackOf(debug.Stack()))
-					panicked.CompareAndSwap(nil, &p)
-					ok, next = false, state
-				}
-			}()
-			return step(state, input, output)
-		}
-	}
-	return m, &panicked
-}
-
-// unexplained names the operation that returned first of those that the best
-// attempt at an order leaves out.
-func (c *checker) unexplained(model porcupine.Model, history []porcupine.Operation) string {
-	_, info := porcupine.CheckOperationsVerbose(model, history, porcupineTimeout)
-	explained := map[int64]bool{} // by their call, which is a moment of its own
-	for _, part := range info.PartialLinearizationsOperations() {
-		var best []porcupine.Operation
-		for _, order := range part {
-			if len(order) > len(best) {
-				best = order
-			}
-		}
-		for _, o := range best {
-			explained[o.Call] = true
-		}
-	}
-	history = slices.DeleteFunc(slices.Clone(history), func(o porcupine.Operation) bool { return explained[o.Call] })
-	if len(history) == 0 {
-		return ""
-	}
-	first := slices.MinFunc(history, func(a, b porcupine.Operation) int { return cmp.Compare(a.Return, b.Return) })
-	for _, o := range c.ops {
-		if int64(o.called) == first.Call {
-			return fmt.Sprintf("; an order of the others stops at operation %d, %s at index %d, which returned %s", o.id, c.w.cfg.describe(o.input), max(o.index, o.committed), show(first.Output.([]byte)))
-		}
-	}
-	return ""
+	return b.String()
 }

@@ -12,6 +12,7 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
+	"github.com/octopii/octopii/internal/check"
 	"github.com/octopii/octopii/internal/stepped"
 	"github.com/octopii/octopii/node"
 	octopiipb "github.com/octopii/octopii/proto"
@@ -45,8 +46,8 @@ type checker struct {
 	// ledger is the committed log, from index 1. (The founder's snapshot is at 1.)
 	ledger []entry
 	// confs are the memberships that were in force, by the index from which on.
-	confs map[uint64]string
-	order []uint64
+	confs     map[uint64]string
+	confsFrom []uint64
 
 	// memberships are all of them, by their index; buried are those that have a
 	// tombstone; reached is the newest entry that a member ever acknowledged.
@@ -57,8 +58,8 @@ type checker struct {
 	// moment counts what clients see; ops are their operations, by number.
 	moment uint64
 	ops    []*op
-	// seen is the highest index that a client has seen.
-	seen uint64
+	// order is that of the indexes that clients have seen.
+	order check.Order
 
 	// states are digests of the state at an index, the first that was seen.
 	states map[uint64]digest
@@ -288,11 +289,11 @@ func (c *checker) membership(m *member, ms *octopiipb.Membership) {
 			}
 		}
 		c.confs[ms.Index], c.memberships[ms.Index] = s, ms
-		at, _ := slices.BinarySearch(c.order, ms.Index)
+		at, _ := slices.BinarySearch(c.confsFrom, ms.Index)
 		if at > 0 {
-			c.bury(m, c.memberships[c.order[at-1]], ms)
+			c.bury(m, c.memberships[c.confsFrom[at-1]], ms)
 		}
-		c.order = slices.Insert(c.order, at, ms.Index)
+		c.confsFrom = slices.Insert(c.confsFrom, at, ms.Index)
 		c.w.tell(m, "  membership from %d on: %s", ms.Index, s)
 	}
 }
@@ -357,12 +358,12 @@ func (c *checker) met(m, who *member) {
 
 // label: a snapshot at an index has the membership in force there.
 func (c *checker) label(m *member, index uint64, conf string) {
-	at, _ := slices.BinarySearch(c.order, index+1)
+	at, _ := slices.BinarySearch(c.confsFrom, index+1)
 	if at == 0 {
 		return
 	}
-	if want := c.confs[c.order[at-1]]; conf != want {
-		c.w.fail("snapshots are labelled right", "%s has a snapshot at %d with %s, and %s is in force there since %d", m.name(), index, conf, want, c.order[at-1])
+	if want := c.confs[c.confsFrom[at-1]]; conf != want {
+		c.w.fail("snapshots are labelled right", "%s has a snapshot at %d with %s, and %s is in force there since %d", m.name(), index, conf, want, c.confsFrom[at-1])
 	}
 }
 
@@ -594,8 +595,8 @@ func (c *checker) replicated(m *member, st node.Status) {
 			have[o.id] = true
 		}
 	}
-	at, _ := slices.BinarySearch(c.order, st.Membership.Index+1)
-	for _, index := range c.order[max(0, at-2):at] {
+	at, _ := slices.BinarySearch(c.confsFrom, st.Membership.Index+1)
+	for _, index := range c.confsFrom[max(0, at-2):at] {
 		voters, got := 0, 0
 		for _, mem := range c.memberships[index].Members {
 			if !mem.Learner {
@@ -823,7 +824,7 @@ func (c *checker) stopped(m *member, err error, struck bool) {
 // called notes that an operation begins.
 func (c *checker) called(o *op) {
 	c.moment++
-	o.called, o.floor = c.moment, c.seen
+	o.called, o.known = c.moment, c.order.Newest()
 	o.id = uint64(len(c.ops)) + 1
 	c.ops = append(c.ops, o)
 	if c.w.trace != nil {
@@ -863,16 +864,25 @@ func (c *checker) returned(o *op) {
 		}
 	case o.outcome == notCommitted && o.committed != 0:
 		c.w.fail("what is certainly not committed is not", "operation %d is committed at %d", o.id, o.committed)
-	case o.outcome != done:
-	case o.query && o.index < o.floor:
-		c.w.fail("no stale reads", "operation %d read at index %d on %s, and when it began somebody had seen index %d", o.id, o.index, o.member.name(), o.floor)
-	case !o.query && o.index <= o.floor:
-		c.w.fail("real-time order", "operation %d is at index %d, and when it began somebody had seen index %d", o.id, o.index, o.floor)
-	case !o.query && o.committed != o.index:
+	case o.outcome == done:
+		c.acknowledged(o)
+	}
+}
+
+// acknowledged: what a client was told is so, and newer than what anybody had seen when
+// it called.
+func (c *checker) acknowledged(o *op) {
+	r := o.recorded()
+	err := c.order.Returned(&r, o.known)
+	switch {
+	case err != nil && o.query:
+		c.w.fail("no stale reads", "on %s: %v", o.member.name(), err)
+	case err != nil:
+		c.w.fail("real-time order", "on %s: %v", o.member.name(), err)
+	case o.query:
+	case o.committed != o.index:
 		c.w.fail("what is acknowledged is committed", "operation %d was acknowledged at %d and is committed at %d", o.id, o.index, o.committed)
-	case !o.query && o.applied < o.index:
+	case o.applied < o.index:
 		c.w.fail("what is acknowledged is applied here", "operation %d was acknowledged at %d on %s, whose state machine is at %d", o.id, o.index, o.member.name(), o.applied)
-	default:
-		c.seen = max(c.seen, o.index)
 	}
 }

@@ -2,14 +2,14 @@ package sim
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"slices"
 
-	"github.com/anishathalye/porcupine"
-
+	"github.com/octopii/octopii/internal/check"
 	"github.com/octopii/octopii/node"
 )
 
@@ -110,24 +110,106 @@ func listDigest(l []uint64) uint64 {
 	return h
 }
 
-// auditLists: lists only grow. What a query saw of one, by length and digest, is
-// how the list that the whole log amounts to begins.
-func auditLists(c *checker, sm node.StateMachine) {
-	for _, o := range c.ops {
-		if !o.query || o.outcome != done {
-			continue
+// auditRegisters looks at what clients saw of the registers and lists. final is the state
+// that the whole log amounts to: a query tells only the length and the digest of a
+// list, which must be how the one in the end begins.
+func auditRegisters(c *checker, h check.History, final node.StateMachine) error {
+	var ofRegisters, ofLists check.History
+	pushed := pushedValues(h)
+	for _, o := range h {
+		q := decodeCommand(o.Input.([]byte))
+		o.Input = q.asked(pushed[o.ID])
+		if out, ok := o.Output.([]byte); ok && o.Outcome == check.OK {
+			switch q.verb {
+			case list:
+				all := final.(*registers).lists[q.key]
+				n, digest := lengthOf(string(out)), binary.LittleEndian.Uint64(out[8:])
+				if n > uint64(len(all)) || listDigest(all[:n]) != digest {
+					c.w.fail("lists only grow", "operation %d saw %d values of list %d on %s, and they are not how its %d values begin", o.ID, n, q.key, c.ops[o.ID-1].member.name(), len(all))
+					return nil
+				}
+				o.Output = listValues(all[:n])
+			case get:
+				o.Output = registerValue(binary.LittleEndian.Uint64(out))
+			default:
+				o.Output = out[0] == 1
+			}
 		}
-		q := decodeCommand(o.input)
-		if q.verb != list {
-			continue
-		}
-		all := sm.(*registers).lists[q.key]
-		n, seen := lengthOf(string(o.output)), binary.LittleEndian.Uint64(o.output[8:])
-		if n > uint64(len(all)) || listDigest(all[:n]) != seen {
-			c.w.fail("lists only grow", "operation %d saw %d values of list %d on %s, and they are not how its %d values begin", o.id, n, q.key, o.member.name(), len(all))
-			return
+		if q.verb == push || q.verb == list {
+			ofLists = append(ofLists, o)
+		} else {
+			ofRegisters = append(ofRegisters, o)
 		}
 	}
+	if err := check.Lists(ofLists); err != nil {
+		return err
+	}
+	return check.Registers(ofRegisters, porcupineTimeout)
+}
+
+// asked is the operation in the words of package check. pushed is the name of the value
+// that it pushes.
+func (c command) asked(pushed string) any {
+	key := fmt.Sprint(c.key)
+	switch c.verb {
+	case put:
+		return check.Put{Key: key, Value: registerValue(c.a)}
+	case swap:
+		return check.Swap{Key: key, Old: registerValue(c.a), New: registerValue(c.b)}
+	case push:
+		return check.Append{Key: key, Value: pushed}
+	case list:
+		return check.ReadList{Key: key}
+	}
+	return check.Get{Key: key}
+}
+
+// registerValue is a register's value; one that was never set is 0 here, and empty there.
+func registerValue(n uint64) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprint(n)
+}
+
+// listValues names the values of a list. One that is there twice has two names.
+func listValues(numbers []uint64) []string {
+	values, times := make([]string, len(numbers)), map[uint64]int{}
+	for i, n := range numbers {
+		times[n]++
+		values[i] = listValue(n, times[n])
+	}
+	return values
+}
+
+func listValue(n uint64, time int) string {
+	if time == 1 {
+		return fmt.Sprint(n)
+	}
+	return fmt.Sprintf("%d for the %d. time", n, time)
+}
+
+// pushedValues names the values that operations push as listValues does, by their order in
+// the log.
+func pushedValues(h check.History) map[uint64]string {
+	type value struct {
+		key byte
+		n   uint64
+	}
+	names, times := map[uint64]string{}, map[value]int{}
+	byIndex := slices.SortedFunc(slices.Values(h), func(a, b check.Operation) int { return cmp.Compare(a.Index, b.Index) })
+	for _, o := range byIndex {
+		q := decodeCommand(o.Input.([]byte))
+		switch v := (value{q.key, q.a}); {
+		case q.verb != push:
+		case o.Outcome == check.OK:
+			times[v]++
+			names[o.ID] = listValue(q.a, times[v])
+		default: // it is in no list
+			names[o.ID] = fmt.Sprintf("%d of operation %d", q.a, o.ID)
+		}
+	}
+	return names
 }
 
 func describe(input []byte) string {
@@ -135,43 +217,7 @@ func describe(input []byte) string {
 	return fmt.Sprintf("%s(key=%d, %d, %d)", c.verb, c.key, c.a, c.b)
 }
 
-// registerModel says what a sequential register and a sequential list do.
-var registerModel = porcupine.Model{
-	// Keys do not touch each other, and nor do a key's register and its list.
-	Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
-		parts := make([][]porcupine.Operation, 2*keys)
-		for _, o := range history {
-			c := decodeCommand(o.Input.([]byte))
-			at := 2 * int(c.key)
-			if c.verb == push || c.verb == list {
-				at++
-			}
-			parts[at] = append(parts[at], o)
-		}
-		return slices.DeleteFunc(parts, func(p []porcupine.Operation) bool { return len(p) == 0 })
-	},
-	Init: func() any { return string((&registers{}).answer(command{verb: get}.encode())) },
-	Step: func(state, input, output any) (bool, any) {
-		c, out := decodeCommand(input.([]byte)), output.([]byte)
-		switch c.verb {
-		case get, list:
-			return c.verb == get && state == string(out) || c.verb == list && lengthOf(state.(string)) == lengthOf(string(out)), state
-		case push:
-			return true, numbers(lengthOf(state.(string)) + 1)
-		case put:
-			return true, numbers(c.a)
-		}
-		if state == numbers(c.a) {
-			return out[0] == 1, numbers(c.b)
-		}
-		return out[0] == 0, state
-	},
-	DescribeOperation: func(input, output any) string { return fmt.Sprintf("%s -> %x", describe(input.([]byte)), output) },
-}
-
-func numbers(n uint64) string { return string(binary.LittleEndian.AppendUint64(nil, n)) }
-
-// lengthOf reads the length of a list: a state counts it, an answer begins with it.
+// lengthOf reads the length of a list, with which an answer begins.
 func lengthOf(s string) uint64 { return binary.LittleEndian.Uint64([]byte(s)) }
 
 func (r *registers) Durable() (uint64, bool) { return 0, false }

@@ -44,22 +44,22 @@ func thorough() bool { return os.Getenv("OCTOPII_LONG_TESTS") != "" }
 // TestSim simulates a cluster for each of some seeds.
 func TestSim(t *testing.T) {
 	if *seedFlag != 0 {
-		check(t, *seedFlag, Options{Trace: func(l string) { t.Log(l) }})
+		mustHold(t, *seedFlag, Options{Trace: func(l string) { t.Log(l) }})
 		return
 	}
 	began := time.Now()
 	var simulated time.Duration
 	events := 0
 	for i := range uint64(seedCount()) {
-		r := check(t, *fromFlag+i, Options{})
+		r := mustHold(t, *fromFlag+i, Options{})
 		simulated += r.Time
 		events += r.Events
 	}
 	t.Logf("%d events; %.1f times real time", events, simulated.Seconds()/time.Since(began).Seconds())
 }
 
-// check simulates one seed and says what happened.
-func check(t *testing.T, seed uint64, o Options) Report {
+// mustHold simulates one seed and says what happened.
+func mustHold(t *testing.T, seed uint64, o Options) Report {
 	t.Helper()
 	r := Simulate(seed, o)
 	t.Logf("seed %d hash %016x events %d faults %d ops %d committed %d time %v: %s", seed, r.Hash, r.Events, r.Faults, r.Operations, r.Committed, r.Time, r.Settings)
@@ -247,25 +247,60 @@ func TestCorpusFormat(t *testing.T) {
 // A list in which values changed places, or that lost one, is not taken for the
 // beginning of another.
 func TestListsOnlyGrow(t *testing.T) {
-	read := func(values ...uint64) *op {
-		r := &registers{}
-		r.lists[3] = values
-		q := command{verb: list, key: 3}.encode()
-		return &op{query: true, outcome: done, input: q, output: r.answer(q), member: &member{address: "n1"}}
-	}
 	final := &registers{}
-	final.lists[3] = []uint64{5, 6, 7}
+	final.lists[3] = []uint64{5, 6, 5}
 	for _, c := range []struct {
-		seen *op
+		seen []uint64
 		ok   bool
 	}{
-		{read(), true}, {read(5), true}, {read(5, 6), true}, {read(5, 6, 7), true},
-		{read(6), false}, {read(6, 5), false}, {read(5, 7), false}, {read(5, 6, 7, 8), false},
+		{nil, true}, {[]uint64{5}, true}, {[]uint64{5, 6}, true}, {[]uint64{5, 6, 5}, true},
+		{[]uint64{6}, false}, {[]uint64{6, 5}, false}, {[]uint64{5, 5}, false}, {[]uint64{5, 6, 5, 8}, false},
 	} {
 		w := newWorld(draw(1, Options{}))
-		w.check.ops = []*op{c.seen}
-		if auditLists(w.check, final); (w.failed == nil) != c.ok {
-			t.Errorf("a list seen as %x: %v", c.seen.output, w.failed)
+		for i, value := range final.lists[3] {
+			push := command{verb: push, key: 3, a: value}.encode()
+			w.check.ops = append(w.check.ops, &op{id: uint64(i) + 1, input: push, output: []byte{1}, outcome: done, called: 1, returned: 2, index: uint64(i) + 1})
+		}
+		r := &registers{}
+		r.lists[3] = c.seen
+		q := command{verb: list, key: 3}.encode()
+		w.check.ops = append(w.check.ops, &op{id: 4, query: true, outcome: done, input: q, output: r.answer(q), called: 1, returned: 2, member: &member{address: "n1"}})
+		if w.check.clientsSaw(nil, final); (w.failed == nil) != c.ok {
+			t.Errorf("a list seen as %v: %v", c.seen, w.failed)
+		}
+	}
+}
+
+// A value that a client was told is read by all that begin later, and a swap tells what it did.
+func TestWhatClientsSaw(t *testing.T) {
+	yes, no := []byte{1}, []byte{0}
+	get := func(n uint64) *op {
+		r := &registers{}
+		r.regs[2] = n
+		q := command{verb: get, key: 2}.encode()
+		return &op{query: true, input: q, output: r.answer(q)}
+	}
+	write := func(v verb, a, b uint64, output []byte) *op {
+		return &op{input: command{verb: v, key: 2, a: a, b: b}.encode(), output: output}
+	}
+	for _, c := range []struct {
+		ops []*op
+		ok  bool
+	}{
+		{[]*op{get(0), write(put, 3, 0, yes), get(3), write(swap, 3, 4, yes), write(swap, 3, 0, no), get(4)}, true},
+		{[]*op{write(put, 3, 0, yes), get(0)}, false},
+		{[]*op{write(swap, 3, 4, yes)}, false},
+		{[]*op{write(swap, 0, 4, no)}, false},
+		{[]*op{write(swap, 0, 4, yes), write(put, 0, 0, yes), write(swap, 0, 1, yes)}, true},
+	} {
+		w := newWorld(draw(1, Options{}))
+		for i, o := range c.ops {
+			o.id, o.outcome, o.member = uint64(i)+1, done, &member{}
+			o.called, o.returned = uint64(2*i)+1, uint64(2*i)+2
+		}
+		w.check.ops = c.ops
+		if w.check.clientsSaw(nil, &registers{}); (w.failed == nil) != c.ok || !c.ok && w.failed.Invariant != "linearizability" {
+			t.Errorf("%d operations: %v", len(c.ops), w.failed)
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/anishathalye/porcupine"
 
+	"github.com/octopii/octopii/internal/check"
 	"github.com/octopii/octopii/node"
 )
 
@@ -115,8 +116,9 @@ type setting struct {
 	// priorities of the members that a script begins with.
 	priorities []int
 
-	// audit, if set, looks at the whole story with the state that it led to.
-	audit func(*checker, node.StateMachine)
+	// audit, if set, looks at what clients saw, with the state that the story led to. It
+	// takes the place of the Model.
+	audit func(*checker, check.History, node.StateMachine) error
 }
 
 func draw(seed uint64, o Options) setting {
@@ -126,7 +128,7 @@ func draw(seed uint64, o Options) setting {
 		s.New = func() node.StateMachine { return &registers{} }
 		s.Command, s.Query, s.Describe = drawCommand, drawQuery, describe
 		s.Read = func(sm node.StateMachine, q []byte) []byte { return sm.(*registers).answer(q) }
-		s.Model, s.audit = &registerModel, auditLists
+		s.audit = auditRegisters
 		s.durable = rnd.IntN(4) == 0
 	}
 	if s.Duration == 0 {
