@@ -134,7 +134,7 @@ func (c *client) submit(o *op) {
 	patience := w.between(w.cfg.patience/4, w.cfg.patience)
 	calm := w.calm
 	if calm {
-		patience = 5 * w.cfg.electionTimeout()
+		patience = 10 * w.cfg.electionTimeout() // votes may be split twice in a row
 		if w.handing {
 			patience *= 8
 		}

@@ -163,3 +163,38 @@ func TestSumsOfASnapshot(t *testing.T) {
 		}
 	}
 }
+
+// A member that was just met may acknowledge something without having compared its log: a
+// snapshot that it does not need, or what it got on an older connection. The next append has
+// the sums all the same.
+func TestAcknowledgementWithoutSums(t *testing.T) {
+	b := newBench(t, 1, []uint64{1, 2}, raftpb.HardState{Term: 1, Commit: 1})
+	b.elect(2)
+	b.ack(2)
+	sums := func() bool {
+		b.msgs = nil
+		b.run(Input{Requests: []Request{{Kind: Propose, Data: FrameProposal([]byte("p")), Waiter: &call{}}}})
+		for _, m := range b.msgs {
+			if m.Type == raftpb.MsgApp && len(m.Entries) > 0 {
+				return len(m.Context) > 0
+			}
+		}
+		t.Fatalf("no append: %v", b.msgs)
+		return false
+	}
+	sums()
+	b.ack(2)
+	if sums() {
+		t.Fatal("a member that has compared its log gets sums again")
+	}
+	b.ack(2)
+	b.run(Input{PeersUp: []PeerUp{{ID: 2}}})
+	b.ack(2)
+	if !sums() {
+		t.Error("a member that connected anew, and acknowledged something, gets no sums")
+	}
+	b.ack(2)
+	if sums() {
+		t.Error("a member that has compared its log since gets sums again")
+	}
+}

@@ -141,6 +141,9 @@ func (c *Core) reach(index, term uint64) {
 // setConf puts a configuration in force from an entry on.
 func (c *Core) setConf(e *raftpb.Entry, cs raftpb.ConfState, ms *octopiipb.Membership) {
 	c.reach(e.Index, e.Term)
+	if c.alone(cs) && !c.alone(c.handed.ConfState) {
+		c.ownFirst.from(e.Index)
+	}
 	c.handed = Label{Index: e.Index, Term: e.Term, ConfState: cs, Membership: ms, Terms: c.handed.Terms}
 	c.labels = append(c.labels, c.handed)
 	c.effects.Membership = ms

@@ -78,7 +78,8 @@ type Core struct {
 	applied uint64
 	// lower is an index that is committed in a term before that of handed: the last one
 	// of those that were handed out here; 0 if there was none.
-	lower uint64
+	lower    uint64
+	ownFirst ownFirst
 	// unwritten are the appends with entries or a snapshot that are not durable yet,
 	// oldest first.
 	unwritten []*Append
@@ -163,6 +164,7 @@ func New(cfg Config) (*Core, error) {
 	c.forwarded.window = cfg.RequestWindow
 	c.handed.Terms = withTerm(cfg.Start.Terms, cfg.Start.Index, cfg.Start.Term)
 	c.begin(&c.handed)
+	c.ownFirst.written, c.ownFirst.commit = hs.Commit, hs.Commit
 	if hs.Commit < cfg.Start.Index || hs.Commit > last {
 		return nil, fmt.Errorf("core: commit %d is outside of the log, which goes from %d to %d", hs.Commit, cfg.Start.Index, last)
 	}
@@ -264,6 +266,7 @@ func (c *Core) Step(in *Input) *Effects {
 		if len(a.Entries) > 0 {
 			c.appending--
 		}
+		c.ownFirst.durable(a)
 		c.deliver(a.responses)
 	}
 	for _, a := range in.Applied {
@@ -349,7 +352,7 @@ func (c *Core) stepMessage(m *raftpb.Message) {
 	case m.Type == raftpb.MsgHeartbeatResp:
 		c.peers.get(m.From).applied = m.Index
 	case m.Type == raftpb.MsgAppResp && !m.Reject && m.Term == c.rn.BasicStatus().Term:
-		c.peers.get(m.From).introduced = true
+		c.peers.get(m.From).acknowledged(m.Index)
 	}
 	if m.Type == raftpb.MsgReadIndex {
 		c.reads.ask(m)
@@ -434,15 +437,20 @@ func (c *Core) ready() {
 		rd := c.rn.Ready()
 		c.placeProposals(rd.Entries)
 		c.reads.answered(rd.ReadStates)
-		var votes []raftpb.Message
+		var votes, entries []raftpb.Message
 		for i := range rd.Messages {
-			if m := &rd.Messages[i]; m.Type == raftpb.MsgVote {
+			switch m := &rd.Messages[i]; {
+			case m.Type == raftpb.MsgVote:
 				votes = append(votes, *m)
-			} else {
+			case m.Type == raftpb.MsgApp && c.ownFirst.holds(m):
+				c.introduce(m)
+				entries = append(entries, *m)
+			default:
 				c.emit(m)
 			}
 		}
 		c.askForVotes(votes)
+		c.sendBehindOwn(entries)
 	}
 	c.reads.applied(c.applied, func(w Waiter, index uint64) {
 		c.effects.Outcomes = append(c.effects.Outcomes, Outcome{Waiter: w, Index: index})
@@ -515,6 +523,7 @@ func (c *Core) newAppend(m *raftpb.Message) *Append {
 		c.last = m.Entries[n-1].Index
 		c.appending++
 	}
+	a.commit = c.ownFirst.wrote(m.Commit)
 	if a.Snapshot != nil || len(a.Entries) > 0 {
 		c.unwritten = append(c.unwritten, a)
 	}

@@ -136,8 +136,10 @@ type Append struct {
 	Snapshot *raftpb.Snapshot
 	// Installed must be set to the snapshot's label before it comes back.
 	Installed Label
-	// responses are raft's own, due when all of it is durable.
+	// responses are due when all of it is durable: raft's own, and what else waits for it.
 	responses []raftpb.Message
+	// commit is the newest commit index that is in it, or in an append before it.
+	commit uint64
 }
 
 // Committed is one entry for the state machine, with the caller that waits for

@@ -119,6 +119,9 @@ func (c *Core) placeProposals(entries []raftpb.Entry) {
 		it := &c.placing[i]
 		if it.Kind == ChangeMembership {
 			c.confIndex = e.Index
+			if cs, err := tryChanges(c.handed.ConfState, it.Changes); err == nil && c.alone(cs) && !c.alone(c.handed.ConfState) {
+				c.ownFirst.from(e.Index)
+			}
 		}
 		switch {
 		case it.Kind == ChangeMembership && e.Type == raftpb.EntryNormal:

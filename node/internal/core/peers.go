@@ -32,6 +32,10 @@ type peer struct {
 	// introduced: it acknowledged an append of this leader since it connected last, and so
 	// has compared its log with this one: see introduce.
 	introduced bool
+	// compares is the index at which the last append with sums begins that it was sent since
+	// then; 0: none was. What it acknowledges without one, such as a snapshot that it does not
+	// need, it has compared with nothing.
+	compares uint64
 	// silent is how many ticks ago something came from it.
 	silent int
 	// caughtUp is for how many ticks, as a learner that is to vote, it was close
@@ -70,7 +74,7 @@ func (p *peers) find(id uint64) *peer {
 
 func (p *peers) up(u PeerUp) {
 	notes := p.get(u.ID)
-	notes.incarnation, notes.introduced = u.Incarnation, false
+	notes.incarnation, notes.introduced, notes.compares = u.Incarnation, false, 0
 	notes.address = cmp.Or(u.Address, notes.address)
 	notes.reached = cmp.Or(u.Address, notes.reached)
 }
@@ -91,7 +95,14 @@ func (p *peers) tick() {
 func (p *peers) rested() {
 	for _, o := range p.list {
 		o.rest, o.pause, o.near = 0, 0, 0
-		o.applied, o.restoreGoal, o.introduced = 0, 0, false
+		o.applied, o.restoreGoal, o.introduced, o.compares = 0, 0, false, 0
+	}
+}
+
+// acknowledged: the member has the log of this leader up to an index.
+func (p *peer) acknowledged(index uint64) {
+	if p.compares != 0 && index >= p.compares {
+		p.introduced = true
 	}
 }
 

@@ -106,5 +106,6 @@ func decodeSums(b []byte) (s Sums) {
 func (c *Core) introduce(m *raftpb.Message) {
 	if notes := c.peers.get(m.To); !notes.introduced && m.Index > 0 {
 		m.Context = c.sumsAt(m.Index).encode()
+		notes.compares = m.Index
 	}
 }
