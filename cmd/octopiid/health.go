@@ -24,7 +24,8 @@ func newRegistry() *prometheus.Registry {
 }
 
 // handler serves /metrics; /livez, which says that the process runs; and
-// /readyz, which says that it can answer a linearizable read.
+// /readyz, which says that it can answer a linearizable read, and votes if it is to: whoever
+// replaces one machine after the other by it must not go on before.
 func (m *member) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
@@ -32,6 +33,12 @@ func (m *member) handler() http.Handler {
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), readyTimeout)
 		defer cancel()
+		select {
+		case <-m.ready:
+		default:
+			http.Error(w, "not ready: "+notReady(m.node.Status()), http.StatusServiceUnavailable)
+			return
+		}
 		if _, err := m.node.ReadBarrier(ctx, node.Linearizable); err != nil {
 			http.Error(w, "not ready: "+cmp.Or(m.node.Status().NoMajority(), err.Error()), http.StatusServiceUnavailable)
 			return
@@ -39,4 +46,15 @@ func (m *member) handler() http.Handler {
 		fmt.Fprintln(w, "ok")
 	})
 	return mux
+}
+
+// notReady says why a member is not ready that has not been since it was started.
+func notReady(st node.Status) string {
+	switch {
+	case st.Role == node.Uninitialized:
+		return "this member is not part of a cluster yet"
+	case st.Suspended != nil:
+		return st.Suspended.Error()
+	}
+	return cmp.Or(st.NoMajority(), "this member is being brought up to date: it does not vote yet, or has not told the others where its clients find it")
 }

@@ -31,7 +31,10 @@ const (
 	// promotionTimeout is for how long a member that joins is not ready because
 	// it does not vote yet. votePoll is how often it looks.
 	promotionTimeout = 15 * time.Second
-	votePoll         = 20 * time.Millisecond
+	// promotionSoon is the same for one that was part of the cluster before it started: it may
+	// have ended before it was promoted.
+	promotionSoon = 3 * time.Second
+	votePoll      = 20 * time.Millisecond
 	// These bound what a client of the metrics address may take.
 	httpReadTimeout    = 5 * time.Second
 	httpWriteTimeout   = 30 * time.Second
@@ -345,16 +348,20 @@ func (m *member) publish(ctx context.Context) {
 	if err := etcdapi.Publish(ctx, m.node, m.store, id, []string{scheme + m.clientAddr}); err != nil {
 		return // ctx ended
 	}
-	if joined && !m.waitVote(ctx) {
+	limit := promotionTimeout
+	if !joined {
+		limit = promotionSoon
+	}
+	if !m.waitVote(ctx, limit) {
 		return
 	}
+	close(m.ready) // before the line: who waits for that asks /readyz next
 	m.lg.Info("ready to serve clients",
 		zap.String("name", m.node.Status().Name),
 		zap.String("member", fmt.Sprintf("%x", id)),
 		zap.String("cluster", fmt.Sprintf("%x", node.PublicClusterID(m.node.Status().Cluster))),
 		zap.String("client-addr", m.clientAddr),
 		zap.String("peer-addr", m.peerAddr))
-	close(m.ready)
 }
 
 // waitInitialized waits until this member is part of a cluster. joined is false
@@ -374,10 +381,10 @@ func (m *member) waitInitialized(ctx context.Context) (joined bool, err error) {
 }
 
 // waitVote waits until this member votes, so that "all are ready" means that
-// any minority of them may fail. Whoever was added as a learner for good is
-// ready without. It returns false when ctx ended first.
-func (m *member) waitVote(ctx context.Context) bool {
-	enough := time.After(promotionTimeout)
+// any minority of them may fail. Whoever is a learner for good is ready without, when the
+// limit is over. It returns false when ctx ended first.
+func (m *member) waitVote(ctx context.Context, limit time.Duration) bool {
+	enough := time.After(limit)
 	poll := time.NewTicker(votePoll)
 	defer poll.Stop()
 	for {

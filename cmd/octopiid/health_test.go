@@ -1,0 +1,24 @@
+package main
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/octopii/octopii/node"
+)
+
+// Who is not ready yet says why: an orchestrator goes on when it is, and so a member that is
+// to vote is not before it does.
+func TestNotReady(t *testing.T) {
+	for want, st := range map[string]node.Status{
+		"not part of a cluster": {},
+		"another cluster":       {Role: node.Follower, Suspended: errors.New("another cluster claims it")},
+		"missing: ":             {Role: node.Follower, Missing: []node.Missing{{}}},
+		"does not vote yet":     {Role: node.Follower},
+	} {
+		if got := notReady(st); !strings.Contains(got, want) {
+			t.Errorf("%+v: %q, want it to say %q", st, got, want)
+		}
+	}
+}
