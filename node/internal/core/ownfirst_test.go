@@ -34,7 +34,7 @@ func TestOwnCopyGoesFirst(t *testing.T) {
 	if got := sends(e); got != 3 {
 		t.Fatalf("without a change entries up to %d are sent at once, want 3", got)
 	}
-	e = b.step(Input{Appended: []*Append{write(first)}})
+	b.step(Input{Appended: []*Append{write(first)}})
 	demote := Request{Kind: ChangeMembership, Changes: []Change{{Op: Demote, Member: octopiipb.Member{ID: 2}}}, Waiter: &call{}}
 	e = b.step(Input{Requests: []Request{demote}, Messages: []raftpb.Message{{Type: raftpb.MsgAppResp, From: 2, To: 1, Term: 2, Index: 3}}})
 	change := e.Append
