@@ -162,7 +162,7 @@ func (t *Transport) receiveSnapshot(c *conn, from uint64) {
 		err = c.unexpected(kind, header)
 	}
 	if err != nil {
-		t.log.Warn("snapshot stream broke before its header", zap.String("peer", hexID(from)), zap.Error(err))
+		t.warnStrangers("snapshot stream broke before its header", zap.String("peer", hexID(from)), zap.Error(err))
 		return
 	}
 	body := &snapshotReader{c: c}
@@ -173,7 +173,7 @@ func (t *Transport) receiveSnapshot(c *conn, from uint64) {
 		_, err = io.Copy(io.Discard, body)
 	}
 	if err != nil {
-		t.log.Warn("snapshot not taken", zap.String("peer", hexID(from)), zap.Error(err))
+		t.warnStrangers("snapshot not taken", zap.String("peer", hexID(from)), zap.Error(err))
 	}
 	if c.reply(nil, err) == nil && err != nil {
 		c.linger()

@@ -29,6 +29,9 @@ func (c *Core) allowChanges(changes []Change) error {
 				err = cmp.Or(c.caughtUp(m.ID), c.mayTakePlace(*m))
 			}
 		case AddLearner:
+			if err := c.roomToJoin(change); err != nil {
+				return err
+			}
 			if r := change.Member.Replaces; change.IfSilent && r != 0 && c.alive(r) {
 				err = fmt.Errorf("%w: member %x, which has the same name or address, is alive; choose another name, or remove it first", ErrUnsafeMembership, r)
 			} else if change.IfSilent && r != 0 {
@@ -43,6 +46,26 @@ func (c *Core) allowChanges(changes []Change) error {
 		}
 	}
 	return c.keepsQuorum(changes)
+}
+
+// joinersMax bounds the members that came by themselves and do not vote yet. Without
+// certificates anybody may ask to be let in, and who never shows up goes only after
+// JoinTimeoutTicks.
+const joinersMax = 16
+
+// roomToJoin refuses one more that asks to join, and takes nobody's place.
+func (c *Core) roomToJoin(change Change) error {
+	joiners := 0
+	for i := range c.handed.Membership.Members {
+		if m := &c.handed.Membership.Members[i]; m.Learner && m.Promote {
+			joiners++
+		}
+	}
+	m := &change.Member
+	if !change.IfSilent || joiners < joinersMax || m.Replaces != 0 || find(c.handed.Membership, m.ID) != nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %d members are to vote and do not yet; who does not show up is removed after %d ticks", ErrMembershipBusy, joiners, c.cfg.JoinTimeoutTicks)
 }
 
 // remembersNone refuses to let a member in under an ID that acknowledged entries to this

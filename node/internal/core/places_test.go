@@ -112,3 +112,27 @@ func TestPlaceOfALearner(t *testing.T) {
 		}
 	}
 }
+
+// Anybody may ask to be let in, where there are no certificates: of those that do not vote yet
+// there are so many at most. An operator may add more, and who is known may ask again.
+func TestJoinersAreBounded(t *testing.T) {
+	b := newBench(t, 1, []uint64{1, 2, 3}, raftpb.HardState{Term: 1, Commit: 1})
+	b.elect(2)
+	b.ack(2)
+	ms := b.c.handed.Membership
+	for id := uint64(10); id < 10+joinersMax; id++ {
+		if err := b.c.roomToJoin(Change{Op: AddLearner, Member: octopiipb.Member{ID: id}, IfSilent: true}); err != nil {
+			t.Fatalf("joiner %d is refused: %v", id-9, err)
+		}
+		ms.Members = append(ms.Members, octopiipb.Member{ID: id, Address: "x", Learner: true, Promote: true})
+	}
+	for name, c := range map[string]struct {
+		id       uint64
+		asks, ok bool
+	}{"one more": {99, true, false}, "one that is known": {10, true, true}, "one that an operator adds": {99, false, true}} {
+		err := b.c.roomToJoin(Change{Op: AddLearner, Member: octopiipb.Member{ID: c.id}, IfSilent: c.asks})
+		if (err == nil) != c.ok || err != nil && !errors.Is(err, ErrMembershipBusy) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
