@@ -213,20 +213,27 @@ func TestReadyMeansAVoteAndAQuorum(t *testing.T) {
 			t.Errorf("%s says that it is ready, and has no vote", m.Name)
 		}
 	}
-	for _, p := range c.processes {
-		p.stop()
+	notReady := func(when, metrics string) {
+		until(t, func(ctx context.Context) error {
+			code, _ := fetch(ctx, "http://"+metrics+"/livez")
+			return expectCode(code, http.StatusOK)
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 10*readyTimeout)
+		defer cancel()
+		if code, body := fetch(ctx, "http://"+metrics+"/readyz"); code != http.StatusServiceUnavailable {
+			t.Errorf("/readyz of a member that is %s: %d %s; want %d", when, code, body, http.StatusServiceUnavailable)
+		}
 	}
 	metrics := freeAddr(t)
 	c.args[2] = append(c.args[2], "--metrics-addr", metrics)
+	c.processes[2].stop()
 	c.start(2)
-	until(t, func(ctx context.Context) error {
-		code, _ := fetch(ctx, "http://"+metrics+"/livez")
-		return expectCode(code, http.StatusOK)
-	})
-	ctx, cancel := context.WithTimeout(t.Context(), 10*readyTimeout)
-	defer cancel()
-	if code, body := fetch(ctx, "http://"+metrics+"/readyz"); code != http.StatusServiceUnavailable {
-		t.Errorf("/readyz of a member that is cut off: %d %s; want %d", code, body, http.StatusServiceUnavailable)
-	}
+	c.processes[2].waitReady()
+	c.processes[0].stop()
+	c.processes[1].stop()
+	notReady("cut off", metrics)
+	c.processes[2].stop()
+	c.start(2)
+	notReady("alone since it was started", metrics)
 	c.processes[2].stop()
 }
