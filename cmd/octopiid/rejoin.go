@@ -164,7 +164,8 @@ func quarantined(cfg config) (count int, newest time.Duration) {
 		if err != nil {
 			continue
 		}
-		if age := max(0, time.Since(info.ModTime())); count == 0 || age < newest {
+		// A clock that was set back makes one of the future: how old it is nobody knows.
+		if age := time.Since(info.ModTime()).Abs(); count == 0 || age < newest {
 			newest = age
 		}
 		count++
@@ -193,18 +194,20 @@ func putAside(cfg config, lg *zap.Logger, cause error, other *node.OtherClusterE
 	return nil
 }
 
-// hasLog says whether this member was ever part of a cluster.
+// hasLog says whether this member is part of a cluster, or may be: what cannot be read may
+// have a log. One that was begun and not finished is none.
 func hasLog(cfg config) bool {
 	logs, err := os.ReadDir(filepath.Join(cfg.nodeDir(), "wal"))
-	return err != nil && !errors.Is(err, fs.ErrNotExist) || len(logs) > 0
+	return err != nil && !errors.Is(err, fs.ErrNotExist) ||
+		slices.ContainsFunc(logs, func(e fs.DirEntry) bool { return filepath.Ext(e.Name()) != ".tmp" })
 }
 
 // wasMember says whether the files beside an empty log are those of an older life: a
-// member of a cluster was here, and none is founded.
+// member of a cluster was here, and none is founded. What cannot be read may be such files.
 func wasMember(cfg config) bool {
 	_, err := os.Stat(cfg.peersFile())
-	kept, _ := quarantined(cfg)
-	return !errors.Is(err, fs.ErrNotExist) || kept > 0
+	kept, keptErr := os.ReadDir(cfg.quarantineDir())
+	return !errors.Is(err, fs.ErrNotExist) || len(kept) > 0 || keptErr != nil && !errors.Is(keptErr, fs.ErrNotExist)
 }
 
 // peers is what a member keeps of its cluster beside its files, for the day on which
@@ -313,11 +316,16 @@ type origin struct {
 func (m *member) origin() origin {
 	cfg := m.cfg
 	o := origin{bootstrap: cfg.Bootstrap, expect: cfg.Expect, join: cfg.Join}
-	if hasLog(cfg) || !wasMember(cfg) {
+	if !wasMember(cfg) {
+		return o
+	}
+	// Whoever was a member founds nothing, whatever is left of a log: one that is whole has no
+	// use for it.
+	o.bootstrap, o.expect = false, 0
+	if hasLog(cfg) {
 		return o
 	}
 	p := readPeers(cfg)
-	o.bootstrap, o.expect = false, 0
 	o.join, o.replaces = p.others(cfg), parseID(p.Member)
 	m.lg.Warn("this directory belonged to a member that is no more; joining in its place, and founding nothing: to found a new cluster, empty the whole directory",
 		zap.String("data-dir", cfg.DataDir), zap.String("member", p.Member), zap.Strings("asking", o.join))

@@ -126,107 +126,94 @@ func TestWipedMemberWithNobodyToAsk(t *testing.T) {
 	cl.put(client(t, nil, cl.endpoints[1]), "by itself")
 }
 
+// waiting is a fourth member that waits to be added.
+type waiting struct {
+	cl           *cluster
+	c            *clientv3.Client
+	dir          string
+	client, peer string
+	process      *process
+}
+
+func startWaiting(t *testing.T) *waiting {
+	cl := startCluster(t)
+	w := &waiting{cl: cl, c: client(t, nil, cl.endpoints...), dir: filepath.Join(cl.dir, "n4"), client: freeAddr(t), peer: freeAddr(t)}
+	w.start()
+	return w
+}
+
+func (w *waiting) start() {
+	w.process = spawn(w.cl.t, nil, "start", "--name", "n4", "--data-dir", w.dir, "--client-addr", w.client, "--peer-addr", w.peer, "--wait")
+}
+
+// lose kills it, removes a part of its directory, and starts it again.
+func (w *waiting) lose(part string) {
+	w.process.kill()
+	if err := os.RemoveAll(filepath.Join(w.dir, part)); err != nil {
+		w.cl.t.Fatal(err)
+	}
+	w.start()
+}
+
+// member waits until it is a member, with a vote or without, and its old self is none.
+func (w *waiting) member(learner bool, old uint64) (id uint64) {
+	until(w.cl.t, func(ctx context.Context) error {
+		list, err := w.c.MemberList(ctx)
+		if err != nil {
+			return err
+		}
+		id = 0
+		for _, m := range list.Members {
+			switch {
+			case m.ID == old:
+				return errors.New("its old self is still a member")
+			case m.PeerURLs[0] == "http://"+w.peer && m.IsLearner == learner:
+				id = m.ID
+			}
+		}
+		if id == 0 {
+			return fmt.Errorf("it is not there, or learner=%v is wrong: %v", learner, list.Members)
+		}
+		return nil
+	})
+	return id
+}
+
 // A member that waits to be added, and was, takes its place again by the same command when
 // its disk was wiped.
 func TestWipedMemberThatWasAdded(t *testing.T) {
 	t.Parallel()
-	cl := startCluster(t)
-	c := client(t, nil, cl.endpoints...)
-	client4, peer4 := freeAddr(t), freeAddr(t)
-	dir := filepath.Join(cl.dir, "n4")
-	start := func() *process {
-		return spawn(t, nil, "start", "--name", "n4", "--data-dir", dir, "--client-addr", client4, "--peer-addr", peer4, "--wait")
-	}
-	fourth := start()
+	w := startWaiting(t)
 	until(t, func(ctx context.Context) error {
-		_, err := c.MemberAdd(ctx, []string{"http://" + peer4})
+		_, err := w.c.MemberAdd(ctx, []string{"http://" + w.peer})
 		return err
 	})
-	fourth.waitReady()
-	voter := func(except uint64) (id uint64) {
-		until(t, func(ctx context.Context) error {
-			list, err := c.MemberList(ctx)
-			if err != nil {
-				return err
-			}
-			id = 0
-			for _, m := range list.Members {
-				switch {
-				case m.ID == except:
-					return errors.New("its old self is still a member")
-				case m.PeerURLs[0] == "http://"+peer4 && !m.IsLearner:
-					id = m.ID
-				}
-			}
-			if id == 0 {
-				return fmt.Errorf("it is no voter: %v", list.Members)
-			}
-			return nil
-		})
-		return id
-	}
-	old := voter(0)
-	fourth.kill()
-	if err := os.RemoveAll(dir); err != nil {
-		t.Fatal(err)
-	}
-	fourth = start()
-	voter(old)
-	fourth.waitReady()
-	cl.put(client(t, nil, client4), "by itself")
+	w.process.waitReady()
+	old := w.member(false, 0)
+	w.lose(".")
+	w.member(false, old)
+	w.process.waitReady()
+	w.cl.put(client(t, nil, w.client), "by itself")
 }
 
 // A learner that waits to be added, and was, comes back as a learner when its disk was
 // wiped, and so does one that lost its log alone.
 func TestWipedLearnerStaysOne(t *testing.T) {
 	t.Parallel()
-	cl := startCluster(t)
-	c := client(t, nil, cl.endpoints...)
-	client4, peer4 := freeAddr(t), freeAddr(t)
-	dir := filepath.Join(cl.dir, "n4")
-	start := func() *process {
-		return spawn(t, nil, "start", "--name", "n4", "--data-dir", dir, "--client-addr", client4, "--peer-addr", peer4, "--wait")
-	}
-	fourth := start()
+	w := startWaiting(t)
 	until(t, func(ctx context.Context) error {
-		_, err := c.MemberAddAsLearner(ctx, []string{"http://" + peer4})
+		_, err := w.c.MemberAddAsLearner(ctx, []string{"http://" + w.peer})
 		return err
 	})
-	fourth.waitReady()
-	learner := func(except uint64) (id uint64) {
-		until(t, func(ctx context.Context) error {
-			list, err := c.MemberList(ctx)
-			if err != nil {
-				return err
-			}
-			id = 0
-			for _, m := range list.Members {
-				switch {
-				case m.ID == except:
-					return errors.New("its old self is still a member")
-				case m.PeerURLs[0] == "http://"+peer4 && m.IsLearner:
-					id = m.ID
-				}
-			}
-			if id == 0 {
-				return fmt.Errorf("it is no learner: %v", list.Members)
-			}
-			return nil
-		})
-		return id
-	}
-	id := learner(0)
+	w.process.waitReady()
+	id := w.member(true, 0)
 	for _, lost := range []string{".", filepath.Join("node", "wal")} {
-		fourth.kill()
-		if err := os.RemoveAll(filepath.Join(dir, lost)); err != nil {
-			t.Fatal(err)
-		}
-		fourth = start()
-		id = learner(id)
-		fourth.waitReady()
-		cl.put(c, "behind "+lost)
+		w.lose(lost)
+		id = w.member(true, id)
+		w.process.waitReady()
+		w.cl.put(w.c, "behind "+lost)
 	}
-	learner(0)
+	w.member(true, 0)
 }
 
 // An older copy of a member's directory is put back, of a follower and then of the
