@@ -54,6 +54,7 @@ type doubt struct {
 	// asking: a call is under way; next is whom to ask then.
 	asking bool
 	next   int
+	newer  newer
 	// accepted: an operator gave up what is missing. patience is for how many ticks this
 	// member does not campaign, so that one that has more is elected first.
 	accepted bool
@@ -72,6 +73,17 @@ type claim struct {
 	text string
 	// dialed: it was heard where this member called at the recorded address.
 	dialed bool
+}
+
+// newer is somebody that says something of this log, and that the records here do not name:
+// an old image of a disk does not know who came later, and that may be the leader. It counts
+// for nothing until a majority has said that it is a member, and where.
+type newer struct {
+	claim
+	// record is what a majority has of it; zero: nobody has said so yet.
+	record octopiipb.Member
+	// left is for how many ticks it is asked about, and nobody else.
+	left int
 }
 
 // acceptTimeouts is how many election timeouts without an answer of a majority it takes
@@ -137,6 +149,39 @@ func (d *doubt) add(c claim) {
 	d.claims = append(d.claims, c)
 	d.suspend()
 	d.ask()
+}
+
+// stranger takes what somebody says that the records here do not name.
+func (d *doubt) stranger(c claim) {
+	if d.newer.by == 0 && !d.accepted && (c.kind == core.Forgot || c.kind == core.Diverged) {
+		d.newer = newer{claim: c, left: 2 * d.loop.cfg.ElectionTicks}
+		d.ask()
+	}
+}
+
+// introduced takes what an answer says of the one that the records here do not name, and
+// what that one remembers, once it was called where a majority has it.
+func (d *doubt) introduced(m *octopiipb.Member, reply *octopiipb.CompareReply) {
+	l := d.loop
+	switch s := reply.Stranger; {
+	case d.newer.by == 0:
+	case m.ID == d.newer.by:
+		st, r := l.core.Status(), fromMemory(reply.Remembered)
+		if last, err := l.store.LastIndex(); err == nil && contradicts(r, st.Term, last) {
+			l.fatal(forgotten(fmt.Sprintf("member %x, which joined after this log ends, remembers that this one had its log up to index %d in term %d, and up to %d committed, and it ends at index %d in term %d",
+				m.ID, r.Match, r.Term, r.Commit, last, st.Term), reply.Index))
+		}
+		d.newer = newer{}
+	case s != nil && s.ID == d.newer.by && s.Address != "":
+		d.newer.record = *s
+		d.ask()
+	}
+}
+
+// forgotten is why a member stops for good. last is what a majority has committed.
+func forgotten(text string, last uint64) error {
+	return fmt.Errorf("%w: %s, and a majority has committed up to %d without it: was an old image of the disk put back? Remove this member, and join again with an empty directory",
+		ErrAmnesia, text, last)
 }
 
 // suspend stops serving because of the newest claim.
@@ -244,6 +289,9 @@ func (d *doubt) tick(ticks int) {
 	if ticks == 0 || l.core == nil {
 		return
 	}
+	if d.newer.left -= ticks; d.newer.left <= 0 {
+		d.newer = newer{}
+	}
 	if d.err == nil && !l.core.Lonely() {
 		d.age, d.suspects = 0, nil
 		return
@@ -339,10 +387,17 @@ func (d *doubt) ask() {
 	// others may know of no loss, and say nothing that decides.
 	slices.SortStableFunc(members, func(a, b octopiipb.Member) int { return cmp.Compare(d.unheard(b.ID), d.unheard(a.ID)) })
 	m := members[d.next%len(members)]
-	d.next++
+	if d.newer.record.Address != "" {
+		m = d.newer.record
+	} else {
+		d.next++
+	}
 	d.asking = true
 	st := l.core.Status()
-	request := &octopiipb.CompareRequest{Index: st.Commit, Last: st.Last, Commit: st.Commit, Term: st.Term}
+	request := &octopiipb.CompareRequest{Index: st.Commit, Last: st.Last, Commit: st.Commit, Term: st.Term, Stranger: d.newer.by}
+	if d.newer.kind == core.Diverged {
+		request.Index = d.newer.at
+	}
 	for _, c := range d.claims {
 		switch c.kind {
 		case core.Diverged:
@@ -383,6 +438,7 @@ func (d *doubt) answered(m *octopiipb.Member, commit, at uint64, payload []byte,
 		l.log.Debug("a member knows no majority", zap.String("peer", hex(m.ID)), zap.Error(err))
 		return
 	}
+	d.introduced(m, &reply)
 	place := core.Place{Index: at, Term: reply.Term}
 	place.Sums = core.SumsFrom(reply.Sums)
 	d.vouched(m, commit, reply.Index, place)
@@ -408,8 +464,7 @@ func (d *doubt) vouched(m *octopiipb.Member, commit, last uint64, at core.Place)
 		case c.kind == core.Ahead && c.at > last:
 			d.branched(Branch{ID: c.by, First: last + 1, Last: c.at}, false)
 		case c.kind == core.Forgot && c.dialed:
-			l.fatal(fmt.Errorf("%w: %s, and a majority has committed up to %d without it: was an old image of the disk put back? Remove this member, and join again with an empty directory",
-				ErrAmnesia, c.text, last))
+			l.fatal(forgotten(c.text, last))
 			return
 		}
 	}
@@ -453,7 +508,8 @@ func (n *Node) answerCompare(from transport.Hello, payload []byte, done func(tra
 			return
 		}
 		at := n.snapshots.loop.core.PlaceAt(q.Index) // the loop has the answers of reads
-		done(&octopiipb.CompareReply{Cluster: n.cluster.Load(), Index: a.Index, Term: at.Term, Sums: at.Sums[:]}, nil)
+		done(&octopiipb.CompareReply{Cluster: n.cluster.Load(), Index: a.Index, Term: at.Term, Sums: at.Sums[:],
+			Stranger: recordOf(n.members.Load(), q.Stranger), Remembered: toMemory(n.memory.get(from.Node))}, nil)
 	})
 	n.inbox.request(core.Request{Kind: core.Read, Waiter: w})
 	n.host.timer(func() {

@@ -290,9 +290,15 @@ func campaignDelay(n int) time.Duration {
 func (l *loop) suspect(s core.Suspect) {
 	l.log.Warn("dropped a message that contradicts what is known here",
 		zap.String("from", hex(s.ID)), zap.String("reason", s.Reason))
-	if s.Claim != core.NoClaim && isMember(l.membership, s.ID) {
-		l.doubt.add(claim{by: s.ID, kind: s.Claim, at: s.Index, last: s.Last, text: s.Reason})
+	if s.Claim == core.NoClaim {
+		return
 	}
+	c := claim{by: s.ID, kind: s.Claim, at: s.Index, last: s.Last, text: s.Reason}
+	if !isMember(l.membership, s.ID) {
+		l.doubt.stranger(c)
+		return
+	}
+	l.doubt.add(c)
 }
 
 // setMembership tells the transport who belongs to the cluster now.

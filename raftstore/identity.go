@@ -77,13 +77,13 @@ func readSmallFile(fs vfs.FS, path string, bytesMax int64) ([]byte, error) {
 // a crash there is none, or the whole of it.
 func writeIdentity(fs vfs.FS, dir string, id Identity) error {
 	path := filepath.Join(dir, identityFile)
-	if err := putIdentity(fs, dir, path, id); err != nil {
+	if err := putIdentity(fs, path, id); err != nil {
 		return fmt.Errorf("raftstore: write identity %s: %w", path, err)
 	}
 	return nil
 }
 
-func putIdentity(fs vfs.FS, dir, path string, id Identity) error {
+func putIdentity(fs vfs.FS, path string, id Identity) error {
 	data, err := encodeIdentity(id)
 	if err != nil {
 		return err
@@ -93,10 +93,7 @@ func putIdentity(fs vfs.FS, dir, path string, id Identity) error {
 	} else if !errors.Is(err, iofs.ErrNotExist) {
 		return err
 	}
-	if err := writeTemp(fs, path, data); err != nil {
-		return err
-	}
-	return rename(fs, dir, path)
+	return vfs.Replace(fs, path, data)
 }
 
 // prepareIdentity writes what replaceIdentity puts in place. Nothing else of that needs
@@ -105,7 +102,7 @@ func prepareIdentity(fs vfs.FS, dir string, id Identity) error {
 	path := filepath.Join(dir, identityFile)
 	data, err := encodeIdentity(id)
 	if err == nil {
-		err = writeTemp(fs, path, data)
+		err = vfs.Prepare(fs, path, data)
 	}
 	if err != nil {
 		return fmt.Errorf("raftstore: write identity %s: %w", path, err)
@@ -117,39 +114,10 @@ func prepareIdentity(fs vfs.FS, dir string, id Identity) error {
 // After a crash there is the whole of one of the two.
 func replaceIdentity(fs vfs.FS, dir string) error {
 	path := filepath.Join(dir, identityFile)
-	if err := rename(fs, dir, path); err != nil {
+	if err := vfs.PutInPlace(fs, path); err != nil {
 		return fmt.Errorf("raftstore: replace identity %s: %w", path, err)
 	}
 	return nil
-}
-
-// writeTemp makes the content of a file durable beside its place.
-func writeTemp(fs vfs.FS, path string, data []byte) error {
-	temp := path + ".tmp"
-	if err := fs.Remove(temp); err != nil && !errors.Is(err, iofs.ErrNotExist) {
-		return err
-	}
-	return writeFile(fs, temp, data)
-}
-
-// rename gives the file that writeTemp wrote its name.
-func rename(fs vfs.FS, dir, path string) error {
-	if err := fs.Rename(path+".tmp", path); err != nil {
-		return err
-	}
-	return fs.SyncDir(dir)
-}
-
-// writeFile makes the content of a new file durable, and not yet its name.
-func writeFile(fs vfs.FS, path string, data []byte) error {
-	f, err := fs.Create(path)
-	if err != nil {
-		return err
-	}
-	if _, err = f.Write(data); err == nil {
-		err = f.Sync()
-	}
-	return errors.Join(err, f.Close())
 }
 
 func encodeIdentity(id Identity) ([]byte, error) {

@@ -59,33 +59,12 @@ func (s *Store) SaveMemories(m octopiipb.Memories, sync bool) error {
 		return err
 	}
 	path := filepath.Join(s.dir, memoriesFile)
-	if err := s.replaceFile(path, sealed(memoryMagic, memoryVersion, body), sync); err != nil {
+	replace := vfs.ReplaceSoon
+	if sync {
+		replace = vfs.Replace
+	}
+	if err := replace(s.fs, path, sealed(memoryMagic, memoryVersion, body)); err != nil {
 		return fmt.Errorf("raftstore: write %s: %w", path, err)
 	}
 	return nil
-}
-
-func (s *Store) replaceFile(path string, data []byte, sync bool) error {
-	temp := path + ".tmp"
-	if err := s.fs.Remove(temp); err != nil && !errors.Is(err, iofs.ErrNotExist) {
-		return err
-	}
-	write := writeFile
-	if !sync {
-		write = writeFileSoon
-	}
-	if err := write(s.fs, temp, data); err != nil {
-		return err
-	}
-	return s.fs.Rename(temp, path)
-}
-
-// writeFileSoon writes a new file that becomes durable some time.
-func writeFileSoon(fs vfs.FS, path string, data []byte) error {
-	f, err := fs.Create(path)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	return errors.Join(err, f.Close())
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"path/filepath"
 
+	"github.com/octopii/octopii/internal/vfs"
 	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/wal"
 )
@@ -37,11 +38,7 @@ func (s *Store) writeOrigin(o octopiipb.Origin) error {
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(s.dir, originFile)
-	if err := writeTemp(s.fs, path, sealed(originMagic, originVersion, body)); err != nil {
-		return err
-	}
-	return rename(s.fs, s.dir, path)
+	return vfs.Replace(s.fs, filepath.Join(s.dir, originFile), sealed(originMagic, originVersion, body))
 }
 
 func (s *Store) readOrigin() error {

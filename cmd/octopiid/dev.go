@@ -152,7 +152,7 @@ func (d *dev) start(stop context.CancelCauseFunc) ([]*member, error) {
 	var members []*member
 	for i := range d.nodes {
 		cfg := d.config(i)
-		m, err := startMember(cfg, d.lg.With(zap.String("name", cfg.Name)))
+		m, err := d.startLocked(cfg)
 		if err != nil {
 			return members, devError(cfg.Name, err)
 		}
@@ -165,6 +165,23 @@ func (d *dev) start(stop context.CancelCauseFunc) ([]*member, error) {
 		})
 	}
 	return members, nil
+}
+
+// startLocked starts a member that gives its directory's lock back in the end.
+func (d *dev) startLocked(cfg config) (*member, error) {
+	lock, err := lockDir(cfg)
+	if lockedError(err) {
+		return nil, inUse(cfg, cfg.lockFile())
+	}
+	if err != nil {
+		return nil, err
+	}
+	m, err := startMember(cfg, d.lg.With(zap.String("name", cfg.Name)))
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	m.closers = slices.Insert(m.closers, 0, lock.Close)
+	return m, nil
 }
 
 // devError leaves out the flags of start, which dev does not have.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -236,4 +237,22 @@ func TestReadyMeansAVoteAndAQuorum(t *testing.T) {
 	c.start(2)
 	notReady("alone since it was started", metrics)
 	c.processes[2].stop()
+}
+
+// A warning that is said without end does not fill the disk, and takes nothing else away.
+func TestRepeatedWarningsAreSampled(t *testing.T) {
+	var out bytes.Buffer
+	lg := newLogger(&out, zap.NewAtomicLevelAt(zap.InfoLevel))
+	for range 500 {
+		lg.Warn("refused")
+		lg.Error("stopped")
+		lg.Info("membership changed")
+		lg.Debug("detail")
+	}
+	text := out.String()
+	for message, want := range map[string]int{"refused": warnFirst, "stopped": 500, "membership changed": 500, "detail": 0} {
+		if got := strings.Count(text, message); got != want {
+			t.Errorf("%d lines say %q; want %d", got, message, want)
+		}
+	}
 }

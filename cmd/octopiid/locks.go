@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -19,25 +20,65 @@ import (
 // lockPoll is how often a lock that another process holds is tried.
 const lockPoll = 100 * time.Millisecond
 
-// startWhenUnlocked starts a member as soon as no other process, such as a backup, holds a
-// lock of its files. It logs which file it waits for, and gives up after cfg.LockTimeout, so
-// that a supervisor sees it. It returns nil and no error if ctx ended first.
-func startWhenUnlocked(ctx context.Context, cfg config, lg *zap.Logger) (*member, error) {
+// lockDir keeps other processes out of a data directory until the result is closed. The
+// error is vfs.ErrLocked where one is in it.
+func lockDir(cfg config) (io.Closer, error) {
+	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
+		return nil, fmt.Errorf("--data-dir: %w", err)
+	}
+	lock, err := vfs.OS.Lock(cfg.lockFile())
+	if err != nil {
+		return nil, fmt.Errorf("--data-dir: %w", err)
+	}
+	return lock, nil
+}
+
+// inUse is for an operator.
+func inUse(cfg config, held string) error {
+	return fmt.Errorf("--data-dir %s is in use by another process, which holds the lock of %s; stop that process, or name another directory", cfg.DataDir, held)
+}
+
+// lockWhenFree is lockDir as soon as no other process has the directory. It returns neither
+// a lock nor an error if ctx ended first.
+func lockWhenFree(ctx context.Context, cfg config, lg *zap.Logger) (lock io.Closer, err error) {
+	err = whenUnlocked(ctx, cfg, lg, func() (held string, err error) {
+		lock, err = lockDir(cfg)
+		if lockedError(err) {
+			return cfg.lockFile(), nil
+		}
+		return "", err
+	})
+	return lock, err
+}
+
+// startWhenUnlocked starts a member as soon as no other process holds a lock of its files.
+// It returns neither a member nor an error if ctx ended first.
+func startWhenUnlocked(ctx context.Context, cfg config, lg *zap.Logger) (m *member, err error) {
+	err = whenUnlocked(ctx, cfg, lg, func() (held string, err error) {
+		if held, err = heldLock(cfg); held != "" || err != nil {
+			return held, err
+		}
+		m, err = startMember(cfg, lg)
+		if lockedError(err) {
+			return cfg.DataDir, nil // it was taken after heldLock looked
+		}
+		return "", err
+	})
+	return m, err
+}
+
+// whenUnlocked calls try until that finds no lock that another process, such as a backup,
+// holds, or ctx ends. It logs which file it waits for, and gives up after cfg.LockTimeout,
+// so that a supervisor sees it.
+func whenUnlocked(ctx context.Context, cfg config, lg *zap.Logger, try func() (held string, err error)) error {
 	deadline, told := time.Now().Add(cfg.LockTimeout), ""
 	for {
-		held, err := heldLock(cfg)
-		if err != nil {
-			return nil, err
-		}
-		if held == "" {
-			m, err := startMember(cfg, lg)
-			if !lockedError(err) {
-				return m, err
-			}
-			held = cfg.DataDir // it was taken after heldLock looked
+		held, err := try()
+		if held == "" || err != nil {
+			return err
 		}
 		if !time.Now().Before(deadline) {
-			return nil, fmt.Errorf("--data-dir %s is in use by another process, which holds the lock of %s; stop that process, or name another directory", cfg.DataDir, held)
+			return inUse(cfg, held)
 		}
 		if held != told {
 			lg.Warn("another process holds a lock; waiting for it. Is it another octopiid with this --data-dir, or a backup?",
@@ -45,7 +86,7 @@ func startWhenUnlocked(ctx context.Context, cfg config, lg *zap.Logger) (*member
 			told = held
 		}
 		if !sleep(ctx, lockPoll) {
-			return nil, nil
+			return nil
 		}
 	}
 }
@@ -55,9 +96,10 @@ func lockedError(err error) bool {
 }
 
 // heldLock returns a file of cfg that another process has locked, or "". It tries every
-// lock that octopiid takes: those of flock, and etcd's on each file of its log.
+// lock that octopiid takes in a data directory: those of flock, and etcd's on each file of
+// its log.
 func heldLock(cfg config) (string, error) {
-	paths := []string{cfg.lockFile(), filepath.Join(cfg.nodeDir(), "LOCK"), filepath.Join(cfg.storeDir(), "db")}
+	paths := []string{filepath.Join(cfg.nodeDir(), "LOCK"), filepath.Join(cfg.storeDir(), "db")}
 	logs := filepath.Join(cfg.nodeDir(), "wal")
 	for _, pattern := range []string{"*/LOCK", "*/*.wal"} {
 		names, err := fs.Glob(os.DirFS(logs), pattern)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"slices"
 	"sync"
 	"syscall"
@@ -19,7 +18,6 @@ import (
 
 	"github.com/octopii/octopii/internal/etcdapi"
 	"github.com/octopii/octopii/internal/kv"
-	"github.com/octopii/octopii/internal/vfs"
 	"github.com/octopii/octopii/node"
 	"github.com/octopii/octopii/transport/tcp"
 )
@@ -72,7 +70,8 @@ type member struct {
 	closers []func() error
 }
 
-// startMember starts everything. cfg was checked. Being ready comes later.
+// startMember starts everything. cfg was checked, and the caller has the lock of its data
+// directory. Being ready comes later.
 func startMember(cfg config, lg *zap.Logger) (*member, error) {
 	m := &member{cfg: cfg, lg: lg, ready: make(chan struct{}), memberships: make(chan node.Membership, 1), failed: make(chan error, failuresMax)}
 	if err := m.start(); err != nil {
@@ -91,9 +90,6 @@ func (m *member) start() error {
 		if clientConfig, err = clientTLS(m.cfg, m.lg); err != nil {
 			return err
 		}
-	}
-	if err := m.lockDir(); err != nil {
-		return err
 	}
 	clients, err := m.listen("client-addr", m.cfg.ClientAddr)
 	if err != nil {
@@ -144,22 +140,6 @@ func (m *member) close() error {
 	}
 	m.wg.Wait()
 	return err
-}
-
-// lockDir keeps other processes out of the data directory.
-func (m *member) lockDir() error {
-	if err := os.MkdirAll(m.cfg.DataDir, 0o700); err != nil {
-		return fmt.Errorf("--data-dir: %w", err)
-	}
-	lock, err := vfs.OS.Lock(m.cfg.lockFile())
-	if errors.Is(err, vfs.ErrLocked) {
-		return fmt.Errorf("--data-dir %s is in use by another process (%w); stop that process, or name another directory", m.cfg.DataDir, err)
-	}
-	if err != nil {
-		return fmt.Errorf("--data-dir: %w", err)
-	}
-	m.onClose(lock.Close)
-	return nil
 }
 
 func (m *member) listen(flag, addr string) (net.Listener, error) {

@@ -36,8 +36,21 @@ const (
 )
 
 // serve runs a member until ctx ends, which is no error, or it stops by itself and
-// cannot come back.
-func serve(ctx context.Context, cfg config, lg *zap.Logger, sv *supervisor) error {
+// cannot come back. It has the data directory's lock all the while: nobody else starts on
+// files that are about to be put aside.
+func serve(ctx context.Context, cfg config, lg *zap.Logger, sv *supervisor) (err error) {
+	lock, err := lockWhenFree(ctx, cfg, lg)
+	if lock == nil {
+		return err
+	}
+	defer func() {
+		if !errors.Is(err, node.ErrDiskStalled) { // else the process ends, and waits for nothing
+			err = errors.Join(err, lock.Close())
+		}
+	}()
+	if err := endAside(cfg); err != nil {
+		return fmt.Errorf("--data-dir: %w", err)
+	}
 	for pause := rejoinPauseMin; ; pause = min(2*pause, rejoinPauseMax) {
 		err := runMember(ctx, cfg, lg, sv)
 		if err == nil || ctx.Err() != nil {
@@ -173,6 +186,9 @@ func quarantined(cfg config) (count int, newest time.Duration) {
 	return count, newest
 }
 
+// partExt ends the name of a quarantine directory that does not have all files yet.
+const partExt = ".part"
+
 // putAside moves the files of a member out of the way. Nothing but comeBack calls it.
 func putAside(cfg config, lg *zap.Logger, cause error, other *node.OtherClusterError, known peers) error {
 	if other != nil { // first: who starts without a log must find its cluster
@@ -181,17 +197,51 @@ func putAside(cfg config, lg *zap.Logger, cause error, other *node.OtherClusterE
 		}
 	}
 	aside := filepath.Join(cfg.quarantineDir(), time.Now().UTC().Format("20060102T150405.000Z"))
-	if err := os.MkdirAll(aside, 0o700); err != nil {
+	if err := os.MkdirAll(aside+partExt, 0o700); err != nil {
 		return errors.Join(cause, err)
 	}
-	for _, dir := range []string{cfg.nodeDir(), cfg.storeDir()} {
-		if err := os.Rename(dir, filepath.Join(aside, filepath.Base(dir))); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return errors.Join(cause, err)
-		}
+	if err := moveAside(cfg, aside+partExt); err != nil {
+		return errors.Join(cause, err)
 	}
 	lg.Error("this member's files are put aside, and it joins again as a new member; remove them when it has caught up",
 		zap.String("files", aside), zap.Error(cause))
 	return nil
+}
+
+// moveAside moves what is there of a member's files to part, the log first, and takes part's
+// extension away. It can be repeated after a crash.
+func moveAside(cfg config, part string) error {
+	for _, dir := range []string{cfg.nodeDir(), cfg.storeDir()} {
+		if err := vfs.OS.Rename(dir, filepath.Join(part, filepath.Base(dir))); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	for _, dir := range []string{part, cfg.DataDir} {
+		if err := vfs.OS.SyncDir(dir); err != nil {
+			return err
+		}
+	}
+	if err := vfs.OS.Rename(part, strings.TrimSuffix(part, partExt)); err != nil {
+		return err
+	}
+	return vfs.OS.SyncDir(cfg.quarantineDir())
+}
+
+// endAside ends what a kill of putAside left: half of a member's files are of no use. Where
+// nothing was moved yet the member decides anew.
+func endAside(cfg config) error {
+	entries, err := os.ReadDir(cfg.quarantineDir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		part := filepath.Join(cfg.quarantineDir(), e.Name())
+		if filepath.Ext(part) != partExt || os.Remove(part) == nil { // it was empty
+			continue
+		}
+		err = errors.Join(err, moveAside(cfg, part))
+	}
+	return err
 }
 
 // hasLog says whether this member is part of a cluster, or may be: what cannot be read may
@@ -270,11 +320,7 @@ func (p peers) write(cfg config) error {
 	if err != nil {
 		return err
 	}
-	temp := cfg.peersFile() + ".tmp"
-	if err := os.WriteFile(temp, append(data, '\n'), 0o600); err != nil {
-		return err
-	}
-	return os.Rename(temp, cfg.peersFile())
+	return vfs.Replace(vfs.OS, cfg.peersFile(), append(data, '\n'))
 }
 
 // membershipChanged keeps the newest membership for keepPeers.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
@@ -106,11 +107,26 @@ func sayNotAmong(cfg config, lg *zap.Logger) {
 	}
 }
 
+// A warning that says the same again and again, such as that of a peer that is refused at
+// each attempt, must not fill the disk: in each warnTick the first warnFirst are written, and
+// then one of warnEach.
+const (
+	warnTick  = 10 * time.Second
+	warnFirst = 20
+	warnEach  = 1000
+)
+
 // newLogger writes one JSON object a line.
 func newLogger(w io.Writer, level zap.AtomicLevel) *zap.Logger {
 	enc := zap.NewProductionEncoderConfig()
 	enc.EncodeTime = zapcore.ISO8601TimeEncoder
-	return zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(enc), zapcore.Lock(zapcore.AddSync(w)), level))
+	out := zapcore.Lock(zapcore.AddSync(w))
+	core := func(warnings bool) zapcore.Core {
+		return zapcore.NewCore(zapcore.NewJSONEncoder(enc), out, zap.LevelEnablerFunc(func(l zapcore.Level) bool {
+			return level.Enabled(l) && (l == zapcore.WarnLevel) == warnings
+		}))
+	}
+	return zap.New(zapcore.NewTee(core(false), zapcore.NewSamplerWithOptions(core(true), warnTick, warnFirst, warnEach)))
 }
 
 // runMember runs a member until ctx ends, which is no error, or it stops by itself.

@@ -83,8 +83,11 @@ type stamp struct{ hash, before uint64 }
 
 // entry is one of the committed log.
 type entry struct {
-	known   bool
-	term    uint64
+	known bool
+	term  uint64
+	// by is the term in which it was known to be committed first: that of the leader that
+	// committed it, or a later one.
+	by      uint64
 	command bool
 	data    []byte // of a command, with the operation's number
 	// chain and result are what the first member made of it.
@@ -614,12 +617,14 @@ func (c *checker) replicated(m *member, st node.Status) {
 }
 
 // complete: Leader Completeness. A new leader has everything that was committed in
-// an earlier term (paper, 5.4.3).
+// an earlier term (paper, 5.4.3). What a leader of an earlier term appended may be committed
+// in a later one, of which a leader between them, that hears only now of its votes, has
+// nothing.
 func (c *checker) complete(m *member) {
 	v, st := &m.view, m.status()
 	for i := len(c.ledger) - 1; i >= 0; i-- {
 		e := &c.ledger[i]
-		if !e.known || e.term >= st.Term {
+		if !e.known || e.by >= st.Term {
 			continue
 		}
 		if t, ok := v.termAt(uint64(i)); uint64(i) >= v.base && (!ok || t != e.term) {
@@ -631,7 +636,7 @@ func (c *checker) complete(m *member) {
 
 // commit: State Machine Safety. Nobody ever commits another entry at an index.
 func (c *checker) commit(m *member, lo, hi uint64) {
-	v := &m.view
+	v, term := &m.view, m.status().Term
 	c.grow(hi)
 	for i := max(lo, v.base+1); i <= hi; i++ {
 		s, e := v.log[i-v.base-1], &c.ledger[i]
@@ -641,7 +646,7 @@ func (c *checker) commit(m *member, lo, hi uint64) {
 			}
 			continue
 		}
-		e.known, e.term = true, s.term
+		e.known, e.term, e.by = true, s.term, term
 	}
 }
 
