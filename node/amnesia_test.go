@@ -8,10 +8,8 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/octopii/octopii/internal/vfs"
 	"github.com/octopii/octopii/node"
 	"github.com/octopii/octopii/raftstore"
-	"github.com/octopii/octopii/wal"
 )
 
 // filled is a cluster of three that has a few entries.
@@ -62,7 +60,7 @@ func loseLog(t *testing.T, m *member) {
 func withoutNote(t *testing.T, m *member) {
 	t.Helper()
 	edit := func(do func(s *raftstore.Store)) {
-		s, err := raftstore.Open(raftstore.Options{FS: vfs.OS, Dir: m.cfg.Dir, Backend: wal.New(wal.Options{FS: vfs.OS})})
+		s, _, _, err := raftstore.Open(raftstore.Options{Dir: m.cfg.Dir})
 		if err != nil {
 			t.Fatal(err)
 		}

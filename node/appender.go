@@ -40,10 +40,10 @@ const (
 // is no error: what does not fit waits here, in its order, until there is space
 // again.
 type appender struct {
-	node  *Node
-	store *raftstore.Store
-	jobs  *mailbox[appendJob]
-	wg    sync.WaitGroup
+	node   *Node
+	writer *raftstore.Writer
+	jobs   *mailbox[appendJob]
+	wg     sync.WaitGroup
 
 	// backlog is what is not done yet: while the disk is full, more than what came
 	// last. batches and done are only there to be used again.
@@ -94,11 +94,11 @@ const (
 	wakeReserved
 )
 
-func newAppender(n *Node) *appender {
-	a := &appender{node: n, store: n.store, jobs: newMailbox[appendJob]()}
+func newAppender(n *Node, w *raftstore.Writer) *appender {
+	a := &appender{node: n, writer: w, jobs: newMailbox[appendJob]()}
 	a.quiet = a.timer(wakeQuiet)
 	a.retry = a.timer(wakeRetry)
-	if a.store.Initialized() { // else the loop makes the log, later
+	if a.writer.Initialized() { // else the loop makes the log, later
 		a.reserveAhead()
 	}
 	n.host.unit(&a.wg, a.run)
@@ -157,7 +157,7 @@ func (a *appender) take(jobs []appendJob) error {
 		}
 	}
 	switch {
-	case !a.store.Reserved():
+	case !a.writer.Reserved():
 		a.reserveAhead()
 	case a.full.Load() && !a.stuck.Load():
 		a.spaceIsBack()
@@ -179,13 +179,13 @@ func (a *appender) sort(jobs []appendJob) (again bool, err error) {
 				if err != nil {
 					return false, err
 				}
-				again = again || a.store.Reserved()
+				again = again || a.writer.Reserved()
 				continue
 			}
 			a.backlog = append(a.backlog, *j)
 		case wakeRetry:
 			a.retrying = false
-			again = again || a.store.Reserved()
+			again = again || a.writer.Reserved()
 		case wakeReserved:
 			a.reserving = false
 			switch {
@@ -271,7 +271,7 @@ func (a *appender) write(jobs []appendJob) error {
 		a.done = append(a.done, b)
 	}
 	start := time.Now()
-	err := a.store.Append(a.batches)
+	err := a.writer.Append(a.batches)
 	if err == nil {
 		a.node.metrics.appends.Observe(time.Since(start).Seconds())
 		a.tell(a.done...)
@@ -288,7 +288,7 @@ func (a *appender) tell(done ...*core.Append) {
 // special does what cannot be put together with others.
 func (a *appender) special(j *appendJob) error {
 	if j.mark != nil {
-		err := a.store.Mark(*j.mark)
+		err := a.writer.Mark(*j.mark)
 		j.marked(err)
 		if errors.Is(err, wal.ErrNoSpace) {
 			// It was told as a snapshot that failed; the next one is due soon.
@@ -298,7 +298,7 @@ func (a *appender) special(j *appendJob) error {
 		return err
 	}
 	meta := j.append.Snapshot.Metadata
-	r, err := a.store.OpenSnapshot(meta.Term, meta.Index)
+	r, err := a.node.store.OpenSnapshot(meta.Term, meta.Index)
 	if vfs.Refused(err) { // nothing was done yet: it waits as what has no space does
 		err = fmt.Errorf("%w: %w", wal.ErrNoSpace, err)
 	}
@@ -309,7 +309,7 @@ func (a *appender) special(j *appendJob) error {
 	if err := r.Close(); err != nil {
 		return err
 	}
-	if err := a.store.Install(header, j.append.HardState, j.append.Entries); err != nil {
+	if err := a.writer.Install(header, j.append.HardState, j.append.Entries); err != nil {
 		return err
 	}
 	j.append.Installed = labelOf(header)
@@ -325,7 +325,7 @@ func (a *appender) idle() error {
 	}
 	a.unproven = false
 	a.node.watchdog.log.begin()
-	err := a.store.Idle()
+	err := a.writer.Idle()
 	a.node.watchdog.log.end()
 	if errors.Is(err, wal.ErrNoSpace) {
 		a.noSpace(err)
@@ -343,7 +343,7 @@ func (a *appender) reserveAhead() {
 	a.reserving = true
 	a.node.host.helper(&a.reserve, func() {
 		a.node.watchdog.files.begin()
-		err := a.store.Reserve()
+		err := a.writer.Reserve()
 		a.node.watchdog.files.end()
 		a.jobs.put(appendJob{wake: wakeReserved, err: err})
 	})

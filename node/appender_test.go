@@ -149,7 +149,7 @@ type appenderBench struct {
 func newAppenderBench(t *testing.T, disk fakeDisk) *appenderBench {
 	log := &fakeLog{fakeDisk: disk}
 	t.Helper()
-	store, err := raftstore.Open(raftstore.Options{FS: vfstest.NewMem(), Dir: "/m", Backend: fakeBackend{log}})
+	store, _, writer, err := raftstore.Open(raftstore.Options{FS: vfstest.NewMem(), Dir: "/m", Backend: fakeBackend{log}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +165,7 @@ func newAppenderBench(t *testing.T, disk fakeDisk) *appenderBench {
 	if err := store.Found(h, raftpb.HardState{Term: 1, Commit: 1}); err != nil {
 		t.Fatal(err)
 	}
-	b.appender = newAppender(n)
+	b.appender = newAppender(n, writer)
 	return b
 }
 
@@ -334,7 +334,7 @@ func TestAppenderMarkWithoutSpace(t *testing.T) {
 		b := newAppenderBench(t, fakeDisk{room: 1, full: true})
 		defer b.close()
 		b.put()
-		h := snapshotAt(t, b.store, 2)
+		h := snapshotAt(t, b.node.store, 2)
 		var got []error
 		mark := func() {
 			b.jobs.put(appendJob{mark: &h, marked: func(err error) { got = append(got, err) }})
@@ -359,7 +359,7 @@ func TestAppenderInstallWithoutSpace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newAppenderBench(t, fakeDisk{room: plenty, reserved: true, full: true})
 		defer b.close()
-		h := snapshotAt(t, b.store, 50)
+		h := snapshotAt(t, b.node.store, 50)
 		b.jobs.put(appendJob{append: &core.Append{Snapshot: &raftpb.Snapshot{Metadata: h.Metadata}}})
 		b.next = 51
 		b.put()

@@ -43,7 +43,7 @@ const forkTimeouts = 4
 // serves nothing from here on.
 func (d *doubt) diverged(index uint64, why string) {
 	l := d.loop
-	first, err := l.store.FirstIndex()
+	first, err := l.view.FirstIndex()
 	if err != nil {
 		first = index
 	}

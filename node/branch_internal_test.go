@@ -26,7 +26,7 @@ func (d database) Position() (uint64, uint64) { return d.index, d.term }
 // start, whichever of the two is older.
 func TestDatabaseOfAnotherBranch(t *testing.T) {
 	fs := vfstest.NewMem()
-	store, err := raftstore.Open(raftstore.Options{FS: fs, Dir: "/data", Backend: wal.New(wal.Options{FS: fs, SegmentBytes: 1 << 20}), External: true})
+	store, view, writer, err := raftstore.Open(raftstore.Options{FS: fs, Dir: "/data", Backend: wal.New(wal.Options{FS: fs, SegmentBytes: 1 << 20}), External: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,10 +46,10 @@ func TestDatabaseOfAnotherBranch(t *testing.T) {
 		t.Fatal(err)
 	}
 	entries := []raftpb.Entry{{Index: 6, Term: 2}, {Index: 7, Term: 3}}
-	if err := store.Append([]wal.Batch{{Entries: entries, HardState: raftpb.HardState{Term: 3, Commit: 5}}}); err != nil {
+	if err := writer.Append([]wal.Batch{{Entries: entries, HardState: raftpb.HardState{Term: 3, Commit: 5}}}); err != nil {
 		t.Fatal(err)
 	}
-	store.Appended(entries)
+	view.Appended(entries)
 	for name, c := range map[string]struct {
 		index, term uint64
 		want        error
@@ -64,8 +64,8 @@ func TestDatabaseOfAnotherBranch(t *testing.T) {
 		"another branch, where it begins":  {5, 1, ErrDiverged},
 		"the same branch, where it begins": {5, 2, nil},
 	} {
-		n := &Node{store: store, durable: true, cfg: Config{Dir: "/data", StateMachine: database{index: c.index, term: c.term}}}
-		if _, err := n.recoverStateMachine(store.Start()); !errors.Is(err, c.want) {
+		l := &loop{view: view, Node: &Node{store: store, durable: true, cfg: Config{Dir: "/data", StateMachine: database{index: c.index, term: c.term}}}}
+		if _, err := l.recoverStateMachine(view.Start()); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)
 		}
 	}

@@ -100,7 +100,7 @@ func (d *doubt) met(peer transport.Hello) {
 		return
 	}
 	st := l.core.Status()
-	last, err := l.store.LastIndex()
+	last, err := l.view.LastIndex()
 	if err != nil {
 		return
 	}
@@ -167,7 +167,7 @@ func (d *doubt) introduced(m *octopiipb.Member, reply *octopiipb.CompareReply) {
 	case d.newer.by == 0:
 	case m.ID == d.newer.by:
 		st, r := l.core.Status(), fromMemory(reply.Remembered)
-		if last, err := l.store.LastIndex(); err == nil && contradicts(r, st.Term, last) {
+		if last, err := l.view.LastIndex(); err == nil && contradicts(r, st.Term, last) {
 			l.fatal(forgotten(fmt.Sprintf("member %x, which joined after this log ends, remembers that this one had its log up to index %d in term %d, and up to %d committed, and it ends at index %d in term %d",
 				m.ID, r.Match, r.Term, r.Commit, last, st.Term), reply.Index))
 		}

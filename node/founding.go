@@ -64,12 +64,12 @@ type foundAnswer struct {
 // begin reads what an earlier process learned.
 func (f *founding) begin(l *loop) {
 	f.loop, f.origin, f.listen = l, l.store.Origin(), l.cfg.FoundAfterTicks
-	f.origin.Member = f.origin.Member || !l.store.Initialized() && hasState(l.cfg.StateMachine)
+	f.origin.Member = f.origin.Member || !l.view.Initialized() && hasState(l.cfg.StateMachine)
 	f.own = map[string]bool{l.cfg.Transport.Address(): true}
-	if l.cfg.Bootstrap && len(f.origin.Rounds) > 0 && !l.store.Initialized() {
+	if l.cfg.Bootstrap && len(f.origin.Rounds) > 0 && !l.view.Initialized() {
 		f.origin.Member = true // what it promised to take part in may be founded
 	}
-	if f.origin.Member && l.cfg.Bootstrap && !l.store.Initialized() {
+	if f.origin.Member && l.cfg.Bootstrap && !l.view.Initialized() {
 		l.log.Warn("this directory belonged to a member of a cluster: it founds none, and asks the others until one answers; to found a new cluster, empty the whole data directory",
 			zap.Strings("asking", f.toJoin()))
 	}

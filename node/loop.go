@@ -13,6 +13,7 @@ import (
 	"github.com/octopii/octopii/internal/vfs"
 	"github.com/octopii/octopii/node/internal/core"
 	octopiipb "github.com/octopii/octopii/proto"
+	"github.com/octopii/octopii/raftstore"
 	"github.com/octopii/octopii/wal"
 )
 
@@ -20,6 +21,8 @@ import (
 // the core decide, and hands out what must be done. It waits for nobody.
 type loop struct {
 	*Node
+	// view is what this member has of the log, as far as it is durable.
+	view *raftstore.View
 	// core is nil while this member is uninitialized: there is no RawNode.
 	core *core.Core
 	// peers are those that the transport knows from the membership.
@@ -50,8 +53,8 @@ type loop struct {
 }
 
 // newLoop prepares the loop; with a state it starts the core behind it.
-func newLoop(n *Node) (*loop, error) {
-	l := &loop{Node: n, peers: map[uint64]string{}}
+func newLoop(n *Node, view *raftstore.View) (*loop, error) {
+	l := &loop{Node: n, view: view, peers: map[uint64]string{}}
 	l.join.loop, l.doubt.loop = l, l
 	l.founding.begin(l)
 	l.campaign = n.host.timer(func() { n.inbox.add(func(in *core.Input) { in.Campaign = true }) })
@@ -60,19 +63,31 @@ func newLoop(n *Node) (*loop, error) {
 	if err := l.rivals.begin(l); err != nil {
 		return nil, err
 	}
-	if !n.store.Initialized() {
+	if !view.Initialized() {
 		n.applier.start(core.Label{}, 0)
 		l.publish()
 		return l, nil
 	}
-	start := n.store.Start()
-	durable, err := n.recoverStateMachine(start)
+	start := view.Start()
+	durable, err := l.recoverStateMachine(start)
 	if err != nil {
 		return nil, err
 	}
-	n.store.Committed(durable)
+	view.Committed(durable)
 	n.applier.start(labelOf(start), durable)
 	return l, l.startCore(start, start.Metadata.Index, false)
+}
+
+// readLog runs what reads the log. raft panics where an entry that must be there
+// cannot be read; the view of it remembers why, and that is what is returned.
+func (l *loop) readLog(f func() error) (err error) {
+	defer func() {
+		if readErr := l.view.ReadErr(); readErr != nil { // else a panic stays one
+			_ = recover()
+			err = readErr
+		}
+	}()
+	return f()
 }
 
 // startCore makes this member part of a cluster. applied is what the state
@@ -82,7 +97,7 @@ func (l *loop) startCore(start octopiipb.SnapshotHeader, applied uint64, founded
 		ID:                  l.id,
 		Start:               labelOf(start),
 		Applied:             applied,
-		Storage:             l.store,
+		Storage:             l.view,
 		ElectionTicks:       l.cfg.ElectionTicks,
 		HeartbeatTicks:      l.cfg.HeartbeatTicks,
 		MessageBytesMax:     l.cfg.MessageBytesMax,
@@ -213,11 +228,11 @@ func (l *loop) step() {
 func (l *loop) appended(a *core.Append) {
 	if a.Snapshot != nil {
 		header := octopiipb.SnapshotHeader{Metadata: a.Snapshot.Metadata, Membership: *a.Installed.Membership, Terms: a.Installed.Terms, Sums: sumsOf(a.Installed.Sums)}
-		l.store.Installed(header)
+		l.view.Installed(header)
 		l.applier.jobs.put(applyJob{restore: &header})
 		l.events.snapshotInstalled(SnapshotInfo{Index: a.Installed.Index, Term: a.Installed.Term})
 	}
-	l.store.Appended(a.Entries)
+	l.view.Appended(a.Entries)
 }
 
 // carryOut does what the core decided. The append goes first, so that the disk
@@ -260,7 +275,7 @@ func (l *loop) carryOut(eff *core.Effects) {
 		l.log.Info("the leader's process is dead, as its address refuses connections", zap.Int("campaign", eff.CampaignSoon))
 		l.campaign.Reset(campaignDelay(eff.CampaignSoon))
 	}
-	if l.store.SnapshotWanted() {
+	if l.view.SnapshotWanted() {
 		l.snapshots.take(nil)
 	}
 }
@@ -398,9 +413,9 @@ func (l *loop) publish() {
 		st.Cluster = l.cluster.Load()
 		st.Role, st.Term, st.Leader = roles[c.Role], c.Term, c.Leader
 		st.Commit, st.Applied = c.Commit, c.Applied
-		st.FirstIndex, _ = l.store.FirstIndex()
-		st.LastIndex, _ = l.store.LastIndex()
-		st.SnapshotIndex = l.store.SnapshotIndex()
+		st.FirstIndex, _ = l.view.FirstIndex()
+		st.LastIndex, _ = l.view.LastIndex()
+		st.SnapshotIndex = l.view.SnapshotIndex()
 		st.DiskStalled = time.Duration(c.Unwritten) * l.cfg.TickInterval
 		st.Membership = l.public
 		st.Suspended, st.Suspects, st.Branches, st.Claimed = l.suspension(), l.doubt.suspects, l.doubt.branches, l.rivals.warning

@@ -109,7 +109,7 @@ func startOn(cfg Config, h host) (*Node, error) {
 
 func start(cfg Config, h host) (*Node, error) {
 	_, durable := cfg.StateMachine.Durable()
-	store, err := raftstore.Open(raftstore.Options{
+	store, view, writer, err := raftstore.Open(raftstore.Options{
 		FS:         cfg.fs,
 		Dir:        cfg.Dir,
 		Backend:    cfg.WAL,
@@ -130,7 +130,7 @@ func start(cfg Config, h host) (*Node, error) {
 		done:        make(chan struct{}),
 		drained:     make(chan struct{}, 1),
 	}
-	if err := n.recover(); err != nil {
+	if err := n.recover(view); err != nil {
 		return nil, errors.Join(storeError(err), store.Close())
 	}
 	if n.metrics, err = newMetrics(n); err != nil {
@@ -138,11 +138,11 @@ func start(cfg Config, h host) (*Node, error) {
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.loadMemory()
-	n.appender = newAppender(n)
+	n.appender = newAppender(n, writer)
 	n.applier = newApplier(n)
 	n.events = newEvents(h, cfg.Events, &n.callbacks.events)
 	n.watchdog.start(n)
-	if err := n.run(); err != nil {
+	if err := n.run(view); err != nil {
 		return nil, errors.Join(err, n.shutdown())
 	}
 	return n, nil
@@ -150,7 +150,7 @@ func start(cfg Config, h host) (*Node, error) {
 
 // recover claims a new directory, or checks that an old one is this member's,
 // and founds a cluster if it must.
-func (n *Node) recover() error {
+func (n *Node) recover(view *raftstore.View) error {
 	if err := n.claim(); err != nil {
 		return err
 	}
@@ -160,13 +160,13 @@ func (n *Node) recover() error {
 		return fmt.Errorf("%w: %s says that member %x had a log of cluster %x, and there is none; put the log back, or empty the directory and let it join again as a new member, which takes a majority of the others",
 			ErrAmnesia, n.cfg.Dir, n.id, PublicClusterID(n.identity.Cluster))
 	}
-	if o := n.store.Origin(); !n.store.Initialized() && n.cfg.Bootstrap && n.cfg.FoundAfterTicks == 0 && len(n.cfg.Join) == 0 && !o.Member && len(o.Rounds) == 0 {
+	if o := n.store.Origin(); !view.Initialized() && n.cfg.Bootstrap && n.cfg.FoundAfterTicks == 0 && len(n.cfg.Join) == 0 && !o.Member && len(o.Rounds) == 0 {
 		if _, err := n.foundLog(n.roundAlone()); err != nil {
 			return err
 		}
 	}
-	if n.store.Initialized() {
-		n.cluster.Store(n.store.Start().Membership.Cluster)
+	if view.Initialized() {
+		n.cluster.Store(view.Start().Membership.Cluster)
 	}
 	return nil
 }
@@ -203,15 +203,15 @@ func randomID() uint64 {
 }
 
 // run starts the goroutines. Whatever it started is running when it fails.
-func (n *Node) run() error {
-	l, err := newLoop(n)
+func (n *Node) run(view *raftstore.View) error {
+	l, err := newLoop(n, view)
 	if err != nil {
 		return err
 	}
 	if err := n.transport.Start(handler{n}); err != nil {
 		return fmt.Errorf("node: start the transport: %w", err)
 	}
-	n.host.unit(&n.loop, l.run) // from here on the store is the loop's
+	n.host.unit(&n.loop, l.run) // from here on what the loop has is its own
 	n.inbox.call(l.join.begin)
 	return nil
 }
@@ -228,18 +228,6 @@ func storeError(err error) error {
 		return fmt.Errorf("node: Config.WAL is not what wrote this log: %w", err)
 	}
 	return err
-}
-
-// readLog runs what reads the log. raft panics where an entry that must be there
-// cannot be read; the store remembers why, and that is what is returned.
-func (n *Node) readLog(f func() error) (err error) {
-	defer func() {
-		if readErr := n.store.ReadErr(); readErr != nil { // else a panic stays one
-			_ = recover()
-			err = readErr
-		}
-	}()
-	return f()
 }
 
 // Initialized is closed once this member is part of a cluster: at once if Dir

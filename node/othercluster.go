@@ -127,7 +127,7 @@ type rivalQuestion struct {
 // when it comes back. Config.NotOf settles it.
 func (r *rivals) begin(l *loop) error {
 	r.loop, r.asking, r.refuted = l, map[rivalQuestion]bool{}, map[uint64]uint64{}
-	if !l.store.Initialized() {
+	if !l.view.Initialized() {
 		return nil
 	}
 	o, other := l.store.Origin(), l.cfg.NotOf
@@ -148,7 +148,7 @@ func (r *rivals) begin(l *loop) error {
 			zap.String("cluster", clusterHex(l.cluster.Load())), zap.String("other cluster", hex(other)))
 	}
 	if r.rival != nil {
-		start := l.store.Start().Membership // the newest one is read later, when this runs
+		start := l.view.Start().Membership // the newest one is read later, when this runs
 		others := len(publicMembership(&start).Voters()) > 1
 		r.suspend("no majority of the other cluster has answered since this member started", others)
 	}

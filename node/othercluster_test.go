@@ -13,7 +13,6 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
-	"github.com/octopii/octopii/internal/vfs"
 	"github.com/octopii/octopii/node"
 	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/raftstore"
@@ -252,7 +251,7 @@ func TestNotOf(t *testing.T) {
 func age(t *testing.T, m *member, d time.Duration) {
 	t.Helper()
 	m.kill()
-	s, err := raftstore.Open(raftstore.Options{FS: vfs.OS, Dir: m.cfg.Dir, Backend: smallLog})
+	s, _, _, err := raftstore.Open(raftstore.Options{Dir: m.cfg.Dir, Backend: smallLog})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -405,7 +404,7 @@ func TestFoundedNamesItsCluster(t *testing.T) {
 	ms := three(t, network)
 	m := ms[2]
 	m.kill()
-	s, err := raftstore.Open(raftstore.Options{FS: vfs.OS, Dir: m.cfg.Dir, Backend: smallLog})
+	s, _, _, err := raftstore.Open(raftstore.Options{Dir: m.cfg.Dir, Backend: smallLog})
 	if err != nil {
 		t.Fatal(err)
 	}

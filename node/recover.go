@@ -49,34 +49,34 @@ func (n *Node) self() octopiipb.Member {
 
 // recoverStateMachine brings the state machine to where the log begins, unless
 // it is further by itself. It returns the index that it has.
-func (n *Node) recoverStateMachine(start octopiipb.SnapshotHeader) (uint64, error) {
+func (l *loop) recoverStateMachine(start octopiipb.SnapshotHeader) (uint64, error) {
 	begin := start.Metadata.Index
-	if !n.durable {
-		return begin, restoreFrom(n, n.cfg.StateMachine, start)
+	if !l.durable {
+		return begin, restoreFrom(l.Node, l.cfg.StateMachine, start)
 	}
-	index, _ := n.cfg.StateMachine.Durable()
-	last, err := n.store.LastIndex()
+	index, _ := l.cfg.StateMachine.Durable()
+	last, err := l.view.LastIndex()
 	switch {
 	case err != nil:
 		return 0, err
 	case index > last:
 		return 0, fmt.Errorf("node: the state machine has everything up to index %d, but the log in %s ends at %d: %w; rebuild this member from its peers",
-			index, n.cfg.Dir, last, ErrAmnesia)
+			index, l.cfg.Dir, last, ErrAmnesia)
 	case index >= begin:
-		return index, n.checkBranch(index)
+		return index, l.checkBranch(index)
 	case begin == 1 && index == 0:
 		return begin, nil // a founder's: there was nothing before
 	case start.External:
 		return 0, fmt.Errorf("node: the state machine has everything up to index %d, but the log in %s begins behind %d: %w; rebuild this member from its peers",
-			index, n.cfg.Dir, begin, ErrAmnesia)
+			index, l.cfg.Dir, begin, ErrAmnesia)
 	}
-	return begin, restoreFrom(n, n.cfg.StateMachine, start)
+	return begin, restoreFrom(l.Node, l.cfg.StateMachine, start)
 }
 
 // checkBranch finds a state machine whose last entry is another one than that of the log:
 // one of the two is an image of another time.
-func (n *Node) checkBranch(index uint64) error {
-	sm, ok := n.cfg.StateMachine.(Positioned)
+func (l *loop) checkBranch(index uint64) error {
+	sm, ok := l.cfg.StateMachine.(Positioned)
 	if !ok {
 		return nil
 	}
@@ -84,9 +84,9 @@ func (n *Node) checkBranch(index uint64) error {
 	if at != index || term == 0 {
 		return nil
 	}
-	if logged, err := n.store.Term(index); err == nil && logged != term {
+	if logged, err := l.view.Term(index); err == nil && logged != term {
 		return fmt.Errorf("%w: the state machine has applied an entry of term %d at index %d, and the log in %s has one of term %d there: was an old image of one of them put back? Put both back, or rebuild this member from its peers",
-			ErrDiverged, term, index, n.cfg.Dir, logged)
+			ErrDiverged, term, index, l.cfg.Dir, logged)
 	}
 	return nil
 }

@@ -106,12 +106,12 @@ func (s *snapshots) forget() { s.failed = nil }
 func (s *snapshots) maybeTake() {
 	l := s.loop
 	st := l.core.Status()
-	last := l.store.SnapshotIndex()
+	last := l.view.SnapshotIndex()
 	if s.pause > 0 || st.Applied <= last {
 		s.pause = max(0, s.pause-1)
 		return
 	}
-	if st.Applied-last >= l.cfg.SnapshotEntries || l.store.LogBytes() >= l.cfg.SnapshotLogBytes || l.appender.full.Load() {
+	if st.Applied-last >= l.cfg.SnapshotEntries || l.view.LogBytes() >= l.cfg.SnapshotLogBytes || l.appender.full.Load() {
 		s.take(nil)
 	}
 }
@@ -154,7 +154,7 @@ func (s *snapshots) markDurable(index uint64) {
 	// After a restart the state machine may be ahead of what was handed to it,
 	// and what membership is in force there is not known yet.
 	index = min(index, l.core.Status().Applied)
-	if newest := l.store.Newest(); index <= newest.Index { // nothing new is durable
+	if newest := l.view.Newest(); index <= newest.Index { // nothing new is durable
 		s.finish(octopiipb.SnapshotHeader{Metadata: newest}, 0, nil)
 		return
 	}
@@ -195,8 +195,8 @@ func (s *snapshots) finish(h octopiipb.SnapshotHeader, size int64, err error) {
 	case err != nil:
 		l.log.Warn("no snapshot was taken; the log stays as it is", zap.Error(err))
 		s.pause = snapshotRetryTicks
-	case info.Index > l.store.SnapshotIndex():
-		l.store.Marked(h, l.cfg.TrailingEntries, l.cfg.SnapshotLogBytes/2)
+	case info.Index > l.view.SnapshotIndex():
+		l.view.Marked(h, l.cfg.TrailingEntries, l.cfg.SnapshotLogBytes/2)
 		l.input.Compacted = core.Place{Index: info.Index, Term: info.Term, Sums: core.SumsFrom(h.Sums)}
 		l.events.snapshotTaken(info)
 	}

@@ -159,8 +159,8 @@ func (s steppedNode) Snapshot(done func(uint64, error)) {
 	})
 }
 
-func (s steppedNode) Store() *raftstore.Store     { return s.n.store }
-func (s steppedNode) HardState() raftpb.HardState { return s.n.store.Durable() }
+func (s steppedNode) View() *raftstore.View       { return s.n.snapshots.loop.view }
+func (s steppedNode) HardState() raftpb.HardState { return s.n.appender.writer.Durable() }
 
 func (s steppedNode) Close() error {
 	s.Append()

@@ -18,7 +18,7 @@ import (
 )
 
 // readAll reads all that raft sees in pages.
-func readAll(t *testing.T, s *Store, pageBytes uint64) []raftpb.Entry {
+func readAll(t *testing.T, s sides, pageBytes uint64) []raftpb.Entry {
 	t.Helper()
 	var all []raftpb.Entry
 	last, _ := s.LastIndex()
@@ -154,7 +154,7 @@ func testReleasedIsNotSeen(t *testing.T, b wal.Backend) {
 
 // cold is a store all of whose entries are on disk: 2 to 9, the last two of
 // term 3.
-func cold(t *testing.T, b wal.Backend, commit uint64) *Store {
+func cold(t *testing.T, b wal.Backend, commit uint64) sides {
 	t.Helper()
 	s := founded(t, b)
 	appendDurably(t, s, raftpb.HardState{Term: 3, Commit: commit}, append(entriesOf(2, 2, 7), entriesOf(3, 8, 9)...))

@@ -61,7 +61,7 @@ func testCrashWithinInstall(t *testing.T, backend wal.Backend) {
 	dir := t.TempDir()
 	b := &crashing{Backend: backend}
 	opts := raftstore.Options{FS: vfs.OS, Dir: dir, Backend: b}
-	s, err := raftstore.Open(opts)
+	s, _, writer, err := raftstore.Open(opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,13 +74,13 @@ func testCrashWithinInstall(t *testing.T, backend wal.Backend) {
 	}
 	write(t, s, head(100))
 	b.on = true
-	err = s.Install(head(100), raftpb.HardState{Term: 2, Commit: 102}, []raftpb.Entry{{Index: 101, Term: 1}, {Index: 102, Term: 2}})
+	err = writer.Install(head(100), raftpb.HardState{Term: 2, Commit: 102}, []raftpb.Entry{{Index: 101, Term: 1}, {Index: 102, Term: 2}})
 	if !errors.Is(err, errCrash) {
 		t.Fatal(err)
 	}
 	_ = s.Close()
 	b.on = false
-	s, err = raftstore.Open(opts)
+	s, _, _, err = raftstore.Open(opts)
 	if err != nil {
 		t.Fatalf("a crash in Install leaves a log that cannot be opened: %v", err)
 	}
@@ -105,7 +105,7 @@ func (badFile) Sync() error { return errors.New("no space left on device") }
 // A snapshot that cannot be committed leaves nothing behind.
 func TestCommitFailureLeaksTemporary(t *testing.T) {
 	dir := t.TempDir()
-	s, err := raftstore.Open(raftstore.Options{FS: badSync{vfs.OS}, Dir: dir, Backend: etcdwal.New(nil)})
+	s, _, _, err := raftstore.Open(raftstore.Options{FS: badSync{vfs.OS}, Dir: dir, Backend: etcdwal.New(nil)})
 	if err != nil {
 		t.Fatal(err)
 	}

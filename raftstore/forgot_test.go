@@ -27,7 +27,7 @@ func beginLog(t *testing.T, after int) (mem *vfstest.Mem, ended bool) {
 		}
 		return nil
 	})
-	s, err := Open(Options{FS: fs, Dir: "/d", Backend: wal.New(wal.Options{FS: fs, SegmentBytes: 64 << 10})})
+	s, err := openSides(Options{FS: fs, Dir: "/d", Backend: wal.New(wal.Options{FS: fs, SegmentBytes: 64 << 10})})
 	noError(t, err)
 	noError(t, s.SetIdentity(someIdentity))
 	h := octopiipb.SnapshotHeader{
@@ -40,9 +40,9 @@ func beginLog(t *testing.T, after int) (mem *vfstest.Mem, ended bool) {
 	return mem, err != nil
 }
 
-func openMem(t *testing.T, mem *vfstest.Mem) *Store {
+func openMem(t *testing.T, mem *vfstest.Mem) sides {
 	t.Helper()
-	s, err := Open(Options{FS: mem, Dir: "/d", Backend: wal.New(wal.Options{FS: mem, SegmentBytes: 64 << 10})})
+	s, err := openSides(Options{FS: mem, Dir: "/d", Backend: wal.New(wal.Options{FS: mem, SegmentBytes: 64 << 10})})
 	noError(t, err)
 	return s
 }

@@ -15,7 +15,7 @@ func TestMemories(t *testing.T) {
 	if err := fs.MkdirAll("/data"); err != nil {
 		t.Fatal(err)
 	}
-	s := &Store{fs: fs, dir: "/data"}
+	s := &Store{files: &files{fs: fs, dir: "/data"}}
 	if m, err := s.Memories(); err != nil || len(m.Of) != 0 {
 		t.Fatalf("of a new directory: %v, %v", m, err)
 	}

@@ -30,7 +30,7 @@ func TestDamagedOriginFoundsNothing(t *testing.T) {
 		fs := vfstest.NewMem()
 		noError(t, fs.MkdirAll("/data"))
 		fs.WriteFile(filepath.Join("/data", originFile), data)
-		s, err := Open(Options{FS: fs, Dir: "/data", Backend: wal.New(wal.Options{FS: fs, SegmentBytes: 1 << 20})})
+		s, err := openSides(Options{FS: fs, Dir: "/data", Backend: wal.New(wal.Options{FS: fs, SegmentBytes: 1 << 20})})
 		noError(t, err)
 		if o := s.Origin(); !o.Member || len(o.Addresses) > 0 || len(o.Rounds) > 0 {
 			t.Errorf("%s: the store says %+v, want a member and nothing else", name, o)

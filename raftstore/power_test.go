@@ -21,9 +21,9 @@ func TestPowerFailsBehindEachCall(t *testing.T) {
 		noError(t, disk.MkdirAll("/disk/new"))
 		noError(t, disk.SyncDir("/disk"))
 		noError(t, disk.SyncDir("/"))
-		open := func(fs vfs.FS) *Store {
+		open := func(fs vfs.FS) sides {
 			t.Helper()
-			s, err := Open(Options{FS: fs, Dir: dir, Backend: wal.New(wal.Options{FS: fs, SegmentBytes: 64 << 10})})
+			s, err := openSides(Options{FS: fs, Dir: dir, Backend: wal.New(wal.Options{FS: fs, SegmentBytes: 64 << 10})})
 			if err != nil {
 				t.Fatalf("seed %d: open: %v", seed, err)
 			}

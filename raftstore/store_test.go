@@ -33,12 +33,12 @@ func eachBackend(t *testing.T, test func(*testing.T, wal.Backend)) {
 	}
 }
 
-func tryOpen(b wal.Backend, dir string, external bool) (*Store, error) {
-	return Open(Options{FS: vfs.OS, Dir: dir, Backend: b, External: external})
+func tryOpen(b wal.Backend, dir string, external bool) (sides, error) {
+	return openSides(Options{FS: vfs.OS, Dir: dir, Backend: b, External: external})
 }
 
 // openStore opens a store that is closed when the test ends, if not before.
-func openStore(t *testing.T, b wal.Backend, dir string) *Store {
+func openStore(t *testing.T, b wal.Backend, dir string) sides {
 	t.Helper()
 	s, err := tryOpen(b, dir, false)
 	noError(t, err)
@@ -47,14 +47,14 @@ func openStore(t *testing.T, b wal.Backend, dir string) *Store {
 }
 
 // reopen is what a restart does.
-func reopen(t *testing.T, s *Store) *Store {
+func reopen(t *testing.T, s sides) sides {
 	t.Helper()
 	noError(t, s.Close())
-	return openStore(t, s.opts.Backend, s.dir)
+	return openStore(t, s.backend, s.dir)
 }
 
 // putSnapshot puts a snapshot file in place.
-func putSnapshot(t *testing.T, s *Store, h octopiipb.SnapshotHeader) {
+func putSnapshot(t *testing.T, s sides, h octopiipb.SnapshotHeader) {
 	t.Helper()
 	w, err := s.CreateSnapshot(h)
 	noError(t, err)
@@ -68,7 +68,7 @@ func putSnapshot(t *testing.T, s *Store, h octopiipb.SnapshotHeader) {
 }
 
 // founded is a member in a new directory, whose log begins behind index 1.
-func founded(t *testing.T, b wal.Backend) *Store {
+func founded(t *testing.T, b wal.Backend) sides {
 	t.Helper()
 	s := openStore(t, b, filepath.Join(t.TempDir(), "member"))
 	noError(t, s.SetIdentity(someIdentity))
@@ -78,14 +78,14 @@ func founded(t *testing.T, b wal.Backend) *Store {
 }
 
 // appendDurably appends as a member does: first to the disk, then for raft.
-func appendDurably(t *testing.T, s *Store, hs raftpb.HardState, entries []raftpb.Entry) {
+func appendDurably(t *testing.T, s sides, hs raftpb.HardState, entries []raftpb.Entry) {
 	t.Helper()
 	noError(t, s.Append([]wal.Batch{{Entries: entries, HardState: hs}}))
 	s.Appended(entries)
 }
 
 // mark takes a local snapshot and lets the log begin behind it.
-func mark(t *testing.T, s *Store, h octopiipb.SnapshotHeader) {
+func mark(t *testing.T, s sides, h octopiipb.SnapshotHeader) {
 	t.Helper()
 	putSnapshot(t, s, h)
 	noError(t, s.Mark(h))
@@ -93,7 +93,7 @@ func mark(t *testing.T, s *Store, h octopiipb.SnapshotHeader) {
 }
 
 // wantLog compares all that a store tells raft of its log.
-func wantLog(t *testing.T, s *Store, start uint64, hs raftpb.HardState, entries []raftpb.Entry) {
+func wantLog(t *testing.T, s sides, start uint64, hs raftpb.HardState, entries []raftpb.Entry) {
 	t.Helper()
 	if got := s.Start().Metadata.Index; got != start {
 		t.Errorf("the log begins behind %d, want %d", got, start)
@@ -135,17 +135,17 @@ func wantCorrupt(t *testing.T, err error, parts ...string) {
 	}
 }
 
-// files are the names in a directory of the store.
-func files(t *testing.T, s *Store, dir string) []string {
+// namesIn are the names in a directory of the store.
+func namesIn(t *testing.T, s sides, dir string) []string {
 	t.Helper()
 	names, err := vfs.OS.ReadDir(filepath.Join(s.dir, dir))
 	noError(t, err)
 	return names
 }
 
-func wantFiles(t *testing.T, s *Store, dir string, want ...string) {
+func wantFiles(t *testing.T, s sides, dir string, want ...string) {
 	t.Helper()
-	if diff := cmp.Diff(want, files(t, s, dir)); diff != "" {
+	if diff := cmp.Diff(want, namesIn(t, s, dir)); diff != "" {
 		t.Errorf("files in %s (-want +got):\n%s", dir, diff)
 	}
 }
@@ -154,7 +154,7 @@ func snap(term, index uint64) string { return snapshotName{Term: term, Index: in
 
 // copyOf is the directory as a crash at this moment would leave it, with all
 // that was written on the disk.
-func copyOf(t *testing.T, s *Store) string {
+func copyOf(t *testing.T, s sides) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "copy")
 	noError(t, os.CopyFS(dir, os.DirFS(s.dir)))
@@ -233,7 +233,7 @@ func testOverwrittenSuffixAndRestart(t *testing.T, b wal.Backend) {
 	wantLog(t, reopen(t, s), 1, raftpb.HardState{Term: 3, Vote: 5, Commit: 3}, want)
 }
 
-func mustEntries(t *testing.T, s *Store) []raftpb.Entry {
+func mustEntries(t *testing.T, s sides) []raftpb.Entry {
 	t.Helper()
 	first, _ := s.FirstIndex()
 	last, _ := s.LastIndex()
@@ -481,7 +481,7 @@ func testCrashPoints(t *testing.T, b wal.Backend) {
 			c := openStore(t, b, dir)
 			wantLog(t, c, start, hs, entries)
 			for _, where := range []string{"snap", "wal"} {
-				for _, name := range files(t, c, where) {
+				for _, name := range namesIn(t, c, where) {
 					if strings.HasSuffix(name, ".tmp") {
 						t.Errorf("%s/%s is still there", where, name)
 					}

@@ -50,17 +50,17 @@ func (d *disk) Entries(lo, hi, maxBytes uint64) ([]raftpb.Entry, error) {
 }
 
 // newReading is the side of a store that raft reads, with so much memory.
-func newReading(t rapid.TB, h octopiipb.SnapshotHeader, d *disk, limit uint64) *Store {
+func newReading(t rapid.TB, h octopiipb.SnapshotHeader, d *disk, limit uint64) *View {
 	t.Helper()
-	var s Store
-	s.tail.limit = limit
-	if err := s.reader.replace(d, 0, h.Metadata.Index); err != nil {
+	v := &View{files: &files{}}
+	v.tail.limit = limit
+	if err := v.reader.replace(d, 1, h.Metadata.Index); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.load(h, wal.State{Last: h.Metadata.Index}); err != nil {
+	if err := v.load(h, 1, wal.State{Last: h.Metadata.Index}); err != nil {
 		t.Fatal(err)
 	}
-	return &s
+	return v
 }
 
 func newTail(t rapid.TB, h octopiipb.SnapshotHeader) *tail {
@@ -207,7 +207,7 @@ func compareStorages(t *rapid.T, tl *tail, ms *raft.MemoryStorage) {
 }
 
 // drawEntries compares one range of entries, and returns it as handed out.
-func drawEntries(t *rapid.T, s *Store, ms *raft.MemoryStorage) handedOut {
+func drawEntries(t *rapid.T, s *View, ms *raft.MemoryStorage) handedOut {
 	first, last := s.tail.first(), s.tail.last()
 	lo := rapid.Uint64Range(max(first, 2)-2, last).Draw(t, "lo")
 	hi := rapid.Uint64Range(lo+1, last+1).Draw(t, "hi")

@@ -11,7 +11,6 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 
-	"github.com/octopii/octopii/internal/vfs"
 	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/raftstore"
 	"github.com/octopii/octopii/wal"
@@ -36,7 +35,7 @@ var backends = map[string]wal.Backend{
 func data(t *testing.T, format string) (dir, log string) {
 	t.Helper()
 	dir = t.TempDir()
-	s, err := raftstore.Open(raftstore.Options{FS: vfs.OS, Dir: filepath.Join(dir, "node"), Backend: backends[format]})
+	s, _, writer, err := raftstore.Open(raftstore.Options{Dir: filepath.Join(dir, "node"), Backend: backends[format]})
 	check(t, err)
 	check(t, s.SetIdentity(raftstore.Identity{Node: 0xa, Name: "n1", Incarnation: 1}))
 	h := octopiipb.SnapshotHeader{Metadata: raftpb.SnapshotMetadata{Index: 1, Term: 1, ConfState: raftpb.ConfState{Voters: []uint64{0xa}}}, External: true}
@@ -53,8 +52,8 @@ func data(t *testing.T, format string) (dir, log string) {
 	}
 	first := entries(1, 2, 3, 4, 5)
 	first[1].Type = raftpb.EntryConfChangeV2
-	check(t, s.Append([]wal.Batch{{Entries: first, HardState: raftpb.HardState{Term: 1, Vote: 0xa, Commit: 3}}}))
-	check(t, s.Append([]wal.Batch{{Entries: entries(2, 4, 5), HardState: raftpb.HardState{Term: 2, Vote: 0xa, Commit: 4}}}))
+	check(t, writer.Append([]wal.Batch{{Entries: first, HardState: raftpb.HardState{Term: 1, Vote: 0xa, Commit: 3}}}))
+	check(t, writer.Append([]wal.Batch{{Entries: entries(2, 4, 5), HardState: raftpb.HardState{Term: 2, Vote: 0xa, Commit: 4}}}))
 	check(t, s.Close())
 	return dir, filepath.Join(dir, "node", "wal", "0000000000000001")
 }

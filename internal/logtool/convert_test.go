@@ -65,7 +65,7 @@ func TestConvert(t *testing.T) {
 func TestConvertEmptyLog(t *testing.T) {
 	for _, from := range formats {
 		dir := t.TempDir()
-		s, err := raftstore.Open(raftstore.Options{FS: vfs.OS, Dir: dir, Backend: from.backend(vfs.OS)})
+		s, _, _, err := raftstore.Open(raftstore.Options{FS: vfs.OS, Dir: dir, Backend: from.backend(vfs.OS)})
 		check(t, err)
 		check(t, s.SetIdentity(raftstore.Identity{Node: 1, Incarnation: 1}))
 		putSnapshot(t, s, headerAt(5, 2))
@@ -314,7 +314,7 @@ func TestConvertRefuses(t *testing.T) {
 		}
 		check(t, os.Remove(p.Dir+".old"))
 
-		s, err := raftstore.Open(raftstore.Options{FS: vfs.OS, Dir: p.Member, Backend: from.backend(vfs.OS)})
+		s, _, _, err := raftstore.Open(raftstore.Options{FS: vfs.OS, Dir: p.Member, Backend: from.backend(vfs.OS)})
 		check(t, err)
 		if _, err := convert(vfs.OS, p.Member, other(from), false); !errors.Is(err, wal.ErrLocked) || !strings.Contains(err.Error(), "stop the member first") {
 			t.Errorf("%v, want that the member runs", err)

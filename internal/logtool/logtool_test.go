@@ -81,19 +81,19 @@ func putSnapshot(t testing.TB, s *raftstore.Store, h octopiipb.SnapshotHeader) {
 // makeMember makes a member's directory as raftstore does.
 func makeMember(t testing.TB, fsys vfs.FS, dir string, f Format) {
 	t.Helper()
-	s, err := raftstore.Open(raftstore.Options{FS: fsys, Dir: dir, Backend: f.backend(fsys)})
+	s, _, writer, err := raftstore.Open(raftstore.Options{FS: fsys, Dir: dir, Backend: f.backend(fsys)})
 	check(t, err)
 	check(t, s.SetIdentity(raftstore.Identity{Node: 0xa, Name: "n1", Incarnation: 7}))
 	putSnapshot(t, s, headerAt(1, 1))
 	check(t, s.Found(headerAt(1, 1), raftpb.HardState{Term: 1, Commit: 1}))
 	write := func(term, commit, lo, hi uint64) {
-		check(t, s.Append([]wal.Batch{{Entries: entriesOf(term, lo, hi), HardState: raftpb.HardState{Term: term, Vote: 2, Commit: commit}}}))
+		check(t, writer.Append([]wal.Batch{{Entries: entriesOf(term, lo, hi), HardState: raftpb.HardState{Term: term, Vote: 2, Commit: commit}}}))
 	}
 	for i := uint64(2); i < 100; i += 7 {
 		write(2, min(i, 80), i, i+6)
 	}
 	putSnapshot(t, s, headerAt(40, 2))
-	check(t, s.Mark(headerAt(40, 2)))
+	check(t, writer.Mark(headerAt(40, 2)))
 	write(3, 85, 90, 99)
 	write(3, 110, 100, 120)
 	check(t, s.Close())
@@ -110,17 +110,17 @@ func formatNow(t testing.TB, fsys vfs.FS, dir string) Format {
 // wantMember starts a member, as far as its log goes.
 func wantMember(t testing.TB, fsys vfs.FS, dir string, want content) {
 	t.Helper()
-	s, err := raftstore.Open(raftstore.Options{FS: fsys, Dir: dir, Backend: formatNow(t, fsys, dir).backend(fsys)})
+	s, view, _, err := raftstore.Open(raftstore.Options{FS: fsys, Dir: dir, Backend: formatNow(t, fsys, dir).backend(fsys)})
 	check(t, err)
-	got := content{Mark: s.Start().Metadata.Index}
-	got.HardState, got.ConfState, err = s.InitialState()
+	got := content{Mark: view.Start().Metadata.Index}
+	got.HardState, got.ConfState, err = view.InitialState()
 	check(t, err)
-	first, err := s.FirstIndex()
+	first, err := view.FirstIndex()
 	check(t, err)
-	last, err := s.LastIndex()
+	last, err := view.LastIndex()
 	check(t, err)
 	if last >= first {
-		got.Entries, err = s.Entries(first, last+1, 1<<62)
+		got.Entries, err = view.Entries(first, last+1, 1<<62)
 		check(t, err)
 	}
 	check(t, s.Close())
@@ -325,7 +325,7 @@ func TestInUse(t *testing.T) {
 	if InUse(vfs.OS, p) {
 		t.Error("a closed member is in use")
 	}
-	s, err := raftstore.Open(raftstore.Options{FS: vfs.OS, Dir: p.Member, Backend: Native.backend(vfs.OS)})
+	s, _, _, err := raftstore.Open(raftstore.Options{FS: vfs.OS, Dir: p.Member, Backend: Native.backend(vfs.OS)})
 	check(t, err)
 	defer s.Close()
 	if !InUse(vfs.OS, p) {

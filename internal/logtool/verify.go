@@ -51,7 +51,7 @@ func Verify(fsys vfs.FS, p Place, progress Progress) (Report, error) {
 
 // checkMember reads the identity of a member and the whole snapshot of a mark.
 func checkMember(fsys vfs.FS, member string, m wal.Mark) (*Owner, *Snapshot, error) {
-	s, err := raftstore.Open(raftstore.Options{FS: snapshotsOnly{fsys}, Dir: member})
+	s, _, _, err := raftstore.Open(raftstore.Options{FS: snapshotsOnly{fsys}, Dir: member})
 	if err != nil {
 		return nil, nil, err
 	}

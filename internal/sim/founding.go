@@ -187,7 +187,7 @@ func (d *disk) well() bool {
 // one in which somebody led is the cluster of this world. Others are phantoms, of
 // which the book knows nothing.
 func (c *checker) founded(m *member) {
-	cluster := m.node.Store().Start().Membership.Cluster
+	cluster := m.node.View().Start().Membership.Cluster
 	switch {
 	case c.cluster == cluster:
 	case c.cluster == 0:

@@ -149,7 +149,7 @@ func newChecker(w *world) *checker {
 
 // born begins the view of a member that was just brought to life.
 func (c *checker) born(m *member) {
-	if !m.view.born && m.node.Store().Initialized() {
+	if !m.view.born && m.node.View().Initialized() {
 		if c.founded(m); m.phantom {
 			return
 		}
@@ -517,7 +517,7 @@ func (c *checker) looked(m *member) {
 
 // readable: what a member's raft may ask for is there, in memory or on disk.
 func (c *checker) readable(m *member) {
-	d, store := m.disk, m.node.Store()
+	d, store := m.disk, m.node.View()
 	if m.log == nil || m.view.damaged || d.failing != nil || d.struck || d.dead || c.w.byHand || !c.w.oneIn(readEvery) {
 		return
 	}
@@ -729,7 +729,7 @@ func (c *checker) started(m *member) {
 	if m.phantom {
 		return
 	}
-	v, store := &m.view, m.node.Store()
+	v, store := &m.view, m.node.View()
 	if !store.Initialized() {
 		if v.ackIndex+v.term > 0 && !v.forgets {
 			c.w.fail("what was promised is there", "%s starts without a log, and acknowledged entry %d in term %d", m.name(), v.ackIndex, v.term)
@@ -762,7 +762,7 @@ func (c *checker) started(m *member) {
 
 // readLog takes a member's log from its disk into the view.
 func (c *checker) readLog(m *member) {
-	store := m.node.Store()
+	store := m.node.View()
 	start := store.Start().Metadata
 	first, _ := store.FirstIndex()
 	last, _ := store.LastIndex()

@@ -36,6 +36,13 @@ const (
 	probeChangesMax = 24
 )
 
+// opened is a store with both sides in one hand.
+type opened struct {
+	*raftstore.Store
+	view   *raftstore.View
+	writer *raftstore.Writer
+}
+
 // probe looks at the copy of the disk as the power leaves it, up to three times in a row.
 func (l *watchedLog) probe() {
 	m := l.m
@@ -71,7 +78,7 @@ func (p *probe) crash() bool {
 		return nil
 	})
 	s, ok := p.open(fs)
-	if s == nil {
+	if s.Store == nil {
 		p.mem = p.mem.Crash(p.w.rnd)
 		return ok
 	}
@@ -88,8 +95,8 @@ func (p *probe) crash() bool {
 }
 
 // write appends an entry, and says whether it is durable.
-func (p *probe) write(s *raftstore.Store) bool {
-	last, _ := s.LastIndex()
+func (p *probe) write(s opened) bool {
+	last, _ := s.view.LastIndex()
 	next := p.first + uint64(len(p.terms))
 	if last+1 > next {
 		return false // what was under way became whole: it may be replaced, or not
@@ -110,7 +117,7 @@ func (p *probe) write(s *raftstore.Store) bool {
 	if size > 0 {
 		e.Data[0], e.Data[size-1] = 1, byte(next)
 	}
-	if err := s.Append([]wal.Batch{{Entries: []raftpb.Entry{e}, HardState: hard}}); err != nil {
+	if err := s.writer.Append([]wal.Batch{{Entries: []raftpb.Entry{e}, HardState: hard}}); err != nil {
 		return false
 	}
 	p.hard, p.terms = hard, append(p.terms[:len(p.terms):len(p.terms)], e.Term)
@@ -119,27 +126,29 @@ func (p *probe) write(s *raftstore.Store) bool {
 
 // open recovers the store, and compares it with what must be there. Without a store
 // it says whether only the power failed.
-func (p *probe) open(fs *vfstest.Faulty) (*raftstore.Store, bool) {
+func (p *probe) open(fs *vfstest.Faulty) (opened, bool) {
 	c := &p.w.cfg
-	s, err := raftstore.Open(raftstore.Options{FS: fs, Dir: dataDir, External: c.durable, CacheBytes: c.cacheBytes,
+	var s opened
+	var err error
+	s.Store, s.view, s.writer, err = raftstore.Open(raftstore.Options{FS: fs, Dir: dataDir, External: c.durable, CacheBytes: c.cacheBytes,
 		Backend: wal.New(wal.Options{FS: fs, SegmentBytes: c.segmentBytes})})
 	if errors.Is(err, vfstest.ErrCrashed) {
-		return nil, true
+		return opened{}, true
 	}
 	if err != nil {
 		p.w.fail("an honest crash keeps nobody from starting", "if the power of %s failed now: %v", p.m.name(), err)
-		return nil, false
+		return opened{}, false
 	}
-	if err := p.compare(s); err != nil {
+	if err := p.compare(s.view); err != nil {
 		p.w.fail("what is written is on the disk", "if the power of %s failed now: %v", p.m.name(), err)
 		_ = s.Close()
-		return nil, false
+		return opened{}, false
 	}
 	return s, true
 }
 
 // compare says what is missing.
-func (p *probe) compare(s *raftstore.Store) error {
+func (p *probe) compare(s *raftstore.View) error {
 	if !s.Initialized() {
 		return errors.New("there would be no log")
 	}

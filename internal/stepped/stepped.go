@@ -129,8 +129,8 @@ type Node interface {
 
 	// Snapshot is node.Node.TakeSnapshot.
 	Snapshot(done func(index uint64, err error))
-	// Store is the member's store, to look at.
-	Store() *raftstore.Store
+	// View is what the member has of its log, to look at.
+	View() *raftstore.View
 	// HardState is the last one that is durable.
 	HardState() raftpb.HardState
 	// Close stops it as node.Node.Close does, without handing leadership over.
