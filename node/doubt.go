@@ -51,8 +51,9 @@ type doubt struct {
 
 	// age is for how many ticks this member has been suspended, or without a leader.
 	age int
-	// asking: a call is under way; next is whom to ask then.
-	asking bool
+	// asking is for how many ticks more the answer to a call is waited for, before another
+	// member is asked, too: it may be lost. next is whom to ask then.
+	asking int
 	next   int
 	newer  newer
 	// accepted: an operator gave up what is missing. patience is for how many ticks this
@@ -75,9 +76,10 @@ type claim struct {
 	dialed bool
 }
 
-// newer is somebody that says something of this log, and that the records here do not name:
-// an old image of a disk does not know who came later, and that may be the leader. It counts
-// for nothing until a majority has said that it is a member, and where.
+// newer is somebody that says something of this log, and that the records here do not name,
+// or not where it is: an old image of a disk does not know who came later, or moved, and that
+// may be the leader. It counts for nothing until a majority has said that it is a member, and
+// where.
 type newer struct {
 	claim
 	// record is what a majority has of it; zero: nobody has said so yet.
@@ -105,7 +107,7 @@ func (d *doubt) met(peer transport.Hello) {
 		return
 	}
 	r, dialed := peer.Remembers, atRecord(l.membership, peer)
-	if !contradicts(r, st.Term, last) {
+	if !contradicts(r, st.Term, last, l.termOf) {
 		if l.guests.branch(peer.Node, false) {
 			l.log.Info("a member remembers nothing any more that is not here", zap.String("peer", hex(peer.Node)))
 		}
@@ -159,20 +161,27 @@ func (d *doubt) stranger(c claim) {
 	}
 }
 
-// introduced takes what an answer says of the one that the records here do not name, and
-// what that one remembers, once it was called where a majority has it.
-func (d *doubt) introduced(m *octopiipb.Member, reply *octopiipb.CompareReply) {
-	l := d.loop
+// introduced takes what an answer says of the one that was asked about, and what that one
+// remembers, once it was called where a majority has it.
+func (d *doubt) introduced(m *octopiipb.Member, about uint64, reply *octopiipb.CompareReply) {
+	l, by := d.loop, d.newer.by
+	mine := func(c *claim) bool { return c.by == by && c.kind == core.Forgot && c.memory != transport.Memory{} }
 	switch s := reply.Stranger; {
-	case d.newer.by == 0:
-	case m.ID == d.newer.by:
+	case by == 0:
+	case m.ID == by && m.Address == d.newer.record.Address:
 		st, r := l.core.Status(), fromMemory(reply.Remembered)
-		if last, err := l.view.LastIndex(); err == nil && contradicts(r, st.Term, last) {
-			l.fatal(forgotten(fmt.Sprintf("member %x, which joined after this log ends, remembers that this one had its log up to index %d in term %d, and up to %d committed, and it ends at index %d in term %d",
+		if last, err := l.view.LastIndex(); err == nil && contradicts(r, st.Term, last, l.termOf) {
+			l.fatal(forgotten(fmt.Sprintf("member %x remembers that this one had its log up to index %d in term %d, and up to %d committed, and it ends at index %d in term %d",
 				m.ID, r.Match, r.Term, r.Commit, last, st.Term), reply.Index))
+			return
 		}
 		d.newer = newer{}
-	case s != nil && s.ID == d.newer.by && s.Address != "":
+		d.drop(mine)
+	case about != by:
+	case s == nil || s.Address == "": // it is no member any more, or none yet
+		d.newer = newer{}
+		d.drop(mine)
+	default:
 		d.newer.record = *s
 		d.ask()
 	}
@@ -289,6 +298,7 @@ func (d *doubt) tick(ticks int) {
 	if ticks == 0 || l.core == nil {
 		return
 	}
+	d.asking = max(0, d.asking-ticks)
 	if d.newer.left -= ticks; d.newer.left <= 0 {
 		d.newer = newer{}
 	}
@@ -380,7 +390,8 @@ func (d *doubt) others() (list []octopiipb.Member) {
 func (d *doubt) ask() {
 	l := d.loop
 	members := d.others()
-	if d.asking || len(members) == 0 || d.fork.parted {
+	d.lookFor()
+	if d.asking > 0 || len(members) == 0 || d.fork.parted {
 		return
 	}
 	// First those whose claim counts only once it is heard at their recorded address:
@@ -392,7 +403,7 @@ func (d *doubt) ask() {
 	} else {
 		d.next++
 	}
-	d.asking = true
+	d.asking = (compareTimeouts + 1) * l.cfg.ElectionTicks
 	st := l.core.Status()
 	request := &octopiipb.CompareRequest{Index: st.Commit, Last: st.Last, Commit: st.Commit, Term: st.Term, Stranger: d.newer.by}
 	if d.newer.kind == core.Diverged {
@@ -410,7 +421,7 @@ func (d *doubt) ask() {
 		request.Index = f.low + (f.high-f.low)/2
 	}
 	l.call(m.Address, kindCompare, request, func(payload []byte, err error) {
-		l.inbox.call(func() { d.answered(&m, st.Commit, request.Index, payload, err) })
+		l.inbox.call(func() { d.answered(&m, st.Commit, request, payload, err) })
 	})
 }
 
@@ -422,11 +433,19 @@ func (d *doubt) unheard(id uint64) int {
 	return 0
 }
 
-// answered takes the answer. commit is what was committed here before the question, and
-// at the place that was asked for.
-func (d *doubt) answered(m *octopiipb.Member, commit, at uint64, payload []byte, err error) {
+// lookFor has a majority asked where somebody is that remembers what is not here, and was not
+// heard where the records have it.
+func (d *doubt) lookFor() {
+	unheard := func(c claim) bool { return c.kind == core.Forgot && c.memory != transport.Memory{} && !c.dialed }
+	if i := slices.IndexFunc(d.claims, unheard); i >= 0 && d.newer.by == 0 {
+		d.newer = newer{claim: d.claims[i], left: 2 * d.loop.cfg.ElectionTicks}
+	}
+}
+
+// answered takes the answer to a question. commit is what was committed here before.
+func (d *doubt) answered(m *octopiipb.Member, commit uint64, q *octopiipb.CompareRequest, payload []byte, err error) {
 	l := d.loop
-	d.asking = false
+	d.asking = 0
 	var reply octopiipb.CompareReply
 	if err == nil {
 		err = reply.Unmarshal(payload)
@@ -438,8 +457,8 @@ func (d *doubt) answered(m *octopiipb.Member, commit, at uint64, payload []byte,
 		l.log.Debug("a member knows no majority", zap.String("peer", hex(m.ID)), zap.Error(err))
 		return
 	}
-	d.introduced(m, &reply)
-	place := core.Place{Index: at, Term: reply.Term}
+	d.introduced(m, q.Stranger, &reply)
+	place := core.Place{Index: q.Index, Term: reply.Term}
 	place.Sums = core.SumsFrom(reply.Sums)
 	d.vouched(m, commit, reply.Index, place)
 }
@@ -468,10 +487,11 @@ func (d *doubt) vouched(m *octopiipb.Member, commit, last uint64, at core.Place)
 			return
 		}
 	}
-	// What is left was said by members that are not where their records say, is refuted, or
-	// is in what the majority has.
+	// What is left is refuted, or is in what the majority has; but for what members remember
+	// that are not where their records say: that the log here is long enough does not show
+	// that it has what they remember. See introduced.
 	holds := last <= l.core.Status().Last
-	d.drop(func(c *claim) bool { return c.kind != core.Forgot || holds })
+	d.drop(func(c *claim) bool { return c.kind != core.Forgot || holds && c.memory == transport.Memory{} })
 }
 
 // compareTimeouts is how many election timeouts a majority has to answer.

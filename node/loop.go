@@ -316,6 +316,15 @@ func (l *loop) suspect(s core.Suspect) {
 	l.doubt.add(c)
 }
 
+// termOf is the term of an entry that is durable here; 0: it is not known.
+func (l *loop) termOf(index uint64) uint64 {
+	term, err := l.view.Term(index)
+	if err != nil {
+		return 0
+	}
+	return term
+}
+
 // setMembership tells the transport who belongs to the cluster now.
 func (l *loop) setMembership(ms *octopiipb.Membership) {
 	l.membership, l.public = ms, publicMembership(ms)
@@ -432,7 +441,7 @@ func (l *loop) publish() {
 			l.core.VisitProgress(func(id, match uint64, state string, alive bool) {
 				st.Progress = append(st.Progress, Progress{ID: id, Match: match, State: state, Active: alive})
 				if match > 0 { // else it is a newcomer, and knows no term yet
-					l.memory.note(id, c.Term, match, c.Commit)
+					l.memory.note(id, c.Term, match, c.Commit, l.termOf)
 				}
 			})
 		}
@@ -440,7 +449,12 @@ func (l *loop) publish() {
 			// Its vote for itself is durable. Of its log it says so itself: what it commits
 			// need not be on its own disk yet (thesis 10.2.1).
 			durable, committed := l.core.LeaderLog()
-			l.memory.note(c.Leader, c.Term, durable, committed)
+			l.memory.note(c.Leader, c.Term, durable, committed, func(index uint64) uint64 {
+				if index > c.Commit {
+					return 0 // what the leader has there is not known to be what is here
+				}
+				return l.termOf(index)
+			})
 		}
 		l.committed.Store(c.Commit)
 		if at, was := l.core.CommittedPlace(), l.place.Load(); was == nil || *was != at {

@@ -28,14 +28,20 @@ type memory struct {
 }
 
 // note remembers that a member has its log up to match, in a term in which it only
-// grows, and that up to commit it is committed, which it stays in any term.
-func (m *memory) note(id, term, match, commit uint64) {
+// grows, and that up to commit it is committed, which it stays in any term. termOf tells the
+// term of an entry; 0: it is not known.
+func (m *memory) note(id, term, match, commit uint64, termOf func(index uint64) uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.of == nil {
 		m.of = map[uint64]transport.Memory{}
 	}
-	m.set(id, transport.Memory{Term: term, Match: match, Commit: max(m.of[id].Commit, min(match, commit))})
+	was, commit := m.of[id], min(match, commit)
+	of := transport.Memory{Term: term, Match: match, Commit: was.Commit, MatchTerm: termOf(match), CommitTerm: was.CommitTerm}
+	if commit > was.Commit {
+		of.Commit, of.CommitTerm = commit, termOf(commit)
+	}
+	m.set(id, of)
 }
 
 func (m *memory) set(id uint64, of transport.Memory) {
@@ -50,7 +56,9 @@ func (m *memory) giveUp(commit uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for id, of := range m.of {
-		of.Commit = min(of.Commit, commit)
+		if of.Commit > commit {
+			of.Commit, of.CommitTerm = commit, 0
+		}
 		m.set(id, of)
 	}
 }
@@ -109,11 +117,11 @@ func (m *memory) saved(err error) {
 }
 
 func toMemory(m transport.Memory) octopiipb.Memory {
-	return octopiipb.Memory{Term: m.Term, Match: m.Match, Commit: m.Commit}
+	return octopiipb.Memory(m)
 }
 
 func fromMemory(m octopiipb.Memory) transport.Memory {
-	return transport.Memory{Term: m.Term, Match: m.Match, Commit: m.Commit}
+	return transport.Memory(m)
 }
 
 // memoryTicks is how often what changed is saved at most.
@@ -165,14 +173,20 @@ func recordOf(ms *octopiipb.Membership, id uint64) *octopiipb.Member {
 }
 
 // contradicts says whether a peer remembers more of this member's log than there
-// is. In a term that this member has left its log may have been cut, but for what
-// was committed; in its own term a log only grows; and no term is ever forgotten.
-func contradicts(r transport.Memory, term, last uint64) bool {
+// is, or something else. In a term that this member has left its log may have been cut, but
+// for what was committed; in its own term a log only grows; and no term is ever forgotten.
+// last is where the log ends. termOf tells the term of an entry; 0: it is not known. A log
+// that is long enough may have a tail that was never committed.
+func contradicts(r transport.Memory, term, last uint64, termOf func(index uint64) uint64) bool {
+	differs := func(index, want uint64) bool {
+		has := termOf(index)
+		return want != 0 && has != 0 && has != want
+	}
 	switch {
 	case r == transport.Memory{}:
 		return false
-	case last < r.Commit, term < r.Term:
+	case last < r.Commit, term < r.Term, differs(r.Commit, r.CommitTerm):
 		return true
 	}
-	return term == r.Term && last < r.Match
+	return term == r.Term && (last < r.Match || differs(r.Match, r.MatchTerm))
 }

@@ -90,9 +90,11 @@ func (h Hello) Refusing(caller Hello) Hello {
 }
 
 // Memory is what one member knows of another one's disk: that it knew of Term, and
-// had its log up to Match, in that term, of which Commit is committed.
-// A member whose log ends before that has lost what it promised. Zero: nothing.
-type Memory struct{ Term, Match, Commit uint64 }
+// had its log up to Match, in that term, of which Commit is committed. MatchTerm and
+// CommitTerm are the terms of the entries there; 0: not known.
+// A member whose log ends before that, or has other entries there, has lost what it
+// promised. Zero: nothing.
+type Memory struct{ Term, Match, Commit, MatchTerm, CommitTerm uint64 }
 
 // Handler is the side of a Node that a transport calls. Calls come from the
 // transport's goroutines, several at once for different peers and purposes,

@@ -279,7 +279,7 @@ func (l *segmentedLog) Idle() error {
 		return err
 	}
 	l.ended = true
-	return nil
+	return l.fail("remove spare files of", l.spares.trim())
 }
 
 // end makes an end mark durable behind the last frame of a segment, which has

@@ -10,7 +10,8 @@ import (
 	"github.com/octopii/octopii/internal/vfs"
 )
 
-// sparesMax is how many released segments wait to be used again.
+// sparesMax is how many released segments wait to be used again, where there is space. See
+// spares.wanted.
 const sparesMax = 16
 
 // fillBytes is how much of a new file is written at once.
@@ -56,7 +57,7 @@ func (p *spares) adopt(files listing) error {
 		if err != nil {
 			return err
 		}
-		if useful && len(p.ready) < sparesMax {
+		if useful && len(p.ready) < p.wanted() {
 			p.ready = append(p.ready, n)
 			continue
 		}
@@ -123,6 +124,42 @@ func (p *spares) number() uint64 {
 	defer p.mu.Unlock()
 	p.next++
 	return p.next - 1
+}
+
+// wanted is how many files are kept ready: the one that is needed next, and others as long
+// as the volume has as much space free as they take. Where it has less, others on it, as the
+// database of a state machine, need that more.
+func (p *spares) wanted() int {
+	s, ok := p.fs.(vfs.Spacer)
+	if !ok {
+		return sparesMax
+	}
+	free, err := s.Free(p.dir)
+	if err != nil {
+		return sparesMax // nothing is known
+	}
+	return int(min(sparesMax, 1+free/p.size))
+}
+
+// trim removes files that are not wanted any more.
+func (p *spares) trim() error {
+	for {
+		most := p.wanted() // more when one is removed
+		p.mu.Lock()
+		last := len(p.ready) - 1
+		if last < most {
+			p.mu.Unlock()
+			return nil
+		}
+		n := p.ready[last] // never the first, which may be open
+		p.ready = p.ready[:last]
+		p.mu.Unlock()
+		if err := p.fs.Remove(p.path(n)); vfs.Refused(err) {
+			return nil // the next start finds it
+		} else if err != nil {
+			return err
+		}
+	}
 }
 
 func (p *spares) add(n uint64) {
@@ -302,7 +339,7 @@ func (l *segmentedLog) cut(need int64) error {
 	l.segments = append(l.segments, next)
 	l.mu.Unlock()
 	l.seq, l.sum, l.at, l.ended = l.seq+1, sum, at, false
-	return nil
+	return l.fail("remove spare files of", l.spares.trim())
 }
 
 // Release implements Log. A segment is not needed when the next one begins at or
@@ -345,8 +382,9 @@ func (l *segmentedLog) free(released []*segment) error {
 	if len(released) == 0 {
 		return nil
 	}
+	room := l.spares.wanted()
 	l.spares.mu.Lock()
-	room := sparesMax - len(l.spares.ready)
+	room -= len(l.spares.ready)
 	l.spares.mu.Unlock()
 	var recycled []uint64
 	for _, s := range released {

@@ -54,6 +54,8 @@ type checker struct {
 	memberships map[uint64]*octopiipb.Membership
 	buried      map[uint64]bool
 	reached     map[uint64]uint64
+	// learnt is the newest entry that a leader was told that a member has, in its own term.
+	learnt map[uint64]uint64
 
 	// moment counts what clients see; ops are their operations, by number.
 	moment uint64
@@ -144,7 +146,7 @@ func (v *view) termAt(i uint64) (uint64, bool) {
 
 func newChecker(w *world) *checker {
 	return &checker{w: w, leaders: map[uint64]uint64{}, entries: map[place]stamp{}, confs: map[uint64]string{}, states: map[uint64]digest{},
-		memberships: map[uint64]*octopiipb.Membership{}, buried: map[uint64]bool{}, reached: map[uint64]uint64{}}
+		memberships: map[uint64]*octopiipb.Membership{}, buried: map[uint64]bool{}, reached: map[uint64]uint64{}, learnt: map[uint64]uint64{}}
 }
 
 // born begins the view of a member that was just brought to life.
@@ -540,6 +542,9 @@ const readEvery = 100
 
 // heard notes that a member hears of its leader, or gets what it needs to campaign.
 func (c *checker) heard(m *member, msg *raftpb.Message) {
+	if st := m.status(); msg.Type == raftpb.MsgAppResp && !msg.Reject && st.Role == node.Leader && st.Term == msg.Term {
+		c.learnt[msg.From] = max(c.learnt[msg.From], msg.Index)
+	}
 	v := &m.view
 	switch {
 	case msg.Type == raftpb.MsgHeartbeat && msg.From == v.lead && msg.Term == v.leadTerm:
@@ -816,7 +821,8 @@ func (c *checker) stopped(m *member, err error, struck bool) {
 	case m.phantom && errors.Is(err, node.ErrOtherCluster):
 	case c.w.nemesis.branching && (errors.Is(err, node.ErrDiverged) || errors.Is(err, node.ErrAmnesia)):
 	case struck, m.view.damaged, m.view.forgets:
-	case errors.Is(err, node.ErrDiskStalled) && max(m.disk.stalled, m.disk.hung) >= c.w.now:
+	case errors.Is(err, node.ErrDiskStalled) && (max(m.disk.stalled, m.disk.hung) >= c.w.now || m.awakeSince == c.w.now):
+		// If it stood still, it learns at once that its limit is over and that the disk works.
 	case errors.Is(err, node.ErrRemoved), errors.Is(err, node.ErrIDReused):
 		if !c.w.nemesis.removed[m.id] {
 			c.w.fail("nobody is removed who was not", "%s stops: %v", m.name(), err)

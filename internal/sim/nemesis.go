@@ -802,7 +802,7 @@ func (n *nemesis) rollback() {
 			if n.held = false; n.over || m.gone || !m.up() || !n.mayLose(m) {
 				return
 			}
-			if m.view.ackIndex <= old.ackIndex && (!led || m != n.w.leader()) {
+			if min(m.view.ackIndex, n.w.check.learnt[m.id]) <= old.ackIndex && (!led || m != n.w.leader()) {
 				return // nothing is lost by it
 			}
 			n.tell(m, "an old image of its disk is put back; it leads: %v", m == n.w.leader())

@@ -410,7 +410,7 @@ func (w *world) healQuorum() {
 	}
 	voters, learners := w.voters()
 	of := len(voters)
-	if w.changing() { // of those who come a majority is needed, too
+	if w.changing() || 2*w.informed(voters) <= of { // of those who come a majority is needed, too
 		of *= 2
 	}
 	voters = slices.DeleteFunc(voters, (*member).hopeless)
@@ -449,6 +449,21 @@ func (w *world) changing() bool {
 		}
 		return newest > w.applied() || m.up() && m.status().Membership.Joint
 	})
+}
+
+// informed is how many voters that run know the newest membership that anybody has. A commit
+// index may be lost with the power: a change is safe when a majority knows of it.
+func (w *world) informed(voters []*member) (count int) {
+	newest := uint64(0)
+	for _, m := range w.running() {
+		newest = max(newest, m.status().Membership.Index)
+	}
+	for _, m := range voters {
+		if m != nil && m.up() && m.status().Membership.Index == newest {
+			count++
+		}
+	}
+	return count
 }
 
 // applied is how far the member has applied that is furthest of those that run.

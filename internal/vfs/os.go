@@ -46,6 +46,15 @@ func (osFS) ReadDir(path string) ([]string, error) {
 	return names, nil
 }
 
+func (osFS) Free(path string) (int64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	_, free, err := Space(f)
+	return free, errors.Join(err, f.Close())
+}
+
 func (osFS) PunchHole(path string, from, size int64) error { return punchHole(path, from, size) }
 
 func (osFS) Stat(path string) (Info, error) {

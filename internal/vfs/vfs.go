@@ -79,6 +79,12 @@ type HolePuncher interface {
 	PunchHole(path string, from, size int64) error
 }
 
+// Spacer is an FS that knows how much space it has.
+type Spacer interface {
+	// Free is how many bytes this process may still write to the volume that path is on.
+	Free(path string) (int64, error)
+}
+
 // Info is what Stat tells of a name.
 type Info struct {
 	// Size in bytes; without meaning for a directory.

@@ -246,7 +246,7 @@ func (c *conn) judge(hello octopiipb.Hello) error {
 func toHello(h octopiipb.Hello) transport.Hello {
 	return transport.Hello{
 		Cluster: h.Cluster, Node: h.From, Incarnation: h.Incarnation, Address: h.Address,
-		Remembers: transport.Memory{Term: h.Remembers.Term, Match: h.Remembers.Match, Commit: h.Remembers.Commit},
+		Remembers: transport.Memory(h.Remembers),
 		Call:      h.Purpose == purposeCall,
 	}
 }
@@ -278,7 +278,7 @@ func (c *conn) writeHello(g greeting, self transport.Hello) error {
 		Refused:     g.refused.Reason,
 		RefusedCode: g.refused.Code,
 		Lane:        g.lane,
-		Remembers:   octopiipb.Memory{Term: self.Remembers.Term, Match: self.Remembers.Match, Commit: self.Remembers.Commit},
+		Remembers:   octopiipb.Memory(self.Remembers),
 	}
 	body, err := hello.Marshal()
 	if err != nil {

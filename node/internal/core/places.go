@@ -144,7 +144,8 @@ func keepLearner(ms *octopiipb.Membership, all []Change, i int) []Change {
 // mayTakePlace says whether a member may take the places of all at its address beside the
 // one that it names: this leader must have reached it there, and nothing of them for as long
 // as a member that is to vote may be silent. A copied address is no proof, and who is not
-// there may have moved, live, and be cut off.
+// there may have moved, live, and be cut off. Of one that came in and has no vote yet nobody
+// counts a copy: it is a former life that was lost on its way, or asks again.
 func (c *Core) mayTakePlace(m octopiipb.Member) error {
 	for _, old := range replacedBy(c.handed.Membership, m) {
 		switch {
@@ -155,7 +156,7 @@ func (c *Core) mayTakePlace(m octopiipb.Member) error {
 		case !c.answersAt(m.ID, m.Address):
 			return fmt.Errorf("%w: member %x, which is to take the place of %x at %s, was not reached there yet", ErrMembershipBusy, m.ID, old.ID, m.Address)
 		}
-		if !c.longGone(old.ID) {
+		if onItsWay := old.Learner && old.Promote; !onItsWay && !c.longGone(old.ID) {
 			return fmt.Errorf("%w: member %x is at %s in the membership, where %x answers, and may have moved; it is taken for gone when it was silent for %d ticks",
 				ErrMembershipBusy, old.ID, m.Address, m.ID, c.cfg.JoinTimeoutTicks)
 		}
