@@ -35,7 +35,7 @@ func TestSetBackDirectories(t *testing.T) {
 			put(20, 40)
 			c.copyOf(1, "old")
 			put(40, 60)
-			c.waitRemembered(time.Now())
+			c.waitRemembered(by, "value 59")
 			for _, p := range c.processes {
 				p.kill()
 			}
@@ -106,11 +106,16 @@ func TestMajorityForgot(t *testing.T) {
 	}
 }
 
-// waitRemembered waits until every member has written down what it knows of the others
-// after a moment.
-func (c *cluster) waitRemembered(since time.Time) {
+// waitRemembered waits until every member has written down what it knows of the others, with
+// value, which is there. It is written again each time: a member that knows nothing new writes
+// nothing down, and a file's time is a little behind.
+func (c *cluster) waitRemembered(by *clientv3.Client, value string) {
 	c.t.Helper()
-	until(c.t, func(context.Context) error {
+	since := time.Now()
+	until(c.t, func(ctx context.Context) error {
+		if _, err := by.Put(ctx, "k", value); err != nil {
+			return err
+		}
 		for i := range c.processes {
 			info, err := os.Stat(filepath.Join(c.dataDir(i), "node", "memory"))
 			if err != nil {
