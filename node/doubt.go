@@ -107,7 +107,7 @@ func (d *doubt) met(peer transport.Hello) {
 		return
 	}
 	r, dialed := peer.Remembers, atRecord(l.membership, peer)
-	if !contradicts(r, st.Term, last, l.termOf) {
+	if !contradicts(r, st.Term, last, l.core.TermOf) {
 		if l.guests.branch(peer.Node, false) {
 			l.log.Info("a member remembers nothing any more that is not here", zap.String("peer", hex(peer.Node)))
 		}
@@ -170,7 +170,7 @@ func (d *doubt) introduced(m *octopiipb.Member, about uint64, reply *octopiipb.C
 	case by == 0:
 	case m.ID == by && m.Address == d.newer.record.Address:
 		st, r := l.core.Status(), fromMemory(reply.Remembered)
-		if last, err := l.view.LastIndex(); err == nil && contradicts(r, st.Term, last, l.termOf) {
+		if last, err := l.view.LastIndex(); err == nil && contradicts(r, st.Term, last, l.core.TermOf) {
 			l.fatal(forgotten(fmt.Sprintf("member %x remembers that this one had its log up to index %d in term %d, and up to %d committed, and it ends at index %d in term %d",
 				m.ID, r.Match, r.Term, r.Commit, last, st.Term), reply.Index))
 			return

@@ -316,15 +316,6 @@ func (l *loop) suspect(s core.Suspect) {
 	l.doubt.add(c)
 }
 
-// termOf is the term of an entry that is durable here; 0: it is not known.
-func (l *loop) termOf(index uint64) uint64 {
-	term, err := l.view.Term(index)
-	if err != nil {
-		return 0
-	}
-	return term
-}
-
 // setMembership tells the transport who belongs to the cluster now.
 func (l *loop) setMembership(ms *octopiipb.Membership) {
 	l.membership, l.public = ms, publicMembership(ms)
@@ -441,7 +432,7 @@ func (l *loop) publish() {
 			l.core.VisitProgress(func(id, match uint64, state string, alive bool) {
 				st.Progress = append(st.Progress, Progress{ID: id, Match: match, State: state, Active: alive})
 				if match > 0 { // else it is a newcomer, and knows no term yet
-					l.memory.note(id, c.Term, match, c.Commit, l.termOf)
+					l.memory.note(id, c.Term, match, c.Commit, l.core.TermOf)
 				}
 			})
 		}
@@ -453,7 +444,7 @@ func (l *loop) publish() {
 				if index > c.Commit {
 					return 0 // what the leader has there is not known to be what is here
 				}
-				return l.termOf(index)
+				return l.core.TermOf(index)
 			})
 		}
 		l.committed.Store(c.Commit)

@@ -304,6 +304,18 @@ func (c *Core) CommittedPlace() Place {
 // HandedPlace is the end of what was handed out in Effects.Apply.
 func (c *Core) HandedPlace() Place { return c.PlaceAt(c.handed.Index) }
 
+// TermOf is the term of the entry at an index, durable or not; 0: it is not known. What is
+// on the disk there may be an old one, which an append on its way replaces.
+func (c *Core) TermOf(index uint64) uint64 {
+	if index == 0 || index > c.last {
+		return 0
+	}
+	if term, ok := c.termAt(index); ok {
+		return term
+	}
+	return 0
+}
+
 // PlaceAt describes an entry of the log.
 func (c *Core) PlaceAt(index uint64) Place {
 	p := Place{Index: index}
