@@ -88,17 +88,29 @@ func (g *guests) add(id, cluster uint64) {
 func (g *guests) called(id, cluster uint64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.name(id, cluster)
+}
+
+func (g *guests) name(id, cluster uint64) {
 	if g.inbound == nil {
 		g.inbound = map[uint64]uint64{}
 	}
 	g.inbound[id] = cluster
 }
 
-// keep forgets guests that became members, and members that are none any more.
+// keep forgets guests that became members, and members that are none any more. What a
+// guest named is kept with the unproven member that it became: its connection stays, and
+// it does not call again.
 func (g *guests) keep(ms *octopiipb.Membership) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.list = slices.DeleteFunc(g.list, func(o guest) bool { return o.cluster != ms.Cluster || isMember(ms, o.id) })
+	g.list = slices.DeleteFunc(g.list, func(o guest) bool {
+		if o.cluster == ms.Cluster && isMember(ms, o.id) {
+			g.name(o.id, o.cluster)
+			return true
+		}
+		return o.cluster != ms.Cluster
+	})
 	for id := range g.inbound {
 		if m := recordOf(ms, id); m == nil || m.Incarnation != 0 {
 			delete(g.inbound, id)
