@@ -410,13 +410,15 @@ func (w *world) healQuorum() {
 	}
 	voters, learners := w.voters()
 	of := len(voters)
+	var leaving []*member
 	if w.changing() || 2*w.informed(voters) <= of { // of those who come a majority is needed, too
 		of *= 2
+		leaving = w.leaving(voters)
 	}
 	voters = slices.DeleteFunc(voters, (*member).hopeless)
 	w.rnd.Shuffle(len(voters), func(i, j int) { voters[i], voters[j] = voters[j], voters[i] })
 	// A learner may be a voter in a moment.
-	quorum := append(voters[:min(len(voters), of/2+1):min(len(voters), of/2+1)], slices.DeleteFunc(learners, (*member).hopeless)...)
+	quorum := slices.Concat(voters[:min(len(voters), of/2+1)], slices.DeleteFunc(learners, (*member).hopeless), leaving)
 	w.tell(nil, "a quorum is healed: %s", names(quorum))
 	w.nemesis.heal(quorum)
 	began := w.check.moment
@@ -432,6 +434,20 @@ func (w *world) healQuorum() {
 		}
 		return false
 	})
+}
+
+// leaving are voters of a membership that somebody still has in force who are none of the
+// newest one: their votes may be needed until a majority knows of that.
+func (w *world) leaving(voters []*member) (leaving []*member) {
+	for _, m := range w.running() {
+		for _, id := range m.status().Membership.Voters() {
+			was := w.nemesis.member(id)
+			if was != nil && !was.hopeless() && !slices.Contains(voters, was) && !slices.Contains(leaving, was) {
+				leaving = append(leaving, was)
+			}
+		}
+	}
+	return leaving
 }
 
 // hopeless: it will not run again, or not with what it promised.

@@ -348,6 +348,7 @@ func (c *Core) stepMessage(m *raftpb.Message) {
 	c.leaderEnd.note(m)
 	c.peers.heard(m.From)
 	c.noteVoter(m)
+	c.takeFarewell(m)
 	switch {
 	case m.Type == raftpb.MsgHeartbeatResp:
 		c.peers.get(m.From).applied = m.Index
@@ -512,8 +513,11 @@ func (c *Core) newAppend(m *raftpb.Message) *Append {
 		responses: m.Responses,
 	}
 	for i := range a.responses {
-		if r := &a.responses[i]; r.Type == raftpb.MsgVoteResp { // raft has no use for it: see ahead
+		switch r := &a.responses[i]; {
+		case r.Type == raftpb.MsgVoteResp: // raft has no use for it: see ahead
 			r.Commit = c.status.Commit
+		case r.Type == raftpb.MsgPreVoteResp && r.Reject:
+			c.tellCommit(r)
 		}
 	}
 	if a.Snapshot != nil {
