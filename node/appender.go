@@ -76,7 +76,9 @@ type appendJob struct {
 	append *core.Append
 	mark   *octopiipb.SnapshotHeader
 	marked func(error)
-	wake   wake
+	// shed: there is no new mark; the log before the newest one goes.
+	shed bool
+	wake wake
 	// err is what came of a wakeReserved.
 	err error
 }
@@ -288,7 +290,7 @@ func (a *appender) tell(done ...*core.Append) {
 // special does what cannot be put together with others.
 func (a *appender) special(j *appendJob) error {
 	if j.mark != nil {
-		err := a.writer.Mark(*j.mark)
+		err := a.mark(j)
 		j.marked(err)
 		if errors.Is(err, wal.ErrNoSpace) {
 			// It was told as a snapshot that failed; the next one is due soon.
@@ -315,6 +317,18 @@ func (a *appender) special(j *appendJob) error {
 	j.append.Installed = labelOf(header)
 	a.tell(j.append)
 	return nil
+}
+
+// mark makes a mark, or gives up what is before the newest one.
+func (a *appender) mark(j *appendJob) error {
+	if !j.shed {
+		return a.writer.Mark(*j.mark)
+	}
+	if err := a.node.store.CheckSnapshot(j.mark.Metadata); err != nil {
+		a.node.log.Warn("the newest mark cannot be read; the log before it stays, though the disk is full", zap.Error(err))
+		return nil
+	}
+	return a.writer.Shed()
 }
 
 // idle tells the log, once after the last append, that it rests. Nobody waits

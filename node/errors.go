@@ -28,10 +28,11 @@ var (
 	// ErrTooLarge: the proposal is above Config.ProposalBytesMax.
 	ErrTooLarge = errors.New("node: proposal too large")
 	// ErrNoSpace: the log of this member, or that of the leader, cannot get its next
-	// file: its disk is full, or the process has no file descriptors or no permission.
-	// The log of that member says which. Nothing was proposed. Reads go on, and
-	// proposals are taken again by themselves when the file can be had.
-	ErrNoSpace = errors.New("node: no room for the log: no space on its disk, or no file descriptors; nothing was proposed, free some and retry")
+	// file: its disk is full, or the process has no file descriptors or no permission; or
+	// a majority of the voters has no room for what makes the state machine grow (see
+	// Limited). The logs of those members say which. Nothing was proposed. Reads go on,
+	// and proposals are taken again by themselves when there is room.
+	ErrNoSpace = errors.New("node: no room for the log, or for the state machines of a majority: no space on a disk, or no file descriptors; nothing was proposed, free some and retry")
 	// ErrNotCommitted: the proposal is certainly not committed and never will
 	// be. It is safe to retry, and no change of leader is the reason: that is retried
 	// inside. The caller's context ended or this member stopped before a leader had the

@@ -88,7 +88,7 @@ func (b *inbox) take(in *core.Input, calls []func()) []func() {
 
 // reset empties an input and keeps its room.
 func reset(in *core.Input) {
-	in.Ticks, in.NoSpace, in.Stuck, in.Campaign, in.Refuse, in.Compacted = 0, false, false, false, nil, core.Place{}
+	in.Ticks, in.NoSpace, in.Room, in.Stuck, in.Campaign, in.Refuse, in.Compacted = 0, false, core.NoLimit, false, false, nil, core.Place{}
 	empty(&in.Undelivered)
 	empty(&in.Messages)
 	empty(&in.Appended)

@@ -149,7 +149,7 @@ func TestInboxReusesRoom(t *testing.T) {
 func TestResetLeavesNothing(t *testing.T) {
 	request := []core.Request{{Data: []byte("x")}}
 	in := core.Input{
-		Ticks: 3, NoSpace: true, Stuck: true, Messages: make([]raftpb.Message, 1), Appended: make([]*core.Append, 1), Applied: make([]*core.Apply, 1),
+		Ticks: 3, NoSpace: true, Room: core.RoomFor(7), Stuck: true, Messages: make([]raftpb.Message, 1), Appended: make([]*core.Append, 1), Applied: make([]*core.Apply, 1),
 		SnapshotsSent: make([]core.SnapshotSent, 1), PeersUp: make([]core.PeerUp, 1), PeersDown: []uint64{1},
 		PeersGone: []uint64{1}, Campaign: true, Refuse: ErrSuspect, Undelivered: make([]core.Forward, 1), Compacted: core.Place{Index: 5},
 		Requests: request, Remote: make([]core.RemoteRequests, 1), Replies: make([]core.RemoteReplies, 1),

@@ -33,6 +33,9 @@ type loop struct {
 
 	input core.Input
 	calls []func()
+	// limited is the state machine, if it is that, and room how much it has.
+	limited Limited
+	room    core.Room
 	// undelivered is for the next Step, which need not come soon.
 	undelivered []core.Forward
 	join        joiner
@@ -55,6 +58,9 @@ type loop struct {
 // newLoop prepares the loop; with a state it starts the core behind it.
 func newLoop(n *Node, view *raftstore.View) (*loop, error) {
 	l := &loop{Node: n, view: view, peers: map[uint64]string{}}
+	if l.limited, _ = n.cfg.StateMachine.(Limited); l.limited != nil {
+		l.room = core.RoomFor(l.limited.Room())
+	}
 	l.join.loop, l.doubt.loop = l, l
 	l.founding.begin(l)
 	l.campaign = n.host.timer(func() { n.inbox.add(func(in *core.Input) { in.Campaign = true }) })
@@ -106,6 +112,7 @@ func (l *loop) startCore(start octopiipb.SnapshotHeader, applied uint64, founded
 		PromoteStableTicks:  l.cfg.PromoteStableTicks,
 		JoinTimeoutTicks:    l.cfg.JoinTimeoutTicks,
 		StallTicks:          max(0, l.cfg.StallTicks),
+		Grows:               l.grows,
 		Founded:             founded,
 		ProposalBytesMax:    l.cfg.ProposalBytesMax,
 		WaitingBytesMax:     4 * l.cfg.PendingBytesMax,
@@ -126,6 +133,9 @@ func (l *loop) startCore(start octopiipb.SnapshotHeader, applied uint64, founded
 	l.setInitialized(start.Membership.Cluster)
 	return nil
 }
+
+// grows says whether a command may make the state machine grow.
+func (l *loop) grows(command []byte) bool { return l.limited == nil || l.limited.Grows(command) }
 
 func (l *loop) run() {
 	ticker := time.NewTicker(l.cfg.TickInterval)
@@ -168,6 +178,10 @@ func (l *loop) turn(ticks int) bool {
 	l.doubt.tick(ticks)
 	l.rivals.tick(ticks)
 	l.doubt.filter(&l.input)
+	if l.limited != nil && (ticks > 0 || len(l.input.Applied) > 0) {
+		l.room = core.RoomFor(l.limited.Room())
+	}
+	l.input.Room = l.room
 	l.input.NoSpace, l.input.Stuck = l.appender.full.Load(), l.appender.waits.Load()
 	l.step()
 	if ticks > 0 && l.core != nil {
@@ -185,6 +199,9 @@ func (l *loop) step() {
 	}
 	for _, a := range l.input.Appended {
 		l.appended(a)
+	}
+	for _, id := range l.input.PeersDown {
+		l.snapshots.broke(id)
 	}
 	for _, p := range l.input.PeersUp {
 		l.snapshots.again(p.ID)

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
 	octopiipb "github.com/octopii/octopii/proto"
@@ -171,6 +172,39 @@ func TestBranchedMembersAreForgotten(t *testing.T) {
 	}
 	if !g.branch(2, false) || len(g.branched) != 0 {
 		t.Errorf("branched are %v, want none", g.branched)
+	}
+}
+
+// A leader that this member did not know names the cluster as it calls. It is still known to
+// have done so when a snapshot makes it a member here that is not proven yet: its connection
+// lasts, and it does not call again.
+func TestGuestThatBecomesAMember(t *testing.T) {
+	n := &Node{id: 1, log: zap.NewNop()}
+	n.cluster.Store(7)
+	members := func(ids ...uint64) *octopiipb.Membership {
+		ms := &octopiipb.Membership{Cluster: 7}
+		for _, id := range ids {
+			ms.Members = append(ms.Members, octopiipb.Member{ID: id})
+		}
+		return ms
+	}
+	n.members.Store(members(1))
+	heartbeat := &raftpb.Message{Type: raftpb.MsgHeartbeat, From: 4, To: 1, Term: 3}
+	n.welcome(transport.Hello{Node: 4, Cluster: 7})
+	if err := n.maySend(heartbeat); err != nil {
+		t.Fatalf("a leader that named the cluster is not listened to: %v", err)
+	}
+	n.members.Store(members(1, 4, 5))
+	n.guests.keep(n.members.Load())
+	if err := n.maySend(heartbeat); err != nil {
+		t.Errorf("it became a member, and is not listened to any more: %v", err)
+	}
+	if heartbeat.From = 5; n.maySend(heartbeat) == nil {
+		t.Error("one that did not name the cluster is listened to")
+	}
+	n.guests.keep(members(1))
+	if len(n.guests.inbound)+len(n.guests.list) > 0 {
+		t.Errorf("something is kept of one that is no member any more: %v, %v", n.guests.inbound, n.guests.list)
 	}
 }
 

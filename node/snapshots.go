@@ -25,6 +25,8 @@ type snapshots struct {
 	waiters, next []func(SnapshotInfo, error)
 	// pause is how many ticks to wait after a failure.
 	pause int
+	// shedTo is the mark before which the log was given up.
+	shedTo uint64
 	// failed are members to which streams failed, by ID. There are no more of them
 	// than members that raft sent snapshots to.
 	failed map[uint64]*failedStream
@@ -36,6 +38,8 @@ type failedStream struct {
 	// pause is how many ticks the last wait takes, and left how many are left of it; 0:
 	// raft was told.
 	pause, left int
+	// broken: the connection to it broke since the last stream.
+	broken bool
 }
 
 const (
@@ -89,11 +93,19 @@ func (s *snapshots) settle(to uint64, err error) {
 	}
 }
 
-// again lets the pauses begin anew for a member that connected: it may have restarted, on
-// a disk that was mended meanwhile.
+// again lets the pauses begin anew for a member whose connection broke, and that connected
+// again: it may have restarted, on a disk that was mended meanwhile. A stream has a
+// connection of its own, which is no sign of that.
 func (s *snapshots) again(id uint64) {
+	if f := s.failed[id]; f != nil && f.broken {
+		f.pause, f.left, f.broken = 0, min(f.left, 1), false
+	}
+}
+
+// broke notes that the connection to a member broke.
+func (s *snapshots) broke(id uint64) {
 	if f := s.failed[id]; f != nil {
-		f.pause, f.left = 0, min(f.left, 1)
+		f.broken = true
 	}
 }
 
@@ -102,16 +114,21 @@ func (s *snapshots) again(id uint64) {
 func (s *snapshots) forget() { s.failed = nil }
 
 // maybeTake takes a snapshot when the log behind the last one has grown enough,
-// or has no room to grow: what is behind the snapshot is free then.
+// or there is no room to grow, for it or for the state machine, which may be on the same
+// volume: what is behind the snapshot is free then.
 func (s *snapshots) maybeTake() {
 	l := s.loop
 	st := l.core.Status()
 	last := l.view.SnapshotIndex()
-	if s.pause > 0 || st.Applied <= last {
-		s.pause = max(0, s.pause-1)
+	if s.pause > 0 {
+		s.pause--
 		return
 	}
-	if st.Applied-last >= l.cfg.SnapshotEntries || l.view.LogBytes() >= l.cfg.SnapshotLogBytes || l.appender.full.Load() {
+	if st.Applied <= last {
+		s.shed()
+		return
+	}
+	if st.Applied-last >= l.cfg.SnapshotEntries || l.view.LogBytes() >= l.cfg.SnapshotLogBytes || s.starved() {
 		s.take(nil)
 	}
 }
@@ -155,6 +172,7 @@ func (s *snapshots) markDurable(index uint64) {
 	// and what membership is in force there is not known yet.
 	index = min(index, l.core.Status().Applied)
 	if newest := l.view.Newest(); index <= newest.Index { // nothing new is durable
+		s.shed()
 		s.finish(octopiipb.SnapshotHeader{Metadata: newest}, 0, nil)
 		return
 	}
@@ -166,6 +184,31 @@ func (s *snapshots) markDurable(index uint64) {
 	label.Sums = l.core.PlaceAt(index).Sums
 	header := headerOf(label)
 	l.host.helper(&l.helpers, func() { s.write(header, nil) })
+}
+
+// starved: there is no room for the log's next file, or for what makes the state machine grow.
+func (s *snapshots) starved() bool {
+	return s.loop.appender.full.Load() || s.loop.room == core.RoomFor(0)
+}
+
+// shed gives up the log before the newest mark, if there is no room and there cannot be a
+// newer mark: nothing is taken then, so nothing would ever change. A state machine with data
+// of its own needs no older one.
+func (s *snapshots) shed() {
+	l := s.loop
+	newest := l.view.Newest()
+	if !l.durable || !s.starved() || newest.Index <= s.shedTo {
+		return
+	}
+	s.shedTo = newest.Index
+	h := octopiipb.SnapshotHeader{Metadata: newest}
+	l.appender.jobs.put(appendJob{mark: &h, shed: true, marked: func(err error) {
+		l.inbox.call(func() {
+			if err == nil && l.view.SnapshotIndex() == newest.Index {
+				l.view.Marked(h, l.cfg.TrailingEntries, l.cfg.SnapshotLogBytes/2)
+			}
+		})
+	}})
 }
 
 // write writes the snapshot file; a nil snapshot is a mark without data.

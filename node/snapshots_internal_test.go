@@ -45,6 +45,11 @@ func TestStreamBackoff(t *testing.T) {
 	}
 	s.settle(2, errors.New("no room"))
 	before = told()
+	s.again(2) // the stream's own connection
+	if s.tick(1); told() != before {
+		t.Error("the connection of a stream that failed ended its pause")
+	}
+	s.broke(2)
 	s.again(2) // while it waits
 	if s.tick(1); told() != before+1 {
 		t.Error("a member that connected anew waits for a pause of its former life")

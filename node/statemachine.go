@@ -70,6 +70,21 @@ type Releaser interface {
 	Release(dir string) error
 }
 
+// Limited is a StateMachine whose disk can fill. Where a majority of the voters has no room
+// for what makes it grow, Propose returns ErrNoSpace for that, on every member, until there
+// is some again; everything else goes on, and can make room. And a leader appends no more
+// of it than those have room for: so none of them has in its log what it cannot apply.
+type Limited interface {
+	// Room returns how many bytes of commands it has certainly room for behind those that
+	// it has applied, each with 512 more, in the worst case that it knows; 0: there is
+	// none for what makes it grow. Any goroutine calls it, also beside Apply, and it must
+	// not wait.
+	Room() int64
+	// Grows says whether a command may make the state machine grow. Any goroutine calls
+	// it. It depends on nothing but the command.
+	Grows(command []byte) bool
+}
+
 // Positioned is a durable StateMachine that keeps the term of its last entry beside the
 // index, in the same transaction. With it a Node finds out at its start that the state
 // and the log are of two branches, as when an image of one of them was put back: it does

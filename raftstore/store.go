@@ -298,6 +298,17 @@ func (s *Store) OpenSnapshot(term, index uint64) (*SnapshotReader, error) {
 	return openSnapshot(s.fs, s.snapPath(term, index))
 }
 
+// CheckSnapshot reads a snapshot file, or a mark's, and says what is wrong with it. It may be
+// called from any goroutine.
+func (s *Store) CheckSnapshot(meta raftpb.SnapshotMetadata) error {
+	r, err := s.OpenSnapshot(meta.Term, meta.Index)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, r)
+	return errors.Join(err, r.Close())
+}
+
 // Restored tells that the state machine has the snapshot at index: those before it
 // can go. Install must not remove them, for another one may be installed before the
 // state machine has read the first. It may be called from any goroutine.

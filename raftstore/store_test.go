@@ -327,6 +327,33 @@ func testMarksKeepTwoSnapshots(t *testing.T, b wal.Backend) {
 	wantLog(t, reopen(t, s), 25, raftpb.HardState{Term: 2, Commit: 30}, entriesOf(2, 26, 30))
 }
 
+// Without room the older mark goes, and the log before the newest one with it.
+func TestShed(t *testing.T) { eachBackend(t, testShed) }
+
+func testShed(t *testing.T, b wal.Backend) {
+	s := founded(t, b)
+	appendDurably(t, s, raftpb.HardState{Term: 2, Commit: 30}, entriesOf(2, 2, 30))
+	mark(t, s, headerOf(2, 10, 1))
+	mark(t, s, headerOf(2, 20, 1))
+	noError(t, s.CheckSnapshot(headerOf(2, 20, 1).Metadata))
+	noError(t, s.Shed())
+	s.Marked(headerOf(2, 20, 1), 0, 0)
+	wantFiles(t, s, "snap", snap(2, 20))
+	if first, _ := s.FirstIndex(); first != 21 {
+		t.Errorf("the log begins at %d, want 21", first)
+	}
+	noError(t, s.Shed()) // again: there is nothing
+	s = reopen(t, s)
+	wantLog(t, s, 20, raftpb.HardState{Term: 2, Commit: 30}, entriesOf(2, 21, 30))
+	noError(t, s.Shed())
+	mark(t, s, headerOf(2, 25, 1))
+	wantFiles(t, s, "snap", snap(2, 20), snap(2, 25))
+	wantLog(t, reopen(t, s), 25, raftpb.HardState{Term: 2, Commit: 30}, entriesOf(2, 26, 30))
+	if err := s.CheckSnapshot(headerOf(2, 24, 1).Metadata); err == nil {
+		t.Error("a snapshot that there is not is readable")
+	}
+}
+
 // Marked keeps so much of the log for slow followers, and only in memory.
 func TestMarkedCompacts(t *testing.T) { eachBackend(t, testMarkedCompacts) }
 

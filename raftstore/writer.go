@@ -139,12 +139,29 @@ func (w *Writer) Mark(h octopiipb.SnapshotHeader) error {
 	if err := w.log.SetMark(markOf(h)); err != nil {
 		return fmt.Errorf("raftstore: mark index %d: %w", index, err)
 	}
-	w.previous, w.mark = w.mark, index
-	w.reader.release(w.previous)
-	if err := w.log.Release(w.previous); err != nil {
-		return fmt.Errorf("raftstore: release the log up to %d: %w", w.previous, err)
+	before := w.mark
+	w.mark = index
+	return w.releaseTo(before)
+}
+
+// Shed gives up the older of the two marks that Mark keeps, and the log between them,
+// where a full disk has no room for the log's next file otherwise. The newer one must be
+// readable. View.Marked makes it visible, as after Mark.
+func (w *Writer) Shed() error {
+	if w.previous == w.mark {
+		return nil
 	}
-	return w.removeSnapshots(w.previous)
+	return w.releaseTo(w.mark)
+}
+
+// releaseTo frees the log up to a mark, and the snapshots before it.
+func (w *Writer) releaseTo(previous uint64) error {
+	w.previous = previous
+	w.reader.release(previous)
+	if err := w.log.Release(previous); err != nil {
+		return fmt.Errorf("raftstore: release the log up to %d: %w", previous, err)
+	}
+	return w.removeSnapshots(previous)
 }
 
 func markOf(h octopiipb.SnapshotHeader) wal.Mark {

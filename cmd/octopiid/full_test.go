@@ -88,6 +88,21 @@ func (c *cluster) fill(i int) (free func()) {
 	return free
 }
 
+// logSpace says what the members have, and how far they are.
+func (c *cluster) logSpace() {
+	for i, endpoint := range c.endpoints {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		st, err := client(c.t, nil, endpoint).Status(ctx, endpoint)
+		_, putErr := client(c.t, nil, endpoint).Put(ctx, "logSpace", "")
+		cancel()
+		if err == nil {
+			c.t.Logf("%s: leader %x, term %d, log %d, applied %d, database %d of which %d in use, errors %q", memberName(i), st.Leader, st.RaftTerm, st.RaftIndex, st.RaftAppliedIndex, st.DbSize, st.DbSizeInUse, st.Errors)
+		}
+		out, _ := exec.Command("sh", "-c", "df -k "+c.dataDir(i)+"; find "+c.dataDir(i)+" -type f | xargs ls -ls").CombinedOutput()
+		c.t.Logf("%s: status %v, put %v\n%s", memberName(i), err, putErr, out)
+	}
+}
+
 // writer puts keys, and remembers which of them were acknowledged.
 type writer struct {
 	c     *clientv3.Client
@@ -204,43 +219,80 @@ func TestFullDisks(t *testing.T) {
 }
 
 // What clients write fills the disks of all members: it is refused then, and deletes
-// and a compaction make room for it again.
+// and a compaction make room for it again, also after all members were killed while they
+// were full.
 func TestDisksFilledByClients(t *testing.T) {
-	t.Parallel()
+	for name, c := range map[string]struct {
+		bytes int
+		kill  bool
+	}{
+		"512 KiB":        {bytes: 512 << 10},
+		"1.4 MB, killed": {bytes: 1_400_000, kill: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			fillByClients(t, c.bytes, c.kill)
+		})
+	}
+}
+
+func fillByClients(t *testing.T, bytes int, kill bool) {
 	cl := startClusterIn(t, smallDisks(t, 160), "--disk-reserve", "16")
 	c := client(t, nil, cl.endpoints...)
-	w := &writer{c: c, value: strings.Repeat("v", 512<<10)}
-	until(t, func(ctx context.Context) error {
-		err := w.put(ctx)
-		for err == nil {
-			err = w.put(ctx)
+	w := &writer{c: c, value: strings.Repeat("v", bytes)}
+	t.Cleanup(func() {
+		if t.Failed() {
+			cl.logSpace()
 		}
-		if !errors.Is(err, rpctypes.ErrNoSpace) {
-			return fmt.Errorf("after %d puts: %w", len(w.acked), err)
-		}
-		return nil
 	})
-	t.Logf("%d puts of 512 KiB had room", len(w.acked))
-	cl.mustLive()
-	for _, endpoint := range cl.endpoints {
-		w.check(t, endpoint)
+	for range 2 { // the room that a compaction made is filled as well
+		until(t, w.put)
+		until(t, func(ctx context.Context) error {
+			err := w.put(ctx)
+			for err == nil {
+				err = w.put(ctx)
+			}
+			if !errors.Is(err, rpctypes.ErrNoSpace) {
+				return fmt.Errorf("after %d puts: %w", len(w.acked), err)
+			}
+			return nil
+		})
+		t.Logf("%d puts of %d bytes had room", len(w.acked), bytes)
+		cl.mustLive()
+		if kill {
+			for _, p := range cl.processes {
+				p.kill()
+			}
+			for i := range cl.processes {
+				cl.start(i)
+			}
+		}
+		for _, endpoint := range cl.endpoints {
+			until(t, func(ctx context.Context) error {
+				ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+				defer cancel()
+				_, err := client(t, nil, endpoint).Get(ctx, w.acked[0])
+				return err
+			})
+			w.check(t, endpoint)
+		}
+		var revision int64
+		until(t, func(ctx context.Context) error {
+			deleted, err := c.Delete(ctx, "w", clientv3.WithPrefix())
+			if err == nil {
+				revision = deleted.Header.Revision
+			}
+			return err
+		})
+		w.acked = nil
+		until(t, func(ctx context.Context) error {
+			_, err := c.Compact(ctx, revision)
+			if errors.Is(err, rpctypes.ErrCompacted) {
+				err = nil
+			}
+			return err
+		})
 	}
-	var revision int64
-	until(t, func(ctx context.Context) error {
-		deleted, err := c.Delete(ctx, "w", clientv3.WithPrefix())
-		if err == nil {
-			revision = deleted.Header.Revision
-		}
-		return err
-	})
-	w.acked = nil
-	until(t, func(ctx context.Context) error {
-		_, err := c.Compact(ctx, revision)
-		if errors.Is(err, rpctypes.ErrCompacted) {
-			err = nil
-		}
-		return err
-	})
 	for range 20 {
 		until(t, w.put)
 	}

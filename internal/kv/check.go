@@ -188,6 +188,12 @@ func (w *writes) addPut(key string, other map[string]bool) error {
 	return nil
 }
 
+// Grows implements node.Limited.
+func (s *Store) Grows(command []byte) bool {
+	c, err := decodeCommand(command)
+	return err == nil && c.request != nil && Grows(c.request)
+}
+
 // Grows says whether executing a request may make the store larger for good: one that
 // puts something. Deletes and compactions make it smaller in the end.
 func Grows(r *pb.InternalRaftRequest) bool {

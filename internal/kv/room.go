@@ -51,6 +51,8 @@ type room struct {
 	wanted atomic.Int64
 
 	low atomic.Bool
+	// free is what the volume had beside when the keeper looked last.
+	free atomic.Int64
 
 	mu sync.Mutex
 	// allocated is how much of the file has its space.
@@ -107,8 +109,8 @@ func openRoom(path string, reserve int64, lg *zap.Logger) (_ *room, err error) {
 // start begins to keep the reserve.
 func (r *room) start(size func() (total, inUse int64)) {
 	r.size = size
+	r.extend() // nothing is taken before it is known whether there is room
 	r.keeper.Go(r.keep)
-	r.wake()
 }
 
 // stop lets nobody wait for room any more.
@@ -134,6 +136,20 @@ func (r *room) left() (room, commit int64) {
 	defer r.mu.Unlock()
 	// bbolt writes its list of free pages anew, which has 8 bytes for each.
 	return r.allocated - total - r.taken(), min(commitBytes, r.reserve/4) + total/256
+}
+
+// forCommands is how many bytes of commands have room behind those that were applied,
+// if each counts for recordBytes more. 0: what would grow the store is refused.
+//
+// A command takes up to twice its bytes here and once in the log, which may be on the same
+// volume; and a leader that was just elected does not know what the one before it
+// appended. So a quarter of what is allocated counts, and an eighth of what is free.
+func (r *room) forCommands() int64 {
+	if r.low.Load() {
+		return 0
+	}
+	left, commit := r.left()
+	return max(0, left-commit)/4 + r.free.Load()/8 + 1
 }
 
 // taken bounds what was added to the file since size was told.
@@ -190,6 +206,7 @@ func (r *room) keep() {
 			}
 		case <-retry.C:
 			if !r.low.Load() {
+				r.lookAtVolume()
 				continue
 			}
 		case <-r.stopping:
@@ -201,7 +218,8 @@ func (r *room) keep() {
 
 // extend brings the file back to its reserve, as far as the volume has it.
 func (r *room) extend() {
-	total, inUse := r.size()
+	defer r.lookAtVolume()
+	total, _ := r.size()
 	r.mu.Lock()
 	allocated := r.allocated
 	r.mu.Unlock()
@@ -218,9 +236,28 @@ func (r *room) extend() {
 			r.grew(want)
 		}
 	}
-	// Free pages are used before the file grows, but not for every value: they need
-	// not lie side by side.
-	r.setLow(err != nil && r.reserve > (total-inUse)/2, err)
+	r.setLow(r.isLow(err), err)
+}
+
+// isLow: err says why there is no whole reserve, if there is none. Free pages are used before
+// the file grows, but not for every value, as they need not lie side by side. So they count
+// only while there is something left to grow into.
+func (r *room) isLow(err error) bool {
+	if err == nil {
+		return false
+	}
+	total, inUse := r.size()
+	left, _ := r.left()
+	return left < r.reserve/2 || r.reserve > (total-inUse)/2
+}
+
+// lookAtVolume asks what is free. An error is no reason to count on anything.
+func (r *room) lookAtVolume() {
+	_, free, err := vfs.Space(r.file)
+	if err != nil {
+		free = 0
+	}
+	r.free.Store(free)
 }
 
 func (r *room) grew(allocated int64) {

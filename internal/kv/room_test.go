@@ -11,6 +11,7 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.uber.org/zap"
 
 	"github.com/octopii/octopii/internal/vfs"
 	"github.com/octopii/octopii/node"
@@ -155,5 +156,91 @@ func TestStopWaitingForSpace(t *testing.T) {
 	if index, _ := s.Durable(); index != applied.Load() {
 		t.Errorf("durable up to %d after it was opened on a full volume; want %d", index, applied.Load())
 	}
-	until(t, "it sees that the volume is full", s.NoSpace)
+	if !s.NoSpace() {
+		t.Error("it does not know from the first moment that the volume is full")
+	}
+}
+
+// Room is what the store can certainly apply: what it names has room on a full volume, with
+// as much again for what the leader before did not tell of.
+func TestRoomIsThere(t *testing.T) {
+	s, free := onFullVolume(t)
+	defer free()
+	index := uint64(0)
+	for {
+		s.db.room.lookAtVolume()
+		room := s.Room()
+		if room == 0 {
+			break
+		}
+		if left, _ := s.db.room.left(); room > left/4+1 {
+			t.Fatalf("%d bytes of commands have room, and the file has %d left, on a full volume", room, left)
+		}
+		index++
+		need := commandBytes(putCommand(t, "k", strings.Repeat("v", 512<<10)))
+		if left, commit := s.db.room.left(); left-need < commit {
+			t.Fatalf("entry %d has no room: %d bytes are left, and it needs %d beside the %d of a commit; the store says that it has room for %d",
+				index, left, need, commit, room)
+		}
+		if _, err := s.Apply([]node.Entry{putEntry(t, index, 512<<10)}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		s.db.room.extend()
+	}
+	if index == 0 || !s.NoSpace() {
+		t.Errorf("%d entries had room, and there is space: %v", index, !s.NoSpace())
+	}
+	// It can still take as much, and what makes room.
+	if left, commit := s.db.room.left(); left-commit < 2*(1<<20) {
+		t.Errorf("when growth is refused, %d bytes are left, of which a commit needs %d", left, commit)
+	}
+	s.mu.Lock() // as while a database is replaced
+	defer s.mu.Unlock()
+	if got := s.Room(); got != 0 {
+		t.Errorf("while the database is replaced there is room for %d bytes, and was for none", got)
+	}
+}
+
+// Free pages are no room where nothing is left to grow into.
+func TestFreePagesAreNoRoomAlone(t *testing.T) {
+	r := &room{lg: zap.NewNop(), reserve: 16 << 20, allocated: 100 << 20}
+	for _, c := range []struct {
+		total, inUse int64
+		low          bool
+	}{
+		{total: 80 << 20, inUse: 70 << 20, low: true},
+		{total: 80 << 20, inUse: 10 << 20},
+		{total: 99 << 20, inUse: 10 << 20, low: true},
+	} {
+		r.size = func() (total, inUse int64) { return c.total, c.inUse }
+		if got := r.isLow(errNoRoom); got != c.low {
+			t.Errorf("%d of %d bytes in use, and %d allocated: low %v, want %v", c.inUse, c.total, r.allocated, got, c.low)
+		}
+		if r.isLow(nil) {
+			t.Error("it is low with its whole reserve")
+		}
+	}
+}
+
+// Only what puts something makes the store grow.
+func TestGrows(t *testing.T) {
+	var s Store
+	for name, c := range map[string]struct {
+		command []byte
+		grows   bool
+	}{
+		"put":                {putCommand(t, "k", "v"), true},
+		"delete":             {mustCommand(t, &pb.InternalRaftRequest{DeleteRange: &pb.DeleteRangeRequest{Key: []byte("k")}}), false},
+		"transaction":        {mustCommand(t, &pb.InternalRaftRequest{Txn: &pb.TxnRequest{Failure: []*pb.RequestOp{putOp(&pb.PutRequest{Key: []byte("k")})}}}), true},
+		"only reads":         {mustCommand(t, &pb.InternalRaftRequest{Txn: &pb.TxnRequest{Success: []*pb.RequestOp{rangeOp(&pb.RangeRequest{Key: []byte("k")})}}}), false},
+		"nothing":            {nil, false},
+		"what is no command": {[]byte{kindRequest, 1, 2, 3}, false},
+	} {
+		if got := s.Grows(c.command); got != c.grows {
+			t.Errorf("%s: %v, want %v", name, got, c.grows)
+		}
+	}
 }

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -79,6 +80,8 @@ type Store struct {
 	dropped bool
 	// noRoom: the last Restore found no room. Owned by the goroutine that applies.
 	noRoom bool
+	// lastRoom is what Room found last.
+	lastRoom atomic.Int64
 	// closing counts replaced databases that a reader of a snapshot still holds.
 	closing sync.WaitGroup
 }
@@ -239,6 +242,17 @@ func (s *Store) NoSpace() bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.db != nil && s.db.room.low.Load()
+}
+
+// Room implements node.Limited. While the database is replaced it is what it was before.
+func (s *Store) Room() int64 {
+	if s.mu.TryRLock() { // it must not wait for those who read
+		defer s.mu.RUnlock()
+		if s.db != nil {
+			s.lastRoom.Store(s.db.room.forCommands())
+		}
+	}
+	return s.lastRoom.Load()
 }
 
 // Durable returns the index of the last entry whose effects are on disk. It

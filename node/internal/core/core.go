@@ -47,6 +47,9 @@ type Config struct {
 	// ProposalBytesMax bounds a proposal; WaitingBytesMax all that wait here.
 	ProposalBytesMax int
 	WaitingBytesMax  int64
+	// Grows says whether a command may make the state machine grow; it is called only if
+	// Input.Room is limited. nil: each may.
+	Grows func(command []byte) bool
 	// Founded: a cluster of several voters was just founded. Nobody leads it, and there is
 	// nobody to wait for, so Input.Campaign follows.
 	Founded bool
@@ -94,6 +97,11 @@ type Core struct {
 	// at the next tick or under the next leader, or when that can be reached again.
 	waiting, placing, returned []request
 	waitingBytes               int64
+	// held is how many of waiting the last Step held back; room is how much the state
+	// machine here has, and backlog what this leader appended for all: see room.go.
+	held    int
+	room    Room
+	backlog backlog
 	// since is the term that was on disk at the start: this process leads only in
 	// later ones.
 	since uint64
@@ -244,7 +252,7 @@ func readable(s Storage, last uint64) error {
 // thereby known by index and term.
 func (c *Core) Step(in *Input) *Effects {
 	c.effects = Effects{}
-	c.bound = c.last
+	c.bound, c.room = c.last, in.Room
 	if in.Refuse != nil {
 		c.refuseAll(in.Refuse)
 	}
@@ -351,9 +359,10 @@ func (c *Core) stepMessage(m *raftpb.Message) {
 	c.takeFarewell(m)
 	switch {
 	case m.Type == raftpb.MsgHeartbeatResp:
-		c.peers.get(m.From).applied = m.Index
+		c.noteRoom(m)
 	case m.Type == raftpb.MsgAppResp && !m.Reject && m.Term == c.rn.BasicStatus().Term:
 		c.peers.get(m.From).acknowledged(m.Index)
+		c.noteRoom(m)
 	}
 	if m.Type == raftpb.MsgReadIndex {
 		c.reads.ask(m)
@@ -490,6 +499,7 @@ func (c *Core) emit(m *raftpb.Message) {
 		// raft has no use for it: how far this member's state machine is. raft's own
 		// acknowledgement of a snapshot says only that its file is in place.
 		m.Index = c.applied
+		c.tellRoom(m)
 		c.effects.Messages = append(c.effects.Messages, *m)
 	case raftpb.MsgHeartbeat:
 		// raft has no use for these: how far this leader's own log is durable, as it may
@@ -518,6 +528,8 @@ func (c *Core) newAppend(m *raftpb.Message) *Append {
 			r.Commit = c.status.Commit
 		case r.Type == raftpb.MsgPreVoteResp && r.Reject:
 			c.tellCommit(r)
+		case r.Type == raftpb.MsgAppResp && !r.Reject && r.To != c.cfg.ID:
+			c.tellRoom(r)
 		}
 	}
 	if a.Snapshot != nil {
@@ -549,6 +561,7 @@ func (c *Core) note() {
 		// What another leader appended, or cut off, raft itself looks after.
 		c.confIndex = 0
 		c.leadership = leadership{}
+		c.held, c.backlog = 0, backlog{}
 		c.peers.rested()
 	}
 	elected := now.RaftState == raft.StateLeader && c.status.RaftState != raft.StateLeader

@@ -81,6 +81,8 @@ type Input struct {
 	Ticks int
 	// NoSpace: the disk is full. Nothing is proposed for the state machine.
 	NoSpace bool
+	// Room is what the state machine has, behind everything in Applied.
+	Room Room
 	// Stuck: what is out to be appended waits for space on the disk, and so has not
 	// stalled.
 	Stuck bool

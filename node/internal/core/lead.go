@@ -115,7 +115,9 @@ func (c *Core) placeProposals(entries []raftpb.Entry) {
 	if len(entries) < n {
 		panic(fmt.Sprintf("core: raft took %d proposals and appends %d entries", n, len(entries)))
 	}
-	for i, e := range entries[len(entries)-n:] {
+	entries = entries[len(entries)-n:]
+	c.noteBacklog(entries)
+	for i, e := range entries {
 		it := &c.placing[i]
 		if it.Kind == ChangeMembership {
 			c.confIndex = e.Index

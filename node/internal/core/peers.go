@@ -46,6 +46,9 @@ type peer struct {
 	// it a vote, or hands over to it: that of the last snapshot it was sent, or about the
 	// commit index when this leader first looked at it as a learner. 0: not known yet.
 	applied, restoreGoal uint64
+	// room is how much that has behind applied, and told whether it said so to this leader.
+	room Room
+	told bool
 	// rest is for how many ticks this leader does not hand over to it, and pause for
 	// how many it did not after the last transfer to it that failed.
 	rest, pause int
@@ -96,6 +99,7 @@ func (p *peers) rested() {
 	for _, o := range p.list {
 		o.rest, o.pause, o.near = 0, 0, 0
 		o.applied, o.restoreGoal, o.introduced, o.compares = 0, 0, false, 0
+		o.room, o.told = NoLimit, false
 	}
 }
 

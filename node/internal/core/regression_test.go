@@ -22,6 +22,8 @@ type bench struct {
 	reps []Reply
 	fwd  []Forward
 	msgs []raftpb.Message
+	// room is what the state machine has in every Step.
+	room Room
 }
 
 func newBench(t *testing.T, id uint64, voters []uint64, hs raftpb.HardState, ents ...raftpb.Entry) *bench {
@@ -45,6 +47,7 @@ func benchFrom(t *testing.T, id uint64, start Label, hs raftpb.HardState, ents .
 }
 
 func (b *bench) step(in Input) *Effects {
+	in.Room = b.room
 	e := b.c.Step(&in)
 	b.last = e
 	b.all = append(b.all, e.Outcomes...)

@@ -111,7 +111,7 @@ func (c *Core) stepRequests(in *Input) {
 		// written by the one after it; and under load it makes one large message
 		// of many small ones, which halves the CPU time of a proposal.
 		if c.appending == 0 {
-			c.serve(st.Term)
+			c.serveWithRoom(st.Term)
 		}
 	case st.RaftState == raft.StateLeader:
 		// They wait until the transfer has succeeded or was given up.

@@ -1,0 +1,280 @@
+package core
+
+import (
+	"slices"
+
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// A state machine on a disk that is full cannot apply what it is given, and nothing of
+// what comes later either, which may be what makes room. So what goes into the log
+// must have room where it is applied, at a majority at least. Each voter tells its leader
+// how much room there is behind what it has applied, and the leader appends no more than
+// that: as a receiver's window bounds a sender.
+
+// Room is how many bytes of commands a state machine has certainly room for, behind what
+// it has applied, plus 1; NoLimit: it does not say.
+type Room uint64
+
+// NoLimit is the room of a state machine that does not say how much it has.
+const NoLimit Room = 0
+
+// RoomFor is room for so many bytes.
+func RoomFor(bytes int64) Room { return Room(max(0, bytes)) + 1 }
+
+// CommandOverhead is what a command counts for beside its bytes.
+const CommandOverhead = 512
+
+// backlogMax bounds what a backlog is told apart: Room beyond it is as good as no limit.
+const backlogMax = 64 << 20
+
+// backlog is what this leader appended for the state machine, by where it stands.
+type backlog struct {
+	ends []backlogEnd
+	// total in bytes was appended in this term.
+	total int64
+}
+
+// backlogEnd: with the entry at index, so many bytes were appended in this term.
+type backlogEnd struct {
+	index uint64
+	total int64
+}
+
+func (b *backlog) add(index uint64, bytes int64) {
+	b.total += bytes
+	b.ends = append(b.ends, backlogEnd{index, b.total})
+	old := 0
+	for old < len(b.ends)-1 && b.total-b.ends[old].total > backlogMax {
+		old++
+	}
+	if old > len(b.ends)/2 {
+		b.ends = slices.Delete(b.ends, 0, old)
+	}
+}
+
+// behind is how many bytes stand behind an index.
+func (b *backlog) behind(index uint64) int64 {
+	i, found := slices.BinarySearchFunc(b.ends, index, func(e backlogEnd, index uint64) int {
+		switch {
+		case e.index < index:
+			return -1
+		case e.index > index:
+			return 1
+		}
+		return 0
+	})
+	switch {
+	case found:
+		return b.total - b.ends[i].total
+	case i > 0:
+		return b.total - b.ends[i-1].total
+	}
+	return b.total
+}
+
+// window is what one voter can still be given.
+type window struct {
+	id uint64
+	// silent: it was not heard of for an election timeout. untold: it has not said yet
+	// how much room it has. idle: it has applied all that was appended.
+	silent, untold, idle bool
+	// left in bytes; none: it has no room at all. limited is false if it does not say.
+	left          int64
+	none, limited bool
+}
+
+// fits says whether a command of size bytes has room. One command always has where
+// there is some, or it would wait for ever.
+func (w *window) fits(size int64) bool {
+	switch {
+	case w.silent || w.untold || w.none:
+		return false
+	case !w.limited:
+		return true
+	}
+	return w.idle || size <= w.left
+}
+
+// voterWindows are those of all voters, and the configurations that need a majority.
+type voterWindows struct {
+	of     []window
+	halves [2][]uint64
+}
+
+// windows returns what every voter can be given.
+func (c *Core) windows() *voterWindows {
+	cs := &c.handed.ConfState
+	w := &voterWindows{halves: [2][]uint64{cs.Voters, cs.VotersOutgoing}}
+	for _, half := range w.halves {
+		for _, id := range half {
+			if !slices.ContainsFunc(w.of, func(o window) bool { return o.id == id }) {
+				w.of = append(w.of, c.window(id))
+			}
+		}
+	}
+	return w
+}
+
+func (c *Core) window(id uint64) window {
+	room, applied, w := c.room, c.applied, window{id: id}
+	if id != c.cfg.ID {
+		notes := c.peers.get(id)
+		room, applied = notes.room, notes.applied
+		w.silent, w.untold = !c.alive(id), !notes.told
+	}
+	behind := c.backlog.behind(applied)
+	w.limited, w.none, w.idle = room != NoLimit, room == RoomFor(0), behind == 0
+	w.left = int64(min(room-1, backlogMax)) - behind
+	return w
+}
+
+// majority says whether those for which f is true are one.
+func (w *voterWindows) majority(f func(*window) bool) bool {
+	for _, half := range w.halves {
+		n := 0
+		for _, id := range half {
+			i := slices.IndexFunc(w.of, func(o window) bool { return o.id == id })
+			if f(&w.of[i]) {
+				n++
+			}
+		}
+		if len(half) > 0 && n <= len(half)/2 {
+			return false
+		}
+	}
+	return true
+}
+
+// roomy says that so many bytes have room wherever that is known: nobody needs to look
+// at what they are.
+func (w *voterWindows) roomy(bytes int64) bool {
+	return !slices.ContainsFunc(w.of, func(o window) bool {
+		return !o.silent && (o.untold || o.none || o.limited && bytes > o.left)
+	})
+}
+
+// admission is what becomes of a command that makes state machines grow.
+type admission uint8
+
+const (
+	admitNow admission = iota
+	// admitLater: there is room when more is applied.
+	admitLater
+	// admitNever: there is none before somebody makes some.
+	admitNever
+)
+
+// take says what becomes of a command of size bytes, and takes its room if it has some.
+//
+// Nobody knows of a silent voter whether it has room. While all others have, it is no
+// reason to stop; where one of them has none, it is not counted upon.
+func (w *voterWindows) take(size int64) admission {
+	full := slices.ContainsFunc(w.of, func(o window) bool { return !o.silent && o.none })
+	tight := full || slices.ContainsFunc(w.of, func(o window) bool { return !o.silent && !o.fits(size) })
+	switch {
+	case w.majority(func(o *window) bool { return o.silent && !tight || o.fits(size) }):
+		for i := range w.of {
+			w.of[i].left -= size
+			w.of[i].idle = false
+		}
+		return admitNow
+	case !w.majority(func(o *window) bool { return !o.none && !(o.silent && full) }):
+		return admitNever
+	}
+	return admitLater
+}
+
+// holdBack takes what has no room out of what waits, and answers what will not have any.
+// What it returns waits on.
+func (c *Core) holdBack() (held []request) {
+	if c.room == NoLimit || len(c.waiting) == 0 {
+		return nil
+	}
+	w := c.windows()
+	if w.roomy(c.waitingBytes + int64(len(c.waiting))*CommandOverhead) {
+		return nil
+	}
+	c.keepWaiting(func(it *request) bool {
+		size, grows := c.growth(it)
+		if !grows {
+			return true
+		}
+		if len(held) > 0 { // in order, or large ones would never have room
+			held = append(held, *it)
+			return false
+		}
+		switch w.take(size) {
+		case admitLater:
+			held = append(held, *it)
+			return false
+		case admitNever:
+			c.settle(*it, Outcome{Err: ErrNoSpace})
+			return false
+		}
+		return true
+	})
+	return held
+}
+
+// growth is what a request may add to a state machine in bytes.
+func (c *Core) growth(it *request) (bytes int64, grows bool) {
+	if it.Kind != Propose {
+		return 0, false
+	}
+	_, frame := unwrap(it.frame())
+	if frame[0] != frameCommand || c.cfg.Grows != nil && !c.cfg.Grows(frame[1:]) {
+		return 0, false
+	}
+	return commandSize(frame), true
+}
+
+// noteBacklog counts what this leader appends.
+func (c *Core) noteBacklog(entries []raftpb.Entry) {
+	if c.room == NoLimit {
+		return
+	}
+	var bytes int64
+	for i := range entries {
+		bytes += commandSize(entries[i].Data)
+	}
+	c.backlog.add(entries[len(entries)-1].Index, bytes)
+}
+
+func commandSize(frame []byte) int64 { return int64(len(frame)) + CommandOverhead }
+
+// serveWithRoom serves what has room.
+func (c *Core) serveWithRoom(term uint64) {
+	held := c.holdBack()
+	c.serve(term)
+	for _, it := range held {
+		c.wait(it)
+	}
+	c.held = len(held)
+}
+
+// tellRoom writes into an answer to a leader what this member has applied, and how much
+// room there is behind it. raft has no use for the fields of an answer that accepts.
+func (c *Core) tellRoom(m *raftpb.Message) {
+	if c.room == NoLimit {
+		return
+	}
+	m.RejectHint = uint64(c.room)
+	if m.Type == raftpb.MsgAppResp {
+		m.Commit = c.applied
+	}
+}
+
+// noteRoom takes what tellRoom wrote.
+func (c *Core) noteRoom(m *raftpb.Message) {
+	notes := c.peers.get(m.From)
+	switch {
+	case m.Type == raftpb.MsgHeartbeatResp:
+		notes.applied = m.Index
+	case m.Commit < notes.applied && m.RejectHint != uint64(NoLimit):
+		return // it waited for a disk, and something newer is known
+	default:
+		notes.applied = max(notes.applied, m.Commit)
+	}
+	notes.room, notes.told = Room(m.RejectHint), true
+}

@@ -1,0 +1,156 @@
+package core
+
+import (
+	"errors"
+	"testing"
+
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// roomy is a leader of three whose state machines say how much room they have. What
+// begins with "+" makes them grow.
+func roomy(t *testing.T) *bench {
+	b := newBench(t, 1, []uint64{1, 2, 3}, raftpb.HardState{Term: 1, Commit: 1})
+	b.c.cfg.Grows = func(command []byte) bool { return len(command) > 0 && command[0] == '+' }
+	b.room = RoomFor(1 << 20)
+	b.elect(2)
+	return b
+}
+
+// told is what members say: that they have the whole log, what they have applied, and
+// how much room they have behind it.
+func (b *bench) told(applied uint64, room Room, who ...uint64) {
+	st := b.c.Status()
+	for _, id := range who {
+		b.run(Input{Messages: []raftpb.Message{
+			{Type: raftpb.MsgHeartbeatResp, From: id, To: 1, Term: st.Term, Index: applied, RejectHint: uint64(room)},
+			{Type: raftpb.MsgAppResp, From: id, To: 1, Term: st.Term, Index: st.Last, Commit: applied, RejectHint: uint64(room)},
+		}})
+	}
+}
+
+// put proposes something of so many bytes, and returns what became of it: applied or refused
+// at once, or waiting.
+func (b *bench) put(first byte, bytes int) string {
+	data := make([]byte, bytes)
+	data[0] = first
+	b.all = nil
+	last := b.c.Status().Last
+	b.run(Input{Requests: []Request{NewProposal(data, yes{})}})
+	switch {
+	case len(b.all) > 0 && errors.Is(b.all[0].Err, ErrNoSpace):
+		return "refused"
+	case b.c.Status().Last > last:
+		return "appended"
+	case b.c.More():
+		return "spins"
+	}
+	return "waits"
+}
+
+type yes struct{}
+
+func (yes) Take() bool { return true }
+func (yes) Untake()    {}
+func (yes) Gone() bool { return false }
+
+// What makes state machines grow needs room at a majority of the voters; what does not grow
+// them never does.
+func TestGrowthNeedsRoomAtAMajority(t *testing.T) {
+	for _, c := range []struct {
+		name             string
+		own, two, three  Room
+		silent           uint64
+		growth, deletion string
+	}{
+		{name: "all have room", own: RoomFor(1e6), two: RoomFor(1e6), three: RoomFor(1e6), growth: "appended", deletion: "appended"},
+		{name: "one has none", own: RoomFor(1e6), two: RoomFor(0), three: RoomFor(1e6), growth: "appended", deletion: "appended"},
+		{name: "two have none", own: RoomFor(1e6), two: RoomFor(0), three: RoomFor(0), growth: "refused", deletion: "appended"},
+		{name: "the leader and one have none", own: RoomFor(0), two: RoomFor(1e6), three: RoomFor(0), growth: "refused", deletion: "appended"},
+		{name: "one does not say", own: RoomFor(1e6), two: RoomFor(0), three: NoLimit, growth: "appended", deletion: "appended"},
+		{name: "one has none, and one is silent", own: RoomFor(1e6), two: RoomFor(0), silent: 3, growth: "refused", deletion: "appended"},
+		{name: "one is silent", own: RoomFor(1e6), two: RoomFor(1e6), silent: 3, growth: "appended", deletion: "appended"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := roomy(t)
+			if c.silent != 0 {
+				for range 12 {
+					b.told(b.c.Status().Last, c.two, 2)
+					b.run(Input{Ticks: 1})
+				}
+			} else {
+				b.told(b.c.Status().Last, c.three, 3)
+			}
+			b.told(b.c.Status().Last, c.two, 2)
+			b.room = c.own
+			if got := b.put('+', 100); got != c.growth {
+				t.Errorf("growth is %s, want %s", got, c.growth)
+			}
+			if got := b.put('-', 100); got != c.deletion {
+				t.Errorf("a deletion is %s, want %s", got, c.deletion)
+			}
+		})
+	}
+}
+
+// A leader appends no more than what a majority has room for behind what it has applied. The
+// rest waits, in order, and without turning the loop.
+func TestGrowthWaitsForWhatIsApplied(t *testing.T) {
+	b := roomy(t)
+	if got := b.put('+', 100); got != "waits" {
+		t.Fatalf("before anybody said how much room there is, growth %s", got)
+	}
+	applied := b.c.Status().Last
+	b.told(applied, RoomFor(2*(1000+CommandOverhead)), 2, 3)
+	if b.c.Status().Last != applied+1 {
+		t.Fatalf("what waited is not appended: the log ends at %d, and did at %d", b.c.Status().Last, applied)
+	}
+	applied++
+	b.told(applied, RoomFor(2*(1001+CommandOverhead)), 2, 3)
+	for i, want := range []string{"appended", "appended", "waits", "waits"} {
+		if got := b.put('+', 1000); got != want {
+			t.Errorf("growth %d %s, want %s", i, got, want)
+		}
+		// Their disks have it, and their state machines have not.
+		b.told(applied, RoomFor(2*(1001+CommandOverhead)), 2, 3)
+	}
+	if got := b.put('-', 1000); got != "appended" {
+		t.Errorf("a deletion %s behind growth that waits", got)
+	}
+	last := b.c.Status().Last
+	b.told(last, RoomFor(2*(1001+CommandOverhead)), 3)
+	if got := b.c.Status().Last; got != last+2 {
+		t.Errorf("a majority has applied all, and %d of 2 that waited are appended", got-last)
+	}
+	// One command has room where there is any.
+	b.told(b.c.Status().Last, RoomFor(10), 2, 3)
+	if got := b.put('+', 5000); got != "appended" {
+		t.Errorf("a command that is larger than the room of members with nothing to apply %s", got)
+	}
+	if got := b.put('+', 1); got != "waits" {
+		t.Errorf("a command behind it %s", got)
+	}
+	b.told(b.c.Status().Last, RoomFor(0), 2, 3)
+	if n := len(b.all); n == 0 || !errors.Is(b.all[n-1].Err, ErrNoSpace) {
+		t.Errorf("there is no room any more, and what waits hears %v", b.all)
+	}
+}
+
+// A backlog forgets what is too far back to matter, and never says less than there is.
+func TestBacklog(t *testing.T) {
+	var b backlog
+	for i := range uint64(1000) {
+		b.add(10+2*i, 1<<20)
+	}
+	if len(b.ends) > 200 {
+		t.Errorf("%d places are kept", len(b.ends))
+	}
+	for index, want := range map[uint64]int64{10 + 2*999: 0, 10 + 2*998: 1 << 20, 10 + 2*998 - 1: 2 << 20, 3000: 0} {
+		if got := b.behind(index); got != want {
+			t.Errorf("behind %d stand %d bytes, want %d", index, got, want)
+		}
+	}
+	if got := b.behind(5); got < backlogMax {
+		t.Errorf("behind 5 stand %d bytes, want %d at least", got, backlogMax)
+	}
+}
