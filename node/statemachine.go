@@ -77,8 +77,8 @@ type Releaser interface {
 type Limited interface {
 	// Room returns how many bytes of commands it has certainly room for behind those that
 	// it has applied, each with 512 more, in the worst case that it knows; 0: there is
-	// none for what makes it grow. Any goroutine calls it, also beside Apply, and it must
-	// not wait.
+	// none for what makes it grow. If it is not 0, there must be room for one command of
+	// any size, too. Any goroutine calls it, also beside Apply, and it must not wait.
 	Room() int64
 	// Grows says whether a command may make the state machine grow. Any goroutine calls
 	// it. It depends on nothing but the command.

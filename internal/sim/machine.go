@@ -31,6 +31,11 @@ type machine struct {
 	// durable: it keeps its own data. saved is what of it is on its disk.
 	durable bool
 	saved   saved
+
+	// limited: it has room for so many bytes of commands that make it grow, and no more.
+	// drawn: it had more before, and what is on its way may be too much.
+	limited, drawn bool
+	room           int64
 }
 
 // handed is a command that was given to a state machine, and what it returned.
@@ -174,6 +179,52 @@ func (s *machine) Position() (index, term uint64) {
 	return s.saved.index, s.saved.term
 }
 
+// limit gives it so much room from now on; free as much as it wants.
+func (s *machine) limit(bytes int64, drawn bool) { s.limited, s.drawn, s.room = true, drawn, bytes }
+func (s *machine) free()                         { s.limited, s.drawn, s.room = false, false, 0 }
+
+// Room implements node.Limited.
+func (s *machine) Room() int64 {
+	switch {
+	case !s.limited:
+		return 1 << 40
+	case s.room < commandOverhead+100: // for one of a script
+		return 0
+	}
+	return s.room
+}
+
+// Grows implements node.Limited. Of the simulator's own state machine only a swap is taken
+// for what makes no room and needs none.
+func (s *machine) Grows(c []byte) bool {
+	_, own := s.inner.(*registers)
+	return !own || len(c) >= opHead+commandBytes && decodeCommand(c[opHead:]).verb != swap
+}
+
+// commandOverhead is what a command counts for beside its bytes: see node.Limited.
+const commandOverhead = 512
+
+// takes counts what makes it grow. Those that have no room for what they are given must
+// never be so many that there is no majority of others.
+func (s *machine) takes(e *node.Entry) {
+	if !s.limited || !s.Grows(e.Data) {
+		return
+	}
+	if s.room -= int64(len(e.Data)) + commandOverhead; s.room >= 0 || s.drawn {
+		return
+	}
+	var full []string
+	voters := s.m.status().Membership.Voters()
+	for _, id := range voters {
+		if m := s.m.w.nemesis.member(id); m != nil && m.machine.limited && m.machine.room < 0 {
+			full = append(full, m.name())
+		}
+	}
+	if 2*(len(voters)-len(full)) <= len(voters) {
+		s.m.w.fail("what is in the log has room where it is applied", "entry %d is too large for %s, and they are %d of %d voters", e.Index, strings.Join(full, ", "), len(full), len(voters))
+	}
+}
+
 // checkpoint says at which indexes states are compared: at every 32nd, later at
 // sixteen or more places while the log doubles, so that large states do not cost
 // more and more.
@@ -229,6 +280,7 @@ func (s *machine) apply(entries []node.Entry) (results [][]byte, err error) {
 			w.fail("applied in order", "%s applies entry %d after %d", s.m.name(), e.Index, s.applied)
 		}
 		s.term = e.Term
+		s.takes(e)
 		s.applied, s.chain = e.Index, link2(s.chain, e.Index, e.Data)
 		s.handed[i].result, s.handed[i].hash = results[i], bytesHash(results[i])
 		w.check.applied(s.m, e, results[i], s.chain)

@@ -102,6 +102,7 @@ var faults = []fault{
 	{"stranger", 3 * time.Second, (*nemesis).stranger},
 	{"packets", 15 * time.Second, (*nemesis).packets},
 	{"lost-log", 20 * time.Second, (*nemesis).lostLog},
+	{"little-room", 12 * time.Second, (*nemesis).littleRoom},
 }
 
 // FaultNames lists the kinds of faults.
@@ -563,6 +564,19 @@ func (n *nemesis) fullDisk() {
 	}
 }
 
+// littleRoom leaves the state machines of some members, or of all, with little room.
+func (n *nemesis) littleRoom() {
+	for _, m := range n.w.running() {
+		if n.w.oneIn(3) {
+			continue
+		}
+		room := n.w.rnd.Int64N(8 << 10)
+		n.tell(m, "its state machine has room for %d bytes", room)
+		m.machine.limit(room, true)
+		n.later(time.Second, 10*time.Second, "room", m.machine.free)
+	}
+}
+
 // mayLose says whether the budget allows that a member's data is lost for good. It
 // must be one that everybody knows: one that is about to join may come back with
 // another disk, and nothing is wrong with that.
@@ -905,6 +919,7 @@ func (n *nemesis) mend(keep []*member) {
 		m.rate = 1
 		m.disk.slow, m.disk.stalled = 2*time.Millisecond, 0
 		m.disk.mem.SetCapacity(0)
+		m.machine.free()
 		if slices.Contains(keep, m) {
 			m.disk.failing, m.disk.crashIn, m.disk.crashAt = nil, -1, ""
 			if m.up() && m.disk.readOnly {

@@ -193,6 +193,7 @@ var commands = map[string]func(*scenario){
 	"clock":  func(s *scenario) { s.member("id").rate = s.float("rate") },
 	"sweep":  (*scenario).sweep,
 	"disk":   (*scenario).disk,
+	"room":   (*scenario).room,
 	"damage": (*scenario).damage,
 	"wipe":   (*scenario).wipe,
 	"lose-log": func(s *scenario) {
@@ -515,7 +516,11 @@ func (s *scenario) propose() {
 	var calls []*call
 	for range n {
 		s.value = s.number("value", s.value+1)
-		c := s.call(m, false, command{verb: push, a: s.value, padding: int(s.number("bytes", 0))})
+		what := command{verb: push, a: s.value, padding: int(s.number("bytes", 0))}
+		if s.d.HasArg("swap") {
+			what = command{verb: swap, a: s.value}
+		}
+		c := s.call(m, false, what)
 		calls = append(calls, c)
 		if !s.d.HasArg("at-once") && s.text("as") == "" {
 			s.w.runWhile(s.w.now+s.limit(), func() bool { return c.text() == "" })
@@ -958,6 +963,20 @@ func (s *scenario) disk() {
 		case s.d.HasArg("fail"):
 			kinds := map[string]vfstest.Kind{"sync": vfstest.Sync, "write": vfstest.Write, "read": vfstest.Read}
 			d.failing = map[vfstest.Kind]error{kinds[s.text("fail")]: errIO}
+		}
+	}
+}
+
+// room says how much state machines have, and how much is left of it.
+func (s *scenario) room() {
+	for _, m := range s.members("id") {
+		switch {
+		case s.d.HasArg("bytes"):
+			m.machine.limit(int64(s.number("bytes", 0)), false)
+		case s.d.HasArg("any"):
+			m.machine.free()
+		default:
+			s.printf("%s: %d bytes are left", s.name(m), m.machine.room)
 		}
 	}
 }

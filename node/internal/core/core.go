@@ -570,6 +570,7 @@ func (c *Core) note() {
 		return
 	}
 	c.elected()
+	c.backlog.since = c.last
 	if c.leaves() {
 		c.handOver(leaving)
 	}

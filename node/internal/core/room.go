@@ -13,7 +13,7 @@ import (
 // that: as a receiver's window bounds a sender.
 
 // Room is how many bytes of commands a state machine has certainly room for, behind what
-// it has applied, plus 1; NoLimit: it does not say.
+// it has applied, or one command of any size, plus 1; NoLimit: it does not say.
 type Room uint64
 
 // NoLimit is the room of a state machine that does not say how much it has.
@@ -31,8 +31,9 @@ const backlogMax = 64 << 20
 // backlog is what this leader appended for the state machine, by where it stands.
 type backlog struct {
 	ends []backlogEnd
-	// total in bytes was appended in this term.
+	// total in bytes was appended in this term, which begins behind since.
 	total int64
+	since uint64
 }
 
 // backlogEnd: with the entry at index, so many bytes were appended in this term.
@@ -124,8 +125,11 @@ func (c *Core) window(id uint64) window {
 		w.silent, w.untold = !c.alive(id), !notes.told
 	}
 	behind := c.backlog.behind(applied)
-	w.limited, w.none, w.idle = room != NoLimit, room == RoomFor(0), behind == 0
+	w.limited, w.none, w.idle = room != NoLimit, room == RoomFor(0), behind == 0 && applied >= c.backlog.since
 	w.left = int64(min(room-1, backlogMax)) - behind
+	if applied < c.backlog.since && room < RoomFor(backlogMax) {
+		w.left = 0 // nobody counted what the leaders before appended
+	}
 	return w
 }
 
@@ -146,12 +150,10 @@ func (w *voterWindows) majority(f func(*window) bool) bool {
 	return true
 }
 
-// roomy says that so many bytes have room wherever that is known: nobody needs to look
-// at what they are.
+// roomy says that a majority has room for so many bytes: nobody needs to look at what they
+// are.
 func (w *voterWindows) roomy(bytes int64) bool {
-	return !slices.ContainsFunc(w.of, func(o window) bool {
-		return !o.silent && (o.untold || o.none || o.limited && bytes > o.left)
-	})
+	return w.majority(func(o *window) bool { return o.fits(bytes) && (!o.limited || bytes <= o.left) })
 }
 
 // admission is what becomes of a command that makes state machines grow.
@@ -166,14 +168,12 @@ const (
 )
 
 // take says what becomes of a command of size bytes, and takes its room if it has some.
-//
-// Nobody knows of a silent voter whether it has room. While all others have, it is no
-// reason to stop; where one of them has none, it is not counted upon.
+// Nobody knows of a silent voter whether it has room: where one of the others has none, it
+// is not counted upon.
 func (w *voterWindows) take(size int64) admission {
 	full := slices.ContainsFunc(w.of, func(o window) bool { return !o.silent && o.none })
-	tight := full || slices.ContainsFunc(w.of, func(o window) bool { return !o.silent && !o.fits(size) })
 	switch {
-	case w.majority(func(o *window) bool { return o.silent && !tight || o.fits(size) }):
+	case w.majority(func(o *window) bool { return o.fits(size) }):
 		for i := range w.of {
 			w.of[i].left -= size
 			w.of[i].idle = false
@@ -215,6 +215,18 @@ func (c *Core) holdBack() (held []request) {
 		return true
 	})
 	return held
+}
+
+// holds says whether what waits would be held back once more: the Ready of a Step may have
+// changed who is a voter.
+func (c *Core) holds() bool {
+	w := c.windows()
+	for i := range c.waiting {
+		if size, grows := c.growth(&c.waiting[i]); grows {
+			return w.take(size) == admitLater
+		}
+	}
+	return false
 }
 
 // growth is what a request may add to a state machine in bytes.

@@ -33,7 +33,7 @@ func (c *Core) requestsUnserved(st *raft.BasicStatus) bool {
 	case len(c.waiting) == 0:
 		return false
 	case st.RaftState == raft.StateLeader:
-		return st.LeadTransferee == raft.None && c.appending == 0 && len(c.waiting) > c.held
+		return st.LeadTransferee == raft.None && c.appending == 0 && (len(c.waiting) > c.held || !c.holds())
 	case st.Lead != raft.None:
 		return !c.forwarded.full()
 	default:
