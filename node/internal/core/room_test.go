@@ -2,9 +2,13 @@ package core
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 
+	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+
+	octopiipb "github.com/octopii/octopii/proto"
 )
 
 // roomy is a leader of three whose state machines say how much room they have. What
@@ -14,7 +18,13 @@ func roomy(t *testing.T) *bench {
 	b.c.cfg.Grows = func(command []byte) bool { return len(command) > 0 && command[0] == '+' }
 	b.room = RoomFor(1 << 20)
 	b.elect(2)
+	b.heard(3)
 	return b
+}
+
+// heard lets the leader hear of a member that says nothing of its room: it voted late.
+func (b *bench) heard(id uint64) {
+	b.run(Input{Messages: []raftpb.Message{{Type: raftpb.MsgVoteResp, From: id, To: 1, Term: b.c.Status().Term}}})
 }
 
 // told is what members say: that they have the whole log, what they have applied, and
@@ -106,19 +116,23 @@ func TestGrowthWaitsForWhatIsApplied(t *testing.T) {
 		t.Fatalf("what waited is not appended: the log ends at %d, and did at %d", b.c.Status().Last, applied)
 	}
 	applied++
-	b.told(applied, RoomFor(2*(1001+CommandOverhead)), 2, 3)
-	for i, want := range []string{"appended", "appended", "waits", "waits"} {
-		if got := b.put('+', 1000); got != want {
-			t.Errorf("growth %d %s, want %s", i, got, want)
+	room := RoomFor(2*(1001+CommandOverhead) + 600)
+	b.told(applied, room, 2, 3)
+	for i, c := range []struct {
+		bytes int
+		want  string
+	}{{1000, "appended"}, {1000, "appended"}, {1000, "waits"}, {1, "waits"}} { // the last one would fit
+		if got := b.put('+', c.bytes); got != c.want {
+			t.Errorf("growth %d %s, want %s", i, got, c.want)
 		}
 		// Their disks have it, and their state machines have not.
-		b.told(applied, RoomFor(2*(1001+CommandOverhead)), 2, 3)
+		b.told(applied, room, 2, 3)
 	}
 	if got := b.put('-', 1000); got != "appended" {
 		t.Errorf("a deletion %s behind growth that waits", got)
 	}
 	last := b.c.Status().Last
-	b.told(last, RoomFor(2*(1001+CommandOverhead)), 3)
+	b.told(last, room, 3)
 	if got := b.c.Status().Last; got != last+2 {
 		t.Errorf("a majority has applied all, and %d of 2 that waited are appended", got-last)
 	}
@@ -133,6 +147,59 @@ func TestGrowthWaitsForWhatIsApplied(t *testing.T) {
 	b.told(b.c.Status().Last, RoomFor(0), 2, 3)
 	if n := len(b.all); n == 0 || !errors.Is(b.all[n-1].Err, ErrNoSpace) {
 		t.Errorf("there is no room any more, and what waits hears %v", b.all)
+	}
+}
+
+// A leader does not know how much the leaders before it appended. Where room is small, it
+// appends nothing before a majority has applied all of that.
+func TestGrowthAfterAnElection(t *testing.T) {
+	for _, room := range []Room{RoomFor(5000), RoomFor(10)} {
+		b := newBench(t, 1, []uint64{1, 2, 3}, raftpb.HardState{Term: 1, Commit: 1}, entriesOf(1, 2, 5)...)
+		b.room = RoomFor(backlogMax)
+		b.elect(2)
+		b.heard(3)
+		b.told(3, room, 2, 3)
+		if got := b.put('+', 100); got != "waits" {
+			t.Errorf("with room %d behind entries that nobody counted, growth is %s", room, got)
+		}
+		last := b.c.Status().Last
+		if b.told(last, room, 2); b.c.Status().Last != last+1 {
+			t.Errorf("with room %d, growth waits on when a majority has applied what was there", room)
+		}
+	}
+}
+
+// Of a joint configuration both halves need room.
+func TestGrowthInAJointConfiguration(t *testing.T) {
+	ms := &octopiipb.Membership{Cluster: 7, Index: 1}
+	for id := uint64(1); id <= 5; id++ {
+		ms.Members = append(ms.Members, octopiipb.Member{ID: id, Address: fmt.Sprint("addr", id)})
+	}
+	cs := raftpb.ConfState{Voters: []uint64{1, 2, 3}, VotersOutgoing: []uint64{1, 4, 5}}
+	for _, c := range []struct {
+		room Room
+		want string
+	}{{RoomFor(0), "refused"}, {RoomFor(1 << 20), "appended"}} {
+		b := benchFrom(t, 1, Label{Index: 1, Term: 1, ConfState: cs, Membership: ms}, raftpb.HardState{Term: 1, Commit: 1})
+		b.room = RoomFor(backlogMax)
+		for b.c.Status().Role == raft.StateFollower {
+			b.run(Input{Ticks: 1})
+		}
+		for _, typ := range []raftpb.MessageType{raftpb.MsgPreVoteResp, raftpb.MsgVoteResp} {
+			term := b.c.Status().Term
+			if typ == raftpb.MsgPreVoteResp {
+				term++
+			}
+			for _, id := range []uint64{2, 4} {
+				b.run(Input{Messages: []raftpb.Message{{Type: typ, From: id, To: 1, Term: term}}})
+			}
+		}
+		last := b.c.Status().Last
+		b.told(last, RoomFor(1<<20), 2, 3)
+		b.told(last, c.room, 4, 5)
+		if got := b.put('+', 100); got != c.want {
+			t.Errorf("where the outgoing half has room %d, growth is %s, want %s", c.room, got, c.want)
+		}
 	}
 }
 
