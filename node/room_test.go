@@ -1,0 +1,79 @@
+package node_test
+
+import (
+	"errors"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/octopii/octopii/internal/vfs/vfstest"
+	"github.com/octopii/octopii/node"
+)
+
+// roomy is a durable state machine that says how much room it has. What begins with "+" makes
+// it grow.
+type roomy struct {
+	*keeper
+	room atomic.Int64
+}
+
+func newRoomy() *roomy {
+	r := &roomy{keeper: newKeeper()}
+	r.every = 1
+	r.room.Store(1 << 40)
+	return r
+}
+
+func (r *roomy) Room() int64               { return r.room.Load() }
+func (r *roomy) Grows(command []byte) bool { return strings.HasPrefix(string(command), "+") }
+
+// segments are the files of a log that hold something.
+func segments(disk *vfstest.Mem) (n int) {
+	for _, name := range disk.Names("/data/wal/0000000000000001") {
+		if strings.HasSuffix(name, ".seg") {
+			n++
+		}
+	}
+	return n
+}
+
+// Where a state machine has no room, the log beside it gives its own back: all of it that is
+// applied, as an older mark is not needed by one that keeps its own data. What makes no room
+// gets ErrNoSpace meanwhile.
+func TestLogGivesWayToTheStateMachine(t *testing.T) {
+	m, sm := newMember(t, 1), newRoomy()
+	disk := onMem(m)
+	m.around = func(*history) node.StateMachine { return sm }
+	m.cfg.Bootstrap = true
+	m.start()
+	put := func(command string) error {
+		_, err := m.Propose(timeout(t), []byte(command+strings.Repeat("x", 4000)))
+		return err
+	}
+	for range 60 {
+		if err := put("+"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := segments(disk); n < 3 {
+		t.Fatalf("the log has %d files, and the test shows nothing", n)
+	}
+	sm.room.Store(0)
+	eventually(t, "the log gives its room back", func() bool { return segments(disk) == 1 })
+	if err := put("+"); !errors.Is(err, node.ErrNoSpace) {
+		t.Errorf("growth without room: %v, want ErrNoSpace", err)
+	}
+	for range 60 { // also while it goes on
+		if err := put("-"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the log gives its room back again", func() bool { return segments(disk) == 1 })
+	sm.room.Store(1 << 40)
+	eventually(t, "growth is taken again", func() bool { return put("+") == nil })
+	m.kill()
+	m.start()
+	if err := put("+"); err != nil {
+		t.Errorf("after a restart: %v", err)
+	}
+}
