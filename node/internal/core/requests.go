@@ -181,7 +181,11 @@ func (c *Core) stepReads(st *raft.BasicStatus) {
 		c.rn.ReadIndex(context)
 	}
 	for _, m := range c.reads.early {
-		_ = c.rn.Step(m)
+		// A follower's raft would pass it on in the name of who asks, and nobody believes
+		// that. Who asks begins a round with the next leader by itself.
+		if st.RaftState == raft.StateLeader {
+			_ = c.rn.Step(m)
+		}
 	}
 	c.reads.early = nil
 }
