@@ -289,7 +289,11 @@ func (l *loop) carryOut(eff *core.Effects) {
 		l.events.leaderChanged(st.Term, st.Leader)
 	}
 	if eff.CampaignSoon > 0 {
-		l.log.Info("the leader's process is dead, as its address refuses connections", zap.Int("campaign", eff.CampaignSoon))
+		why := "the leader's process is dead, as its address refuses connections"
+		if eff.CampaignSoon > 1 { // for the first leader of a cluster, too
+			why = "there is still no leader; campaigning again"
+		}
+		l.log.Info(why, zap.Int("campaign", eff.CampaignSoon))
 		l.campaign.Reset(campaignDelay(eff.CampaignSoon))
 	}
 	if l.view.SnapshotWanted() {

@@ -152,6 +152,9 @@ func TestExpect(t *testing.T) {
 		if now := cl.clusterOf(i); now != cluster {
 			t.Fatalf("%s is of cluster %x, not of %x", memberName(i), now, cluster)
 		}
+		if strings.Contains(cl.processes[i].text(), "process is dead") {
+			t.Errorf("%s says that a process is dead, and all run", memberName(i))
+		}
 	}
 	old := cl.id(0, memberName(1))
 	cl.processes[1].kill()
