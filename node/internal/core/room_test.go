@@ -203,6 +203,35 @@ func TestGrowthInAJointConfiguration(t *testing.T) {
 	}
 }
 
+// A Step may take a voter away for which something was held back in it: that is served by the
+// next Step, and does not lie there until a message or a tick.
+func TestHeldBackUntilAVoterGoes(t *testing.T) {
+	b := newBench(t, 1, []uint64{1, 2}, raftpb.HardState{Term: 1, Commit: 1})
+	b.room = RoomFor(1 << 20)
+	b.elect(2)
+	small := RoomFor(600)
+	b.told(b.c.Status().Last, small, 2)
+	applied := b.c.Status().Last
+	if got := b.put('+', 50); got != "appended" {
+		t.Fatalf("growth is %s", got)
+	}
+	if got := b.put('+', 50); got != "waits" {
+		t.Fatalf("growth behind it is %s", got)
+	}
+	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Waiter: yes{}, Changes: []Change{{Op: Remove, Member: octopiipb.Member{ID: 2}}}}}})
+	st := b.c.Status()
+	b.step(Input{Messages: []raftpb.Message{{Type: raftpb.MsgAppResp, From: 2, To: 1, Term: st.Term, Index: st.Last, Commit: applied, RejectHint: uint64(small)}}})
+	for b.last.Apply == nil && b.c.More() {
+		b.step(Input{})
+	}
+	if now := b.c.Status(); len(now.Membership.Members) != 1 || now.Last != st.Last || !b.c.More() {
+		t.Fatalf("%d members, the log ends at %d and ended at %d, more to do: %v", len(now.Membership.Members), now.Last, st.Last, b.c.More())
+	}
+	if b.step(Input{}); b.c.Status().Last != st.Last+1 {
+		t.Errorf("the log ends at %d, want %d", b.c.Status().Last, st.Last+1)
+	}
+}
+
 // A backlog forgets what is too far back to matter, and never says less than there is.
 func TestBacklog(t *testing.T) {
 	var b backlog
