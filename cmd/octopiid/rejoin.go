@@ -143,7 +143,11 @@ func causeOf(cfg config, err error) selfheal.Cause {
 // advise adds what an operator can do about a removed member. The command that founded the
 // cluster, with an empty directory, would found a second one.
 func advise(cfg config, cause error) error {
-	if !errors.Is(cause, node.ErrRemoved) || !cfg.Bootstrap {
+	if !errors.Is(cause, node.ErrRemoved) {
+		return cause
+	}
+	cause = fmt.Errorf("%w; that of the member that was removed is %s", cause, cfg.DataDir)
+	if !cfg.Bootstrap {
 		return cause
 	}
 	return fmt.Errorf("%w; start it with --join %s in the place of --bootstrap then, which would found a second cluster",
