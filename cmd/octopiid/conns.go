@@ -13,9 +13,13 @@ import (
 )
 
 const (
-	// ownFiles are descriptors that clients leave to the log, the database, snapshots,
-	// the other members and whoever looks at the metrics.
-	ownFiles = 96
+	// ownFiles are descriptors that clients and strangers leave to the log, the database,
+	// snapshots, the other members and whoever looks at the metrics: a member of three has
+	// 28 open, and each further member takes some four.
+	ownFiles = 80
+	// strangersShare is the part of all other descriptors that strangers at the address for
+	// members may have, a tenth of them for each of its five kinds of places.
+	strangersMin, strangersMax, strangersShare = 3, 64, 10
 	// clientConnsMin is with how few connections of clients it is worth to start.
 	clientConnsMin = 16
 	// clientConnsDefault bounds them where the system sets no limit that is lower.
@@ -32,24 +36,44 @@ const (
 // clientConns returns how many connections clients may have, by the process's limit of
 // open files, which Go has raised as far as it may.
 func clientConns(asked int) (int, error) {
+	limit, err := filesMax()
+	if err != nil {
+		return 0, err
+	}
+	taken := ownFiles + strangerFiles(limit)
+	most := limit - taken
+	if most < clientConnsMin {
+		return 0, fmt.Errorf("this process may open %d files, and needs %d at least; raise its limit (ulimit -n, LimitNOFILE) to %d or more",
+			limit, taken+clientConnsMin, 1024)
+	}
+	if asked == 0 {
+		return min(most, clientConnsDefault), nil
+	}
+	if asked > most {
+		return 0, fmt.Errorf("--client-conns-max %d needs %d open files, and this process may open %d; raise its limit (ulimit -n, LimitNOFILE), or name a smaller number",
+			asked, asked+taken, limit)
+	}
+	return asked, nil
+}
+
+// filesMax is how many files this process may open.
+func filesMax() (int, error) {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		return 0, fmt.Errorf("read the limit of open files: %w", err)
 	}
-	most := int(min(limit.Cur, ownFiles+clientConnsDefault)) - ownFiles
-	if most < clientConnsMin {
-		return 0, fmt.Errorf("this process may open %d files, and needs %d at least; raise its limit (ulimit -n, LimitNOFILE) to %d or more",
-			limit.Cur, ownFiles+clientConnsMin, 1024)
-	}
-	if asked == 0 {
-		return most, nil
-	}
-	if asked > int(limit.Cur)-ownFiles {
-		return 0, fmt.Errorf("--client-conns-max %d needs %d open files, and this process may open %d; raise its limit (ulimit -n, LimitNOFILE), or name a smaller number",
-			asked, asked+ownFiles, limit.Cur)
-	}
-	return asked, nil
+	return int(min(limit.Cur, 1<<30)), nil
 }
+
+// strangerConns is how many connections strangers at the address for members may have that
+// have shaken hands. Twice as many may not have done so, and as many more from where members
+// are: see tcp.Config.
+func strangerConns(limit int) int {
+	return min(max((limit-ownFiles)/strangersShare, strangersMin), strangersMax)
+}
+
+// strangerFiles are the descriptors of all of them.
+func strangerFiles(limit int) int { return 5 * strangerConns(limit) }
 
 // cappedListener accepts a bounded number of connections. What comes beyond takes the
 // place of the one that has been without a request for longest; where every one is in

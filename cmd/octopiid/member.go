@@ -253,7 +253,13 @@ func (m *member) startNode() error {
 }
 
 func peerConfig(cfg config, lg *zap.Logger) tcp.Config {
+	limit, err := filesMax()
+	if err != nil {
+		limit = 0 // clientConns says so, and nothing starts
+	}
+	strangers := strangerConns(limit)
 	return tcp.Config{
+		HandshakesMax: 2 * strangers, StrangersMax: strangers,
 		Listen:    cfg.PeerAddr,
 		Advertise: cfg.AdvertisePeerAddr,
 		TLS:       tcp.TLS{CertFile: cfg.PeerCertFile, KeyFile: cfg.PeerKeyFile, CAFile: cfg.PeerCAFile, AllowedSANs: cfg.PeerAllowedSANs},

@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -168,21 +170,32 @@ func remount(t *testing.T, dir, how string) {
 	}
 }
 
-// Clients hold more idle connections than the process may open files, at all three
-// members: others are served, and the log goes on and gets its files.
+// Clients, and strangers at the address for members, hold more idle connections than the
+// process may open files, at all three members: others are served, and the log goes on and
+// gets its files.
 func TestIdleConnections(t *testing.T) {
-	t.Parallel()
+	for _, limit := range []int{112, 256} {
+		t.Run(strconv.Itoa(limit), func(t *testing.T) {
+			t.Parallel()
+			idleConnections(t, limit)
+		})
+	}
+}
+
+func idleConnections(t *testing.T, limit int) {
 	cl := startCluster(t)
+	addresses := slices.Clone(cl.endpoints)
 	for i, p := range cl.processes {
+		addresses = append(addresses, cl.args[i][slices.Index(cl.args[i], "--peer-addr")+1])
 		p.stop()
-		cl.under(i, "ulimit -n 256")
+		cl.under(i, fmt.Sprintf("ulimit -n %d", limit))
 	}
 	cl.waitReady()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	for _, endpoint := range cl.endpoints {
+	for _, address := range addresses {
 		for range 400 {
-			conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", endpoint)
+			conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -204,8 +217,11 @@ func TestIdleConnections(t *testing.T) {
 	cl.mustLive()
 	for i, p := range cl.processes {
 		open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
-		if err == nil && len(open) > 240 {
+		if err == nil && len(open) > limit-16 {
 			t.Errorf("%s has %d files open", memberName(i), len(open))
+		}
+		if strings.Contains(p.text(), "too many open files") {
+			t.Errorf("%s had no descriptors left", memberName(i))
 		}
 		if !strings.Contains(p.text(), "as many connections as there may be") {
 			t.Errorf("%s says nothing of its connections", memberName(i))

@@ -23,7 +23,7 @@ func (t *Transport) acceptLoop() {
 		}
 		// Most likely there are no file descriptors left: others will close some.
 		delay = min(max(2*delay, 5*time.Millisecond), time.Second)
-		t.log.Error("cannot accept connections, trying again", zap.Duration("after", delay), zap.Error(err))
+		t.warnStrangers("cannot accept connections, trying again", zap.Duration("after", delay), zap.Error(err))
 		select {
 		case <-time.After(delay):
 		case <-t.life.Done():
