@@ -53,7 +53,7 @@ var (
 	ErrUnsafeMembership = errors.New("node: unsafe membership change")
 	// ErrNobodyThere: the ID of a new member was left open, and nobody answers at its
 	// address who could say it.
-	ErrNobodyThere = errors.New("node: nobody answers at the address of the new member")
+	ErrNobodyThere = errors.New("node: no member answers at the address of the new member; does it run, and is this its address for members, not for clients?")
 	// ErrIDReused: that ID belonged to a member that was removed.
 	ErrIDReused = errors.New("node: a removed member's ID cannot be used again")
 	// ErrNoTarget: leadership can be handed to nobody, or not to the member that was

@@ -135,8 +135,12 @@ func (f *founding) sought(peer transport.Hello) {
 	if !f.keep(o) {
 		return
 	}
-	l.log.Warn("a cluster seeks a member at this address; joining in its place",
-		zap.String("cluster", clusterHex(peer.Cluster)), zap.String("replaces", hex(o.Replaces)), zap.Strings("asking", f.toJoin()))
+	if o.Replaces == 0 {
+		l.log.Info("a cluster called at this address; joining it", zap.String("cluster", clusterHex(peer.Cluster)), zap.Strings("asking", f.toJoin()))
+	} else {
+		l.log.Warn("a cluster seeks a member at this address; joining in its place",
+			zap.String("cluster", clusterHex(peer.Cluster)), zap.String("replaces", hex(o.Replaces)), zap.Strings("asking", f.toJoin()))
+	}
 	l.join.hurry()
 }
 

@@ -527,7 +527,7 @@ func (c config) checkFounding() error {
 		return fmt.Errorf("%s is empty; add --join PEER-ADDR,... --expect N to found a cluster of N together, --join PEER-ADDR to join one, --bootstrap to found one alone, or --wait to be added to one", c.DataDir)
 	case c.Wait && (c.Bootstrap || len(c.Join) > 0):
 		return fmt.Errorf("%s is empty; --wait is for a member that neither founds a cluster nor joins one by itself: leave --bootstrap and --join out", c.DataDir)
-	case len(c.Join) > 0 && c.Expect == 0 && !slices.ContainsFunc(c.Join, func(a string) bool { return !sameAddr(a, c.ownPeerAddr()) }):
+	case len(c.Join) > 0 && c.Expect != 1 && !slices.ContainsFunc(c.Join, func(a string) bool { return !sameAddr(a, c.ownPeerAddr()) }):
 		return fmt.Errorf("--join names nobody but this member itself, %s; name a member of the cluster, add --expect N to found one together, or use --bootstrap to found one alone", c.ownPeerAddr())
 	}
 	return nil

@@ -82,6 +82,9 @@ func sayIgnored(cfg config, lg *zap.Logger) {
 	}
 	if fresh {
 		sayNotAmong(cfg, lg)
+		if cfg.Wait {
+			lg.Info("waiting to be added to a cluster: octopiictl member add "+cfg.ownPeerAddr()+" --name "+cfg.Name, zap.String("dir", cfg.DataDir))
+		}
 		return
 	}
 	var flags []string

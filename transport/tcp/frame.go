@@ -133,7 +133,7 @@ func (f *frameReader) next(limit int, into []byte) (frameType, []byte, error) {
 func checkHeader(h []byte, limit int) (int, error) {
 	size := binary.LittleEndian.Uint32(h)
 	if kind := frameType(h[8]); kind == 0 || kind >= frameTypeEnd {
-		return 0, badFramef("no such type %d", kind)
+		return 0, badFramef("no such type %d; what is there speaks another protocol than members do among each other: is it an address for clients?", kind)
 	}
 	if h[9] != 0 || h[10] != 0 || h[11] != 0 {
 		return 0, badFramef("reserved bytes %x are not zero", h[9:12])

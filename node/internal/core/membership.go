@@ -233,6 +233,11 @@ func tryChanges(cs raftpb.ConfState, changes []Change) (raftpb.ConfState, error)
 	} else {
 		cfg, progress, err = changer.Simple(cc.Changes...)
 	}
+	if err != nil && len(cs.Voters) == 1 && slices.ContainsFunc(changes, func(c Change) bool {
+		return (c.Op == Remove || c.Op == Demote) && c.Member.ID == cs.Voters[0]
+	}) {
+		return cs, fmt.Errorf("%w: member %x is the only voter; add another one first", ErrUnsafeMembership, cs.Voters[0])
+	}
 	if err != nil {
 		return cs, fmt.Errorf("%w: raft does not allow it: %w", ErrUnsafeMembership, err)
 	}
