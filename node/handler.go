@@ -10,6 +10,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
+	"github.com/octopii/octopii/internal/vfs"
 	"github.com/octopii/octopii/node/internal/core"
 	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/transport"
@@ -311,6 +312,9 @@ func (h handler) receive(header octopiipb.SnapshotHeader, body io.Reader) error 
 	}
 	if _, err := io.Copy(w, body); err != nil {
 		w.Abort()
+		if vfs.Full(err) {
+			err = fmt.Errorf("%w; it is behind until there is room: enlarge its volume, or stop it, empty its directory and start it with the same command", err)
+		}
 		return fmt.Errorf("receive the snapshot at %d: %w", header.Metadata.Index, err)
 	}
 	_, err = w.Commit()

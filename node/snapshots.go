@@ -25,8 +25,10 @@ type snapshots struct {
 	waiters, next []func(SnapshotInfo, error)
 	// pause is how many ticks to wait after a failure.
 	pause int
-	// shedTo is the mark before which the log was given up.
-	shedTo uint64
+	// shedTo is the mark before which the log was given up; starving is for how many ticks
+	// there has been no room for the log or the state machine.
+	shedTo   uint64
+	starving int
 	// failed are members to which streams failed, by ID. There are no more of them
 	// than members that raft sent snapshots to.
 	failed map[uint64]*failedStream
@@ -43,6 +45,11 @@ type failedStream struct {
 }
 
 const (
+	// starvingTicks is for how long there must be no room before followers lose what they
+	// may need of the log, and starvingForTicks if one of them does need it. It is short
+	// of what they take to catch up, and long for a cluster that refuses writes.
+	starvingTicks      = 30
+	starvingForTicks   = 300
 	snapshotRetryTicks = 50
 	// streamPauseMax is the longest wait between two streams to a member that fail, in
 	// ticks: 30 s if a tick takes 100 ms. The first wait is a tick, and each is twice as
@@ -52,6 +59,9 @@ const (
 
 // tick lets the next stream begin to those that waited for long enough.
 func (s *snapshots) tick(ticks int) {
+	if s.starving += ticks; !s.starved() {
+		s.starving = 0
+	}
 	for _, to := range slices.Sorted(maps.Keys(s.failed)) {
 		f := s.failed[to]
 		if f.left == 0 {
@@ -128,7 +138,7 @@ func (s *snapshots) maybeTake() {
 		s.shed()
 		return
 	}
-	if st.Applied-last >= l.cfg.SnapshotEntries || l.view.LogBytes() >= l.cfg.SnapshotLogBytes || s.starved() {
+	if st.Applied-last >= l.cfg.SnapshotEntries || l.view.LogBytes() >= l.cfg.SnapshotLogBytes || l.appender.full.Load() || s.starving >= starvingTicks {
 		s.take(nil)
 	}
 }
@@ -193,11 +203,17 @@ func (s *snapshots) starved() bool {
 
 // shed gives up the log before the newest mark, if there is no room and there cannot be a
 // newer mark: nothing is taken then, so nothing would ever change. A state machine with data
-// of its own needs no older one.
+// of its own needs no older one. A follower that still needs what goes would need a snapshot,
+// for which it may have no room: it gets some time to catch up.
 func (s *snapshots) shed() {
 	l := s.loop
 	newest := l.view.Newest()
-	if !l.durable || !s.starved() || newest.Index <= s.shedTo {
+	if !l.durable || s.starving < starvingTicks || newest.Index <= s.shedTo {
+		return
+	}
+	needed := false
+	l.core.VisitProgress(func(_, match uint64, _ string, alive bool) { needed = needed || alive && match < newest.Index })
+	if needed && s.starving < starvingForTicks {
 		return
 	}
 	s.shedTo = newest.Index
