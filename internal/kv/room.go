@@ -152,6 +152,13 @@ func (r *room) forCommands() int64 {
 	return max(0, left-commit)/4 + r.free.Load()/8 + 1
 }
 
+// forDeletes is how many bytes the records of one request's deleted keys may take: others
+// may be under way, at this member and at others.
+func (r *room) forDeletes() int64 {
+	left, commit := r.left()
+	return max(0, left-commit)/4 + r.free.Load()/8
+}
+
 // taken bounds what was added to the file since size was told.
 func (r *room) taken() int64 { return r.pending.Load() + r.committing.Load() }
 

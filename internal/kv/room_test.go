@@ -225,6 +225,46 @@ func TestFreePagesAreNoRoomAlone(t *testing.T) {
 	}
 }
 
+// The records of deleted keys need room, too. A request that has none for them is not to be
+// proposed: it would wait in the log, with all that comes later.
+func TestDeletesNeedRoom(t *testing.T) {
+	s, free := onFullVolume(t)
+	const keys = 30_000
+	var entries []node.Entry
+	for index := uint64(1); index <= keys; index++ {
+		if entries = append(entries, putEntry(t, index, 60)); len(entries) == 1000 {
+			if _, err := s.Apply(entries); err != nil {
+				t.Fatal(err)
+			}
+			entries = nil
+		}
+	}
+	if err := s.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	s.db.room.lookAtVolume()
+	remove := func(from, to string) *pb.InternalRaftRequest {
+		return &pb.InternalRaftRequest{DeleteRange: &pb.DeleteRangeRequest{Key: []byte(from), RangeEnd: []byte(to)}}
+	}
+	all, some := remove("k", "l"), remove("k000001", "k000999")
+	if s.FitsDeletes(all) || s.FitsDeletes(&pb.InternalRaftRequest{Txn: &pb.TxnRequest{Success: []*pb.RequestOp{
+		{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: all.DeleteRange}},
+	}}}) {
+		t.Error("on a full volume all keys may be deleted at once")
+	}
+	if !s.FitsDeletes(some) || !s.FitsDeletes(remove("k000001", "")) {
+		t.Error("on a full volume not even some keys may be deleted")
+	}
+	if _, err := s.Apply([]node.Entry{{Index: keys + 1, Term: 1, Data: mustCommand(t, some)}}); err != nil {
+		t.Error(err)
+	}
+	free()
+	s.db.room.extend()
+	if !s.FitsDeletes(all) {
+		t.Error("with space on the volume not all keys may be deleted at once")
+	}
+}
+
 // Only what puts something makes the store grow.
 func TestGrows(t *testing.T) {
 	var s Store

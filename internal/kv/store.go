@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.uber.org/zap"
 
 	"github.com/octopii/octopii/internal/vfs"
@@ -253,6 +254,29 @@ func (s *Store) Room() int64 {
 		}
 	}
 	return s.lastRoom.Load()
+}
+
+// FitsDeletes says whether there is room for what r writes about the keys that it deletes
+// and does not name. What has none would wait in the log, with all that comes later. Any
+// goroutine may call it.
+func (s *Store) FitsDeletes(r *pb.InternalRaftRequest) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.db == nil || r.DeleteRange == nil && r.Txn == nil {
+		return true
+	}
+	db := s.db
+	room := db.room.forDeletes()
+	if room >= 4*db.be.SizeInUse() {
+		return true // whatever it deletes
+	}
+	need := db.tombstones(r)
+	if need <= room {
+		return true
+	}
+	s.lg.Warn("a request is refused, as there is no room for the records of the keys that it deletes: delete fewer keys at a time, and compact; or enlarge the volume",
+		zap.Int64("bytes", need), zap.Int64("room", room))
+	return false
 }
 
 // Durable returns the index of the last entry whose effects are on disk. It
