@@ -3,6 +3,7 @@ package node_test
 import (
 	"errors"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -14,7 +15,28 @@ import (
 // it grow.
 type roomy struct {
 	*keeper
+	mu   sync.Mutex
 	room atomic.Int64
+	// wait, if there is one, is what Apply waits for.
+	wait chan struct{}
+}
+
+func (r *roomy) Durable() (uint64, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.keeper.Durable()
+}
+
+func (r *roomy) Apply(entries []node.Entry) ([][]byte, error) {
+	r.mu.Lock()
+	wait := r.wait
+	r.mu.Unlock()
+	if wait != nil {
+		<-wait
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.keeper.Apply(entries)
 }
 
 func newRoomy() *roomy {
@@ -75,5 +97,39 @@ func TestLogGivesWayToTheStateMachine(t *testing.T) {
 	m.start()
 	if err := put("+"); err != nil {
 		t.Errorf("after a restart: %v", err)
+	}
+}
+
+// An Apply that waits for room does not keep the log from giving its own.
+func TestLogGivesWayWhileApplyWaits(t *testing.T) {
+	m, sm := newMember(t, 1), newRoomy()
+	disk := onMem(m)
+	m.around = func(*history) node.StateMachine { return sm }
+	m.cfg.Bootstrap = true
+	m.start()
+	put := func() error {
+		_, err := m.Propose(timeout(t), []byte("+"+strings.Repeat("x", 4000)))
+		return err
+	}
+	for range 60 {
+		if err := put(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := segments(disk); n < 3 {
+		t.Fatalf("the log has %d files, and the test shows nothing", n)
+	}
+	wait := make(chan struct{})
+	sm.mu.Lock()
+	sm.wait = wait
+	sm.mu.Unlock()
+	done := make(chan error, 1)
+	go func() { done <- put() }()
+	eventually(t, "it is in the log", func() bool { st := m.Status(); return st.Commit > st.Applied })
+	sm.room.Store(0)
+	eventually(t, "the log gives its room back", func() bool { return segments(disk) == 1 })
+	close(wait)
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }

@@ -157,6 +157,14 @@ func (s *snapshots) take(done func(SnapshotInfo, error)) {
 		s.waiters = append(s.waiters, done)
 	}
 	l := s.loop
+	if l.durable && l.limited != nil && s.starved() {
+		// The applier may wait for the room that this makes.
+		l.host.helper(&l.helpers, func() {
+			index, _ := l.cfg.StateMachine.Durable()
+			l.inbox.call(func() { s.markDurable(index) })
+		})
+		return
+	}
 	if l.durable {
 		l.applier.jobs.put(applyJob{durable: func(index uint64) {
 			l.inbox.call(func() { s.markDurable(index) })

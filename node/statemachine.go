@@ -74,6 +74,10 @@ type Releaser interface {
 // for what makes it grow, Propose returns ErrNoSpace for that, on every member, until there
 // is some again; everything else goes on, and can make room. And a leader appends no more
 // of it than those have room for: so none of them has in its log what it cannot apply.
+//
+// Where there is no room Apply may wait for some, and the log beside gives its own back
+// meanwhile: Durable of such a state machine may be called by any goroutine, also beside
+// Apply.
 type Limited interface {
 	// Room returns how many bytes of commands it has certainly room for behind those that
 	// it has applied, each with 512 more, in the worst case that it knows; 0: there is
