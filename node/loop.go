@@ -36,6 +36,7 @@ type loop struct {
 	// limited is the state machine, if it is that, and room how much it has.
 	limited Limited
 	room    core.Room
+	tight   bool
 	// undelivered is for the next Step, which need not come soon.
 	undelivered []core.Forward
 	join        joiner
@@ -437,6 +438,10 @@ func (l *loop) publish() {
 		st.FirstIndex, _ = l.view.FirstIndex()
 		st.LastIndex, _ = l.view.LastIndex()
 		st.SnapshotIndex = l.view.SnapshotIndex()
+		if l.limited != nil && l.input.Ticks > 0 {
+			l.tight = l.core.Tight()
+		}
+		st.LittleRoom = l.tight
 		st.DiskStalled = time.Duration(c.Unwritten) * l.cfg.TickInterval
 		st.Membership = l.public
 		st.Suspended, st.Suspects, st.Branches, st.Claimed = l.suspension(), l.doubt.suspects, l.doubt.branches, l.rivals.warning

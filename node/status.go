@@ -43,6 +43,9 @@ type Status struct {
 	SnapshotIndex uint64
 	// NoSpace: the disk is full, and proposals are refused until there is space.
 	NoSpace bool
+	// LittleRoom: the state machines of a majority of the voters have little room left, as
+	// its leader says (Limited).
+	LittleRoom bool
 	// DiskStalled is for how long the oldest write to the log has not returned, in
 	// whole ticks.
 	DiskStalled time.Duration

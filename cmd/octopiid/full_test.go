@@ -302,6 +302,62 @@ func fillByClients(t *testing.T, bytes int, kill bool) {
 	}
 }
 
+// Two of three volumes are small, and are filled with small keys. To delete all of them at
+// once needs more room than those two have, and the member that is asked has plenty: it is
+// refused, and some at a time, with a compaction, make room again.
+func TestDeletesOnSmallerVolumes(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for i, mib := range []int{110, 110, 360} {
+		at := filepath.Join(dir, memberName(i))
+		if err := os.Mkdir(at, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		mountSmall(t, at, mib)
+	}
+	cl := startClusterIn(t, dir, "--disk-reserve", "16")
+	big := client(t, nil, cl.endpoints[2])
+	keys := 0
+	for {
+		ops := make([]clientv3.Op, 100)
+		for i := range ops {
+			ops[i] = clientv3.OpPut(fmt.Sprintf("k%06d", keys+i), strings.Repeat("v", 400))
+		}
+		if _, err := big.Txn(t.Context()).Then(ops...).Commit(); errors.Is(err, rpctypes.ErrNoSpace) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		keys += len(ops)
+	}
+	t.Logf("%d keys had room", keys)
+	if _, err := big.Delete(t.Context(), "k", clientv3.WithPrefix()); !errors.Is(err, rpctypes.ErrNoSpace) {
+		t.Errorf("all keys at once: %v, want %v", err, rpctypes.ErrNoSpace)
+	}
+	var revision int64
+	for from := 0; from < keys; from += 1000 {
+		until(t, func(ctx context.Context) error {
+			ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+			defer cancel()
+			deleted, err := big.Delete(ctx, fmt.Sprintf("k%06d", from), clientv3.WithRange(fmt.Sprintf("k%06d", from+1000)))
+			if err == nil {
+				revision = deleted.Header.Revision
+			}
+			return err
+		})
+		if from%5000 == 0 {
+			if _, err := big.Compact(t.Context(), revision); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, endpoint := range cl.endpoints {
+		w := &writer{c: client(t, nil, endpoint), value: strings.Repeat("v", 400)}
+		until(t, w.put)
+	}
+	cl.mustLive()
+}
+
 // The disk of one member gets full, a follower's or the leader's: it does not end, it
 // serves what it has, the others go on, and it catches up when there is space again.
 func TestFullDiskOfOne(t *testing.T) {

@@ -142,7 +142,7 @@ func (s *server) executeOnce(ctx context.Context, r *pb.InternalRaftRequest, rea
 	if len(command) > s.cfg.RequestBytesMax {
 		return node.ErrTooLarge
 	}
-	if s.cfg.Store.NoSpace() && kv.Grows(r) || !s.cfg.Store.FitsDeletes(r) {
+	if s.cfg.Store.NoSpace() && kv.Grows(r) || !s.cfg.Store.FitsDeletes(r, s.cfg.Node.Status().LittleRoom) {
 		return node.ErrNoSpace
 	}
 	var result node.Result

@@ -247,12 +247,12 @@ func TestDeletesNeedRoom(t *testing.T) {
 		return &pb.InternalRaftRequest{DeleteRange: &pb.DeleteRangeRequest{Key: []byte(from), RangeEnd: []byte(to)}}
 	}
 	all, some := remove("k", "l"), remove("k000001", "k000999")
-	if s.FitsDeletes(all) || s.FitsDeletes(&pb.InternalRaftRequest{Txn: &pb.TxnRequest{Success: []*pb.RequestOp{
+	if s.FitsDeletes(all, false) || s.FitsDeletes(&pb.InternalRaftRequest{Txn: &pb.TxnRequest{Success: []*pb.RequestOp{
 		{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: all.DeleteRange}},
-	}}}) {
+	}}}, false) {
 		t.Error("on a full volume all keys may be deleted at once")
 	}
-	if !s.FitsDeletes(some) || !s.FitsDeletes(remove("k000001", "")) {
+	if !s.FitsDeletes(some, true) || !s.FitsDeletes(remove("k000001", ""), true) {
 		t.Error("on a full volume not even some keys may be deleted")
 	}
 	if _, err := s.Apply([]node.Entry{{Index: keys + 1, Term: 1, Data: mustCommand(t, some)}}); err != nil {
@@ -260,7 +260,10 @@ func TestDeletesNeedRoom(t *testing.T) {
 	}
 	free()
 	s.db.room.extend()
-	if !s.FitsDeletes(all) {
+	if s.FitsDeletes(all, true) {
+		t.Error("all keys may be deleted at once, and others have little room")
+	}
+	if !s.FitsDeletes(all, false) {
 		t.Error("with space on the volume not all keys may be deleted at once")
 	}
 }

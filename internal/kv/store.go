@@ -256,10 +256,14 @@ func (s *Store) Room() int64 {
 	return s.lastRoom.Load()
 }
 
+// tightDeleteBytes is what the records of the keys that one request deletes may take where
+// the members have little room: the least reserve has that much for several at a time.
+const tightDeleteBytes = 1 << 20
+
 // FitsDeletes says whether there is room for what r writes about the keys that it deletes
 // and does not name. What has none would wait in the log, with all that comes later. Any
-// goroutine may call it.
-func (s *Store) FitsDeletes(r *pb.InternalRaftRequest) bool {
+// goroutine may call it. tight: others have less room than this member may have.
+func (s *Store) FitsDeletes(r *pb.InternalRaftRequest, tight bool) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if s.db == nil || r.DeleteRange == nil && r.Txn == nil {
@@ -267,8 +271,11 @@ func (s *Store) FitsDeletes(r *pb.InternalRaftRequest) bool {
 	}
 	db := s.db
 	room := db.room.forDeletes()
-	if room >= 4*db.be.SizeInUse() {
+	if !tight && room >= 4*db.be.SizeInUse() {
 		return true // whatever it deletes
+	}
+	if tight {
+		room = min(room, tightDeleteBytes)
 	}
 	need := db.tombstones(r)
 	if need <= room {

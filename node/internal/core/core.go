@@ -351,7 +351,7 @@ func (c *Core) stepMessage(m *raftpb.Message) {
 	}
 	if m.Type == raftpb.MsgHeartbeat {
 		c.forgot = counter{}
-		c.led = led{from: m.From, term: m.Term, durable: m.Index, committed: min(m.Index, m.Commit)}
+		c.led = led{from: m.From, term: m.Term, durable: m.Index, committed: min(m.Index, m.Commit), tight: m.Reject}
 	}
 	c.leaderEnd.note(m)
 	c.peers.heard(m.From)
@@ -509,6 +509,7 @@ func (c *Core) emit(m *raftpb.Message) {
 		if term, ok := c.termAt(c.last); ok {
 			m.RejectHint, m.LogTerm = c.last, term
 		}
+		m.Reject = c.tight() // raft has no use for that either
 		c.effects.Messages = append(c.effects.Messages, *m)
 	default:
 		c.effects.Messages = append(c.effects.Messages, *m)
@@ -621,7 +622,11 @@ func (c *Core) Status() Status {
 
 // led is what the last heartbeat said: that the log of its leader was durable up to an
 // index, of which so much is committed.
-type led struct{ from, term, durable, committed uint64 }
+type led struct {
+	from, term, durable, committed uint64
+	// tight: the state machines of a majority have little room.
+	tight bool
+}
 
 // LeaderLog returns how far the log of the leader that this member follows is durable,
 // as that said last, and how much of it is committed.

@@ -3,6 +3,7 @@ package core
 import (
 	"slices"
 
+	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 )
 
@@ -154,6 +155,26 @@ func (w *voterWindows) majority(f func(*window) bool) bool {
 // are.
 func (w *voterWindows) roomy(bytes int64) bool {
 	return w.majority(func(o *window) bool { return o.fits(bytes) && (!o.limited || bytes <= o.left) })
+}
+
+// tightBytes is with how much room at a majority a cluster is not tight.
+const tightBytes = 32 << 20
+
+// tight says, on a leader, whether no majority has much room.
+func (c *Core) tight() bool {
+	return c.room != NoLimit && !c.windows().roomy(tightBytes)
+}
+
+// Tight says whether the state machines of a majority have little room, as far as this
+// member knows: by itself as the leader, or by its leader's word.
+func (c *Core) Tight() bool {
+	switch {
+	case c.status.RaftState == raft.StateLeader:
+		return c.tight()
+	case c.led.from == c.status.Lead && c.led.term == c.status.Term:
+		return c.led.tight
+	}
+	return false
 }
 
 // admission is what becomes of a command that makes state machines grow.

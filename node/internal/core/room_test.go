@@ -232,6 +232,44 @@ func TestHeldBackUntilAVoterGoes(t *testing.T) {
 	}
 }
 
+// A leader says in its heartbeats that a majority has little room, and members believe the
+// one that they follow.
+func TestTight(t *testing.T) {
+	for _, c := range []struct {
+		two, three Room
+		tight      bool
+	}{{RoomFor(1 << 40), RoomFor(0), false}, {RoomFor(1000), RoomFor(0), true}} {
+		b := roomy(t)
+		b.room = RoomFor(1 << 40)
+		b.told(b.c.Status().Last, c.two, 2)
+		b.told(b.c.Status().Last, c.three, 3)
+		b.msgs = nil
+		b.run(Input{Ticks: 1})
+		beats := 0
+		for _, m := range b.msgs {
+			if m.Type == raftpb.MsgHeartbeat {
+				if beats++; m.Reject != c.tight {
+					t.Errorf("with %d and %d a heartbeat says %v, want %v", c.two, c.three, m.Reject, c.tight)
+				}
+			}
+		}
+		if beats == 0 || b.c.Tight() != c.tight {
+			t.Errorf("%d heartbeats; the leader itself says %v, want %v", beats, b.c.Tight(), c.tight)
+		}
+		f := newBench(t, 3, []uint64{1, 2, 3}, raftpb.HardState{Term: 1, Commit: 1})
+		f.run(Input{Messages: []raftpb.Message{{Type: raftpb.MsgHeartbeat, From: 1, To: 3, Term: 2, Commit: 1, Reject: c.tight}}})
+		if f.c.Tight() != c.tight {
+			t.Errorf("a follower says %v, want %v", f.c.Tight(), c.tight)
+		}
+		for range 30 {
+			f.run(Input{Ticks: 1})
+		}
+		if f.c.Tight() {
+			t.Error("a member without a leader knows of its word")
+		}
+	}
+}
+
 // A backlog forgets what is too far back to matter, and never says less than there is.
 func TestBacklog(t *testing.T) {
 	var b backlog
