@@ -147,6 +147,11 @@ func (n *Node) steps(ctx context.Context, c Change) (first core.Change, then []c
 		if c.Old == 0 || c.Old == record.ID {
 			return first, nil, fmt.Errorf("%w: member %x cannot replace %x", ErrUnsafeMembership, record.ID, c.Old)
 		}
+		ms := n.members.Load()
+		if there := recordOf(ms, record.ID); there != nil && !there.Learner && recordOf(ms, c.Old) != nil {
+			return first, nil, fmt.Errorf("%w: member %x at %s votes already, and so would take nobody's place: there would be one voter less; name the address of a new member, or remove member %x without one",
+				ErrUnsafeMembership, record.ID, there.Address, c.Old)
+		}
 		if now, ok := n.Status().Membership.Member(record.ID); ok && !now.Learner {
 			// It votes already: what is left is to remove the old one.
 			return core.Change{Op: core.Remove, Member: octopiipb.Member{ID: c.Old}}, nil, nil

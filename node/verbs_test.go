@@ -116,8 +116,8 @@ func TestReplace(t *testing.T) {
 	}
 	converged(t, ms[1], heir, next)
 
-	// Between two voters what is left to do is the removal.
-	if got, err = ms[1].Replace(timeout(t), 4, node.Member{ID: 5, Address: next.addr}); err != nil || !slices.Equal(got.Voters(), []uint64{2, 5}) {
+	// Between two voters there would be one less.
+	if got, err = ms[1].Replace(timeout(t), 4, node.Member{ID: 5, Address: next.addr}); !errors.Is(err, node.ErrUnsafeMembership) || !strings.Contains(err.Error(), "votes already") {
 		t.Errorf("replace one voter by another: %v, %v", got, err)
 	}
 	if _, err = ms[1].Replace(timeout(t), 5, node.Member{ID: 5, Address: next.addr}); !errors.Is(err, node.ErrUnsafeMembership) {
