@@ -181,6 +181,20 @@ func TestFullDisks(t *testing.T) {
 	})
 	t.Logf("%d puts were acknowledged when the disks were full", len(w.acked))
 	cl.mustLive()
+	until(t, func(ctx context.Context) error {
+		var said []string
+		for _, endpoint := range cl.endpoints {
+			st, err := c.Status(ctx, endpoint)
+			if err != nil {
+				return err
+			}
+			said = append(said, st.Errors...)
+		}
+		if !strings.Contains(strings.Join(said, ";"), "volume is full") {
+			return fmt.Errorf("no member's status says that its volume is full: %q", said)
+		}
+		return nil
+	})
 	for _, endpoint := range cl.endpoints {
 		w.check(t, endpoint)
 	}

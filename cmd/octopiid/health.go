@@ -36,11 +36,11 @@ func (m *member) handler() http.Handler {
 		select {
 		case <-m.ready:
 		default:
-			http.Error(w, "not ready: "+notReady(m.node.Status()), http.StatusServiceUnavailable)
+			http.Error(w, "not ready: "+cmp.Or(m.store.Stuck(), notReady(m.node.Status())), http.StatusServiceUnavailable)
 			return
 		}
 		if _, err := m.node.ReadBarrier(ctx, node.Linearizable); err != nil {
-			http.Error(w, "not ready: "+cmp.Or(m.node.Status().NoMajority(), err.Error()), http.StatusServiceUnavailable)
+			http.Error(w, "not ready: "+cmp.Or(m.store.Stuck(), m.node.Status().NoMajority(), err.Error()), http.StatusServiceUnavailable)
 			return
 		}
 		fmt.Fprintln(w, "ok")

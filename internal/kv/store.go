@@ -245,6 +245,21 @@ func (s *Store) NoSpace() bool {
 	return s.db != nil && s.db.room.low.Load()
 }
 
+// Stuck says why nothing is applied and what to do, if an entry waits for space; else it is
+// empty. Any goroutine may call it.
+func (s *Store) Stuck() string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.db == nil {
+		return ""
+	}
+	need := s.db.room.wanted.Load()
+	if need == 0 || !s.db.room.low.Load() {
+		return ""
+	}
+	return fmt.Sprintf("this member's volume is full: it applies nothing, and an entry waits for room for %d bytes; free some space on the volume, or enlarge it", need)
+}
+
 // Room implements node.Limited. While the database is replaced it is what it was before.
 func (s *Store) Room() int64 {
 	if s.mu.TryRLock() { // it must not wait for those who read
