@@ -307,17 +307,23 @@ func (h handler) HandleSnapshot(from uint64, header []byte, body io.Reader) erro
 func (h handler) receive(header octopiipb.SnapshotHeader, body io.Reader) error {
 	header.External = false
 	w, err := h.createSnapshot(header)
+	if vfs.Full(err) {
+		h.noRoomToReceive.Store(true)
+	}
 	if err != nil {
 		return err
 	}
 	if _, err := io.Copy(w, body); err != nil {
 		w.Abort()
 		if vfs.Full(err) {
+			h.noRoomToReceive.Store(true)
 			err = fmt.Errorf("%w; it is behind until there is room: enlarge its volume, or stop it, empty its directory and start it with the same command", err)
 		}
 		return fmt.Errorf("receive the snapshot at %d: %w", header.Metadata.Index, err)
 	}
-	_, err = w.Commit()
+	if _, err = w.Commit(); err == nil {
+		h.noRoomToReceive.Store(false)
+	}
 	return err
 }
 

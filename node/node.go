@@ -58,6 +58,8 @@ type Node struct {
 	voucher   voucher
 	// receiving is held while a snapshot is received: one at a time.
 	receiving sync.Mutex
+	// noRoomToReceive: the last snapshot that came had no room.
+	noRoomToReceive atomic.Bool
 	// pending counts what callers have under way, against the bounds in cfg.
 	pending, pendingBytes atomic.Int64
 	// closing: Close was called, and no call begins any more. drained gets a token

@@ -62,6 +62,9 @@ func (s *snapshots) tick(ticks int) {
 	if s.starving += ticks; !s.starved() {
 		s.starving = 0
 	}
+	if s.starving >= 2*starvingForTicks { // a snapshot may have come to be needless
+		s.loop.noRoomToReceive.Store(false)
+	}
 	for _, to := range slices.Sorted(maps.Keys(s.failed)) {
 		f := s.failed[to]
 		if f.left == 0 {
@@ -204,9 +207,11 @@ func (s *snapshots) markDurable(index uint64) {
 	l.host.helper(&l.helpers, func() { s.write(header, nil) })
 }
 
-// starved: there is no room for the log's next file, or for what makes the state machine grow.
+// starved: there is no room for the log's next file, for what makes the state machine grow,
+// or for a snapshot that this member needs.
 func (s *snapshots) starved() bool {
-	return s.loop.appender.full.Load() || s.loop.room == core.RoomFor(0)
+	l := s.loop
+	return l.appender.full.Load() || l.room == core.RoomFor(0) || l.noRoomToReceive.Load()
 }
 
 // shed gives up the log before the newest mark, if there is no room and there cannot be a

@@ -254,11 +254,11 @@ func fillByClients(t *testing.T, bytes int, kill bool) {
 	cl := startClusterIn(t, smallDisks(t, 160), "--disk-reserve", "16")
 	c := client(t, nil, cl.endpoints...)
 	w := &writer{c: c, value: strings.Repeat("v", bytes)}
-	t.Cleanup(func() {
+	defer func() {
 		if t.Failed() {
 			cl.logSpace()
 		}
-	})
+	}()
 	for range 2 { // the room that a compaction made is filled as well
 		until(t, w.put)
 		until(t, func(ctx context.Context) error {
