@@ -317,7 +317,7 @@ func (h handler) receive(header octopiipb.SnapshotHeader, body io.Reader) error 
 		w.Abort()
 		if vfs.Full(err) {
 			h.noRoomToReceive.Store(true)
-			err = fmt.Errorf("%w; it is behind until there is room: enlarge its volume, or stop it, empty its directory and start it with the same command", err)
+			err = fmt.Errorf("%w; this member is behind until there is room for it: enlarge its volume, or stop the member, empty its directory and start it with the same command", err)
 		}
 		return fmt.Errorf("receive the snapshot at %d: %w", header.Metadata.Index, err)
 	}

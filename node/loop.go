@@ -33,7 +33,8 @@ type loop struct {
 
 	input core.Input
 	calls []func()
-	// limited is the state machine, if it is that, and room how much it has.
+	// limited is the state machine, if it is that, room how much it has, and tight whether a
+	// majority has little, as the last tick found.
 	limited Limited
 	room    core.Room
 	tight   bool

@@ -60,7 +60,7 @@ func segments(disk *vfstest.Mem) (n int) {
 }
 
 // Where a state machine has no room, the log beside it gives its own back: all of it that is
-// applied, as an older mark is not needed by one that keeps its own data. What makes no room
+// applied, as an older mark is not needed by one that keeps its own data. What makes it grow
 // gets ErrNoSpace meanwhile.
 func TestLogGivesWayToTheStateMachine(t *testing.T) {
 	m, sm := newMember(t, 1), newRoomy()
