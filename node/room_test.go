@@ -59,16 +59,15 @@ func segments(disk *vfstest.Mem) (n int) {
 	return n
 }
 
-// Where a state machine has no room, the log beside it gives its own back: all of it that is
-// applied, as an older mark is not needed by one that keeps its own data. What makes it grow
-// gets ErrNoSpace meanwhile.
-func TestLogGivesWayToTheStateMachine(t *testing.T) {
-	m, sm := newMember(t, 1), newRoomy()
-	disk := onMem(m)
+// withSegments starts a member whose log has several files, all of whose entries are applied.
+func withSegments(t *testing.T) (m *member, sm *roomy, disk *vfstest.Mem, put func(command string) error) {
+	t.Helper()
+	m, sm = newMember(t, 1), newRoomy()
+	disk = onMem(m)
 	m.around = func(*history) node.StateMachine { return sm }
 	m.cfg.Bootstrap = true
 	m.start()
-	put := func(command string) error {
+	put = func(command string) error {
 		_, err := m.Propose(timeout(t), []byte(command+strings.Repeat("x", 4000)))
 		return err
 	}
@@ -80,6 +79,14 @@ func TestLogGivesWayToTheStateMachine(t *testing.T) {
 	if n := segments(disk); n < 3 {
 		t.Fatalf("the log has %d files, and the test shows nothing", n)
 	}
+	return m, sm, disk, put
+}
+
+// Where a state machine has no room, the log beside it gives its own back: all of it that is
+// applied, as an older mark is not needed by one that keeps its own data. What makes it grow
+// gets ErrNoSpace meanwhile.
+func TestLogGivesWayToTheStateMachine(t *testing.T) {
+	m, sm, disk, put := withSegments(t)
 	sm.room.Store(0)
 	eventually(t, "the log gives its room back", func() bool { return segments(disk) == 1 })
 	if err := put("+"); !errors.Is(err, node.ErrNoSpace) {
@@ -102,29 +109,13 @@ func TestLogGivesWayToTheStateMachine(t *testing.T) {
 
 // An Apply that waits for room does not keep the log from giving its own.
 func TestLogGivesWayWhileApplyWaits(t *testing.T) {
-	m, sm := newMember(t, 1), newRoomy()
-	disk := onMem(m)
-	m.around = func(*history) node.StateMachine { return sm }
-	m.cfg.Bootstrap = true
-	m.start()
-	put := func() error {
-		_, err := m.Propose(timeout(t), []byte("+"+strings.Repeat("x", 4000)))
-		return err
-	}
-	for range 60 {
-		if err := put(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if n := segments(disk); n < 3 {
-		t.Fatalf("the log has %d files, and the test shows nothing", n)
-	}
+	m, sm, disk, put := withSegments(t)
 	wait := make(chan struct{})
 	sm.mu.Lock()
 	sm.wait = wait
 	sm.mu.Unlock()
 	done := make(chan error, 1)
-	go func() { done <- put() }()
+	go func() { done <- put("+") }()
 	eventually(t, "it is in the log", func() bool { st := m.Status(); return st.Commit > st.Applied })
 	sm.room.Store(0)
 	eventually(t, "the log gives its room back", func() bool { return segments(disk) == 1 })

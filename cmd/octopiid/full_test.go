@@ -142,6 +142,17 @@ func (w *writer) check(t *testing.T, endpoint string) {
 	}
 }
 
+// waitServed waits until a member answers a linearizable read.
+func waitServed(t *testing.T, endpoint, key string) {
+	t.Helper()
+	until(t, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+		defer cancel()
+		_, err := client(t, nil, endpoint).Get(ctx, key)
+		return err
+	})
+}
+
 func (c *cluster) mustLive() {
 	c.t.Helper()
 	for i, p := range c.processes {
@@ -212,12 +223,7 @@ func TestFullDisks(t *testing.T) {
 		cl.start(i)
 	}
 	for _, endpoint := range cl.endpoints {
-		until(t, func(ctx context.Context) error {
-			ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
-			defer cancel()
-			_, err := client(t, nil, endpoint).Get(ctx, "w000001")
-			return err
-		})
+		waitServed(t, endpoint, "w000001")
 		w.check(t, endpoint)
 	}
 	cl.mustLive()
@@ -282,12 +288,7 @@ func fillByClients(t *testing.T, bytes int, kill bool) {
 			}
 		}
 		for _, endpoint := range cl.endpoints {
-			until(t, func(ctx context.Context) error {
-				ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
-				defer cancel()
-				_, err := client(t, nil, endpoint).Get(ctx, w.acked[0])
-				return err
-			})
+			waitServed(t, endpoint, w.acked[0])
 			w.check(t, endpoint)
 		}
 		var revision int64

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // nobody is a user without rights of its own.
@@ -207,12 +206,7 @@ func idleConnections(t *testing.T, limit int) {
 		until(t, w.put)
 	}
 	for _, endpoint := range cl.endpoints {
-		until(t, func(ctx context.Context) error {
-			ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
-			defer cancel()
-			_, err := client(t, nil, endpoint).Get(ctx, "w000001")
-			return err
-		})
+		waitServed(t, endpoint, "w000001")
 	}
 	cl.mustLive()
 	for i, p := range cl.processes {

@@ -140,21 +140,18 @@ func (r *room) left() (room, commit int64) {
 
 // forCommands is how many bytes of commands have room behind those that were applied,
 // if each counts for recordBytes more. 0: what would grow the store is refused.
-//
-// A command takes up to twice its bytes here and once in the log, which may be on the same
-// volume; and a leader that was just elected does not know what the one before it
-// appended. So a quarter of what is allocated counts, and an eighth of what is free.
 func (r *room) forCommands() int64 {
 	if r.low.Load() {
 		return 0
 	}
-	left, commit := r.left()
-	return max(0, left-commit)/4 + r.free.Load()/8 + 1
+	return r.share() + 1
 }
 
-// forDeletes is how many bytes the records of one request's deleted keys may take: others
-// may be under way, at this member and at others.
-func (r *room) forDeletes() int64 {
+// share is the part of what is left, in bytes, that commands may count on, and likewise
+// the records of the keys that one request deletes. A command takes up to twice its bytes
+// here and once in the log, which may be on the same volume, and other deletions may be
+// under way: so it is a quarter of what is allocated, and an eighth of what is free.
+func (r *room) share() int64 {
 	left, commit := r.left()
 	return max(0, left-commit)/4 + r.free.Load()/8
 }

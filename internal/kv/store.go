@@ -285,7 +285,7 @@ func (s *Store) FitsDeletes(r *pb.InternalRaftRequest, tight bool) bool {
 		return true
 	}
 	db := s.db
-	room := db.room.forDeletes()
+	room := db.room.share()
 	if !tight && room >= 4*db.be.SizeInUse() {
 		return true // whatever it deletes
 	}

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"cmp"
 	"slices"
 
 	"go.etcd.io/raft/v3"
@@ -46,10 +47,7 @@ type backlogEnd struct {
 func (b *backlog) add(index uint64, bytes int64) {
 	b.total += bytes
 	b.ends = append(b.ends, backlogEnd{index, b.total})
-	old := 0
-	for old < len(b.ends)-1 && b.total-b.ends[old].total > backlogMax {
-		old++
-	}
+	old, _ := slices.BinarySearchFunc(b.ends, b.total-backlogMax, func(e backlogEnd, total int64) int { return cmp.Compare(e.total, total) })
 	if old > len(b.ends)/2 {
 		b.ends = slices.Delete(b.ends, 0, old)
 	}
@@ -57,15 +55,7 @@ func (b *backlog) add(index uint64, bytes int64) {
 
 // behind is how many bytes stand behind an index.
 func (b *backlog) behind(index uint64) int64 {
-	i, found := slices.BinarySearchFunc(b.ends, index, func(e backlogEnd, index uint64) int {
-		switch {
-		case e.index < index:
-			return -1
-		case e.index > index:
-			return 1
-		}
-		return 0
-	})
+	i, found := slices.BinarySearchFunc(b.ends, index, func(e backlogEnd, index uint64) int { return cmp.Compare(e.index, index) })
 	switch {
 	case found:
 		return b.total - b.ends[i].total
