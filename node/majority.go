@@ -28,7 +28,7 @@ func (m Missing) String() string {
 		name = fmt.Sprintf("%s (%s)", m.Member.Name, name)
 	}
 	if !m.Heard {
-		return fmt.Sprintf("%s at %s, not heard of since this member started %v ago", name, m.Member.Address, m.Silent.Round(time.Second))
+		return fmt.Sprintf("%s at %s, of which nothing came since this member started %v ago", name, m.Member.Address, m.Silent.Round(time.Second))
 	}
 	return fmt.Sprintf("%s at %s, silent for %v", name, m.Member.Address, m.Silent.Round(time.Second))
 }

@@ -33,7 +33,7 @@ func TestNoMajorityNamesWhoIsMissing(t *testing.T) {
 	ms[0].cfg.Logger = zap.New(core)
 	ms[0].start()
 	eventually(t, "two members are missing after a restart", func() bool { return len(ms[0].Status().Missing) == 2 })
-	if want := "n2 (2) at " + ms[1].addr + ", not heard of since this member started"; !strings.Contains(missing(), want) {
+	if want := "n2 (2) at " + ms[1].addr + ", of which nothing came since this member started"; !strings.Contains(missing(), want) {
 		t.Errorf("after a restart it says %q, and not %q", missing(), want)
 	}
 	silent := ms[0].Status().Missing[0].Silent

@@ -151,11 +151,11 @@ func expect(t *testing.T, status int, stdout string, args ...string) {
 func TestStatus(t *testing.T) {
 	a, b := serve(t, &server{id: 0xa}), serve(t, &server{id: 0xb, learner: true})
 	expect(t, 0, `
-ENDPOINT ID ROLE LEADER TERM INDEX APPLIED VERSION ERROR
-`+a+`    a  leader  a    2    23    22      3.6.16
-`+b+`    b  learner a    2    23    22      3.6.16`, "--endpoints", a+","+b, "status")
+ENDPOINT ID NAME ROLE LEADER TERM INDEX APPLIED VERSION ERROR
+`+a+`    a n1 leader  a    2    23    22      3.6.16
+`+b+`    b n2 learner a    2    23    22      3.6.16`, "--endpoints", a+","+b, "status")
 	expect(t, 0, `[ {
-"endpoint": "`+b+`", "id": "b", "role": "learner", "leader": "a",
+"endpoint": "`+b+`", "id": "b", "name": "n2", "role": "learner", "leader": "a",
 "term": 2, "index": 23, "applied": 22, "version": "3.6.16"
 } ]`, "--endpoints", b, "status", "-o", "json")
 }

@@ -20,6 +20,7 @@ import (
 type memberStatus struct {
 	Endpoint string `json:"endpoint"`
 	ID       string `json:"id,omitempty"`
+	Name     string `json:"name,omitempty"`
 	Role     string `json:"role,omitempty"`
 	Leader   string `json:"leader,omitempty"`
 	Term     uint64 `json:"term,omitempty"`
@@ -31,11 +32,11 @@ type memberStatus struct {
 	Problems []string `json:"problems,omitempty"`
 }
 
-var statusHeader = []string{"ENDPOINT", "ID", "ROLE", "LEADER", "TERM", "INDEX", "APPLIED", "VERSION", "ERROR"}
+var statusHeader = []string{"ENDPOINT", "ID", "NAME", "ROLE", "LEADER", "TERM", "INDEX", "APPLIED", "VERSION", "ERROR"}
 
 func (s memberStatus) columns() []string {
 	n := func(v uint64) string { return strconv.FormatUint(v, 10) }
-	return []string{s.Endpoint, s.ID, s.Role, s.Leader, n(s.Term), n(s.Index), n(s.Applied), s.Version, s.Error}
+	return []string{s.Endpoint, s.ID, s.Name, s.Role, s.Leader, n(s.Term), n(s.Index), n(s.Applied), s.Version, s.Error}
 }
 
 func newStatus(opts *options) *cobra.Command {
@@ -53,6 +54,7 @@ majority forgot. The command fails if an endpoint does not answer, or has a prob
 			}
 			defer done()
 			rows := opts.statusOfAll(ctx, c)
+			nameRows(c, rows)
 			if err := show(cmd.OutOrStdout(), opts.output, statusHeader, rows); err != nil {
 				return err
 			}
@@ -74,6 +76,23 @@ func (o *options) statusOfAll(ctx context.Context, c *clientv3.Client) []memberS
 	}
 	wg.Wait()
 	return rows
+}
+
+// nameRows adds what members are called, if one of them says so soon.
+func nameRows(c *clientv3.Client, rows []memberStatus) {
+	ctx, cancel := context.WithTimeout(context.Background(), explainTimeout)
+	defer cancel()
+	list, err := c.MemberList(ctx, clientv3.WithSerializable())
+	if err != nil {
+		return
+	}
+	names := make(map[string]string, len(list.Members))
+	for _, m := range list.Members {
+		names[hex(m.ID)] = m.Name
+	}
+	for i := range rows {
+		rows[i].Name = names[rows[i].ID]
+	}
 }
 
 func (o *options) statusOf(ctx context.Context, c *clientv3.Client, endpoint string) memberStatus {
@@ -175,5 +194,5 @@ func (o *options) explain(c *clientv3.Client) string {
 	return text
 }
 
-// explainTimeout bounds explain.
+// explainTimeout bounds what is asked only to say more: explain, and nameRows.
 const explainTimeout = 2 * time.Second

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -51,6 +53,29 @@ func TestNoFlagIsNamedLikeAServicesVariable(t *testing.T) {
 			t.Errorf("--%s: Kubernetes sets OCTOPII_%s for some name of a Service; choose another name", f.Name, envName(f.Name))
 		}
 	})
+}
+
+// Where others are told to find a member, and it is not there, its own log says so.
+func TestAdvertisedAddressIsChecked(t *testing.T) {
+	t.Parallel()
+	start := func(peers, advertised string) *process {
+		return spawn(t, nil, "start", "--data-dir", t.TempDir(), "--client-addr", "127.0.0.1:0", "--peer-addr", peers,
+			"--advertise-peer-addr", advertised, "--bootstrap", "--found-after", "0")
+	}
+	at := freeAddr(t)
+	const said = "--advertise-peer-addr: this member does not reach itself there"
+	right, nobody, another := start(at, at), start("127.0.0.1:0", freeAddr(t)), start("127.0.0.1:0", at)
+	for p, why := range map[*process]string{nobody: "connection refused", another: "answers there, and this one is"} {
+		until(t, func(context.Context) error {
+			if text := p.text(); !strings.Contains(text, said) || !strings.Contains(text, why) {
+				return fmt.Errorf("the log does not say %q", why)
+			}
+			return nil
+		})
+	}
+	if strings.Contains(right.text(), said) {
+		t.Error("the member that is there says that it is not")
+	}
 }
 
 // supervisedBy starts a member that tells how it does at a socket, and returns what waits

@@ -33,6 +33,11 @@ const (
 	// have ended before it was promoted.
 	promotionSoon = 3 * time.Second
 	votePoll      = 20 * time.Millisecond
+	// advertisedDelay is when a member first looks whether it answers where it says, and
+	// advertisedEvery how often it does until it is so; advertisedTimeout bounds each time.
+	advertisedDelay   = 3 * time.Second
+	advertisedEvery   = 30 * time.Second
+	advertisedTimeout = 5 * time.Second
 	// These bound what a client of the metrics address may take.
 	httpReadTimeout    = 5 * time.Second
 	httpWriteTimeout   = 30 * time.Second
@@ -51,6 +56,7 @@ type member struct {
 	registry *prometheus.Registry
 	store    *kv.Store
 	node     *node.Node
+	peers    *tcp.Transport // node closes it
 
 	// clientAddr and peerAddr are where others reach this member.
 	clientAddr, peerAddr string
@@ -85,9 +91,9 @@ func (m *member) start() error {
 	if err != nil {
 		return err
 	}
-	var clientConfig *tls.Config
+	var certs *certificates
 	if m.cfg.ClientCertFile != "" {
-		if clientConfig, err = clientTLS(m.cfg, m.lg); err != nil {
+		if certs, err = clientTLS(m.cfg, m.lg); err != nil {
 			return err
 		}
 	}
@@ -108,13 +114,16 @@ func (m *member) start() error {
 	if metrics != nil {
 		m.serveHTTP(capConns(metrics, "the metrics address", metricsConnsMax, m.lg))
 	}
-	m.serveClients(capConns(clients, "clients", conns, m.lg), clientConfig)
+	m.serveClients(capConns(clients, "clients", conns, m.lg), certs)
 	ctx, cancel := context.WithCancel(context.Background())
 	m.cancel = cancel
 	m.wg.Go(func() { m.publish(ctx) })
 	m.wg.Go(func() { m.keepPeers(ctx) })
 	m.wg.Go(func() { m.yieldWhenFull(ctx) })
 	m.wg.Go(func() { m.watchDatabase(ctx) })
+	if m.cfg.AdvertisePeerAddr != "" {
+		m.wg.Go(func() { m.checkAdvertised(ctx) })
+	}
 	if m.cfg.ScrubInterval > 0 {
 		m.wg.Go(func() { m.scrub(ctx) })
 		m.wg.Go(func() { m.compare(ctx) })
@@ -218,7 +227,7 @@ func (m *member) startNode() error {
 	if err != nil {
 		return peerError(m.cfg, err)
 	}
-	m.peerAddr = peers.Address()
+	m.peers, m.peerAddr = peers, peers.Address()
 	m.registry = newRegistry()
 	m.node, err = node.Start(node.Config{
 		Name:         m.cfg.Name,
@@ -252,6 +261,44 @@ func (m *member) startNode() error {
 	return nil
 }
 
+// checkAdvertised says when this member does not answer at --advertise-peer-addr: those who
+// notice otherwise are the others, and their logs do not know what was meant. Some networks
+// do not lead a host's own packets back to it, so it warns only.
+func (m *member) checkAdvertised(ctx context.Context) {
+	warned := false
+	for wait := advertisedDelay; sleep(ctx, wait); wait = advertisedEvery {
+		err := m.answersAt(ctx, m.cfg.AdvertisePeerAddr)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil && warned:
+			m.lg.Info("this member answers at --advertise-peer-addr now", zap.String("address", m.cfg.AdvertisePeerAddr))
+			return
+		case err == nil:
+			return
+		case !warned:
+			m.lg.Warn("--advertise-peer-addr: this member does not reach itself there, and the others cannot either unless their way is another one; correct it, or the network",
+				zap.String("address", m.cfg.AdvertisePeerAddr), zap.Error(err))
+			warned = true
+		}
+	}
+}
+
+// answersAt asks who is at an address of the peers' network, and fails unless it is this
+// member.
+func (m *member) answersAt(ctx context.Context, address string) error {
+	ctx, cancel := context.WithTimeout(ctx, advertisedTimeout)
+	defer cancel()
+	who, err := m.peers.Probe(ctx, address)
+	if err != nil {
+		return err
+	}
+	if self := m.node.Status().ID; who.Node != self {
+		return fmt.Errorf("member %x answers there, and this one is %x", who.Node, self)
+	}
+	return nil
+}
+
 func peerConfig(cfg config, lg *zap.Logger) tcp.Config {
 	limit, err := filesMax()
 	if err != nil {
@@ -269,13 +316,18 @@ func peerConfig(cfg config, lg *zap.Logger) tcp.Config {
 
 // serveClients answers clients from now on; until this member is part of a
 // cluster, with an error that sends them to another one.
-func (m *member) serveClients(l *cappedListener, clientConfig *tls.Config) {
+func (m *member) serveClients(l *cappedListener, certs *certificates) {
+	var clientConfig *tls.Config
+	failed := &handshakes{lg: m.lg}
+	if certs != nil {
+		clientConfig, failed.own = certs.config(), certs.fault
+	}
 	server := etcdapi.NewServer(etcdapi.Config{
 		Node:  m.node,
 		Store: m.store,
 		TLS:   clientConfig,
 
-		HandshakeFailed: (&handshakes{lg: m.lg}).failed,
+		HandshakeFailed: failed.failed,
 
 		PeerTLS: m.cfg.PeerCertFile != "",
 		Stats:   requestCounter{l},

@@ -31,18 +31,23 @@ type certificates struct {
 	current *tls.Config
 }
 
-// clientTLS returns the configuration of the listener for clients.
-func clientTLS(cfg config, lg *zap.Logger) (*tls.Config, error) {
+// clientTLS reads the certificates for clients.
+func clientTLS(cfg config, lg *zap.Logger) (*certificates, error) {
 	c := &certificates{cfg: cfg, lg: lg, seen: changed(cfg)}
 	var err error
 	if c.current, err = loadClientTLS(cfg); err != nil {
 		return nil, err
 	}
 	c.warnFaults()
+	return c, nil
+}
+
+// config is the configuration of the listener for clients.
+func (c *certificates) config() *tls.Config {
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS12,
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return c.get(), nil },
-	}, nil
+	}
 }
 
 func (c *certificates) get() *tls.Config {
@@ -64,27 +69,45 @@ func (c *certificates) get() *tls.Config {
 	return next
 }
 
+// fault returns why clients refuse the certificate of this member now, as far as it says so
+// itself.
+func (c *certificates) fault() error {
+	for _, err := range ownFaults(c.get()) {
+		return err
+	}
+	return nil
+}
+
+// ownFaults returns why clients will refuse what a member shows them, for each certificate.
+func ownFaults(cfg *tls.Config) (faults []error) {
+	for _, der := range cfg.Certificates[0].Certificate {
+		if cert, err := x509.ParseCertificate(der); err == nil {
+			if err := clienttls.Fault(cert, serverUse(cert)); err != nil {
+				faults = append(faults, err)
+			}
+		}
+	}
+	return faults
+}
+
 // warnFaults says which of the certificates that were read cannot be used as they are: they
 // are in force all the same, as clocks may be wrong.
 func (c *certificates) warnFaults() {
 	now := time.Now()
 	warn := func(flag, file, consequence string, err error) {
-		if err == nil {
-			return
-		}
 		advice := clienttls.Validity(err, now)
 		if advice == "" {
 			advice = "issue one for serverAuth"
 		}
 		c.lg.Warn(consequence+"; "+advice, zap.String("flag", flag), zap.String("file", file), zap.Error(err))
 	}
-	for _, der := range c.current.Certificates[0].Certificate {
-		if cert, err := x509.ParseCertificate(der); err == nil {
-			warn("--client-cert-file", c.cfg.ClientCertFile, "clients will refuse this member's certificate", clienttls.Fault(cert, serverUse(cert)))
-		}
+	for _, err := range ownFaults(c.current) {
+		warn("--client-cert-file", c.cfg.ClientCertFile, "clients will refuse this member's certificate", err)
 	}
 	for _, cert := range authorities(c.cfg.ClientCAFile) {
-		warn("--client-ca-file", c.cfg.ClientCAFile, "clients with a certificate of this authority will be refused", clienttls.Fault(cert, x509.ExtKeyUsageAny))
+		if err := clienttls.Fault(cert, x509.ExtKeyUsageAny); err != nil {
+			warn("--client-ca-file", c.cfg.ClientCAFile, "clients with a certificate of this authority will be refused", err)
+		}
 	}
 }
 
@@ -115,6 +138,8 @@ func authorities(file string) (certs []*x509.Certificate) {
 // strangers cannot fill the log. Its methods may be called from several goroutines.
 type handshakes struct {
 	lg *zap.Logger
+	// own says why clients refuse this member's certificate; nil: nothing is known.
+	own func() error
 
 	mu sync.Mutex
 	// more counts those that were not logged since told.
@@ -134,13 +159,18 @@ func (h *handshakes) failed(remote net.Addr, err error) {
 		h.more++
 		return
 	}
-	h.lg.Warn("a client was refused in its TLS handshake: "+handshakeAdvice(err, now),
+	var own error
+	if h.own != nil && clienttls.RefusedByOther(err) {
+		own = h.own()
+	}
+	h.lg.Warn("a client was refused in its TLS handshake: "+handshakeAdvice(err, own, now),
 		zap.Stringer("remote", remote), zap.Error(err), zap.Int("others since the last line", h.more))
 	h.told, h.more = now, 0
 }
 
-// handshakeAdvice says what to change after the handshake of a client failed.
-func handshakeAdvice(err error, now time.Time) string {
+// handshakeAdvice says what to change after the handshake of a client failed. own is why
+// clients refuse this member's certificate, if that is known.
+func handshakeAdvice(err, own error, now time.Time) string {
 	var plain tls.RecordHeaderError
 	var authority x509.UnknownAuthorityError
 	var network net.Error
@@ -153,6 +183,12 @@ func handshakeAdvice(err error, now time.Time) string {
 		return "its certificate is of an authority that is not in --client-ca-file; issue one by an authority that is, or add its authority there"
 	case strings.Contains(err.Error(), "client didn't provide a certificate"):
 		return "it showed no certificate, which --client-ca-file asks for; give it one (--cert and --key of etcdctl and octopiictl)"
+	case clienttls.RefusedByOther(err) && own != nil:
+		advice := clienttls.Validity(own, now)
+		if advice == "" {
+			advice = own.Error()
+		}
+		return "it does not accept the certificate of --client-cert-file, rightly; " + advice
 	case clienttls.RefusedByOther(err):
 		return "it does not accept the certificate of --client-cert-file; give it the authority of that (--cacert of etcdctl and octopiictl), and an endpoint that the certificate names"
 	case errors.As(err, &network) && network.Timeout():

@@ -136,7 +136,7 @@ func TestClientCertificatesAreReadAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	current := func() string {
-		c, err := served.GetConfigForClient(nil)
+		c, err := served.config().GetConfigForClient(nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -208,7 +208,7 @@ func TestExpiredClientCertificateIsTold(t *testing.T) {
 	}
 	copyLater(t, expired.key, a.key)
 	copyLater(t, expired.cert, a.cert)
-	if _, err := served.GetConfigForClient(nil); err != nil {
+	if _, err := served.config().GetConfigForClient(nil); err != nil {
 		t.Fatal(err)
 	}
 	if text := told(); !strings.HasPrefix(text, want) {
@@ -237,14 +237,15 @@ func TestHandshakeAdvice(t *testing.T) {
 	t.Parallel()
 	a, other := newAuthority(t), newAuthority(t)
 	expired := newAuthorityUntil(t, time.Now().Add(-time.Hour))
-	server := func(ca string) *tls.Config {
+	serverOf := func(who authority, ca string) *tls.Config {
 		t.Helper()
-		cfg, err := loadClientTLS(config{ClientCertFile: a.cert, ClientKeyFile: a.key, ClientCAFile: ca})
+		cfg, err := loadClientTLS(config{ClientCertFile: who.cert, ClientKeyFile: who.key, ClientCAFile: ca})
 		if err != nil {
 			t.Fatal(err)
 		}
 		return cfg
 	}
+	server := func(ca string) *tls.Config { return serverOf(a, ca) }
 	shows := func(who authority) *tls.Config {
 		cfg := a.client(t, false)
 		cfg.Certificates = who.client(t, true).Certificates
@@ -258,6 +259,7 @@ func TestHandshakeAdvice(t *testing.T) {
 		"no certificate": {server(a.ca), a.client(t, false), "it showed no certificate"},
 		"another CA":     {server(a.ca), shows(other), "an authority that is not in --client-ca-file"},
 		"expired":        {server(expired.ca), shows(expired), "expired at"},
+		"own expired":    {serverOf(expired, expired.ca), expired.client(t, true), "certificate of --client-cert-file, rightly; the certificate \"CN=test member\" expired at"},
 		"CA of client":   {server(a.ca), other.client(t, true), "it does not accept the certificate of --client-cert-file"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -292,8 +294,9 @@ func TestHandshakeAdvice(t *testing.T) {
 			defer conn.Close()
 			err = tls.Server(conn, c.server).Handshake()
 			<-ended
-			if err == nil || !strings.Contains(handshakeAdvice(err, time.Now()), c.says) {
-				t.Errorf("the handshake ends with %v, and the advice is %q; want %q", err, handshakeAdvice(err, time.Now()), c.says)
+			own := (&certificates{current: c.server, seen: changed(config{})}).fault()
+			if err == nil || !strings.Contains(handshakeAdvice(err, own, time.Now()), c.says) {
+				t.Errorf("the handshake ends with %v, and the advice is %q; want %q", err, handshakeAdvice(err, own, time.Now()), c.says)
 			}
 		})
 	}

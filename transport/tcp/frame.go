@@ -107,12 +107,18 @@ type frameReader struct {
 func (f *frameReader) next(limit int, into []byte) (frameType, []byte, error) {
 	if n, err := io.ReadFull(f.r, f.header[:]); err != nil {
 		if n > 0 && isEOF(err) {
+			if isTLS(f.header[:n]) {
+				return 0, nil, errOtherHasTLS
+			}
 			return 0, nil, badFramef("cut off after %d bytes of its header", n)
 		}
 		return 0, nil, err
 	}
 	size, err := checkHeader(f.header[:], limit)
 	if err != nil {
+		if isTLS(f.header[:]) {
+			return 0, nil, errOtherHasTLS
+		}
 		return 0, nil, err
 	}
 	if f.onBody != nil {
@@ -127,6 +133,15 @@ func (f *frameReader) next(limit int, into []byte) (frameType, []byte, error) {
 		return 0, nil, badFramef("checksum is %08x, its header says %08x", got, want)
 	}
 	return frameType(f.header[8]), body, nil
+}
+
+// errOtherHasTLS is said of what is no frame and looks like TLS.
+var errOtherHasTLS = badFramef("the other side uses TLS, and this member does not: " + oneSidedAdvice)
+
+// isTLS says whether bytes begin as a record of TLS does: with its type, and a version from
+// 3.0 to 3.4 (RFC 8446, 5.1). A frame may begin so, too: ask it only of what is none.
+func isTLS(b []byte) bool {
+	return len(b) >= 3 && b[0] >= 20 && b[0] <= 23 && b[1] == 3 && b[2] <= 4
 }
 
 // checkHeader returns the length of the body.

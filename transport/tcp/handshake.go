@@ -64,7 +64,7 @@ func (t *Transport) openAs(ctx context.Context, address string, g greeting) (*co
 	peer, err := c.greet(g)
 	if err != nil {
 		c.close()
-		return nil, transport.Hello{}, t.tls.explainTLS(err)
+		return nil, transport.Hello{}, c.explainTLS(err)
 	}
 	return c, peer, nil
 }
@@ -173,6 +173,7 @@ func (c *conn) answer() (transport.Hello, uint32, error) {
 	}
 	hello, err := c.readHello()
 	if err != nil {
+		c.refusePlain(err)
 		return transport.Hello{}, 0, err
 	}
 	peer := toHello(hello)

@@ -57,7 +57,7 @@ func (t *Transport) serve(c *conn) {
 		return
 	}
 	if err != nil {
-		if explained := t.tls.explainTLS(err); explained != err {
+		if explained := c.explainTLS(err); explained != err {
 			t.warnStrangers("refused a connection", zap.String("address", c.address), zap.Error(explained))
 		}
 		t.log.Debug("handshake failed", zap.String("address", c.address), zap.Error(err))

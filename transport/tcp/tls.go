@@ -11,9 +11,12 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/octopii/octopii/proto"
 )
 
 // TLS names the PEM files of mutual TLS. Either all three are set or none.
@@ -257,21 +260,49 @@ func refusedByOther(err error) bool {
 	return errors.As(err, &alert) || errors.As(err, &network) && network.Op == "remote error"
 }
 
-// explainTLS adds to an error of a handshake what people need to find the wrong certificate.
-func (c *credentials) explainTLS(err error) error {
-	if c == nil || err == nil {
+// explainTLS adds to an error of c's handshake what people need to find the wrong certificate,
+// or the member without one.
+func (c *conn) explainTLS(err error) error {
+	own := c.t.tls
+	if own == nil || err == nil {
 		return err
 	}
 	var verification *tls.CertificateVerificationError
-	if errors.As(err, &verification) && len(verification.UnverifiedCertificates) > 0 {
+	var plain tls.RecordHeaderError
+	switch {
+	case errors.As(err, &verification) && len(verification.UnverifiedCertificates) > 0:
 		return fmt.Errorf("the certificate of the other side, %s, is not accepted; %s: %w",
 			describe(verification.UnverifiedCertificates[0]), certificateAdvice(err, time.Now()), err)
-	}
-	if refusedByOther(err) {
+	case refusedByOther(err):
 		return fmt.Errorf("the other side does not accept the certificate of this member, %s, %s; see the log of the other side: %w",
-			c.files.CertFile, describe(c.config().Certificates[0].Leaf), err)
+			own.files.CertFile, describe(own.config().Certificates[0].Leaf), err)
+	case errors.As(err, &plain):
+		return fmt.Errorf("the other side does not use TLS, and this member does: "+oneSidedAdvice+": %w", err)
+	case !c.inbound && c.endedBeforeTLS(err): // whoever looks whether a port is open ends so, too
+		return fmt.Errorf("the other side ended the connection when TLS began; if it has no certificates: "+oneSidedAdvice+": %w", err)
 	}
 	return err
+}
+
+const oneSidedAdvice = "give certificates to all members, or to none"
+
+// refusePlain tells who dialed without TLS that it is used here, in plain text, as nothing
+// else can be read there.
+func (c *conn) refusePlain(err error) {
+	var plain tls.RecordHeaderError
+	if !errors.As(err, &plain) || plain.Conn == nil {
+		return
+	}
+	hello := octopiipb.Hello{Version: protocolVersion, Refused: "members use TLS among each other here, and this connection has none: " + oneSidedAdvice}
+	if body, err := hello.Marshal(); err == nil {
+		_, _ = plain.Conn.Write(newFrame(frameHello, body))
+	}
+}
+
+// endedBeforeTLS says whether the other side closed the connection before it was encrypted.
+func (c *conn) endedBeforeTLS(err error) bool {
+	nc, ok := c.nc.(*tls.Conn)
+	return ok && !nc.ConnectionState().HandshakeComplete && (isEOF(err) || errors.Is(err, syscall.ECONNRESET))
 }
 
 // client wraps a dialed connection; c is nil for plain TCP.

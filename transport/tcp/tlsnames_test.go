@@ -2,6 +2,7 @@ package tcp
 
 import (
 	"crypto/x509"
+	"fmt"
 	"net"
 	"os"
 	"strings"
@@ -68,6 +69,37 @@ func TestWrongCertificateIsNamed(t *testing.T) {
 		}
 		return false
 	})
+}
+
+// TestTLSOnOneSide: where one of two members has certificates and the other one has none, both
+// logs say so, whichever dials.
+func TestTLSOnOneSide(t *testing.T) {
+	const advice = oneSidedAdvice
+	said := func(logs *observer.ObservedLogs) bool {
+		for _, entry := range logs.All() {
+			if strings.Contains(fmt.Sprint(entry.ContextMap()), advice) {
+				return true
+			}
+		}
+		return false
+	}
+	for name, withTLS := range map[string]bool{"the dialer has": true, "the acceptor has": false} {
+		t.Run(name, func(t *testing.T) {
+			core, logs := observer.New(zap.WarnLevel)
+			dialer, acceptor := Config{}, Config{Logger: zap.New(core)}
+			if withTLS {
+				dialer.TLS = newAuthority(t).issue(t)
+			} else {
+				acceptor.TLS = newAuthority(t).issue(t)
+			}
+			a, _ := start(t, 1, dialer)
+			b, _ := start(t, 2, acceptor)
+			if _, err := a.Probe(t.Context(), b.Address()); err == nil || !strings.Contains(err.Error(), advice) {
+				t.Errorf("the dialer is told %v; want %q in it", err, advice)
+			}
+			transporttest.Until(t, "the acceptor's log says so", func() bool { return said(logs) })
+		})
+	}
 }
 
 // TestCertificateAdvice: each fault of a certificate has advice of its own, once, at the start
