@@ -62,7 +62,7 @@ func (h handler) Accept(peer transport.Hello) error {
 		if peer.To == h.id && h.cluster.Load() != 0 {
 			h.Sought(peer) // another cluster wants a member that has this one's ID
 		}
-		h.log.Warn("refused a peer", zap.String("peer", hex(peer.Node)), zap.String("address", peer.Address), zap.Error(err))
+		h.warnSome(&h.quiet.refusals, "refused a peer", zap.String("peer", hex(peer.Node)), zap.String("address", peer.Address), zap.Error(err))
 		h.events.peerRefused(peer.Node, err)
 		return err
 	}
@@ -155,7 +155,7 @@ func (h handler) HandleMessages(from uint64, batch []transport.Inbound) {
 			err = fmt.Errorf("its kind %d is not known; is the peer newer than this member?", in.Kind)
 		}
 		if err != nil {
-			h.log.Warn("dropped a message", zap.String("from", hex(from)), zap.Error(err))
+			h.warnSome(&h.quiet.messages, "dropped a message", zap.String("from", hex(from)), zap.Error(err))
 		}
 	}
 	if len(messages) > 0 {

@@ -326,7 +326,7 @@ func campaignDelay(n int) time.Duration {
 
 // suspect takes note of a message that was dropped.
 func (l *loop) suspect(s core.Suspect) {
-	l.log.Warn("dropped a message that contradicts what is known here",
+	l.warnSome(&l.quiet.suspects, "dropped a message that contradicts what is known here",
 		zap.String("from", hex(s.ID)), zap.String("reason", s.Reason))
 	if s.Claim == core.NoClaim {
 		return

@@ -28,6 +28,7 @@ type Node struct {
 	id        uint64
 	identity  raftstore.Identity
 	log       *zap.Logger
+	quiet     quiet
 	store     *raftstore.Store
 	transport transport.Transport
 

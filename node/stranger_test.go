@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/transport"
@@ -170,6 +172,26 @@ func TestNothingIsKeptOfStrangers(t *testing.T) {
 		t.Errorf("%d guests are kept", len(n.guests.list))
 	}
 }
+
+// Nor do they fill the log, whatever they send.
+func TestStrangersDoNotFillTheLog(t *testing.T) {
+	n := lonelyNode(7, threeMembers)
+	seen, logs := observer.New(zap.DebugLevel)
+	n.log = zap.New(seen)
+	n.host = &frozen{}
+	for id := uint64(10); id < 1000; id++ {
+		_ = handler{n}.Accept(transport.Hello{Node: id, Cluster: 8, Address: "nowhere"})
+		handler{n}.HandleMessages(id, []transport.Inbound{{Kind: 99}, {Kind: kindRaft, Payload: []byte("no message")}})
+	}
+	if logs.Len() > 2 {
+		t.Errorf("1,980 faults of strangers in one moment make %d lines", logs.Len())
+	}
+}
+
+// frozen is a machine whose clock stands.
+type frozen struct{ machine }
+
+func (frozen) now() time.Time { return time.Unix(1, 0) }
 
 // A member that stops because it was removed, or its disk forgot, does not say so to those
 // that ask it something just then: they would take it for their own lot.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/octopii/octopii/internal/etcdapi"
 	"github.com/octopii/octopii/internal/kv"
+	"github.com/octopii/octopii/internal/loglimit"
 	"github.com/octopii/octopii/node"
 	"github.com/octopii/octopii/transport/tcp"
 )
@@ -318,7 +319,7 @@ func peerConfig(cfg config, lg *zap.Logger) tcp.Config {
 // cluster, with an error that sends them to another one.
 func (m *member) serveClients(l *cappedListener, certs *certificates) {
 	var clientConfig *tls.Config
-	failed := &handshakes{lg: m.lg}
+	failed := &handshakes{lg: m.lg, limit: loglimit.Limit{Every: refusalsEvery}}
 	if certs != nil {
 		clientConfig, failed.own = certs.config(), certs.fault
 	}

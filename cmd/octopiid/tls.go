@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/octopii/octopii/internal/clienttls"
+	"github.com/octopii/octopii/internal/loglimit"
 )
 
 // certificates serves clients with what is in the files now: they are read again
@@ -139,12 +140,8 @@ func authorities(file string) (certs []*x509.Certificate) {
 type handshakes struct {
 	lg *zap.Logger
 	// own says why clients refuse this member's certificate; nil: nothing is known.
-	own func() error
-
-	mu sync.Mutex
-	// more counts those that were not logged since told.
-	more int
-	told time.Time
+	own   func() error
+	limit loglimit.Limit
 }
 
 // failed is etcdapi.Config.HandshakeFailed.
@@ -153,10 +150,8 @@ func (h *handshakes) failed(remote net.Addr, err error) {
 		return // it went away, as a check whether the port is open does
 	}
 	now := time.Now()
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if now.Sub(h.told) < refusalsEvery {
-		h.more++
+	others, ok := h.limit.Pass(now)
+	if !ok {
 		return
 	}
 	var own error
@@ -164,8 +159,7 @@ func (h *handshakes) failed(remote net.Addr, err error) {
 		own = h.own()
 	}
 	h.lg.Warn("a client was refused in its TLS handshake: "+handshakeAdvice(err, own, now),
-		zap.Stringer("remote", remote), zap.Error(err), zap.Int("others since the last line", h.more))
-	h.told, h.more = now, 0
+		zap.Stringer("remote", remote), zap.Error(err), zap.Int("others since the last line", others))
 }
 
 // handshakeAdvice says what to change after the handshake of a client failed. own is why

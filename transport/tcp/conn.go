@@ -198,7 +198,7 @@ func (c *conn) unexpected(kind frameType, body []byte) error {
 	var hello octopiipb.Hello
 	if kind == frameHello && hello.Unmarshal(body) == nil && hello.Refused != "" {
 		c.t.counters.refused.Add(1)
-		c.t.log.Warn("the peer refuses this member", zap.String("address", c.address), zap.String("reason", hello.Refused))
+		c.t.warnStrangers("the peer refuses this member", zap.String("address", c.address), zap.String("reason", hello.Refused))
 		c.t.handler.Refused(toHello(hello), refusalIn(hello))
 		return c.refusedBy(hello)
 	}

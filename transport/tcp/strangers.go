@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -40,8 +39,6 @@ const (
 	guestBytesMax    = 1 << 20
 	// peerIPsMax is how many IP addresses of one peer are known at most.
 	peerIPsMax = 4
-	// warnEvery is how often a warning about strangers is logged.
-	warnEvery = time.Second
 )
 
 // budget is memory that several connections share.
@@ -244,28 +241,14 @@ func (c *conn) answerGuest() {
 	}
 }
 
-// logLimit lets a warning pass once in warnEvery, and counts the others.
-type logLimit struct {
-	mu    sync.Mutex
-	last  time.Time
-	quiet int
-}
-
 // warnStrangers logs about strangers, who must not fill the disk with it.
 func (t *Transport) warnStrangers(message string, fields ...zap.Field) {
-	l := &t.strangerWarnings
-	l.mu.Lock()
-	now := time.Now()
-	if now.Sub(l.last) < warnEvery {
-		l.quiet++
-		l.mu.Unlock()
+	others, ok := t.strangerWarnings.Pass(time.Now())
+	if !ok {
 		return
 	}
-	quiet := l.quiet
-	l.last, l.quiet = now, 0
-	l.mu.Unlock()
-	if quiet > 0 {
-		fields = append(fields, zap.Int("more of the kind", quiet))
+	if others > 0 {
+		fields = append(fields, zap.Int("more of the kind", others))
 	}
 	t.log.Warn(message, fields...)
 }

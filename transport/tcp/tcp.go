@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/octopii/octopii/internal/loglimit"
 	"github.com/octopii/octopii/transport"
 )
 
@@ -53,7 +54,7 @@ type Transport struct {
 
 	// strangerBudget and memberBudget bound the memory of frames that are being read.
 	strangerBudget, memberBudget budget
-	strangerWarnings             logLimit
+	strangerWarnings             loglimit.Limit
 	// order makes HandleMessages one call at a time for each sender, whose lanes arrive in
 	// goroutines of their own. A sender has the place of its ID modulo the length.
 	order [64]sync.Mutex
