@@ -40,7 +40,7 @@ const (
 // is no error: what does not fit waits here, in its order, until there is space
 // again.
 type appender struct {
-	node   *Node
+	node   *group
 	writer *raftstore.Writer
 	jobs   *mailbox[appendJob]
 	wg     sync.WaitGroup
@@ -96,14 +96,14 @@ const (
 	wakeReserved
 )
 
-func newAppender(n *Node, w *raftstore.Writer) *appender {
-	a := &appender{node: n, writer: w, jobs: newMailbox[appendJob]()}
+func newAppender(g *group, w *raftstore.Writer) *appender {
+	a := &appender{node: g, writer: w, jobs: newMailbox[appendJob]()}
 	a.quiet = a.timer(wakeQuiet)
 	a.retry = a.timer(wakeRetry)
 	if a.writer.Initialized() { // else the loop makes the log, later
 		a.reserveAhead()
 	}
-	n.host.unit(&a.wg, a.run)
+	g.host.unit(&a.wg, a.run)
 	return a
 }
 
@@ -230,7 +230,7 @@ func (a *appender) work() error {
 // are done. With wal.ErrNoSpace nothing of the others is.
 func (a *appender) do(jobs []appendJob) (done int, err error) {
 	for done < len(jobs) {
-		n := group(jobs[done:])
+		n := nextGroup(jobs[done:])
 		a.node.watchdog.log.begin()
 		if n > 0 {
 			err = a.write(jobs[done : done+n])
@@ -249,7 +249,7 @@ func (a *appender) do(jobs []appendJob) (done int, err error) {
 
 // group returns how many appends at the front are written together; 0 if what
 // comes first stands for itself.
-func group(jobs []appendJob) int {
+func nextGroup(jobs []appendJob) int {
 	size := 0
 	for i := range jobs {
 		if jobs[i].append == nil || jobs[i].append.Snapshot != nil {

@@ -10,7 +10,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.etcd.io/raft/v3/raftpb"
-	"go.uber.org/zap"
 
 	"github.com/octopii/octopii/internal/vfs/vfstest"
 	"github.com/octopii/octopii/node/internal/core"
@@ -153,7 +152,8 @@ func newAppenderBench(t *testing.T, disk fakeDisk) *appenderBench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &Node{host: machine{}, id: 1, store: store, inbox: newInbox(), log: zap.NewNop(), done: make(chan struct{}), cancel: func() {}}
+	n := bareGroup()
+	n.store = store
 	if n.metrics, err = newMetrics(n); err != nil {
 		t.Fatal(err)
 	}
@@ -350,7 +350,7 @@ func TestAppenderMarkWithoutSpace(t *testing.T) {
 		mark()
 		b.want("errors of the second try", error(nil), got[1])
 		b.want("marks", []uint64{2}, b.log.see().marks)
-		b.want("fatal", error(nil), b.node.Err())
+		b.want("fatal", error(nil), b.node.err())
 	})
 }
 
@@ -382,7 +382,7 @@ func TestAppenderReserveFails(t *testing.T) {
 		b := newAppenderBench(t, fakeDisk{room: plenty, broken: broken})
 		defer b.close()
 		synctest.Wait()
-		if err := b.node.Err(); !errors.Is(err, broken) {
+		if err := b.node.err(); !errors.Is(err, broken) {
 			t.Errorf("it stopped with %v, want %v", err, broken)
 		}
 	})
@@ -413,7 +413,7 @@ func TestGroupIsBounded(t *testing.T) {
 	jobs = append(jobs, appendJob{mark: &octopiipb.SnapshotHeader{}})
 	var got []int
 	for rest := jobs; len(rest) > 0; {
-		n := group(rest)
+		n := nextGroup(rest)
 		got = append(got, n)
 		rest = rest[max(n, 1):]
 	}

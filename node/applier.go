@@ -14,7 +14,7 @@ import (
 
 // applier owns the state machine: its goroutine makes all calls to it.
 type applier struct {
-	node *Node
+	node *group
 	sm   StateMachine
 	jobs *mailbox[applyJob]
 	wg   sync.WaitGroup
@@ -40,8 +40,8 @@ type applyJob struct {
 	durable func(index uint64)
 }
 
-func newApplier(n *Node) *applier {
-	return &applier{node: n, sm: n.cfg.StateMachine, jobs: newMailbox[applyJob]()}
+func newApplier(g *group) *applier {
+	return &applier{node: g, sm: g.cfg.StateMachine, jobs: newMailbox[applyJob]()}
 }
 
 // start begins to apply behind label. Entries up to durable are known to the

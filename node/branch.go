@@ -107,13 +107,13 @@ func (h handler) contradicts(from uint64, s *octopiipb.SnapshotStream) error {
 		return nil
 	}
 	term := core.TermIn(s.Header.Terms, s.Header.Metadata.Index, at.Index)
-	if term == 0 || term == at.Term || s.Term < h.Status().Term {
+	if term == 0 || term == at.Term || s.Term < h.status().Term {
 		return nil
 	}
 	text := fmt.Sprintf("the snapshot of leader %x at %d is of a log with term %d at index %d, and the entry that is committed here has term %d",
 		from, s.Header.Metadata.Index, term, at.Index, at.Term)
 	h.inbox.call(func() {
-		l := h.snapshots.loop
+		l := h.loop
 		l.suspect(core.Suspect{ID: from, Claim: core.Diverged, Index: at.Index, Reason: text})
 	})
 	return fmt.Errorf("%w: %s", ErrDiverged, text)

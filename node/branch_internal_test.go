@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
-	"go.uber.org/zap"
 
 	"github.com/octopii/octopii/internal/vfs/vfstest"
 	octopiipb "github.com/octopii/octopii/proto"
@@ -64,7 +63,9 @@ func TestDatabaseOfAnotherBranch(t *testing.T) {
 		"another branch, where it begins":  {5, 1, ErrDiverged},
 		"the same branch, where it begins": {5, 2, nil},
 	} {
-		l := &loop{view: view, Node: &Node{store: store, durable: true, cfg: Config{Dir: "/data", StateMachine: database{index: c.index, term: c.term}}}}
+		l := bareLoop()
+		l.view, l.store, l.durable = view, store, true
+		l.cfg = Config{Dir: "/data", StateMachine: database{index: c.index, term: c.term}}
 		if _, err := l.recoverStateMachine(view.Start()); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)
 		}
@@ -74,7 +75,7 @@ func TestDatabaseOfAnotherBranch(t *testing.T) {
 // The last branches are remembered, also of members that are none any more; what a member
 // found out itself replaces what a leader saw of it.
 func TestBranchesAreBounded(t *testing.T) {
-	l := &loop{Node: &Node{log: zap.NewNop()}}
+	l := bareLoop()
 	d := &doubt{loop: l}
 	for id := range uint64(2*branchesMax + 1) {
 		l.membership = &octopiipb.Membership{Members: []octopiipb.Member{{ID: id + 1}}}

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
-	"go.uber.org/zap"
 
 	"github.com/octopii/octopii/internal/stepped"
 	"github.com/octopii/octopii/node/internal/core"
@@ -64,7 +63,7 @@ func TestTakenOrNotCommitted(t *testing.T) {
 
 // The waiter of a call that gave up is not that of another call: it may still be answered.
 func TestWaiterOfAGoneCallIsItsOwn(t *testing.T) {
-	n := &Node{}
+	n := verbs{bareGroup()}
 	for _, taken := range []bool{false, true} {
 		w := newWaiter()
 		if taken {
@@ -89,7 +88,8 @@ func TestWaiterOfAGoneCallIsItsOwn(t *testing.T) {
 // What is refused for want of room does not count: there is room when what was taken is
 // done.
 func TestRefusedCallsDoNotCount(t *testing.T) {
-	n := &Node{cfg: Config{PendingProposalsMax: 3, PendingBytesMax: 1000}, drained: make(chan struct{}, 1)}
+	n := bareGroup()
+	n.cfg = Config{PendingProposalsMax: 3, PendingBytesMax: 1000}
 	for name, bytes := range map[string]int{"calls": 1, "bytes": 400} {
 		for round := range 3 {
 			admitted := 0
@@ -155,8 +155,7 @@ func (s sendsTo) SendSnapshot(context.Context, uint64, transport.Message, io.Wri
 // What was captured for a stream is closed, whether it arrived or not.
 func TestStreamsCloseWhatWasCaptured(t *testing.T) {
 	for _, broken := range []error{nil, errors.New("the connection broke")} {
-		n := &Node{ctx: t.Context(), log: zap.NewNop(), transport: sendsTo{err: broken}}
-		s := &snapshots{loop: &loop{Node: n}}
+		s := &snapshots{loop: &loop{group: bareGroupOn(sendsTo{err: broken})}}
 		data := new(closes)
 		if err := s.stream(raftpb.Message{To: 2}, octopiipb.SnapshotHeader{}, data); !errors.Is(err, broken) {
 			t.Errorf("a stream that ends with %v: %v", broken, err)
@@ -187,7 +186,8 @@ func (neverTimer) Stop() bool               { return true }
 // began before the question.
 func TestQuestionsWaitForABarrierOfTheirOwn(t *testing.T) {
 	h := &noTime{}
-	n := &Node{host: h, inbox: newInbox(), log: zap.NewNop(), appender: &appender{}}
+	n := service{trust{bareGroup()}}
+	n.host, n.appender = h, &appender{}
 
 	n.members.Store(&octopiipb.Membership{})
 	answered := make([]bool, 2)
@@ -231,7 +231,9 @@ func (t told) RemovePeer(id uint64)              { delete(t.at, id) }
 // that moved, and of no others.
 func TestTransportHasTheMembership(t *testing.T) {
 	tr := told{at: map[uint64]string{}}
-	l := &loop{Node: &Node{id: 1, transport: tr, log: zap.NewNop(), inbox: newInbox(), events: &events{wake: make(chan struct{}, 1)}}, peers: map[uint64]string{}}
+	l := &loop{group: bareGroupOn(tr)}
+	l.peers = map[uint64]string{}
+	l.events = &events{wake: make(chan struct{}, 1)}
 	for i, want := range []map[uint64]string{
 		{},
 		{2: "a:2"},

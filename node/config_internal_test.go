@@ -46,7 +46,7 @@ func TestCallsThatCannotBeRead(t *testing.T) {
 	}
 	before := n.Status()
 	for _, kind := range []transport.Kind{kindFound, kindCompare, kindVouch, kindTestify, kindJoin} {
-		m, err := handler{n}.HandleCall(t.Context(), transport.Hello{Node: 9, Call: true}, transport.Inbound{Kind: kind, Payload: []byte{0xff}})
+		m, err := newHandler(n.group).HandleCall(t.Context(), transport.Hello{Node: 9, Call: true}, transport.Inbound{Kind: kind, Payload: []byte{0xff}})
 		if err == nil {
 			t.Errorf("kind %d: it is answered with %v", kind, m)
 		}

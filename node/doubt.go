@@ -499,22 +499,22 @@ const compareTimeouts = 2
 
 // answerCompare tells a member what a majority has committed, by a linearizable read that
 // begins now. A suspended member cannot, and takes note of the other.
-func (n *Node) answerCompare(from transport.Hello, payload []byte, done func(transport.Message, error)) {
+func (s service) answerCompare(from transport.Hello, payload []byte, done func(transport.Message, error)) {
 	var q octopiipb.CompareRequest
 	if err := q.Unmarshal(payload); err != nil {
 		done(nil, fmt.Errorf("a question that cannot be read: %w", err))
 		return
 	}
-	if !isProven(n.cluster.Load(), n.members.Load(), from) {
+	if !isProven(s.cluster.Load(), s.members.Load(), from) {
 		done(nil, errStranger)
 		return
 	}
-	n.inbox.call(func() { n.snapshots.loop.doubt.heard(from, &q) })
+	s.inbox.call(func() { s.loop.doubt.heard(from, &q) })
 	if q.Branch != (octopiipb.Branch{}) {
-		done(&octopiipb.CompareReply{Cluster: n.cluster.Load()}, nil)
+		done(&octopiipb.CompareReply{Cluster: s.cluster.Load()}, nil)
 		return
 	}
-	if err := n.open(); err != nil {
+	if err := s.open(); err != nil {
 		done(nil, err)
 		return
 	}
@@ -527,17 +527,17 @@ func (n *Node) answerCompare(from transport.Hello, payload []byte, done func(tra
 			done(nil, publicError(a.Err))
 			return
 		}
-		at := n.snapshots.loop.core.PlaceAt(q.Index) // the loop has the answers of reads
-		done(&octopiipb.CompareReply{Cluster: n.cluster.Load(), Index: a.Index, Term: at.Term, Sums: at.Sums[:],
-			Stranger: recordOf(n.members.Load(), q.Stranger), Remembered: toMemory(n.memory.get(from.Node))}, nil)
+		at := s.loop.core.PlaceAt(q.Index) // the loop has the answers of reads
+		done(&octopiipb.CompareReply{Cluster: s.cluster.Load(), Index: a.Index, Term: at.Term, Sums: at.Sums[:],
+			Stranger: recordOf(s.members.Load(), q.Stranger), Remembered: toMemory(s.memory.get(from.Node))}, nil)
 	})
-	n.inbox.request(core.Request{Kind: core.Read, Waiter: w})
-	n.host.timer(func() {
+	s.inbox.request(core.Request{Kind: core.Read, Waiter: w})
+	s.host.timer(func() {
 		if answered.CompareAndSwap(false, true) {
 			_ = w.quit()
 			done(nil, errors.New("no majority answers"))
 		}
-	}).Reset(compareTimeouts * time.Duration(n.cfg.ElectionTicks) * n.cfg.TickInterval)
+	}).Reset(compareTimeouts * time.Duration(s.cfg.ElectionTicks) * s.cfg.TickInterval)
 }
 
 // heard takes what another member says of itself in a question.

@@ -40,8 +40,8 @@ func (n *Node) WasMember() bool {
 
 // Met is called by the transport for a peer that takes this member for one of its own, and
 // Sought for one that wants another member here.
-func (n *Node) Met(peer transport.Hello) error { return handler{n}.Accept(peer) }
-func (n *Node) Sought(peer transport.Hello)    { handler{n}.Sought(peer) }
+func (n *Node) Met(peer transport.Hello) error { return newHandler(n.group).Accept(peer) }
+func (n *Node) Sought(peer transport.Hello)    { newHandler(n.group).Sought(peer) }
 
 // The kinds of questions that members of other clusters may ask.
 const (
@@ -52,7 +52,7 @@ const (
 // RefusedAsForgetful is what the transport tells where a peer refused this member for its
 // disk, and Branched says whether a peer is on another branch than the majority.
 func (n *Node) RefusedAsForgetful(peer transport.Hello) {
-	handler{n}.refused(peer, transport.Refusal{Code: refusedDisk, Reason: "another disk"})
+	newHandler(n.group).refused(peer, transport.Refusal{Code: refusedDisk, Reason: "another disk"})
 }
 func (n *Node) Branched(id uint64) bool {
 	known := make(chan bool, 1)

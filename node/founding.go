@@ -368,8 +368,8 @@ func (f *founding) foundAlone() {
 }
 
 // roundAlone founds a cluster of this member.
-func (n *Node) roundAlone() octopiipb.Round {
-	return octopiipb.Round{Cluster: randomID(), Members: []octopiipb.Member{n.self()}, FailoverByTimeout: n.cfg.FailoverByTimeout}
+func (g *group) roundAlone() octopiipb.Round {
+	return octopiipb.Round{Cluster: randomID(), Members: []octopiipb.Member{g.self()}, FailoverByTimeout: g.cfg.FailoverByTimeout}
 }
 
 // found makes the first log of a cluster from a round: its founder's, or that of a member
@@ -401,39 +401,39 @@ func (f *founding) found(round octopiipb.Round) {
 // which has nothing yet, and the log behind it. The log begins behind a snapshot at index 1
 // that names the first members: a first index that is not 0 forces every newcomer through
 // a snapshot, so that all start from the same state.
-func (n *Node) foundLog(round octopiipb.Round) (octopiipb.SnapshotHeader, error) {
-	if index, ok := n.cfg.StateMachine.Durable(); ok && index > 0 {
-		return octopiipb.SnapshotHeader{}, n.orphaned(index)
+func (g *group) foundLog(round octopiipb.Round) (octopiipb.SnapshotHeader, error) {
+	if index, ok := g.cfg.StateMachine.Durable(); ok && index > 0 {
+		return octopiipb.SnapshotHeader{}, g.orphaned(index)
 	}
 	header := foundHeader(round)
-	snapshot, err := n.cfg.StateMachine.Snapshot()
+	snapshot, err := g.cfg.StateMachine.Snapshot()
 	if err != nil {
 		return header, fmt.Errorf("node: the state machine failed to capture its first state: %w", err)
 	}
-	if _, err := n.writeSnapshot(header, snapshot); vfs.Refused(err) {
+	if _, err := g.writeSnapshot(header, snapshot); vfs.Refused(err) {
 		return header, fmt.Errorf("%w: %w", wal.ErrNoSpace, err)
 	} else if err != nil {
 		return header, err
 	}
 	if len(round.Members) == 1 {
-		if err := n.noteFounded(round.Cluster); err != nil {
+		if err := g.noteFounded(round.Cluster); err != nil {
 			return header, err
 		}
 	}
-	return header, n.store.Found(header, raftpb.HardState{Term: 1, Commit: 1})
+	return header, g.store.Found(header, raftpb.HardState{Term: 1, Commit: 1})
 }
 
 // isSelf: this member called itself while it looks for others.
-func (n *Node) isSelf(peer transport.Hello) bool {
-	return peer.Node == n.id && peer.Incarnation == n.identity.Incarnation && peer.Cluster == 0 && n.cluster.Load() == 0
+func (t trust) isSelf(peer transport.Hello) bool {
+	return peer.Node == t.id && peer.Incarnation == t.identity.Incarnation && peer.Cluster == 0 && t.cluster.Load() == 0
 }
 
 // dialedBy is told of every member of a cluster that takes this one for a member.
-func (n *Node) dialedBy(peer transport.Hello) {
-	mayFound := n.cfg.Bootstrap || n.cfg.Expect > 0
-	if mayFound && n.cluster.Load() != peer.Cluster {
-		peer.To = n.id
-		n.inbox.call(func() { n.snapshots.loop.founding.sought(peer) })
+func (t trust) dialedBy(peer transport.Hello) {
+	mayFound := t.cfg.Bootstrap || t.cfg.Expect > 0
+	if mayFound && t.cluster.Load() != peer.Cluster {
+		peer.To = t.id
+		t.inbox.call(func() { t.loop.founding.sought(peer) })
 	}
 }
 
@@ -448,28 +448,28 @@ func (h handler) Sought(peer transport.Hello) {
 // handleFound answers a member that looks for a cluster, or for others to found one with.
 // Anybody may ask, and so it does not name the cluster, nor tell what its members know each
 // other by.
-func (n *Node) handleFound(payload []byte, done func(transport.Message, error)) {
+func (s service) handleFound(payload []byte, done func(transport.Message, error)) {
 	var req octopiipb.FoundRequest
 	if err := req.Unmarshal(payload); err != nil {
 		done(nil, fmt.Errorf("found request cannot be read: %w", err))
 		return
 	}
-	if n.cluster.Load() != 0 {
-		done(n.foundAlready(&req), nil)
+	if s.cluster.Load() != 0 {
+		done(s.foundAlready(&req), nil)
 		return
 	}
-	n.inbox.call(func() { done(n.snapshots.loop.founding.answer(&req), nil) })
+	s.inbox.call(func() { done(s.loop.founding.answer(&req), nil) })
 }
 
 // foundAlready is the answer of a member of a cluster. It names the cluster only to one
 // that knows it.
-func (n *Node) foundAlready(req *octopiipb.FoundRequest) *octopiipb.FoundReply {
+func (g *group) foundAlready(req *octopiipb.FoundRequest) *octopiipb.FoundReply {
 	reply := &octopiipb.FoundReply{
-		Member:  octopiipb.Member{ID: n.id, Address: n.cfg.Transport.Address()},
+		Member:  octopiipb.Member{ID: g.id, Address: g.cfg.Transport.Address()},
 		Cluster: transport.SomeCluster,
-		Mark:    markOf(req.Nonce, PublicClusterID(n.cluster.Load())),
+		Mark:    markOf(req.Nonce, PublicClusterID(g.cluster.Load())),
 	}
-	if mine := n.cluster.Load(); slices.Contains(req.Promised, mine) {
+	if mine := g.cluster.Load(); slices.Contains(req.Promised, mine) {
 		reply.Founded = mine
 	}
 	return reply

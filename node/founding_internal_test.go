@@ -38,7 +38,7 @@ func ask(t *testing.T, n *Node, req octopiipb.FoundRequest) octopiipb.FoundReply
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := handler{n}.HandleCall(t.Context(), transport.Hello{Node: req.Member.ID, Call: true}, transport.Inbound{Kind: kindFound, Payload: payload})
+	m, err := newHandler(n.group).HandleCall(t.Context(), transport.Hello{Node: req.Member.ID, Call: true}, transport.Inbound{Kind: kindFound, Payload: payload})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +76,7 @@ func TestStrangersGetNoPromise(t *testing.T) {
 			t.Errorf("%s: it promises: %v", name, reply)
 		}
 	}
-	_ = handler{a}.Accept(transport.Hello{Node: peer.ID, Cluster: 77, Incarnation: peer.Incarnation, Address: "b"})
+	_ = newHandler(a.group).Accept(transport.Hello{Node: peer.ID, Cluster: 77, Incarnation: peer.Incarnation, Address: "b"})
 	// The loop has heard of it when it answers.
 	if reply := ask(t, a, octopiipb.FoundRequest{Member: peer}); !reply.WasMember || reply.Cluster != 0 {
 		t.Errorf("after a made-up hello it says %v", reply)

@@ -36,9 +36,14 @@ const (
 	refusedDisk
 )
 
-// handler is the side of a Node that its transport calls. It checks and
+// handler is the side of a group that its transport calls. It checks and
 // queues; what to do about a message is decided in the loop.
-type handler struct{ *Node }
+type handler struct{ service }
+
+func newHandler(g *group) handler { return handler{service{trust{g}}} }
+
+// service answers the calls of other members.
+type service struct{ trust }
 
 var _ transport.Handler = handler{}
 
@@ -82,7 +87,7 @@ func (h handler) Accept(peer transport.Hello) error {
 	if isProven(h.cluster.Load(), ms, peer) {
 		h.whereabouts.met(peer)
 		// The loop hears of it before it gets anything that came on this connection.
-		h.inbox.call(func() { h.snapshots.loop.doubt.met(peer) })
+		h.inbox.call(func() { h.loop.doubt.met(peer) })
 	}
 	h.inbox.add(func(in *core.Input) {
 		in.PeersUp = append(in.PeersUp, core.PeerUp{ID: peer.Node, Incarnation: peer.Incarnation, Address: peer.At})
@@ -240,24 +245,24 @@ func (h handler) HandleCall(ctx context.Context, from transport.Hello, in transp
 var errStops = errors.New("this member stops; ask another")
 
 // Answer implements stepped.Answerer: HandleCall for those that do not wait.
-func (h handler) Answer(from transport.Hello, in transport.Inbound, done func(transport.Message, error)) {
-	if in.Kind != kindVouch && in.Kind != kindTestify && h.asksFromOutside(from) {
-		done(nil, h.sameCluster(from))
+func (s service) Answer(from transport.Hello, in transport.Inbound, done func(transport.Message, error)) {
+	if in.Kind != kindVouch && in.Kind != kindTestify && s.asksFromOutside(from) {
+		done(nil, s.sameCluster(from))
 		return
 	}
 	switch in.Kind {
 	case kindCompare:
-		h.answerCompare(from, in.Payload, done)
+		s.answerCompare(from, in.Payload, done)
 	case kindJoin:
-		h.handleJoin(from, in.Payload, done)
+		s.handleJoin(from, in.Payload, done)
 	case kindKnock:
-		done(h.answerKnock(from), nil)
+		done(s.answerKnock(from), nil)
 	case kindFound:
-		h.handleFound(in.Payload, done)
+		s.handleFound(in.Payload, done)
 	case kindVouch:
-		h.handleVouch(in.Payload, done)
+		s.handleVouch(in.Payload, done)
 	case kindTestify:
-		h.handleTestify(in.Payload, done)
+		s.handleTestify(in.Payload, done)
 	default:
 		done(nil, fmt.Errorf("calls of kind %d are not known here", in.Kind))
 	}
@@ -288,10 +293,10 @@ func (h handler) HandleSnapshot(from uint64, header []byte, body io.Reader) erro
 	if h.appender.stuck.Load() {
 		return fmt.Errorf("%w; try again", ErrNoSpace)
 	}
-	if !h.receiving.TryLock() {
+	if !h.incoming.TryLock() {
 		return errors.New("another snapshot is being received; try again")
 	}
-	defer h.receiving.Unlock()
+	defer h.incoming.Unlock()
 	// One that is not news is not stored: raft answers with what it has.
 	if meta.Index > h.committed.Load() {
 		if err := h.receive(s.Header, body); err != nil {
@@ -308,7 +313,7 @@ func (h handler) receive(header octopiipb.SnapshotHeader, body io.Reader) error 
 	header.External = false
 	w, err := h.createSnapshot(header)
 	if vfs.Full(err) {
-		h.noRoomToReceive.Store(true)
+		h.incoming.noRoom.Store(true)
 	}
 	if err != nil {
 		return err
@@ -316,13 +321,13 @@ func (h handler) receive(header octopiipb.SnapshotHeader, body io.Reader) error 
 	if _, err := io.Copy(w, body); err != nil {
 		w.Abort()
 		if vfs.Full(err) {
-			h.noRoomToReceive.Store(true)
+			h.incoming.noRoom.Store(true)
 			err = fmt.Errorf("%w; this member is behind until there is room for it: enlarge its volume, or stop the member, empty its directory and start it with the same command", err)
 		}
 		return fmt.Errorf("receive the snapshot at %d: %w", header.Metadata.Index, err)
 	}
 	if _, err = w.Commit(); err == nil {
-		h.noRoomToReceive.Store(false)
+		h.incoming.noRoom.Store(false)
 	}
 	return err
 }

@@ -1,13 +1,11 @@
 package node
 
 import (
-	"context"
 	"sync"
 	"time"
 
 	"github.com/octopii/octopii/internal/stepped"
 	"github.com/octopii/octopii/node/internal/core"
-	"github.com/octopii/octopii/transport"
 )
 
 // host is what a Node runs on: goroutines and the machine's clock, or a simulator
@@ -63,21 +61,4 @@ func (machine) await(f func(), limit <-chan struct{}) <-chan struct{} {
 	case <-time.After(abandonAfter):
 		return done
 	}
-}
-
-// callTimeout is how long an answer to a call may take.
-const callTimeout = 10 * time.Second
-
-// call asks whoever listens at an address. done gets the answer, on a goroutine
-// that is not the caller's.
-func (n *Node) call(address string, kind transport.Kind, m transport.Message, done func([]byte, error)) {
-	if t, ok := n.transport.(stepped.Asker); ok {
-		t.Ask(address, kind, m, done)
-		return
-	}
-	n.host.helper(&n.helpers, func() {
-		ctx, cancel := context.WithTimeout(n.ctx, callTimeout)
-		defer cancel()
-		done(n.transport.Call(ctx, address, kind, m))
-	})
 }

@@ -131,7 +131,7 @@ func joinOutcome(address string, payload []byte, err error) error {
 }
 
 // handleJoin lets a new member in, on whichever member it asked.
-func (n *Node) handleJoin(from transport.Hello, payload []byte, done func(transport.Message, error)) {
+func (s service) handleJoin(from transport.Hello, payload []byte, done func(transport.Message, error)) {
 	var req octopiipb.JoinRequest
 	if err := req.Unmarshal(payload); err != nil {
 		done(nil, fmt.Errorf("join request cannot be read: %w", err))
@@ -142,18 +142,18 @@ func (n *Node) handleJoin(from transport.Hello, payload []byte, done func(transp
 		done(nil, fmt.Errorf("join request of member %x describes member %x at %q", from.Node, m.ID, m.Address))
 		return
 	}
-	if err := n.open(); err != nil {
+	if err := s.open(); err != nil {
 		// Not as an error: that this member was removed says nothing of the one that asks.
 		done(&octopiipb.JoinReply{Code: joinRetry, Reason: err.Error()}, nil)
 		return
 	}
-	if r := n.memory.get(m.ID); r != (transport.Memory{}) {
+	if r := s.memory.get(m.ID); r != (transport.Memory{}) {
 		// Who asks has no log. A joiner that crashed before it had one acknowledged nothing.
 		done(&octopiipb.JoinReply{Code: joinForgot, Reason: fmt.Sprintf(
 			"member %x had its log up to %d in term %d, and asks to join without one", m.ID, r.Match, r.Term)}, nil)
 		return
 	}
-	ms := n.members.Load()
+	ms := s.members.Load()
 	if ms != nil {
 		for _, old := range ms.Members {
 			if old.ID == m.ID { // who added it knows better what it is called
@@ -173,10 +173,10 @@ func (n *Node) handleJoin(from transport.Hello, payload []byte, done func(transp
 		return
 	}
 	m.Learner, m.Promote = true, true // the leader knows whether it is to vote
-	n.changeSoon(core.Change{Op: core.AddLearner, Member: m, IfSilent: true}, joinTries, func(err error) {
+	s.changeSoon(core.Change{Op: core.AddLearner, Member: m, IfSilent: true}, joinTries, func(err error) {
 		switch {
 		case err == nil:
-			n.log.Info("bringing a new member in", zap.String("id", hex(m.ID)), zap.String("name", m.Name), zap.String("address", m.Address))
+			s.log.Info("bringing a new member in", zap.String("id", hex(m.ID)), zap.String("name", m.Name), zap.String("address", m.Address))
 			done(&octopiipb.JoinReply{}, nil)
 		case errors.Is(err, ErrIDReused):
 			done(&octopiipb.JoinReply{Code: joinReused, Reason: err.Error()}, nil)
@@ -225,16 +225,16 @@ const joinTries = 100
 
 // changeSoon has a change of membership applied, and tries again so many times
 // while another one is under way. done is not called if this member stops first.
-func (n *Node) changeSoon(c core.Change, tries int, done func(error)) {
+func (g *group) changeSoon(c core.Change, tries int, done func(error)) {
 	w := newWaiterFor(func(a answer) {
 		err := publicError(a.Err)
 		if tries == 0 || !errors.Is(err, ErrMembershipBusy) {
 			done(err)
 			return
 		}
-		n.host.timer(func() { n.changeSoon(c, tries-1, done) }).Reset(changeRetry)
+		g.host.timer(func() { g.changeSoon(c, tries-1, done) }).Reset(changeRetry)
 	})
-	n.inbox.request(core.Request{Kind: core.ChangeMembership, Changes: []core.Change{c}, Waiter: w})
+	g.inbox.request(core.Request{Kind: core.ChangeMembership, Changes: []core.Change{c}, Waiter: w})
 }
 
 // knock calls the members in turn while this one hears of no leader, one each
@@ -279,9 +279,9 @@ func (l *loop) knock(ticks int) {
 // answerKnock answers a member that hears of no leader. Being let in was the question;
 // beside that it is told where this member met the others, and if it moved, the leader,
 // which looks for it in vain, is told by its record.
-func (n *Node) answerKnock(from transport.Hello) *octopiipb.KnockReply {
+func (s service) answerKnock(from transport.Hello) *octopiipb.KnockReply {
 	reply := &octopiipb.KnockReply{}
-	ms := n.members.Load()
+	ms := s.members.Load()
 	if ms == nil {
 		return reply
 	}
@@ -291,13 +291,13 @@ func (n *Node) answerKnock(from transport.Hello) *octopiipb.KnockReply {
 			continue
 		}
 		if isProven(ms.Cluster, ms, from) {
-			reply.Members = n.whereabouts.list(ms)
+			reply.Members = s.whereabouts.list(ms)
 		}
 		if m.Address != from.Address && from.Address != "" && isProven(ms.Cluster, ms, from) {
 			m.Address = from.Address
-			n.changeSoon(core.Change{Op: core.UpdateAddress, Member: m}, 0, func(err error) {
+			s.changeSoon(core.Change{Op: core.UpdateAddress, Member: m}, 0, func(err error) {
 				if err != nil {
-					n.log.Debug("cannot tell where a member moved", zap.String("peer", hex(m.ID)), zap.Error(err))
+					s.log.Debug("cannot tell where a member moved", zap.String("peer", hex(m.ID)), zap.Error(err))
 				}
 			})
 		}

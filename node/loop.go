@@ -20,69 +20,92 @@ import (
 // loop owns the core: its goroutine takes what happened from the inbox, lets
 // the core decide, and hands out what must be done. It waits for nobody.
 type loop struct {
-	*Node
+	*group
 	// view is what this member has of the log, as far as it is durable.
 	view *raftstore.View
 	// core is nil while this member is uninitialized: there is no RawNode.
 	core *core.Core
-	// peers are those that the transport knows from the membership.
-	peers map[uint64]string
+
+	turnWork
+	roster
+	machineState
+	leaderless
+	snapshots snapshots
+	disk      diskState
+
+	join joiner
+	// founding is what a member without a log does that may found a cluster.
+	founding founding
+	doubt    doubt
+	rivals   rivals
+	// leaving is set while this member, which was removed, is still needed.
+	leaving leaving
+}
+
+// turnWork is what goes into the next Step, and what is left of the one before.
+type turnWork struct {
+	input core.Input
+	calls []func()
+	// undelivered is for the next Step, which need not come soon.
+	undelivered []core.Forward
+	// answers are given to callers when the status is published.
+	answers []func()
+}
+
+// roster is who belongs to the cluster.
+type roster struct {
 	// membership is the one in force, and public what callers see of it.
 	membership *octopiipb.Membership
 	public     Membership
+	// peers are those that the transport knows from the membership.
+	peers map[uint64]string
+}
 
-	input core.Input
-	calls []func()
+// machineState is what the loop knows of the state machine.
+type machineState struct {
+	// durable: it keeps its own data.
+	durable bool
 	// limited is the state machine, if it is that, room how much it has, and tight whether a
 	// majority has little, as the last tick found.
 	limited Limited
 	room    core.Room
 	tight   bool
-	// undelivered is for the next Step, which need not come soon.
-	undelivered []core.Forward
-	join        joiner
-	// founding is what a member without a log does that may found a cluster.
-	founding founding
-	// campaign fires when this member should campaign for a leader that is dead.
+}
+
+// leaderless is what is done while there is no leader.
+type leaderless struct {
+	// lonely is for how many ticks none was known.
+	lonely int
+	// campaign fires when this member should campaign for one that is dead.
 	campaign stepped.Timer
-	// lonely is for how many ticks no leader was known.
-	lonely   int
-	disk     diskState
-	doubt    doubt
-	rivals   rivals
 	majority majority
-	// leaving is set while this member, which was removed, is still needed.
-	leaving leaving
-	// answers are given to callers when the status is published.
-	answers []func()
 }
 
 // newLoop prepares the loop; with a state it starts the core behind it.
-func newLoop(n *Node, view *raftstore.View) (*loop, error) {
-	l := &loop{Node: n, view: view, peers: map[uint64]string{}}
-	if l.limited, _ = n.cfg.StateMachine.(Limited); l.limited != nil {
+func newLoop(g *group, view *raftstore.View, durable bool) (*loop, error) {
+	l := &loop{group: g, view: view}
+	l.durable, l.peers = durable, map[uint64]string{}
+	if l.limited, _ = g.cfg.StateMachine.(Limited); l.limited != nil {
 		l.room = core.RoomFor(l.limited.Room())
 	}
-	l.join.loop, l.doubt.loop = l, l
+	l.join.loop, l.doubt.loop, l.snapshots.loop = l, l, l
 	l.founding.begin(l)
-	l.campaign = n.host.timer(func() { n.inbox.add(func(in *core.Input) { in.Campaign = true }) })
-	n.snapshots.loop = l
-	n.removalKnown = l.removalKnown
+	l.campaign = g.host.timer(func() { g.inbox.add(func(in *core.Input) { in.Campaign = true }) })
 	if err := l.rivals.begin(l); err != nil {
 		return nil, err
 	}
 	if !view.Initialized() {
-		n.applier.start(core.Label{}, 0)
+		g.applier.start(core.Label{}, 0)
 		l.publish()
 		return l, nil
 	}
 	start := view.Start()
-	durable, err := l.recoverStateMachine(start)
+	has, err := l.recoverStateMachine(start)
 	if err != nil {
 		return nil, err
 	}
-	view.Committed(durable)
-	n.applier.start(labelOf(start), durable)
+	view.Committed(has)
+	g.applier.start(labelOf(start), has)
 	return l, l.startCore(start, start.Metadata.Index, false)
 }
 

@@ -95,10 +95,10 @@ func (n *Node) SetFailoverByTimeout(ctx context.Context, on bool) (Membership, e
 // membership in force where it is applied: if the leader that applied it died
 // first, the others would still count by the old one, and might need the vote of
 // a member that is gone.
-func (n *Node) spread(ctx context.Context) error {
+func (v verbs) spread(ctx context.Context) error {
 	w := newWaiter()
-	n.inbox.request(core.Request{Kind: core.Propose, Data: core.Barrier(), Waiter: w})
-	if _, err := n.wait(ctx, w); err != nil {
+	v.inbox.request(core.Request{Kind: core.Propose, Data: core.Barrier(), Waiter: w})
+	if _, err := v.wait(ctx, w); err != nil {
 		return fmt.Errorf("node: the change is applied, but may not be known to a majority yet: %w", err)
 	}
 	return nil
@@ -128,21 +128,21 @@ func (n *Node) TransferLeadership(ctx context.Context, to uint64) error {
 var errGivenUp = errors.New("it did not take over in time")
 
 // transfer tries once, and returns the member that it tried.
-func (n *Node) transfer(ctx context.Context, to uint64) (uint64, error) {
+func (v verbs) transfer(ctx context.Context, to uint64) (uint64, error) {
 	w := newWaiter()
-	n.inbox.request(core.Request{Kind: core.Transfer, To: to, Waiter: w})
-	a, err := n.wait(ctx, w)
+	v.inbox.request(core.Request{Kind: core.Transfer, To: to, Waiter: w})
+	a, err := v.wait(ctx, w)
 	if errors.Is(err, core.ErrTransferLost) {
 		return to, fmt.Errorf("node: transfer leadership: %w: %w", errGivenUp, err)
 	}
 	if err != nil {
 		return to, fmt.Errorf("node: transfer leadership: %w", err)
 	}
-	target, before := a.Index, n.Status().Leader
+	target, before := a.Index, v.status().Leader
 	// raft gives a transfer up after an election timeout.
-	try, cancel := context.WithTimeout(ctx, n.electionTimeout()*3/2)
+	try, cancel := context.WithTimeout(ctx, v.electionTimeout()*3/2)
 	defer cancel()
-	st, err := n.until(try, func(st Status) bool {
+	st, err := v.until(try, func(st Status) bool {
 		return st.Leader == target || st.Leader != 0 && before != 0 && st.Leader != before
 	})
 	switch {
@@ -157,8 +157,8 @@ func (n *Node) transfer(ctx context.Context, to uint64) (uint64, error) {
 	}
 }
 
-func (n *Node) electionTimeout() time.Duration {
-	return time.Duration(n.cfg.ElectionTicks) * n.cfg.TickInterval
+func (v verbs) electionTimeout() time.Duration {
+	return time.Duration(v.cfg.ElectionTicks) * v.cfg.TickInterval
 }
 
 // handOver lets another voter lead before this member stops, if one can.
@@ -194,19 +194,19 @@ func (n *Node) drain() {
 const changeRetry = 20 * time.Millisecond
 
 // change has a change of membership applied, behind others that are under way.
-func (n *Node) change(ctx context.Context, c core.Change) (Membership, error) {
-	return n.submit(ctx, core.Request{Kind: core.ChangeMembership, Changes: []core.Change{c}})
+func (v verbs) change(ctx context.Context, c core.Change) (Membership, error) {
+	return v.submit(ctx, core.Request{Kind: core.ChangeMembership, Changes: []core.Change{c}})
 }
 
-func (n *Node) submit(ctx context.Context, r core.Request) (Membership, error) {
+func (v verbs) submit(ctx context.Context, r core.Request) (Membership, error) {
 	for {
 		w := newWaiter()
 		r.Waiter = w
-		n.inbox.request(r)
-		a, err := n.wait(ctx, w)
+		v.inbox.request(r)
+		a, err := v.wait(ctx, w)
 		if err == nil {
 			if a.Membership == nil {
-				return n.Status().Membership, nil
+				return v.status().Membership, nil
 			}
 			return publicMembership(a.Membership), nil
 		}
@@ -217,8 +217,8 @@ func (n *Node) submit(ctx context.Context, r core.Request) (Membership, error) {
 		case <-time.After(changeRetry):
 		case <-ctx.Done():
 			return Membership{}, err
-		case <-n.done:
-			return Membership{}, n.stopped()
+		case <-v.done:
+			return Membership{}, v.stopped()
 		}
 	}
 }
@@ -230,14 +230,14 @@ const probeTimeout = time.Second
 // resolve asks whoever listens at a new member's address who it is, so that a
 // member of another cluster, or a wrong address, is told before anything is
 // changed.
-func (n *Node) resolve(ctx context.Context, record *octopiipb.Member) error {
+func (v verbs) resolve(ctx context.Context, record *octopiipb.Member) error {
 	if record.Address == "" {
 		return fmt.Errorf("%w: Member.Address is empty; name where the member listens for its peers", ErrUnsafeMembership)
 	}
 	if record.ID > idMax {
 		return fmt.Errorf("%w: no member can have the ID %x", ErrUnsafeMembership, record.ID)
 	}
-	if err := n.reach(ctx, record); err != nil {
+	if err := v.reach(ctx, record); err != nil {
 		return err
 	}
 	if record.ID == 0 {
@@ -247,32 +247,32 @@ func (n *Node) resolve(ctx context.Context, record *octopiipb.Member) error {
 }
 
 // reach looks who listens at a member's address. Nobody is no error: it may come.
-func (n *Node) reach(ctx context.Context, record *octopiipb.Member) error {
-	if record.ID == n.id || record.Address == "" {
+func (v verbs) reach(ctx context.Context, record *octopiipb.Member) error {
+	if record.ID == v.id || record.Address == "" {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	peer, err := n.transport.Probe(ctx, record.Address)
+	peer, err := v.transport.Probe(ctx, record.Address)
 	if err != nil {
-		n.log.Debug("nobody answers at the address of a member", zap.String("address", record.Address), zap.Error(err))
+		v.log.Debug("nobody answers at the address of a member", zap.String("address", record.Address), zap.Error(err))
 		return nil
 	}
-	return n.matches(record, peer)
+	return v.matches(record, peer)
 }
 
 // matches checks what a new member says of itself against its record.
-func (n *Node) matches(record *octopiipb.Member, peer transport.Hello) error {
+func (v verbs) matches(record *octopiipb.Member, peer transport.Hello) error {
 	if record.ID == 0 {
 		record.ID = peer.Node
 	}
 	if peer.Node != record.ID {
 		return fmt.Errorf("node: %s is the address of member %x, not of %x", record.Address, peer.Node, record.ID)
 	}
-	if err := n.sameCluster(peer); err != nil {
+	if err := v.sameCluster(peer); err != nil {
 		return err
 	}
-	if ms := n.members.Load(); record.Name == "" && !slices.ContainsFunc(ms.Members, func(o octopiipb.Member) bool { return o.ID == record.ID }) {
+	if ms := v.members.Load(); record.Name == "" && !slices.ContainsFunc(ms.Members, func(o octopiipb.Member) bool { return o.ID == record.ID }) {
 		record.Name = hex(record.ID) // who is there already keeps its name
 	}
 	record.Incarnation = peer.Incarnation // from here on another disk is told
@@ -281,8 +281,8 @@ func (n *Node) matches(record *octopiipb.Member, peer transport.Hello) error {
 
 // sameCluster refuses a member of another cluster. The text reaches that member, which may be
 // anybody, so it does not name this cluster.
-func (n *Node) sameCluster(peer transport.Hello) error {
-	mine := n.cluster.Load()
+func (g *group) sameCluster(peer transport.Hello) error {
+	mine := g.cluster.Load()
 	if mine == 0 || peer.Cluster == 0 || peer.Cluster == mine {
 		return nil
 	}

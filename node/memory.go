@@ -140,21 +140,21 @@ func (l *loop) saveMemorySoon(ticks int) {
 }
 
 // writeMemory writes what save returned.
-func (n *Node) writeMemory(list octopiipb.Memories, sync bool) {
-	err := n.store.SaveMemories(list, sync)
+func (g *group) writeMemory(list octopiipb.Memories, sync bool) {
+	err := g.store.SaveMemories(list, sync)
 	if err != nil {
-		n.log.Warn("cannot write down what is known of the other members' disks; trying again", zap.Error(err))
+		g.log.Warn("cannot write down what is known of the other members' disks; trying again", zap.Error(err))
 	}
-	n.memory.saved(err)
+	g.memory.saved(err)
 }
 
 // loadMemory reads what was saved before a restart.
-func (n *Node) loadMemory() {
-	list, err := n.store.Memories()
+func (g *group) loadMemory() {
+	list, err := g.store.Memories()
 	if err != nil {
-		n.log.Warn("cannot read what was known of the other members' disks; going on without", zap.Error(err))
+		g.log.Warn("cannot read what was known of the other members' disks; going on without", zap.Error(err))
 	}
-	n.memory.load(list)
+	g.memory.load(list)
 }
 
 func isMember(ms *octopiipb.Membership, id uint64) bool { return recordOf(ms, id) != nil }

@@ -9,7 +9,7 @@ import (
 // metrics shows a node's Status to Prometheus. It reads when it is asked, and
 // costs nothing otherwise.
 type metrics struct {
-	node    *Node
+	node    *group
 	gauges  []gauge
 	appends prometheus.Histogram
 }
@@ -21,9 +21,9 @@ type gauge struct {
 
 // newMetrics registers the metrics of a node. Several nodes may share a
 // registry: each has its ID as a label.
-func newMetrics(n *Node) (*metrics, error) {
-	labels := prometheus.Labels{"member": hex(n.id)}
-	m := &metrics{node: n, appends: prometheus.NewHistogram(prometheus.HistogramOpts{
+func newMetrics(g *group) (*metrics, error) {
+	labels := prometheus.Labels{"member": hex(g.id)}
+	m := &metrics{node: g, appends: prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name:        "octopii_node_append_seconds",
 		Help:        "Time that one group of appends took to become durable.",
 		ConstLabels: labels,
@@ -40,13 +40,13 @@ func newMetrics(n *Node) (*metrics, error) {
 	add("last_index", "Last durable log index.", func(s Status) float64 { return float64(s.LastIndex) })
 	add("snapshot_index", "Log index of the newest snapshot or mark.", func(s Status) float64 { return float64(s.SnapshotIndex) })
 	add("members", "Members of the cluster.", func(s Status) float64 { return float64(len(s.Membership.Members)) })
-	add("pending_proposals", "Calls that wait for their outcome on this member.", func(Status) float64 { return float64(n.pending.Load()) })
+	add("pending_proposals", "Calls that wait for their outcome on this member.", func(Status) float64 { return float64(g.pending.Load()) })
 	add("no_space", "1 if the disk is full and proposals are refused.", func(s Status) float64 { return oneIf(s.NoSpace) })
 	add("disk_stalled_seconds", "For how long the oldest write to the log has not returned.", func(s Status) float64 { return s.DiskStalled.Seconds() })
-	if n.cfg.Metrics == nil {
+	if g.cfg.Metrics == nil {
 		return m, nil
 	}
-	if err := n.cfg.Metrics.Register(m); err != nil {
+	if err := g.cfg.Metrics.Register(m); err != nil {
 		return nil, fmt.Errorf("node: register metrics: %w", err)
 	}
 	return m, nil
@@ -68,7 +68,7 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (m *metrics) Collect(ch chan<- prometheus.Metric) {
-	st := m.node.Status()
+	st := m.node.status()
 	for _, g := range m.gauges {
 		ch <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, g.value(st))
 	}

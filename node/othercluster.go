@@ -384,10 +384,10 @@ func (r *rivals) report(p Proof, why string) {
 // noteFounded makes durable when this member founds a cluster, before it does: see
 // selfheal.Rival.Age. It names the cluster: if the process ends before there is a log of
 // it, this member may join another one, which it did not found.
-func (n *Node) noteFounded(cluster uint64) error {
-	o := n.store.Origin()
-	o.Founded, o.FoundedCluster = n.host.now().UnixNano(), cluster
-	err := n.store.SetOrigin(o)
+func (g *group) noteFounded(cluster uint64) error {
+	o := g.store.Origin()
+	o.Founded, o.FoundedCluster = g.host.now().UnixNano(), cluster
+	err := g.store.SetOrigin(o)
 	if vfs.Refused(err) {
 		return fmt.Errorf("%w: %w", wal.ErrNoSpace, err)
 	}
@@ -395,44 +395,44 @@ func (n *Node) noteFounded(cluster uint64) error {
 }
 
 // handleTestify answers a member of another cluster with this one's records.
-func (n *Node) handleTestify(payload []byte, done func(transport.Message, error)) {
+func (s service) handleTestify(payload []byte, done func(transport.Message, error)) {
 	var req octopiipb.VouchRequest
 	if err := req.Unmarshal(payload); err != nil {
 		done(nil, fmt.Errorf("testify request cannot be read: %w", err))
 		return
 	}
-	mine, ms := n.cluster.Load(), n.members.Load()
-	if ms == nil || mine == 0 || req.Cluster != mine || n.removed.Load() {
+	mine, ms := s.cluster.Load(), s.members.Load()
+	if ms == nil || mine == 0 || req.Cluster != mine || s.removed.Load() {
 		// Anybody may ask, and so it does not name this cluster.
 		done(&octopiipb.VouchReply{Code: vouchNone, Reason: "this is no member of the cluster that was asked"}, nil)
 		return
 	}
-	reply := &octopiipb.VouchReply{Cluster: mine, Term: n.Status().Term, Commit: n.committed.Load()}
-	n.describe(reply, &req, ms)
+	reply := &octopiipb.VouchReply{Cluster: mine, Term: s.status().Term, Commit: s.committed.Load()}
+	s.describe(reply, &req, ms)
 	done(reply, nil)
 }
 
 // wasThere says whether a member was really at the address of its record: it came at least
 // once, and was not met elsewhere since.
-func (n *Node) wasThere(m *octopiipb.Member) bool {
-	at := n.whereabouts.get(m.ID)
+func (t trust) wasThere(m *octopiipb.Member) bool {
+	at := t.whereabouts.get(m.ID)
 	return m.Incarnation != 0 && (at == "" || at == m.Address)
 }
 
 // asksFromOutside: a member of another cluster calls, or was called: it may ask what this
 // one knows of its address, and nothing else. See rivals.
-func (n *Node) asksFromOutside(peer transport.Hello) bool {
-	mine := n.cluster.Load()
-	return peer.Call && mine != 0 && peer.Cluster != 0 && peer.Cluster != mine && peer.Node != n.id
+func (t trust) asksFromOutside(peer transport.Hello) bool {
+	mine := t.cluster.Load()
+	return peer.Call && mine != 0 && peer.Cluster != 0 && peer.Cluster != mine && peer.Node != t.id
 }
 
 // soughtHere is told of every member of a cluster that wants another member here.
-func (n *Node) soughtHere(peer transport.Hello) {
-	mine := n.cluster.Load()
+func (t trust) soughtHere(peer transport.Hello) {
+	mine := t.cluster.Load()
 	switch {
-	case mine == 0 && (n.cfg.Rejoin || n.cfg.Bootstrap || n.cfg.Expect > 0) && PublicClusterID(peer.Cluster) != n.cfg.NotOf:
-		n.inbox.call(func() { n.snapshots.loop.founding.sought(peer) })
+	case mine == 0 && (t.cfg.Rejoin || t.cfg.Bootstrap || t.cfg.Expect > 0) && PublicClusterID(peer.Cluster) != t.cfg.NotOf:
+		t.inbox.call(func() { t.loop.founding.sought(peer) })
 	case mine != 0 && mine != peer.Cluster:
-		n.inbox.call(func() { n.snapshots.loop.rivals.dialed(peer) })
+		t.inbox.call(func() { t.loop.rivals.dialed(peer) })
 	}
 }

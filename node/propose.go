@@ -54,67 +54,17 @@ func neverProposed(err error) error {
 }
 
 // ready says whether a call of a verb can begin.
-func (n *Node) ready(ctx context.Context, verb string) error {
-	if err := n.callbacks.waits(verb); err != nil {
+func (v verbs) ready(ctx context.Context, verb string) error {
+	if err := v.callbacks.waits(verb); err != nil {
 		return err
 	}
-	if err := n.open(); err != nil {
+	if err := v.open(); err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%w: %w", ErrNotCommitted, err)
 	}
 	return nil
-}
-
-// open says whether this member takes calls.
-func (n *Node) open() error {
-	select {
-	case <-n.done:
-		return n.stopped()
-	default:
-	}
-	if n.closing.Load() {
-		return ErrClosed
-	}
-	if err := n.suspended.Load(); err != nil {
-		return *err
-	}
-	if n.removed.Load() {
-		return ErrRemoved
-	}
-	select {
-	case <-n.initialized:
-		return nil
-	default:
-		return ErrUninitialized
-	}
-}
-
-// admit counts a proposal against the bounds; leave takes it off again. After Close
-// began it lets none in: see drain.
-func (n *Node) admit(bytes int) error {
-	count := n.pending.Add(1)
-	size := n.pendingBytes.Add(int64(bytes))
-	if n.closing.Load() {
-		n.leave(bytes)
-		return neverProposed(ErrClosed)
-	}
-	if count > int64(n.cfg.PendingProposalsMax) || size > n.cfg.PendingBytesMax {
-		n.leave(bytes)
-		return fmt.Errorf("%w: %d proposals with %d bytes are pending", ErrOverloaded, count-1, size-int64(bytes))
-	}
-	return nil
-}
-
-func (n *Node) leave(bytes int) {
-	n.pendingBytes.Add(-int64(bytes))
-	if n.pending.Add(-1) == 0 && n.closing.Load() {
-		select {
-		case n.drained <- struct{}{}:
-		default:
-		}
-	}
 }
 
 // ReadBarrier returns when this member's state machine has applied every write

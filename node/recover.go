@@ -13,9 +13,9 @@ import (
 )
 
 // orphaned: the log is gone, and the state machine's own files are not.
-func (n *Node) orphaned(index uint64) error {
+func (g *group) orphaned(index uint64) error {
 	return fmt.Errorf("node: %s is empty, but the state machine has everything up to index %d of another log: %w; give both back, or neither",
-		n.cfg.Dir, index, ErrAmnesia)
+		g.cfg.Dir, index, ErrAmnesia)
 }
 
 // foundHeader is that of the snapshot at which the log of a new cluster begins.
@@ -37,13 +37,13 @@ func foundHeader(round octopiipb.Round) octopiipb.SnapshotHeader {
 }
 
 // self is this member's record.
-func (n *Node) self() octopiipb.Member {
+func (g *group) self() octopiipb.Member {
 	return octopiipb.Member{
-		ID:          n.id,
-		Name:        n.identity.Name,
-		Address:     n.cfg.Transport.Address(),
-		Incarnation: n.identity.Incarnation,
-		Priority:    int32(n.cfg.Priority),
+		ID:          g.id,
+		Name:        g.identity.Name,
+		Address:     g.cfg.Transport.Address(),
+		Incarnation: g.identity.Incarnation,
+		Priority:    int32(g.cfg.Priority),
 	}
 }
 
@@ -52,7 +52,7 @@ func (n *Node) self() octopiipb.Member {
 func (l *loop) recoverStateMachine(start octopiipb.SnapshotHeader) (uint64, error) {
 	begin := start.Metadata.Index
 	if !l.durable {
-		return begin, restoreFrom(l.Node, l.cfg.StateMachine, start)
+		return begin, restoreFrom(l.group, l.cfg.StateMachine, start)
 	}
 	index, _ := l.cfg.StateMachine.Durable()
 	last, err := l.view.LastIndex()
@@ -70,7 +70,7 @@ func (l *loop) recoverStateMachine(start octopiipb.SnapshotHeader) (uint64, erro
 		return 0, fmt.Errorf("node: the state machine has everything up to index %d, but the log in %s begins behind %d: %w; rebuild this member from its peers",
 			index, l.cfg.Dir, begin, ErrAmnesia)
 	}
-	return begin, restoreFrom(l.Node, l.cfg.StateMachine, start)
+	return begin, restoreFrom(l.group, l.cfg.StateMachine, start)
 }
 
 // checkBranch finds a state machine whose last entry is another one than that of the log:
@@ -92,22 +92,22 @@ func (l *loop) checkBranch(index uint64) error {
 }
 
 // restoreFrom gives a snapshot file to the state machine.
-func restoreFrom(n *Node, sm StateMachine, h octopiipb.SnapshotHeader) error {
+func restoreFrom(g *group, sm StateMachine, h octopiipb.SnapshotHeader) error {
 	index := h.Metadata.Index
-	r, err := n.store.OpenSnapshot(h.Metadata.Term, index)
+	r, err := g.store.OpenSnapshot(h.Metadata.Term, index)
 	if err != nil {
 		return err
 	}
-	restored := sm.Restore(index, &restoring{r, n.id, h})
+	restored := sm.Restore(index, &restoring{r, g.id, h})
 	if err := errors.Join(restored, r.Close()); err != nil {
 		return fmt.Errorf("node: the state machine failed to restore the snapshot at %d: %w", index, err)
 	}
 	if at, ok := sm.Durable(); !ok || at < index {
 		return nil // the file may be all that there is of it
 	}
-	if err := n.store.Replace(h); err != nil {
+	if err := g.store.Replace(h); err != nil {
 		// It only takes space until the next mark.
-		n.log.Warn("the file of a snapshot that was restored stays", zap.Uint64("index", index), zap.Error(err))
+		g.log.Warn("the file of a snapshot that was restored stays", zap.Uint64("index", index), zap.Error(err))
 	}
 	return nil
 }
@@ -140,17 +140,17 @@ func (r *restoring) Release(dir string) error {
 
 // writeSnapshot writes a snapshot file and closes snapshot; nil is a mark
 // without data. It returns the file's size.
-func (n *Node) writeSnapshot(header octopiipb.SnapshotHeader, snapshot Snapshot) (size int64, err error) {
+func (g *group) writeSnapshot(header octopiipb.SnapshotHeader, snapshot Snapshot) (size int64, err error) {
 	index := header.Metadata.Index
 	if snapshot != nil {
-		defer func() { err = errors.Join(err, n.callbacks.write(snapshot.Close)) }()
+		defer func() { err = errors.Join(err, g.callbacks.write(snapshot.Close)) }()
 	}
-	w, err := n.createSnapshot(header)
+	w, err := g.createSnapshot(header)
 	if err != nil {
 		return 0, err
 	}
 	if snapshot != nil {
-		err := n.callbacks.write(func() error {
+		err := g.callbacks.write(func() error {
 			_, err := snapshot.WriteTo(w)
 			return err
 		})

@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
-	"go.uber.org/zap"
 
 	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/transport"
@@ -39,7 +38,8 @@ func TestCheckRound(t *testing.T) {
 
 // A state machine that has the entries of another log founds no cluster: its log was lost.
 func TestOrphanFoundsNothing(t *testing.T) {
-	n := &Node{cfg: Config{Dir: "/data", StateMachine: database{index: 5}}}
+	n := bareGroup()
+	n.cfg = Config{Dir: "/data", StateMachine: database{index: 5}}
 	if _, err := n.foundLog(octopiipb.Round{Cluster: 7}); !errors.Is(err, ErrAmnesia) || !strings.Contains(err.Error(), "up to index 5") {
 		t.Errorf("%v; want ErrAmnesia that names index 5", err)
 	}
@@ -106,7 +106,7 @@ func TestAnswersThatCannotBe(t *testing.T) {
 
 // A member testifies only to who names its cluster.
 func TestTestifiesToItsRivalOnly(t *testing.T) {
-	n := &Node{id: 1, log: zap.NewNop()}
+	n := service{trust{bareGroup()}}
 	testify := func(payload []byte) (r *octopiipb.VouchReply, err error) {
 		n.handleTestify(payload, func(m transport.Message, e error) {
 			if err = e; m != nil {
@@ -134,7 +134,7 @@ func TestTestifiesToItsRivalOnly(t *testing.T) {
 
 // A warning of another cluster's claim ends when nobody repeats it.
 func TestWarningOfARivalEnds(t *testing.T) {
-	r := &rivals{loop: &loop{Node: &Node{log: zap.NewNop()}}, warning: errors.New("claimed")}
+	r := &rivals{loop: bareLoop(), warning: errors.New("claimed")}
 	if r.tick(warningQuietTicks); r.warning == nil {
 		t.Errorf("it ended after %d ticks", warningQuietTicks)
 	}
@@ -145,10 +145,11 @@ func TestWarningOfARivalEnds(t *testing.T) {
 
 // What no member can be is refused, also before there is a log.
 func TestImpossiblePeersAreRefused(t *testing.T) {
-	n := &Node{id: 3, log: zap.NewNop()}
+	n := newHandler(bareGroup())
+	n.id = 3
 	n.identity.Incarnation = 33
 	for id, refused := range map[uint64]bool{0: true, idMax + 1: true, 3: true, idMax: false, 4: false} {
-		if err := (handler{n}).refuse(transport.Hello{Node: id, Incarnation: 1}); (err != nil) != refused {
+		if err := n.refuse(transport.Hello{Node: id, Incarnation: 1}); (err != nil) != refused {
 			t.Errorf("ID %x: %v; refused should be %v", id, err, refused)
 		}
 	}
@@ -179,7 +180,7 @@ func TestBranchedMembersAreForgotten(t *testing.T) {
 // have done so when a snapshot makes it a member here that is not proven yet: its connection
 // lasts, and it does not call again.
 func TestGuestThatBecomesAMember(t *testing.T) {
-	n := &Node{id: 1, log: zap.NewNop()}
+	n := service{trust{bareGroup()}}
 	n.cluster.Store(7)
 	members := func(ids ...uint64) *octopiipb.Membership {
 		ms := &octopiipb.Membership{Cluster: 7}

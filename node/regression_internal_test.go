@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
-	"go.uber.org/zap"
 
 	"github.com/octopii/octopii/node/internal/core"
 	octopiipb "github.com/octopii/octopii/proto"
@@ -42,7 +41,7 @@ type hooked struct {
 func (h hooked) Start(x transport.Handler) error {
 	err := h.Transport.Start(x)
 	if h.started != nil {
-		h.started(x.(handler).Node)
+		h.started(&Node{verbs{x.(handler).group}})
 	}
 	return err
 }
@@ -187,13 +186,13 @@ func (s *speaker) Send(to uint64, _ transport.Kind, _ transport.Message) bool {
 // refuse them would tell a caller that what is in the log is not.
 func TestRequestsWithoutRoomAreNotRefused(t *testing.T) {
 	s := &speaker{}
-	n := &Node{inbox: newInbox(), transport: s, log: zap.NewNop()}
+	n := bareGroupOn(s)
 	n.inbox.peer(inboxItemsMax, 0, func(*core.Input) {})
 	payload, err := (&octopiipb.Requests{Term: 3, Requests: []octopiipb.Request{{ID: 7, Transfer: true}}}).Marshal()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := (handler{n}).handleRequests(2, payload); err != nil {
+	if err := newHandler(n).handleRequests(2, payload); err != nil {
 		t.Fatal(err)
 	}
 	if len(s.to) > 0 || len(n.inbox.input.Remote) > 0 {
@@ -208,7 +207,8 @@ func (nothing) Close() error { return nil }
 // After a restart the label lags behind what a durable state machine has: a
 // snapshot that is streamed then says index 2 and holds 5.
 func TestCaptureBehindDurable(t *testing.T) {
-	n := &Node{host: machine{}, cfg: Config{StateMachine: ahead{5}}, inbox: newInbox(), done: make(chan struct{}), log: zap.NewNop()}
+	n := bareGroup()
+	n.cfg.StateMachine = ahead{5}
 	a := newApplier(n)
 	ms := &octopiipb.Membership{}
 	a.start(core.Label{Index: 1, Term: 1, Membership: ms}, 5)

@@ -63,7 +63,7 @@ func (s *snapshots) tick(ticks int) {
 		s.starving = 0
 	}
 	if s.starving >= 2*starvingForTicks { // a snapshot may have come to be needless
-		s.loop.noRoomToReceive.Store(false)
+		s.loop.incoming.noRoom.Store(false)
 	}
 	for _, to := range slices.Sorted(maps.Keys(s.failed)) {
 		f := s.failed[to]
@@ -211,7 +211,7 @@ func (s *snapshots) markDurable(index uint64) {
 // or for a snapshot that this member needs.
 func (s *snapshots) starved() bool {
 	l := s.loop
-	return l.appender.full.Load() || l.room == core.RoomFor(0) || l.noRoomToReceive.Load()
+	return l.appender.full.Load() || l.room == core.RoomFor(0) || l.incoming.noRoom.Load()
 }
 
 // shed gives up the log before the newest mark, if there is no room and there cannot be a
@@ -369,7 +369,7 @@ func (n *Node) TakeSnapshot(ctx context.Context) (SnapshotInfo, error) {
 	}
 	done := make(chan result, 1)
 	n.inbox.call(func() {
-		n.snapshots.take(func(info SnapshotInfo, err error) { done <- result{info, err} })
+		n.loop.snapshots.take(func(info SnapshotInfo, err error) { done <- result{info, err} })
 	})
 	select {
 	case r := <-done:

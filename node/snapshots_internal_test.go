@@ -1,18 +1,17 @@
 package node
 
 import (
-	"context"
 	"errors"
 	"testing"
 	"time"
-
-	"go.uber.org/zap"
 )
 
 // After a stream that failed, raft hears of it after a pause that doubles up to a bound,
 // and that begins anew after one that arrived.
 func TestStreamBackoff(t *testing.T) {
-	s := &snapshots{loop: &loop{Node: &Node{ctx: context.Background(), appender: &appender{}, inbox: newInbox(), log: zap.NewNop(), cfg: Config{TickInterval: time.Millisecond}}}}
+	s := &snapshots{loop: bareLoop()}
+	s.loop.appender = &appender{}
+	s.loop.cfg.TickInterval = time.Millisecond
 	told := func() int { return len(s.loop.inbox.input.SnapshotsSent) }
 	pause := func() int {
 		s.settle(2, errors.New("no room"))

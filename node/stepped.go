@@ -67,7 +67,7 @@ func startStepped(cfg stepped.Config) (stepped.Node, error) {
 func (s steppedNode) Node() any { return s.n }
 
 func (s steppedNode) Work() stepped.Work {
-	l := s.n.snapshots.loop
+	l := s.n.loop
 	return stepped.Work{
 		Loop:   len(s.n.inbox.wake) > 0 || l.core != nil && l.core.More(),
 		Append: s.n.appender.jobs.waiting(),
@@ -80,7 +80,7 @@ func (s steppedNode) Loop(ticks int) {
 	case <-s.n.inbox.wake:
 	default:
 	}
-	s.n.snapshots.loop.turn(ticks)
+	s.n.loop.turn(ticks)
 	s.n.events.flush()
 }
 
@@ -155,11 +155,11 @@ func (s steppedNode) Snapshot(done func(uint64, error)) {
 		return
 	}
 	s.n.inbox.call(func() {
-		s.n.snapshots.take(func(info SnapshotInfo, err error) { done(info.Index, err) })
+		s.n.loop.snapshots.take(func(info SnapshotInfo, err error) { done(info.Index, err) })
 	})
 }
 
-func (s steppedNode) View() *raftstore.View       { return s.n.snapshots.loop.view }
+func (s steppedNode) View() *raftstore.View       { return s.n.loop.view }
 func (s steppedNode) HardState() raftpb.HardState { return s.n.appender.writer.Durable() }
 
 func (s steppedNode) Close() error {

@@ -16,12 +16,12 @@ import (
 )
 
 // lonelyNode is a Node without its parts, for what a handler does at once.
-func lonelyNode(cluster uint64, ms *octopiipb.Membership, join ...string) *Node {
-	n := &Node{host: machine{}, id: 1, log: zap.NewNop(), inbox: newInbox(), done: make(chan struct{}), cancel: func() {}, appender: &appender{}, events: &events{}}
+func lonelyNode(cluster uint64, ms *octopiipb.Membership, join ...string) handler {
+	n := newHandler(bareGroupOn(deaf{}))
+	n.appender, n.events = &appender{}, &events{}
 	n.cluster.Store(cluster)
 	n.members.Store(ms)
 	n.cfg.Join = join
-	n.transport = deaf{}
 	return n
 }
 
@@ -53,9 +53,9 @@ func TestStrangersRemindNobody(t *testing.T) {
 	} {
 		c.peer.Remembers = much
 		n := lonelyNode(7, threeMembers)
-		_ = handler{n}.Accept(c.peer)
-		if n.Err() != nil {
-			t.Errorf("%s: the handshake stops the member: %v", name, n.Err())
+		_ = n.Accept(c.peer)
+		if n.err() != nil {
+			t.Errorf("%s: the handshake stops the member: %v", name, n.err())
 		}
 		if got := isProven(7, threeMembers, c.peer); got != c.proven {
 			t.Errorf("%s: proven %v, want %v", name, got, c.proven)
@@ -78,14 +78,14 @@ func TestWhoTellsAnEmptyMember(t *testing.T) {
 	} {
 		c.peer.Remembers = transport.Memory{Term: 9, Match: 9}
 		n := lonelyNode(0, nil, c.join...)
-		_ = handler{n}.Accept(c.peer)
-		if got := errors.Is(n.Err(), ErrAmnesia); got != c.stops {
-			t.Errorf("%s, reminded: it ends with %v", name, n.Err())
+		_ = n.Accept(c.peer)
+		if got := errors.Is(n.err(), ErrAmnesia); got != c.stops {
+			t.Errorf("%s, reminded: it ends with %v", name, n.err())
 		}
 		n = lonelyNode(0, nil, c.join...)
-		handler{n}.Refused(c.peer, transport.Refusal{Code: refusedDisk, Reason: "another disk"})
-		if got := errors.Is(n.Err(), ErrAmnesia); got != c.stops {
-			t.Errorf("%s, refused: it ends with %v", name, n.Err())
+		n.Refused(c.peer, transport.Refusal{Code: refusedDisk, Reason: "another disk"})
+		if got := errors.Is(n.err(), ErrAmnesia); got != c.stops {
+			t.Errorf("%s, refused: it ends with %v", name, n.err())
 		}
 	}
 }
@@ -103,14 +103,14 @@ func TestWhoTellsOfARemoval(t *testing.T) {
 		"somebody at an address of --join":   {transport.Hello{Node: 9, Dialed: "m9"}, true},
 	} {
 		n := lonelyNode(7, threeMembers, "m9")
-		handler{n}.Refused(c.peer, transport.Refusal{Code: refusedRemoved, Reason: "removed"})
-		if got := errors.Is(n.Err(), ErrRemoved); got != c.stops {
-			t.Errorf("%s: it ends with %v", name, n.Err())
+		n.Refused(c.peer, transport.Refusal{Code: refusedRemoved, Reason: "removed"})
+		if got := errors.Is(n.err(), ErrRemoved); got != c.stops {
+			t.Errorf("%s: it ends with %v", name, n.err())
 		}
 		n = lonelyNode(7, threeMembers, "m9")
-		handler{n}.Refused(c.peer, transport.Refusal{Code: refusedDisk, Reason: "another disk"})
-		if n.Err() != nil {
-			t.Errorf("%s: a single one makes a member that has a log put it aside: %v", name, n.Err())
+		n.Refused(c.peer, transport.Refusal{Code: refusedDisk, Reason: "another disk"})
+		if n.err() != nil {
+			t.Errorf("%s: a single one makes a member that has a log put it aside: %v", name, n.err())
 		}
 	}
 }
@@ -121,8 +121,8 @@ func TestWhoMaySend(t *testing.T) {
 	heartbeat := func(from uint64) *raftpb.Message {
 		return &raftpb.Message{Type: raftpb.MsgHeartbeat, From: from, To: 1, Term: 1 << 40}
 	}
-	_ = handler{n}.Accept(transport.Hello{Node: 9, Address: "m9"})
-	_ = handler{n}.Accept(transport.Hello{Node: 4, Address: "m4"})
+	_ = n.Accept(transport.Hello{Node: 9, Address: "m9"})
+	_ = n.Accept(transport.Hello{Node: 4, Address: "m4"})
 	for from, want := range map[uint64]bool{2: true, 3: true, 4: false, 9: false} {
 		if got := n.maySend(heartbeat(from)) == nil; got != want {
 			t.Errorf("a heartbeat of %d is taken: %v, want %v", from, got, want)
@@ -131,8 +131,8 @@ func TestWhoMaySend(t *testing.T) {
 	if err := n.maySend(&raftpb.Message{Type: raftpb.MsgAppResp, From: 4, To: 1}); err != nil {
 		t.Errorf("an answer of a learner without a log: %v", err)
 	}
-	_ = handler{n}.Accept(transport.Hello{Node: 4, Cluster: 7, Address: "m4", Incarnation: 104})
-	_ = handler{n}.Accept(transport.Hello{Node: 9, Cluster: 7, Address: "m9"})
+	_ = n.Accept(transport.Hello{Node: 4, Cluster: 7, Address: "m4", Incarnation: 104})
+	_ = n.Accept(transport.Hello{Node: 9, Cluster: 7, Address: "m9"})
 	for _, from := range []uint64{4, 9} {
 		if err := n.maySend(heartbeat(from)); err != nil {
 			t.Errorf("%d named the cluster, and may lead in a membership that is not here yet: %v", from, err)
@@ -144,7 +144,7 @@ func TestWhoMaySend(t *testing.T) {
 func TestRefusalsTellNoIncarnation(t *testing.T) {
 	n := lonelyNode(7, threeMembers)
 	n.identity.Incarnation = 101
-	err := handler{n}.refuse(transport.Hello{Node: 3, Cluster: 7, Incarnation: 999})
+	err := n.refuse(transport.Hello{Node: 3, Cluster: 7, Incarnation: 999})
 	if !errors.Is(err, ErrAmnesia) {
 		t.Fatalf("another incarnation: %v; want %v", err, ErrAmnesia)
 	}
@@ -159,14 +159,14 @@ func TestRefusalsTellNoIncarnation(t *testing.T) {
 func TestNothingIsKeptOfStrangers(t *testing.T) {
 	n := lonelyNode(7, threeMembers)
 	for id := uint64(10); id < 1000; id++ {
-		_ = handler{n}.Accept(transport.Hello{Node: id, Address: "nowhere", Remembers: transport.Memory{Term: 1, Match: 1 << 40}})
-		_ = handler{n}.Accept(transport.Hello{Node: id, Cluster: 8, Address: "nowhere"})
+		_ = n.Accept(transport.Hello{Node: id, Address: "nowhere", Remembers: transport.Memory{Term: 1, Match: 1 << 40}})
+		_ = n.Accept(transport.Hello{Node: id, Cluster: 8, Address: "nowhere"})
 	}
 	if len(n.guests.list)+len(n.guests.inbound)+len(n.whereabouts.of)+len(n.inbox.calls)+len(n.inbox.input.PeersUp) > 0 {
 		t.Errorf("something is kept of strangers: %+v, %v, %d calls", n.guests.list, n.whereabouts.of, len(n.inbox.calls))
 	}
 	for id := uint64(10); id < 1000; id++ {
-		_ = handler{n}.Accept(transport.Hello{Node: id, Cluster: 7, Address: "nowhere"})
+		_ = n.Accept(transport.Hello{Node: id, Cluster: 7, Address: "nowhere"})
 	}
 	if len(n.guests.list) > guestsMax {
 		t.Errorf("%d guests are kept", len(n.guests.list))
@@ -180,8 +180,8 @@ func TestStrangersDoNotFillTheLog(t *testing.T) {
 	n.log = zap.New(seen)
 	n.host = &frozen{}
 	for id := uint64(10); id < 1000; id++ {
-		_ = handler{n}.Accept(transport.Hello{Node: id, Cluster: 8, Address: "nowhere"})
-		handler{n}.HandleMessages(id, []transport.Inbound{{Kind: 99}, {Kind: kindRaft, Payload: []byte("no message")}})
+		_ = n.Accept(transport.Hello{Node: id, Cluster: 8, Address: "nowhere"})
+		n.HandleMessages(id, []transport.Inbound{{Kind: 99}, {Kind: kindRaft, Payload: []byte("no message")}})
 	}
 	if logs.Len() > 2 {
 		t.Errorf("1,980 faults of strangers in one moment make %d lines", logs.Len())
@@ -200,7 +200,7 @@ func TestWhoStopsSaysNothingOfOthers(t *testing.T) {
 		n := lonelyNode(0, nil)
 		n.stop(cause)
 		// Nothing takes the question from the inbox any more.
-		_, err := handler{n}.HandleCall(t.Context(), transport.Hello{Node: 9, Call: true}, transport.Inbound{Kind: kindFound})
+		_, err := n.HandleCall(t.Context(), transport.Hello{Node: 9, Call: true}, transport.Inbound{Kind: kindFound})
 		if err == nil || errors.Is(err, cause) || transport.RefusalFor(err).Code != 0 {
 			t.Errorf("a member that stops with %v answers a call with %v", cause, err)
 		}

@@ -27,6 +27,9 @@ import (
 //     voters; from one if this member has no log, as there is nothing to lose.
 //   - The log, which only a member that leads can extend (maySend).
 
+// trust decides who may tell this member what. It is asked by the transport's goroutines.
+type trust struct{ *group }
+
 // isProven says whether a peer proved to be a member: it names the cluster, which is
 // told to members only, and the incarnation that is recorded. A member's incarnation is
 // recorded before it has a vote.
@@ -42,16 +45,16 @@ func atRecord(ms *octopiipb.Membership, peer transport.Hello) bool {
 }
 
 // mayTell says whether a peer may tell this member what became of it.
-func (n *Node) mayTell(peer transport.Hello) bool {
-	mine, ms := n.cluster.Load(), n.members.Load()
+func (t trust) mayTell(peer transport.Hello) bool {
+	mine, ms := t.cluster.Load(), t.members.Load()
 	if peer.Cluster != 0 && mine != 0 && peer.Cluster != mine { // to one of its own it is told
 		return false
 	}
 	if ms == nil { // it has no log, and waits for whoever comes, or asks where it was told to
-		return peer.Dialed != "" || len(n.cfg.Join) == 0 && peer.Cluster != 0
+		return peer.Dialed != "" || len(t.cfg.Join) == 0 && peer.Cluster != 0
 	}
-	recorded := slices.ContainsFunc(ms.Members, func(m octopiipb.Member) bool { return m.ID != n.id && m.Address == peer.Dialed })
-	return peer.Dialed != "" && (recorded || slices.Contains(n.cfg.Join, peer.Dialed))
+	recorded := slices.ContainsFunc(ms.Members, func(m octopiipb.Member) bool { return m.ID != t.id && m.Address == peer.Dialed })
+	return peer.Dialed != "" && (recorded || slices.Contains(t.cfg.Join, peer.Dialed))
 }
 
 // guestsMax bounds those that are remembered although they are no members as far as this
@@ -144,23 +147,23 @@ func (g *guests) branch(id uint64, is bool) bool {
 var errStranger = errors.New("it is from nobody that this member knows")
 
 // maySend says why a message of raft is not taken. Only who named the cluster may lead.
-func (n *Node) maySend(m *raftpb.Message) error {
-	ms := n.members.Load()
+func (t trust) maySend(m *raftpb.Message) error {
+	ms := t.members.Load()
 	if ms == nil {
 		return nil // see core.AnswerUninitialized
 	}
-	g := &n.guests
+	g := &t.guests
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	record := recordOf(ms, m.From)
 	switch {
 	case g.branched[m.From]:
 		return errors.New("its sender is on another branch than the majority")
-	case record == nil && slices.Contains(g.list, guest{m.From, n.cluster.Load()}), record != nil && record.Incarnation != 0:
+	case record == nil && slices.Contains(g.list, guest{m.From, t.cluster.Load()}), record != nil && record.Incarnation != 0:
 		return nil
 	case record == nil:
 		return errStranger
-	case g.inbound[m.From] == n.cluster.Load():
+	case g.inbound[m.From] == t.cluster.Load():
 		return nil
 	}
 	switch m.Type {
@@ -172,44 +175,44 @@ func (n *Node) maySend(m *raftpb.Message) error {
 
 // welcome keeps what there is to keep of a peer that was accepted. It returns false for
 // one that is no member and only asks.
-func (n *Node) welcome(peer transport.Hello) (member bool) {
-	ms := n.members.Load()
+func (t trust) welcome(peer transport.Hello) (member bool) {
+	ms := t.members.Load()
 	record := recordOf(ms, peer.Node)
 	if record == nil {
-		mine := n.cluster.Load()
+		mine := t.cluster.Load()
 		if peer.Cluster == 0 || mine != 0 && mine != peer.Cluster {
 			return false // it asks to join, or what a majority here knows
 		}
 		if peer.Dialed == "" { // a leader that this member does not know of yet
-			n.guests.add(peer.Node, peer.Cluster)
+			t.guests.add(peer.Node, peer.Cluster)
 		}
 		return ms == nil
 	}
 	if record.Incarnation == 0 {
 		if peer.Dialed == "" {
-			n.guests.called(peer.Node, peer.Cluster)
+			t.guests.called(peer.Node, peer.Cluster)
 		}
-		return peer.Dialed != "" || peer.Cluster == n.cluster.Load()
+		return peer.Dialed != "" || peer.Cluster == t.cluster.Load()
 	}
 	return true
 }
 
 // refused takes what a peer said as it refused this member.
-func (h handler) refused(peer transport.Hello, why transport.Refusal) {
+func (t trust) refused(peer transport.Hello, why transport.Refusal) {
 	switch {
-	case !h.mayTell(peer):
-	case why.Code == refusedRemoved && h.removed.Load(): // it knows, and waits until a majority does
-		h.inbox.call(func() { h.removalKnown(peer.Node) })
+	case !t.mayTell(peer):
+	case why.Code == refusedRemoved && t.removed.Load(): // it knows, and waits until a majority does
+		t.inbox.call(func() { t.loop.removalKnown(peer.Node) })
 		return
-	case why.Code == refusedRemoved && h.cluster.Load() != 0:
-		h.log.Info("this member was removed from its cluster", zap.String("told by", hex(peer.Node)), zap.String("at", peer.Dialed))
-		h.stop(ErrRemoved)
+	case why.Code == refusedRemoved && t.cluster.Load() != 0:
+		t.log.Info("this member was removed from its cluster", zap.String("told by", hex(peer.Node)), zap.String("at", peer.Dialed))
+		t.stop(ErrRemoved)
 		return
-	case why.Code == refusedDisk && h.members.Load() == nil:
-		h.fatal(fmt.Errorf("%w: member %x says: %s", ErrAmnesia, peer.Node, why.Reason))
+	case why.Code == refusedDisk && t.members.Load() == nil:
+		t.fatal(fmt.Errorf("%w: member %x says: %s", ErrAmnesia, peer.Node, why.Reason))
 		return
 	case why.Code == refusedDisk:
-		h.inbox.call(func() { h.snapshots.loop.doubt.refused(peer, why.Reason) })
+		t.inbox.call(func() { t.loop.doubt.refused(peer, why.Reason) })
 	}
-	h.events.peerRefused(peer.Node, errors.New(why.Reason))
+	t.events.peerRefused(peer.Node, errors.New(why.Reason))
 }

@@ -50,21 +50,21 @@ func (n *Node) Change(ctx context.Context, c Change) (Membership, error) {
 
 // afterRemoval returns the membership without this member, which was removed, if c is in
 // force in it. What is under way in a joint configuration is: nothing takes it back.
-func (n *Node) afterRemoval(c Change) (Membership, bool) {
-	ms := n.members.Load()
+func (v verbs) afterRemoval(c Change) (Membership, bool) {
+	ms := v.members.Load()
 	if ms == nil {
 		return Membership{}, false
 	}
 	ms = core.Settled(ms)
 	// It may have been told of its removal before it applied that.
-	if after, err := core.Preview(ms, []core.Change{{Op: core.Remove, Member: octopiipb.Member{ID: n.id}}}); err == nil {
+	if after, err := core.Preview(ms, []core.Change{{Op: core.Remove, Member: octopiipb.Member{ID: v.id}}}); err == nil {
 		ms = after
 	}
 	switch c.Verb {
 	case VerbRemove:
-		return publicMembership(ms), c.Member.ID == n.id
+		return publicMembership(ms), c.Member.ID == v.id
 	case VerbReplace:
-		return publicMembership(ms), c.Old == n.id && slices.ContainsFunc(ms.Members, func(m octopiipb.Member) bool {
+		return publicMembership(ms), c.Old == v.id && slices.ContainsFunc(ms.Members, func(m octopiipb.Member) bool {
 			return !m.Learner && (m.ID == c.Member.ID || c.Member.ID == 0 && m.Address == c.Member.Address)
 		})
 	}
@@ -100,27 +100,27 @@ func (n *Node) Plan(ctx context.Context, c Change) (Plan, error) {
 }
 
 // verb makes a change, and returns when all of it is done and a majority knows.
-func (n *Node) verb(ctx context.Context, c Change) (Membership, error) {
-	if err := n.ready(ctx, "a change of membership"); err != nil {
+func (v verbs) verb(ctx context.Context, c Change) (Membership, error) {
+	if err := v.ready(ctx, "a change of membership"); err != nil {
 		return Membership{}, err
 	}
-	first, then, err := n.steps(ctx, c)
+	first, then, err := v.steps(ctx, c)
 	if err != nil {
 		return Membership{}, err
 	}
-	ms, err := n.change(ctx, first)
+	ms, err := v.change(ctx, first)
 	if err == nil && len(then) > 0 {
-		ms, err = n.untilVoter(ctx, first.Member, ms.Index)
+		ms, err = v.untilVoter(ctx, first.Member, ms.Index)
 	}
 	if err != nil {
 		return ms, err
 	}
-	return ms, n.spread(ctx)
+	return ms, v.spread(ctx)
 }
 
 // steps are what a change begins with, and what the leader makes of it by itself when
 // the member has caught up.
-func (n *Node) steps(ctx context.Context, c Change) (first core.Change, then []core.Change, err error) {
+func (v verbs) steps(ctx context.Context, c Change) (first core.Change, then []core.Change, err error) {
 	op, ok := ops[c.Verb]
 	if !ok {
 		return first, nil, fmt.Errorf("node: there is no verb %q", c.Verb)
@@ -131,11 +131,11 @@ func (n *Node) steps(ctx context.Context, c Change) (first core.Change, then []c
 	record := octopiipb.Member{ID: c.Member.ID, Name: c.Member.Name, Address: c.Member.Address, Priority: int32(c.Member.Priority)}
 	switch c.Verb {
 	case VerbAddLearner, VerbAddVoter, VerbReplace:
-		if err := n.resolve(ctx, &record); err != nil {
+		if err := v.resolve(ctx, &record); err != nil {
 			return first, nil, err
 		}
 	case VerbUpdateAddress:
-		if err := n.reach(ctx, &record); err != nil {
+		if err := v.reach(ctx, &record); err != nil {
 			return first, nil, err
 		}
 	}
@@ -147,12 +147,12 @@ func (n *Node) steps(ctx context.Context, c Change) (first core.Change, then []c
 		if c.Old == 0 || c.Old == record.ID {
 			return first, nil, fmt.Errorf("%w: member %x cannot replace %x", ErrUnsafeMembership, record.ID, c.Old)
 		}
-		ms := n.members.Load()
+		ms := v.members.Load()
 		if there := recordOf(ms, record.ID); there != nil && !there.Learner && recordOf(ms, c.Old) != nil {
 			return first, nil, fmt.Errorf("%w: member %x at %s votes already, and so would take nobody's place: there would be one voter less; name the address of a new member, or remove member %x without one",
 				ErrUnsafeMembership, record.ID, there.Address, c.Old)
 		}
-		if now, ok := n.Status().Membership.Member(record.ID); ok && !now.Learner {
+		if now, ok := v.status().Membership.Member(record.ID); ok && !now.Learner {
 			// It votes already: what is left is to remove the old one.
 			return core.Change{Op: core.Remove, Member: octopiipb.Member{ID: c.Old}}, nil, nil
 		}
@@ -176,8 +176,8 @@ var ops = map[Verb]core.ChangeOp{
 
 // untilVoter waits until the leader has made a voter of a member, and removed the one
 // that it replaces. index is that of the membership with its wish.
-func (n *Node) untilVoter(ctx context.Context, m octopiipb.Member, index uint64) (Membership, error) {
-	st, err := n.until(ctx, func(st Status) bool {
+func (v verbs) untilVoter(ctx context.Context, m octopiipb.Member, index uint64) (Membership, error) {
+	st, err := v.until(ctx, func(st Status) bool {
 		now, ok := st.Membership.Member(m.ID)
 		return st.Membership.Index >= index && !st.Membership.Joint && (!ok || !now.Learner)
 	})

@@ -30,7 +30,7 @@ func TestAfterRemoval(t *testing.T) {
 		"a promotion":                  {joint, Change{Verb: VerbPromote, Member: Member{ID: 3}}, false},
 		"it knows of no members":       {nil, replace, false},
 	} {
-		n := &Node{id: 1}
+		n := verbs{bareGroup()}
 		n.members.Store(c.ms)
 		after, ok := n.afterRemoval(c.change)
 		_, there := after.Member(1)

@@ -171,22 +171,22 @@ type vouchAsker struct {
 
 // handleVouch answers a question when a majority has confirmed a barrier, or says why
 // it cannot.
-func (n *Node) handleVouch(payload []byte, done func(transport.Message, error)) {
+func (s service) handleVouch(payload []byte, done func(transport.Message, error)) {
 	var req octopiipb.VouchRequest
 	if err := req.Unmarshal(payload); err != nil {
 		done(nil, fmt.Errorf("vouch request cannot be read: %w", err))
 		return
 	}
-	if err := n.open(); err != nil {
+	if err := s.open(); err != nil {
 		done(&octopiipb.VouchReply{Code: vouchNone, Reason: err.Error()}, nil)
 		return
 	}
-	if mine := n.cluster.Load(); req.Cluster != 0 && req.Cluster != mine {
+	if mine := s.cluster.Load(); req.Cluster != 0 && req.Cluster != mine {
 		// Anybody may ask, and so it does not name this cluster.
 		done(&octopiipb.VouchReply{Code: vouchNone, Reason: "this is a member of another cluster than the one that was asked"}, nil)
 		return
 	}
-	v := &n.voucher
+	v := &s.voucher
 	v.mu.Lock()
 	full := len(v.waiting) >= vouchAskersMax
 	if !full {
@@ -199,13 +199,13 @@ func (n *Node) handleVouch(payload []byte, done func(transport.Message, error)) 
 	case full:
 		done(&octopiipb.VouchReply{Code: vouchNoQuorum, Reason: "too many ask at once; ask again"}, nil)
 	case begin:
-		n.vouch()
+		s.vouch()
 	}
 }
 
 // vouch makes one barrier for all that wait.
-func (n *Node) vouch() {
-	v := &n.voucher
+func (s service) vouch() {
+	v := &s.voucher
 	v.mu.Lock()
 	askers := v.waiting
 	v.waiting = nil
@@ -221,19 +221,19 @@ func (n *Node) vouch() {
 		once.Do(func() {
 			limit.Stop()
 			for _, a := range askers {
-				a.done(n.statement(&a.request, index, err), nil)
+				a.done(s.statement(&a.request, index, err), nil)
 			}
-			n.host.timer(n.vouch).Reset(n.cfg.TickInterval)
+			s.host.timer(s.vouch).Reset(s.cfg.TickInterval)
 		})
 	}
 	w := newWaiterFor(func(a answer) { end(a.Index, publicError(a.Err)) })
 	// A majority that takes longer than this to confirm has no leader.
-	limit = n.host.timer(func() {
+	limit = s.host.timer(func() {
 		_ = w.quit()
 		end(0, errors.New("no majority of the voters confirmed it in time"))
 	})
-	limit.Reset(2 * n.cfg.TickInterval * time.Duration(n.cfg.ElectionTicks))
-	n.inbox.request(vouchBarrier(askers, w))
+	limit.Reset(2 * s.cfg.TickInterval * time.Duration(s.cfg.ElectionTicks))
+	s.inbox.request(vouchBarrier(askers, w))
 }
 
 // vouchBarrier is an entry of the log for those that name the cluster: they may put their
@@ -249,11 +249,11 @@ func vouchBarrier(askers []vouchAsker, w *waiter) core.Request {
 }
 
 // statement is what this member says behind a barrier, or why there was none.
-func (n *Node) statement(req *octopiipb.VouchRequest, index uint64, err error) *octopiipb.VouchReply {
-	st, ms := n.Status(), n.members.Load()
+func (s service) statement(req *octopiipb.VouchRequest, index uint64, err error) *octopiipb.VouchReply {
+	st, ms := s.status(), s.members.Load()
 	reply := &octopiipb.VouchReply{Cluster: transport.SomeCluster, Term: st.Term, Leader: st.Leader, Commit: index}
 	if req.Cluster != 0 { // else anybody may have asked
-		reply.Cluster = n.cluster.Load()
+		reply.Cluster = s.cluster.Load()
 	}
 	if err != nil || ms == nil {
 		reply.Code, reply.Reason = vouchNoQuorum, "no majority answers"
@@ -264,15 +264,15 @@ func (n *Node) statement(req *octopiipb.VouchRequest, index uint64, err error) *
 	}
 	reply.IsMember = req.Member != 0 && isMember(ms, req.Member)
 	reply.Removed = slices.Contains(ms.Removed, req.Member)
-	n.describe(reply, req, ms)
+	s.describe(reply, req, ms)
 	return reply
 }
 
 // describe adds what the records say. Incarnations, by which members know each other, are
 // told to nobody.
-func (n *Node) describe(reply *octopiipb.VouchReply, req *octopiipb.VouchRequest, ms *octopiipb.Membership) {
+func (s service) describe(reply *octopiipb.VouchReply, req *octopiipb.VouchRequest, ms *octopiipb.Membership) {
 	for _, m := range ms.Members {
-		if req.Address != "" && m.Address == req.Address && n.wasThere(&m) {
+		if req.Address != "" && m.Address == req.Address && s.wasThere(&m) {
 			reply.AtAddress = m.ID
 		}
 		if req.Name != "" && m.Name == req.Name {

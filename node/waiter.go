@@ -69,21 +69,21 @@ func (w *waiter) finish(a answer) {
 }
 
 // wait returns the outcome, or what can be said without it.
-func (n *Node) wait(ctx context.Context, w *waiter) (answer, error) {
+func (v verbs) wait(ctx context.Context, w *waiter) (answer, error) {
 	select {
 	case a := <-w.done:
 		waiters.Put(w)
 		return a, publicError(a.Err)
 	case <-ctx.Done():
-		return n.giveUp(w, ctx.Err())
-	case <-n.done:
-		return n.giveUp(w, n.stopped())
+		return v.giveUp(w, ctx.Err())
+	case <-v.done:
+		return v.giveUp(w, v.stopped())
 	}
 }
 
 // giveUp is what a call returns that stopped waiting because of cause. The
 // waiter is not used again: somebody may still answer it.
-func (n *Node) giveUp(w *waiter, cause error) (answer, error) {
+func (v verbs) giveUp(w *waiter, cause error) (answer, error) {
 	err := w.quit()
 	select {
 	case a := <-w.done: // it came at the same moment

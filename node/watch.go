@@ -45,21 +45,23 @@ func (w *watch) get() (Status, <-chan struct{}) {
 
 // Status returns what this member knows at the moment. It never waits for the
 // loop. The slices in it must not be changed.
-func (n *Node) Status() Status {
-	n.watch.mu.Lock()
-	defer n.watch.mu.Unlock()
-	st := n.watch.status
+func (n *Node) Status() Status { return n.status() }
+
+func (g *group) status() Status {
+	g.watch.mu.Lock()
+	defer g.watch.mu.Unlock()
+	st := g.watch.status
 	// The applier answers callers before the loop hears of it.
-	st.Applied = max(st.Applied, n.applied.Load())
+	st.Applied = max(st.Applied, g.applied.Load())
 	st.Commit = max(st.Commit, st.Applied)
-	st.NoSpace = n.appender.full.Load()
+	st.NoSpace = g.appender.full.Load()
 	return st
 }
 
 // until waits for a status of which ok is true.
-func (n *Node) until(ctx context.Context, ok func(Status) bool) (Status, error) {
+func (v verbs) until(ctx context.Context, ok func(Status) bool) (Status, error) {
 	for {
-		st, changed := n.watch.get()
+		st, changed := v.watch.get()
 		if ok(st) {
 			return st, nil
 		}
@@ -67,8 +69,8 @@ func (n *Node) until(ctx context.Context, ok func(Status) bool) (Status, error) 
 		case <-changed:
 		case <-ctx.Done():
 			return st, ctx.Err()
-		case <-n.done:
-			return st, n.stopped()
+		case <-v.done:
+			return st, v.stopped()
 		}
 	}
 }

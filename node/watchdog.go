@@ -23,7 +23,7 @@ const watchdogBeats = 8
 // It counts its own looks and asks no clock: a process that was stopped, or whose
 // machine slept, has missed them, and is not taken for one whose disk hung.
 type watchdog struct {
-	node *Node
+	node *group
 	// loop are the loop's turns, log the appender's writes, and files what is written
 	// beside the log: snapshots, and files for the log that are made ahead.
 	loop, log, files progress
@@ -61,11 +61,11 @@ func (p *progress) hangs(due bool) bool {
 }
 
 // start begins to look, unless Config.StallLimit is negative.
-func (w *watchdog) start(n *Node) {
-	if n.cfg.StallLimit > 0 {
+func (w *watchdog) start(g *group) {
+	if g.cfg.StallLimit > 0 {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		w.node, w.expired = n, make(chan struct{})
+		w.node, w.expired = g, make(chan struct{})
 		w.timer = w.node.host.timer(w.look)
 		w.timer.Reset(w.period())
 	}
@@ -132,11 +132,11 @@ func (d *diskState) look(l *loop, unwritten int) {
 }
 
 // createSnapshot begins to write a snapshot file, under the watchdog's eyes.
-func (n *Node) createSnapshot(header octopiipb.SnapshotHeader) (watchedFile, error) {
-	files := &n.watchdog.files
+func (g *group) createSnapshot(header octopiipb.SnapshotHeader) (watchedFile, error) {
+	files := &g.watchdog.files
 	files.begin()
 	defer files.end()
-	w, err := n.store.CreateSnapshot(header)
+	w, err := g.store.CreateSnapshot(header)
 	return watchedFile{w, files}, err
 }
 
