@@ -10,13 +10,6 @@ import (
 	octopiipb "github.com/octopii/octopii/proto"
 )
 
-func (c *Core) stepApplied(a *Apply) {
-	if a.response.Type == raftpb.MsgStorageApplyResp { // not so for a restored snapshot
-		_ = c.rn.Step(a.response)
-	}
-	c.applied = a.Label.Index
-}
-
 // newApply turns committed entries into a batch for the state machine. Changes
 // of membership take effect here and now, so that the batch's label is right.
 func (c *Core) newApply(m *raftpb.Message) *Apply {
@@ -59,7 +52,7 @@ func originOf(e *raftpb.Entry) (origin, []byte) {
 
 // callerOf returns who waits here for a committed entry, if somebody does, and tries
 // again what the entry proves lost.
-func (c *Core) callerOf(e *raftpb.Entry, by origin) Waiter {
+func (c *requests) callerOf(e *raftpb.Entry, by origin) Waiter {
 	w := c.pending.applied(e.Index, e.Term, c.tryAgain, c.refuse)
 	if by.member == c.cfg.ID {
 		if it, ok := c.forwarded.remove(by.id); ok {
@@ -110,7 +103,7 @@ func (c *Core) applyChange(e *raftpb.Entry, w Waiter) {
 // leaveJoint ends a change of several members, which a leader proposes by itself
 // when it has applied its first half, whoever leads then. A second such entry
 // changes nothing (etcd 11046).
-func (c *Core) leaveJoint(e *raftpb.Entry, cc raftpb.ConfChangeV2) {
+func (c *changes) leaveJoint(e *raftpb.Entry, cc raftpb.ConfChangeV2) {
 	if len(c.handed.ConfState.VotersOutgoing) == 0 {
 		return
 	}
@@ -119,7 +112,7 @@ func (c *Core) leaveJoint(e *raftpb.Entry, cc raftpb.ConfChangeV2) {
 }
 
 // settleHalfDone answers those whose change is done now.
-func (c *Core) settleHalfDone() {
+func (c *requests) settleHalfDone() {
 	if len(c.handed.Membership.UnderWay) > 0 {
 		return
 	}
@@ -130,16 +123,8 @@ func (c *Core) settleHalfDone() {
 	c.halfDone = nil
 }
 
-// reach notes that the committed log goes on at an index in a term.
-func (c *Core) reach(index, term uint64) {
-	if term > c.handed.Term {
-		c.lower = c.handed.Index
-	}
-	c.handed.Terms = withTerm(c.handed.Terms, index, term)
-}
-
 // setConf puts a configuration in force from an entry on.
-func (c *Core) setConf(e *raftpb.Entry, cs raftpb.ConfState, ms *octopiipb.Membership) {
+func (c *changes) setConf(e *raftpb.Entry, cs raftpb.ConfState, ms *octopiipb.Membership) {
 	c.reach(e.Index, e.Term)
 	if c.alone(cs) && !c.alone(c.handed.ConfState) {
 		c.ownFirst.from(e.Index)
@@ -166,36 +151,4 @@ func (c *Core) installed(label Label) {
 	c.settleUnchanged()
 	c.settleHalfDone()
 	c.effects.Membership = label.Membership
-}
-
-// LabelAt returns the label of the state at an index that was handed out and
-// is still in the log.
-func (c *Core) LabelAt(index uint64) (Label, error) {
-	if index > c.handed.Index {
-		return Label{}, fmt.Errorf("core: the membership at index %d is not known at %d", index, c.handed.Index)
-	}
-	term, err := c.storage.Term(index)
-	if err != nil {
-		return Label{}, fmt.Errorf("core: label of index %d: %w", index, err)
-	}
-	for i := len(c.labels) - 1; i >= 0; i-- {
-		if l := c.labels[i]; l.Index <= index {
-			return Label{Index: index, Term: term, ConfState: l.ConfState, Membership: l.Membership, Terms: termsUpTo(c.handed.Terms, index)}, nil
-		}
-	}
-	return Label{}, fmt.Errorf("core: index %d is before the oldest label, %d", index, c.labels[0].Index)
-}
-
-// begin takes the place at which a log begins from its label. What follows has other sums.
-func (c *Core) begin(l *Label) {
-	c.begins = Place{Index: l.Index, Term: l.Term, Sums: l.Sums}
-	l.Sums = Sums{}
-}
-
-// compacted drops the labels that only states before a place need.
-func (c *Core) compacted(at Place) {
-	c.begins = at
-	for len(c.labels) > 1 && c.labels[1].Index <= at.Index {
-		c.labels = c.labels[1:]
-	}
 }

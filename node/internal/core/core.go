@@ -1,7 +1,6 @@
 package core
 
 import (
-	"errors"
 	"fmt"
 
 	"go.etcd.io/raft/v3"
@@ -62,78 +61,20 @@ type Config struct {
 }
 
 // Core is one member of a cluster. One goroutine at a time calls it.
-type Core struct {
+//
+// It is made of layers, from the ground up: base, history, members, reading, guard,
+// requests, space, changes, leading. Each owns its fields, and knows only those below it. What takes several
+// of them is here.
+type Core struct{ leading }
+
+// base is raft, and what is said of it.
+type base struct {
 	cfg     Config
 	rn      *raft.RawNode
 	storage Storage
 	effects Effects
-
 	// status is raft's, as of the end of the last Step.
 	status raft.BasicStatus
-	// last is the last index of raft's log; its end may not be durable yet.
-	// bound is at most that: what the messages of this Step have certainly left
-	// of it. deferred are those that depend on what they have left.
-	last, bound uint64
-	deferred    []raftpb.Message
-	// handed is the label behind the last Apply handed out; applied the index
-	// that came back. Invariant: applied <= handed.Index.
-	handed  Label
-	applied uint64
-	// lower is an index that is committed in a term before that of handed: the last one
-	// of those that were handed out here; 0 if there was none.
-	lower    uint64
-	ownFirst ownFirst
-	// unwritten are the appends with entries or a snapshot that are not durable yet,
-	// oldest first.
-	unwritten []*Append
-	// begins is the place of the snapshot behind which the log begins, at least.
-	begins Place
-	// labels are those of all memberships since the log began, oldest first.
-	labels []Label
-
-	// waiting are requests that nobody could be given yet, of waitingBytes in
-	// all; placing are those that raft has taken, whose place the next Ready
-	// shows; returned are those that another member sent back, to be tried again
-	// at the next tick or under the next leader, or when that can be reached again.
-	waiting, placing, returned []request
-	waitingBytes               int64
-	// held is how many of waiting the last Step held back; room is how much the state
-	// machine here has, and backlog what this leader appended for all: see room.go.
-	held    int
-	room    Room
-	backlog backlog
-	// since is the term that was on disk at the start: this process leads only in
-	// later ones.
-	since uint64
-	// unchanged wait until this member has applied a membership that a leader
-	// found to be as it was asked to be.
-	unchanged []unchanged
-	// halfDone wait until the joint configuration is left that they led to.
-	halfDone []Outcome
-	// appending counts the appends with entries that are not durable yet;
-	// outstanding are those and all others.
-	appending   int
-	outstanding outstanding
-	// confIndex is where this leader appended its last change of membership.
-	confIndex uint64
-	forwarded forwarded
-	// campaigns is how often this member campaigned, or is about to, since it forgot a
-	// leader that is dead. 0: it has another one, or leaves it to the election timeout.
-	// yielded: another one got a vote or a pre-vote of this member since.
-	campaigns int
-	yielded   bool
-	pending   pending
-	// forgot counts heartbeats that name more of this log than there is, and short those
-	// of a leader whose log ends before what is committed here.
-	forgot, short counter
-	// leaderEnd is how far the log of the leader goes, as it said.
-	leaderEnd  leaderEnd
-	led        led
-	told       told
-	reads      reads
-	peers      peers
-	reign      reign
-	leadership leadership
 }
 
 // request is a Request and where it came from.
@@ -157,19 +98,13 @@ func New(cfg Config) (*Core, error) {
 	if err != nil {
 		return nil, fmt.Errorf("core: read the last index: %w", err)
 	}
-	c := &Core{
-		cfg:       cfg,
-		storage:   cfg.Storage,
-		handed:    cfg.Start,
-		applied:   cfg.Applied,
-		last:      last,
-		labels:    []Label{cfg.Start},
-		since:     hs.Term,
-		forwarded: newForwarded(cfg.ReadSeed),
-		peers:     peers{window: cfg.RequestWindow},
-		reads:     reads{node: cfg.ID, seed: cfg.ReadSeed},
-	}
-	c.forwarded.window = cfg.RequestWindow
+	c := new(Core)
+	c.cfg, c.storage = cfg, cfg.Storage
+	c.handed, c.applied, c.last, c.since = cfg.Start, cfg.Applied, last, hs.Term
+	c.labels = []Label{cfg.Start}
+	c.forwarded = newForwarded(cfg.ReadSeed)
+	c.forwarded.window, c.peers.window = cfg.RequestWindow, cfg.RequestWindow
+	c.reads = reads{node: cfg.ID, seed: cfg.ReadSeed}
 	c.handed.Terms = withTerm(cfg.Start.Terms, cfg.Start.Index, cfg.Start.Term)
 	c.begin(&c.handed)
 	c.ownFirst.written, c.ownFirst.commit = hs.Commit, hs.Commit
@@ -327,7 +262,7 @@ func (c *Core) More() bool {
 }
 
 // deliver hands on what waited for an append to become durable.
-func (c *Core) deliver(responses []raftpb.Message) {
+func (c *base) deliver(responses []raftpb.Message) {
 	for _, m := range responses {
 		if m.To != c.cfg.ID {
 			c.effects.Messages = append(c.effects.Messages, m)
@@ -380,42 +315,7 @@ func (c *Core) stepMessage(m *raftpb.Message) {
 	_ = c.rn.Step(*m)
 }
 
-// judge says why a message is not given to raft; nil if it is.
-func (c *Core) judge(m *raftpb.Message) *Suspect {
-	if m.Term > c.status.Term && m.Term-c.status.Term > termJumpMax {
-		return &Suspect{ID: m.From, Reason: fmt.Sprintf("%s of term %d, and the term here is %d: no cluster gets there meanwhile", m.Type, m.Term, c.status.Term)}
-	}
-	if index := c.ahead(m); index > 0 && validID(m.From) && m.To == c.cfg.ID {
-		return &Suspect{ID: m.From, Claim: Ahead, Index: index, Last: c.last, Reason: aheadText(m.From, index, c.last)}
-	}
-	err := admit(m, c.cfg.ID, c.last, c.handed.Index)
-	if errors.Is(err, errForgot) {
-		s := &Suspect{ID: m.From, Reason: err.Error(), Index: m.Commit}
-		if m.Term >= c.status.Term {
-			c.forgot.again()
-		}
-		if c.forgot.sure() {
-			s.Claim = Forgot
-		}
-		return s
-	}
-	if err == nil {
-		err = c.contradiction(m)
-	}
-	if err == nil && m.Type == raftpb.MsgHeartbeat {
-		err = c.shorter(m)
-	}
-	var diverged *divergence
-	switch {
-	case errors.As(err, &diverged):
-		return &Suspect{ID: m.From, Reason: err.Error(), Claim: Diverged, Index: diverged.index}
-	case err != nil:
-		return &Suspect{ID: m.From, Reason: err.Error()}
-	}
-	return nil
-}
-
-func (c *Core) stepSnapshotSent(s SnapshotSent) {
+func (c *base) stepSnapshotSent(s SnapshotSent) {
 	status := raft.SnapshotFinish
 	if !s.OK {
 		status = raft.SnapshotFailure
@@ -472,7 +372,7 @@ func (c *Core) ready() {
 // durable. raft counts that vote only then, but the others' may be a majority
 // without it: a leader that forgets its term in a crash could win the same term
 // again, and append another entry at the same index in it.
-func (c *Core) askForVotes(requests []raftpb.Message) {
+func (c *history) askForVotes(requests []raftpb.Message) {
 	if a := c.effects.Append; a != nil {
 		a.responses = append(a.responses, requests...)
 		return
@@ -578,12 +478,12 @@ func (c *Core) note() {
 }
 
 // refuse answers a local caller that failed.
-func (c *Core) refuse(w Waiter, err error) {
+func (c *base) refuse(w Waiter, err error) {
 	c.effects.Outcomes = append(c.effects.Outcomes, Outcome{Waiter: w, Err: err})
 }
 
 // refuseAll answers every local caller that waits for a read or to be proposed.
-func (c *Core) refuseAll(err error) {
+func (c *requests) refuseAll(err error) {
 	for _, w := range c.reads.all() {
 		c.refuse(w, err)
 	}
@@ -630,38 +530,9 @@ type led struct {
 
 // LeaderLog returns how far the log of the leader that this member follows is durable,
 // as that said last, and how much of it is committed.
-func (c *Core) LeaderLog() (durable, committed uint64) {
+func (c *guard) LeaderLog() (durable, committed uint64) {
 	if l := &c.led; l.from == c.status.Lead && l.term == c.status.Term {
 		return l.durable, l.committed
 	}
 	return 0, 0
-}
-
-// Lonely says that nothing was heard of a leader for an election timeout. A
-// learner goes on naming the last one for ever, as it never campaigns.
-func (c *Core) Lonely() bool {
-	return c.status.Lead == raft.None || !c.alive(c.status.Lead)
-}
-
-// Silent returns how many ticks ago something came from a member; heard is false if nothing
-// ever did.
-func (c *Core) Silent(id uint64) (ticks int, heard bool) {
-	notes := c.peers.find(id)
-	if notes == nil || notes.silent >= silentMax {
-		return 0, false
-	}
-	return notes.silent, true
-}
-
-// VisitProgress calls f for every other member, ordered by ID. Only a leader
-// knows any.
-func (c *Core) VisitProgress(f func(id, match uint64, state string, alive bool)) {
-	if c.status.RaftState != raft.StateLeader {
-		return
-	}
-	c.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr progress) {
-		if id != c.cfg.ID {
-			f(id, pr.Match, pr.State.String(), c.alive(id))
-		}
-	})
 }

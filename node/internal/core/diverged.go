@@ -3,7 +3,6 @@ package core
 import (
 	"bytes"
 	"fmt"
-	"slices"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -32,7 +31,7 @@ const (
 // ahead returns the index up to which a member has committed the log, if this leader has
 // less. raft acknowledges an append that begins before what is committed with the commit
 // index; the other two answers say it beside what raft uses them for.
-func (c *Core) ahead(m *raftpb.Message) uint64 {
+func (c *guard) ahead(m *raftpb.Message) uint64 {
 	st := c.rn.BasicStatus()
 	if st.RaftState != raft.StateLeader || m.Term != st.Term {
 		return 0
@@ -56,7 +55,7 @@ func committedAt(m *raftpb.Message) uint64 {
 
 // noteVoter keeps what a voter said that it has committed, for when its vote was not
 // needed. told is of one term.
-func (c *Core) noteVoter(m *raftpb.Message) {
+func (c *guard) noteVoter(m *raftpb.Message) {
 	if m.Type == raftpb.MsgVoteResp && (m.Term > c.told.term || m.Term == c.told.term && m.Commit > c.told.index) {
 		c.told = told{term: m.Term, from: m.From, index: m.Commit}
 	}
@@ -66,7 +65,7 @@ func (c *Core) noteVoter(m *raftpb.Message) {
 type told struct{ term, from, index uint64 }
 
 // elected looks at what voters said, now that this member leads.
-func (c *Core) elected() {
+func (c *guard) elected() {
 	if t := c.told; t.term == c.status.Term && t.index >= c.last { // its first entry is there already
 		c.effects.Suspects = append(c.effects.Suspects, Suspect{ID: t.from, Claim: Ahead, Index: t.index, Last: c.last - 1, Reason: aheadText(t.from, t.index, c.last-1)})
 	}
@@ -95,7 +94,7 @@ func divergedAt(index uint64, format string, args ...any) error {
 //
 // The committed log is that of the end of the last Step: what raft took in since then
 // is in no append yet, so its terms cannot be looked up.
-func (c *Core) contradiction(m *raftpb.Message) error {
+func (c *guard) contradiction(m *raftpb.Message) error {
 	if m.Term < c.rn.BasicStatus().Term {
 		return nil
 	}
@@ -118,7 +117,7 @@ func (c *Core) contradiction(m *raftpb.Message) error {
 }
 
 // otherTerm compares a place in the leader's log with the committed log here.
-func (c *Core) otherTerm(what string, from, index, term uint64) error {
+func (c *guard) otherTerm(what string, from, index, term uint64) error {
 	if index > c.status.Commit {
 		return nil
 	}
@@ -128,7 +127,7 @@ func (c *Core) otherTerm(what string, from, index, term uint64) error {
 	return nil
 }
 
-func (c *Core) contradictingAppend(m *raftpb.Message) error {
+func (c *guard) contradictingAppend(m *raftpb.Message) error {
 	if err := c.otherTerm("an append", m.From, m.Index, m.LogTerm); err != nil {
 		return err
 	}
@@ -150,7 +149,7 @@ func (c *Core) contradictingAppend(m *raftpb.Message) error {
 // otherData compares the entries of an append that are committed here byte by byte. Two
 // leaders of one term exist only where disks forgot votes, and nothing but the content
 // tells their entries apart.
-func (c *Core) otherData(m *raftpb.Message) error {
+func (c *guard) otherData(m *raftpb.Message) error {
 	if len(m.Entries) == 0 || m.Entries[0].Index > c.status.Commit {
 		return nil
 	}
@@ -171,41 +170,11 @@ func (c *Core) otherData(m *raftpb.Message) error {
 	return nil
 }
 
-// durableEntries returns entries from first to last, as far as the log has them.
-func (c *Core) durableEntries(first, last uint64) []raftpb.Entry {
-	lo, err := c.storage.FirstIndex()
-	if err != nil {
-		return nil
-	}
-	hi, err := c.storage.LastIndex()
-	first, last = max(first, lo), min(last, hi)
-	if err != nil || first > last || c.replaces(last) {
-		return nil
-	}
-	var entries []raftpb.Entry
-	for first <= last {
-		some, err := c.storage.Entries(first, last+1, c.cfg.MessageBytesMax)
-		if err != nil || len(some) == 0 {
-			return nil
-		}
-		entries = append(entries, some...)
-		first += uint64(len(some))
-	}
-	return entries
-}
-
-// replaces says whether what is not durable yet takes the place of an entry up to an index.
-func (c *Core) replaces(last uint64) bool {
-	return slices.ContainsFunc(c.unwritten, func(a *Append) bool {
-		return a.Snapshot != nil || len(a.Entries) > 0 && a.Entries[0].Index <= last
-	})
-}
-
 // contradictingHeartbeat looks at where the leader says that its log ends. It has
 // everything that was committed in earlier terms since its election. What was committed
 // in its own term it may have appended after it sent the heartbeat, which may be late:
 // see shorter.
-func (c *Core) contradictingHeartbeat(m *raftpb.Message) error {
+func (c *guard) contradictingHeartbeat(m *raftpb.Message) error {
 	last := m.RejectHint
 	if last == 0 {
 		return nil
@@ -228,7 +197,7 @@ func (c *Core) contradictingHeartbeat(m *raftpb.Message) error {
 //
 // What this leader was heard to have in this term tells late ones apart, as its log only
 // grows: they may be many where streams stand still.
-func (c *Core) shorter(m *raftpb.Message) error {
+func (c *guard) shorter(m *raftpb.Message) error {
 	if l := c.leaderEnd; l.from == m.From && l.term == m.Term && m.RejectHint != 0 && m.RejectHint < l.index {
 		return nil
 	}
@@ -265,95 +234,10 @@ func (l *leaderEnd) note(m *raftpb.Message) {
 	}
 }
 
-// termAt returns the term of an entry of the log as raft saw it at the end of the last
-// Step, durable or not; false if it is not known.
-func (c *Core) termAt(index uint64) (uint64, bool) {
-	for _, a := range slices.Backward(c.unwritten) {
-		if n := len(a.Entries); n > 0 && index >= a.Entries[0].Index {
-			if index > a.Entries[n-1].Index {
-				return 0, false
-			}
-			return a.Entries[index-a.Entries[0].Index].Term, true
-		}
-		if a.Snapshot != nil { // the log before it goes
-			meta := &a.Snapshot.Metadata
-			return meta.Term, index == meta.Index
-		}
-	}
-	if term, err := c.storage.Term(index); err == nil {
-		return term, true
-	}
-	term := TermIn(c.handed.Terms, c.handed.Index, index)
-	return term, term != 0
-}
-
 // Place is an entry of the log as one member tells it to another.
 type Place struct {
 	// Index and Term are where it stands; Term is 0 if that is not known any more.
 	Index, Term uint64
 	// Sums are of what the log holds up to there.
 	Sums Sums
-}
-
-// CommittedPlace is the end of the committed log, without its sums.
-func (c *Core) CommittedPlace() Place {
-	term, _ := c.termAt(c.status.Commit)
-	return Place{Index: c.status.Commit, Term: term}
-}
-
-// HandedPlace is the end of what was handed out in Effects.Apply.
-func (c *Core) HandedPlace() Place { return c.PlaceAt(c.handed.Index) }
-
-// TermOf is the term of the entry at an index, durable or not; 0: it is not known. What is
-// on the disk there may be an old one, which an append on its way replaces.
-func (c *Core) TermOf(index uint64) uint64 {
-	if index == 0 || index > c.last {
-		return 0
-	}
-	if term, ok := c.termAt(index); ok {
-		return term
-	}
-	return 0
-}
-
-// PlaceAt describes an entry of the log.
-func (c *Core) PlaceAt(index uint64) Place {
-	p := Place{Index: index}
-	if index == 0 || index > c.last {
-		return p
-	}
-	if term, ok := c.termAt(index); ok {
-		p.Term = term
-	}
-	p.Sums = c.sumsAt(index)
-	return p
-}
-
-// Contradicts compares what a majority says with what is committed here: there is
-// nothing after index last, and there is at. commit is what was committed here before
-// the majority was asked. It returns nil if both can be of one history, or an index at
-// which they are certainly different.
-func (c *Core) Contradicts(commit, last uint64, at Place) (index uint64, err error) {
-	mine := c.PlaceAt(at.Index)
-	switch {
-	case mine.Term == 0 || at.Term == 0 || at.Index > last:
-	case mine.Term != at.Term:
-		return at.Index, fmt.Errorf("the entry that a majority has committed at index %d has term %d, and the one here has term %d", at.Index, at.Term, mine.Term)
-	case mine.Sums.differ(at.Sums):
-		return at.Index, fmt.Errorf("a majority has committed other entries up to index %d of term %d than are here", at.Index, at.Term)
-	}
-	if last < commit {
-		return last + 1, fmt.Errorf("the log that a majority has committed ends at index %d, and index %d is committed here", last, commit)
-	}
-	return 0, nil
-}
-
-// Established says whether a leader that was elected after this member started has
-// committed an entry of its term, which this member has: a majority stands behind the
-// log up to there.
-func (c *Core) Established() bool { return c.handed.Term > c.since }
-
-// Leads says whether this member leads and has committed an entry of its term.
-func (c *Core) Leads() bool {
-	return c.status.RaftState == raft.StateLeader && c.handed.Term == c.status.Term
 }

@@ -6,4 +6,20 @@
 // the library itself says which message must wait for which fsync. There is no
 // clock, goroutine, file, socket or random source in here: the same inputs give
 // the same effects, and a simulator can drive the code that ships.
+//
+// A Core is layers, from the ground up; each owns its fields and knows only those below:
+//
+//	base      raft, and what is said of it             core.go
+//	history   this member's log                        history.go, sums.go, terms.go, ownfirst.go
+//	members   the others, and how far each is          members.go
+//	reading   linearizable reads                       reads.go
+//	guard     what must not reach raft                 guard.go, diverged.go, farewell.go
+//	requests  what callers wait for                    requests.go, follow.go, forwarded.go, pending.go, seen.go
+//	space     how much may go into the log             room.go
+//	changes   of the membership                        changes.go, places.go
+//	leading   who should lead, and when to campaign    leadership.go, failover.go, stall.go
+//
+// Core is on top, and has what takes several of them: Step, and how entries are appended
+// (lead.go) and applied (apply.go). membership.go is the arithmetic of changes, which every
+// member does alike.
 package core

@@ -18,7 +18,7 @@ const campaignsMax = 3
 //
 // Nothing is risked by a mistake. Who still hears the leader has not forgotten it and
 // refuses the pre-vote, and this member follows again at the next heartbeat.
-func (c *Core) stepGone(gone []uint64) {
+func (c *leading) stepGone(gone []uint64) {
 	if len(gone) == 0 || !c.mayForget() {
 		return
 	}
@@ -37,10 +37,10 @@ func (c *Core) stepGone(gone []uint64) {
 // mayForget says whether the cluster wants it. It is the setting of a cluster that reads
 // under leases: what refuses connections may be a firewall in front of a leader that
 // lives, and its lease counts on the memory of its followers.
-func (c *Core) mayForget() bool { return !c.handed.Membership.FailoverByTimeout }
+func (c *leading) mayForget() bool { return !c.handed.Membership.FailoverByTimeout }
 
 // campaignSoon asks the shell for Input.Campaign.
-func (c *Core) campaignSoon() {
+func (c *leading) campaignSoon() {
 	c.campaigns++
 	c.effects.CampaignSoon = c.campaigns
 }
@@ -50,7 +50,7 @@ func (c *Core) campaignSoon() {
 // its vote, or a pre-vote, waits once more instead: the one that has it may be as good
 // as elected, and would be deposed by the higher term. A candidate that is one still has
 // seen votes split, unless its own waits for the disk.
-func (c *Core) stepCampaign() {
+func (c *leading) stepCampaign() {
 	st := c.rn.BasicStatus()
 	if c.campaigns == 0 || st.Lead != raft.None || !slices.Contains(c.handed.ConfState.Voters, c.cfg.ID) {
 		return
@@ -68,7 +68,7 @@ func (c *Core) stepCampaign() {
 }
 
 // noteVotes looks for a vote or a pre-vote for another one.
-func (c *Core) noteVotes(responses []raftpb.Message) {
+func (c *leading) noteVotes(responses []raftpb.Message) {
 	if c.campaigns == 0 {
 		return
 	}

@@ -15,14 +15,14 @@ import (
 // the same log up to there (Log Matching, Raft paper, 5.3), and that is committed here, too.
 
 // tellCommit writes into the refusal of a vote what is committed here. raft has no use for it.
-func (c *Core) tellCommit(m *raftpb.Message) {
+func (c *guard) tellCommit(m *raftpb.Message) {
 	m.Commit = c.status.Commit
 	m.LogTerm, _ = c.termAt(m.Commit)
 }
 
 // takeFarewell commits what a member that refused its vote knows to be committed, if that
 // is what takes its vote away. It believes a member of that no more than a leader.
-func (c *Core) takeFarewell(m *raftpb.Message) {
+func (c *guard) takeFarewell(m *raftpb.Message) {
 	st := c.rn.BasicStatus()
 	if m.Type != raftpb.MsgPreVoteResp || !m.Reject || st.RaftState != raft.StatePreCandidate || m.Term > st.Term {
 		return
@@ -36,7 +36,7 @@ func (c *Core) takeFarewell(m *raftpb.Message) {
 }
 
 // takesVote says whether an entry behind one index, and up to another, takes a member's vote.
-func (c *Core) takesVote(id, behind, upTo uint64) bool {
+func (c *guard) takesVote(id, behind, upTo uint64) bool {
 	for behind < upTo {
 		entries, err := c.storage.Entries(behind+1, upTo+1, c.cfg.MessageBytesMax)
 		if err != nil || len(entries) == 0 {

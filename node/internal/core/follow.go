@@ -10,7 +10,7 @@ import (
 )
 
 // tryReturned queues again what another member sent back.
-func (c *Core) tryReturned() {
+func (c *requests) tryReturned() {
 	for _, it := range c.returned {
 		c.wait(it)
 	}
@@ -31,7 +31,7 @@ const forwardBytesMax = 1 << 20
 
 // forward sends what waits to the leader. Requests of other followers go
 // back to them: they know best whom to ask.
-func (c *Core) forward(st *raft.BasicStatus) {
+func (c *requests) forward(st *raft.BasicStatus) {
 	f := forwarding{Forward: Forward{To: st.Lead, Term: st.Term}}
 	c.keepWaiting(func(it *request) bool {
 		switch {
@@ -60,7 +60,7 @@ type forwarding struct {
 	size int
 }
 
-func (f *forwarding) add(c *Core, q octopiipb.Request) {
+func (f *forwarding) add(c *requests, q octopiipb.Request) {
 	size := q.Size()
 	if f.size+size > int(min(forwardBytesMax, c.cfg.MessageBytesMax)) {
 		f.end(c)
@@ -69,7 +69,7 @@ func (f *forwarding) add(c *Core, q octopiipb.Request) {
 	f.Requests = append(f.Requests, q)
 }
 
-func (f *forwarding) end(c *Core) {
+func (f *forwarding) end(c *requests) {
 	if len(f.Requests) > 0 {
 		c.effects.Forwards = append(c.effects.Forwards, f.Forward)
 	}
@@ -77,7 +77,7 @@ func (f *forwarding) end(c *Core) {
 }
 
 // encodeRequest returns what is sent under a number.
-func (c *Core) encodeRequest(it *request, id uint64) (octopiipb.Request, error) {
+func (c *requests) encodeRequest(it *request, id uint64) (octopiipb.Request, error) {
 	by := origin{member: c.cfg.ID, id: id}
 	switch it.Kind {
 	case Propose:
@@ -92,10 +92,10 @@ func (c *Core) encodeRequest(it *request, id uint64) (octopiipb.Request, error) 
 
 // sendAgain sends again, once more at every election timeout, what the leader may
 // not have got. Of other leaders' requests the log will tell.
-func (c *Core) sendAgain() { c.sendDue(1) }
+func (c *requests) sendAgain() { c.sendDue(1) }
 
 // sendDue lets so many ticks pass for what was forwarded, and sends again what is due.
-func (c *Core) sendDue(ticks int) {
+func (c *requests) sendDue(ticks int) {
 	st := c.rn.BasicStatus()
 	f := forwarding{Forward: Forward{To: st.Lead, Term: st.Term}}
 	for i := c.forwarded.head; i < len(c.forwarded.sent); i++ {
@@ -123,7 +123,7 @@ func (c *Core) sendDue(ticks int) {
 }
 
 // undelivered takes back requests that the transport certainly did not send.
-func (c *Core) undelivered(f *Forward) {
+func (c *requests) undelivered(f *Forward) {
 	for _, q := range f.Requests {
 		switch s := c.forwarded.find(q.ID); {
 		case s == nil:
@@ -138,13 +138,13 @@ func (c *Core) undelivered(f *Forward) {
 
 // giveBack keeps a request that is certainly not in the log until the next tick, or
 // the next leader: whoever sent it back would do so again.
-func (c *Core) giveBack(it request) {
+func (c *requests) giveBack(it request) {
 	it.untake()
 	c.returned = append(c.returned, it)
 }
 
 // tryAgain queues a request that an entry proved lost.
-func (c *Core) tryAgain(it request) {
+func (c *requests) tryAgain(it request) {
 	if it.Kind == Transfer {
 		c.settle(it, Outcome{Err: ErrTransferLost}) // that entry's leader may be whom it wanted
 		return
@@ -155,7 +155,7 @@ func (c *Core) tryAgain(it request) {
 
 // stepReplies learns what became of requests that this member forwarded and that are
 // not in the log.
-func (c *Core) stepReplies(r RemoteReplies) {
+func (c *requests) stepReplies(r RemoteReplies) {
 	for _, p := range r.Replies {
 		s := c.forwarded.find(p.ID)
 		if s == nil || s.to != r.From {
@@ -186,7 +186,7 @@ type unchanged struct {
 
 // placeUnchanged answers a change that changed nothing once this member knows
 // the membership that the leader looked at.
-func (c *Core) placeUnchanged(it request, index uint64) {
+func (c *requests) placeUnchanged(it request, index uint64) {
 	if it.Kind != ChangeMembership {
 		c.settle(it, Outcome{Err: fmt.Errorf("%w: the leader answers a proposal as if it were a change of membership", ErrUnknownOutcome)})
 		return
@@ -195,7 +195,7 @@ func (c *Core) placeUnchanged(it request, index uint64) {
 	c.settleUnchanged()
 }
 
-func (c *Core) settleUnchanged() {
+func (c *requests) settleUnchanged() {
 	keep := c.unchanged[:0]
 	for _, u := range c.unchanged {
 		if u.index > c.handed.Index {

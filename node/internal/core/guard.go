@@ -12,6 +12,18 @@ import (
 	"go.etcd.io/raft/v3/tracker"
 )
 
+// guard keeps from raft what would break it, and notices who contradicts this log.
+type guard struct {
+	reading
+	// forgot counts heartbeats that name more of this log than there is, and short those
+	// of a leader whose log ends before what is committed here.
+	forgot, short counter
+	// leaderEnd is how far the log of the leader goes, as it said.
+	leaderEnd leaderEnd
+	led       led
+	told      told
+}
+
 // admit says whether a message from a peer may be given to raft. raft trusts
 // its messages and panics on what an honest cluster cannot send; but a disk
 // that was wiped or rolled back, or a peer of another making, can. What is
@@ -183,4 +195,39 @@ func restoreConf(cs raftpb.ConfState, lastIndex uint64) (tracker.Config, tracker
 	}
 	t.Config, t.Progress = cfg, progress
 	return cfg, progress, cs.Equivalent(t.ConfState())
+}
+
+// judge says why a message is not given to raft; nil if it is.
+func (c *guard) judge(m *raftpb.Message) *Suspect {
+	if m.Term > c.status.Term && m.Term-c.status.Term > termJumpMax {
+		return &Suspect{ID: m.From, Reason: fmt.Sprintf("%s of term %d, and the term here is %d: no cluster gets there meanwhile", m.Type, m.Term, c.status.Term)}
+	}
+	if index := c.ahead(m); index > 0 && validID(m.From) && m.To == c.cfg.ID {
+		return &Suspect{ID: m.From, Claim: Ahead, Index: index, Last: c.last, Reason: aheadText(m.From, index, c.last)}
+	}
+	err := admit(m, c.cfg.ID, c.last, c.handed.Index)
+	if errors.Is(err, errForgot) {
+		s := &Suspect{ID: m.From, Reason: err.Error(), Index: m.Commit}
+		if m.Term >= c.status.Term {
+			c.forgot.again()
+		}
+		if c.forgot.sure() {
+			s.Claim = Forgot
+		}
+		return s
+	}
+	if err == nil {
+		err = c.contradiction(m)
+	}
+	if err == nil && m.Type == raftpb.MsgHeartbeat {
+		err = c.shorter(m)
+	}
+	var diverged *divergence
+	switch {
+	case errors.As(err, &diverged):
+		return &Suspect{ID: m.From, Reason: err.Error(), Claim: Diverged, Index: diverged.index}
+	case err != nil:
+		return &Suspect{ID: m.From, Reason: err.Error()}
+	}
+	return nil
 }

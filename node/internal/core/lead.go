@@ -57,7 +57,7 @@ func (c *Core) serve(term uint64) {
 }
 
 // append proposes what is in placing.
-func (c *Core) append(entries []raftpb.Entry) {
+func (c *changes) append(entries []raftpb.Entry) {
 	err := c.rn.Step(raftpb.Message{Type: raftpb.MsgProp, From: c.cfg.ID, Entries: entries})
 	if err == nil {
 		return
@@ -70,7 +70,7 @@ func (c *Core) append(entries []raftpb.Entry) {
 	c.dropPlacing()
 }
 
-func (c *Core) dropPlacing() {
+func (c *requests) dropPlacing() {
 	clear(c.placing)
 	c.placing = c.placing[:0]
 }
@@ -78,7 +78,7 @@ func (c *Core) dropPlacing() {
 // entryFor returns the entry that a request wants in the log, if it wants one
 // and may have it; otherwise the request is settled. before is how many
 // entries stand before it in the same batch.
-func (c *Core) entryFor(it *request, before int) (raftpb.Entry, bool) {
+func (c *changes) entryFor(it *request, before int) (raftpb.Entry, bool) {
 	if it.Kind == Propose {
 		return raftpb.Entry{Data: it.frame()}, true
 	}
@@ -107,7 +107,7 @@ func (c *Core) entryFor(it *request, before int) (raftpb.Entry, bool) {
 
 // placeProposals learns where the proposals of this Step stand: at the end of
 // what raft wants appended. Those that were forwarded say themselves whose they are.
-func (c *Core) placeProposals(entries []raftpb.Entry) {
+func (c *changes) placeProposals(entries []raftpb.Entry) {
 	n := len(c.placing)
 	if n == 0 {
 		return
@@ -138,7 +138,7 @@ func (c *Core) placeProposals(entries []raftpb.Entry) {
 
 // transfer begins to hand leadership over. The outcome's Index is the member
 // that will lead if all goes well.
-func (c *Core) transfer(it request) {
+func (c *leading) transfer(it request) {
 	to := it.To
 	if to == 0 {
 		to = c.successor(asked)

@@ -11,6 +11,17 @@ import (
 	octopiipb "github.com/octopii/octopii/proto"
 )
 
+// leading decides who should lead, and when to campaign.
+type leading struct {
+	changes
+	leadership leadership
+	// campaigns is how often this member campaigned, or is about to, since it forgot a
+	// leader that is dead. 0: it has another one, or leaves it to the election timeout.
+	// yielded: another one got a vote or a pre-vote of this member since.
+	campaigns int
+	yielded   bool
+}
+
 // One policy says who should lead: every voter has a score, a leader has reasons to let
 // another one lead, and it begins one transfer at a time, to the best that the reason
 // allows. Votes are not touched: whoever is elected leads, and gives leadership on.
@@ -80,7 +91,7 @@ const pauseTimeoutsMax = 16
 
 // tickLeadership lets another member lead if this leader should not any more. raft gives
 // a transfer up after an election timeout, and until then nothing else is tried.
-func (c *Core) tickLeadership() {
+func (c *leading) tickLeadership() {
 	st := c.rn.BasicStatus()
 	if st.RaftState != raft.StateLeader {
 		return
@@ -105,7 +116,7 @@ func (c *Core) tickLeadership() {
 }
 
 // whyHandOver looks for what nobody asked for.
-func (c *Core) whyHandOver(st *raft.BasicStatus) reason {
+func (c *leading) whyHandOver(st *raft.BasicStatus) reason {
 	switch {
 	case c.leaves():
 		return leaving
@@ -121,7 +132,7 @@ func (c *Core) whyHandOver(st *raft.BasicStatus) reason {
 
 // handOver begins a transfer to the voter that should lead instead of this one, if there
 // is one, and returns its ID, or 0.
-func (c *Core) handOver(why reason) uint64 {
+func (c *leading) handOver(why reason) uint64 {
 	to := c.successor(why)
 	if to != 0 {
 		c.offer(to)
@@ -130,14 +141,14 @@ func (c *Core) handOver(why reason) uint64 {
 }
 
 // offer begins a transfer. If it fails, the member rests.
-func (c *Core) offer(to uint64) {
+func (c *leading) offer(to uint64) {
 	c.leadership.offered = to
 	c.rn.TransferLeader(to)
 }
 
 // successor is the voter that should lead instead of this one, 0 if none is alive, or none
 // is good enough for that reason.
-func (c *Core) successor(why reason) uint64 {
+func (c *leading) successor(why reason) uint64 {
 	var best score
 	self := find(c.handed.Membership, c.cfg.ID)
 	if why == none || why == preferred && self == nil {
@@ -156,7 +167,7 @@ func (c *Core) successor(why reason) uint64 {
 
 // visitVoters calls f for every other voter, ordered by ID. One that has no vote when the
 // joint configuration is left is none.
-func (c *Core) visitVoters(f func(score)) {
+func (c *leading) visitVoters(f func(score)) {
 	commit := c.rn.BasicStatus().Commit
 	c.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr progress) {
 		m := find(c.handed.Membership, id)
@@ -180,20 +191,20 @@ func (c *Core) visitVoters(f func(score)) {
 }
 
 // isReplaced says whether another member is about to take this one's place.
-func (c *Core) isReplaced(id uint64) bool {
+func (c *leading) isReplaced(id uint64) bool {
 	return slices.ContainsFunc(c.handed.Membership.Members, func(m octopiipb.Member) bool { return m.Replaces == id && m.Promote })
 }
 
 // leaves says whether this leader is no voter any more when the joint configuration is
 // left.
-func (c *Core) leaves() bool {
+func (c *leading) leaves() bool {
 	cs := &c.handed.ConfState
 	return len(cs.VotersOutgoing) > 0 && !slices.Contains(cs.Voters, c.cfg.ID)
 }
 
 // isDismissed says whether a request takes this leader's vote away, and another one can
 // lead before that. If there is nobody else it is made all the same.
-func (c *Core) isDismissed(it *request) bool {
+func (c *leading) isDismissed(it *request) bool {
 	goes := slices.ContainsFunc(it.Changes, func(o Change) bool {
 		return o.Member.ID == c.cfg.ID && (o.Op == Remove || o.Op == Demote)
 	})
@@ -204,7 +215,7 @@ func (c *Core) isDismissed(it *request) bool {
 // that when an entry is applied, and its proposal is dropped if leadership is being
 // handed over just then. If the transfer fails, and no entry follows, the change would
 // stay half done for good.
-func (c *Core) leaveAgain() {
+func (c *leading) leaveAgain() {
 	if len(c.handed.ConfState.VotersOutgoing) > 0 && c.applied == c.last {
 		_ = c.rn.ProposeConfChange(raftpb.ConfChangeV2{}) // dropped: the next tick tries again
 	}

@@ -417,7 +417,7 @@ func ConfState(ms *octopiipb.Membership) (raftpb.ConfState, error) {
 }
 
 // Preview returns the membership as it would be after changes, or why they break a
-// rule. Nothing to change is no error. Who is alive it does not know: see allow.go.
+// rule. Nothing to change is no error. Who is alive it does not know: see changes.go.
 func Preview(ms *octopiipb.Membership, changes []Change) (*octopiipb.Membership, error) {
 	cs, err := ConfState(ms)
 	if err != nil {

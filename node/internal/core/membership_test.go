@@ -328,7 +328,8 @@ func TestChangesKeepALiveQuorum(t *testing.T) {
 		{[]uint64{1, 2, 3}, []uint64{2, 9}, Promote, 9, true},
 		{[]uint64{1, 2, 3}, nil, UpdateAddress, 2, true},
 	} {
-		member := &Core{cfg: Config{ID: 1, ElectionTicks: 10}, reign: reign{ticks: 11}}
+		member := new(Core)
+		member.cfg, member.reign.ticks = Config{ID: 1, ElectionTicks: 10}, 11
 		member.handed.ConfState.Voters = c.voters
 		member.handed.ConfState.Learners = []uint64{9}
 		for _, id := range c.alive {

@@ -22,7 +22,7 @@ type ownFirst struct {
 }
 
 // alone says whether this member is the only voter.
-func (c *Core) alone(cs raftpb.ConfState) bool {
+func (c *history) alone(cs raftpb.ConfState) bool {
 	return len(cs.Voters) == 1 && cs.Voters[0] == c.cfg.ID
 }
 
@@ -51,7 +51,7 @@ func (o *ownFirst) holds(m *raftpb.Message) bool {
 }
 
 // sendBehindOwn sends messages when all that was handed out to be appended is durable.
-func (c *Core) sendBehindOwn(messages []raftpb.Message) {
+func (c *history) sendBehindOwn(messages []raftpb.Message) {
 	switch {
 	case len(messages) == 0:
 	case c.effects.Append != nil:

@@ -141,49 +141,14 @@ func keepLearner(ms *octopiipb.Membership, all []Change, i int) []Change {
 	return all
 }
 
-// mayTakePlace says whether a member may take the places of all at its address beside the
-// one that it names: this leader must have reached it there, and nothing of them for as long
-// as a member that is to vote may be silent. A copied address is no proof, and who is not
-// there may have moved, live, and be cut off. Of one that came in and has no vote yet nobody
-// counts a copy: it is a former life that was lost on its way, or asks again.
-func (c *Core) mayTakePlace(m octopiipb.Member) error {
-	for _, old := range replacedBy(c.handed.Membership, m) {
-		switch {
-		case old.ID == m.Replaces || old.Address != m.Address: // somebody named it
-			continue
-		case c.alive(old.ID):
-			return errPlaceTaken(m, &old)
-		case !c.answersAt(m.ID, m.Address):
-			return fmt.Errorf("%w: member %x, which is to take the place of %x at %s, was not reached there yet", ErrMembershipBusy, m.ID, old.ID, m.Address)
-		}
-		if onItsWay := old.Learner && old.Promote; !onItsWay && !c.longGone(old.ID) {
-			return fmt.Errorf("%w: member %x is at %s in the membership, where %x answers, and may have moved; it is taken for gone when it was silent for %d ticks",
-				ErrMembershipBusy, old.ID, m.Address, m.ID, c.cfg.JoinTimeoutTicks)
-		}
-	}
-	return nil
-}
-
-// longGone: this leader has heard nothing of a member for as long as one that is to vote may
-// be silent before it is given up.
-func (c *Core) longGone(id uint64) bool {
-	return c.reign.term == c.status.Term && min(c.reign.ticks, c.peers.get(id).silent) >= c.cfg.JoinTimeoutTicks
-}
-
 func errPlaceTaken(m octopiipb.Member, by *octopiipb.Member) error {
 	return fmt.Errorf("%w: %s is the address of member %x, which is alive; give member %x another one, or remove that one first",
 		ErrUnsafeMembership, m.Address, by.ID, m.ID)
 }
 
-// answersAt: this leader reached the member at an address, where it proved itself.
-func (c *Core) answersAt(id uint64, address string) bool {
-	notes := c.peers.find(id)
-	return notes != nil && address != "" && notes.reached == address
-}
-
 // tendPlaces removes a silent voter at whose address another voter answers. No change leads
 // there any more, but a membership of before may have it.
-func (c *Core) tendPlaces() {
+func (c *changes) tendPlaces() {
 	if c.busy() {
 		return
 	}

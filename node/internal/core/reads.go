@@ -9,6 +9,12 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
+// reading is the linearizable reads of this member, and of those that follow it.
+type reading struct {
+	members
+	reads reads
+}
+
 // reads turns ReadBarrier calls into ReadIndex rounds (Raft thesis 6.4).
 //
 // All that wait share the next round, and one round is under way at a time, so

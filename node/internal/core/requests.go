@@ -9,6 +9,26 @@ import (
 	octopiipb "github.com/octopii/octopii/proto"
 )
 
+// requests are all that callers wait for, here and at the members that forward.
+type requests struct {
+	guard
+
+	// waiting are requests that nobody could be given yet, of waitingBytes in
+	// all; placing are those that raft has taken, whose place the next Ready
+	// shows; pending have a place; returned are those that another member sent back, to
+	// be tried again at the next tick or under the next leader, or when that can be
+	// reached again.
+	waiting, placing, returned []request
+	waitingBytes               int64
+	pending                    pending
+	forwarded                  forwarded
+	// unchanged wait until this member has applied a membership that a leader
+	// found to be as it was asked to be.
+	unchanged []unchanged
+	// halfDone wait until the joint configuration is left that they led to.
+	halfDone []Outcome
+}
+
 // The first byte of an entry says what it is. raft's own entries are empty, so
 // an empty proposal is told from them.
 const (
@@ -123,19 +143,19 @@ func (c *Core) stepRequests(in *Input) {
 }
 
 // wait queues a request until somebody can serve it.
-func (c *Core) wait(it request) {
+func (c *requests) wait(it request) {
 	c.waiting = append(c.waiting, it)
 	c.waitingBytes += int64(len(it.Data))
 }
 
 // tookWaiting empties the queue after everything in it was served.
-func (c *Core) tookWaiting() {
+func (c *requests) tookWaiting() {
 	clear(c.waiting)
 	c.waiting, c.waitingBytes = c.waiting[:0], 0
 }
 
 // keepWaiting keeps those for which keep is true.
-func (c *Core) keepWaiting(keep func(*request) bool) {
+func (c *requests) keepWaiting(keep func(*request) bool) {
 	all := c.waiting
 	c.waiting, c.waitingBytes = all[:0], 0
 	for i := range all {
@@ -148,7 +168,7 @@ func (c *Core) keepWaiting(keep func(*request) bool) {
 
 // pruneWaiting forgets requests whose callers gave up: while a disk or an
 // election takes long, they must not pile up.
-func (c *Core) pruneWaiting() {
+func (c *requests) pruneWaiting() {
 	if len(c.waiting) > 0 {
 		c.keepWaiting(func(it *request) bool {
 			return it.from != 0 || it.Waiter == nil || it.taken || !it.Waiter.Gone()
@@ -159,7 +179,7 @@ func (c *Core) pruneWaiting() {
 // refuseProposals answers what is for the state machine while the disk is full.
 // What the cluster needs for itself, such as a change of its members, may go into
 // what is left of the log.
-func (c *Core) refuseProposals() {
+func (c *requests) refuseProposals() {
 	c.keepWaiting(func(it *request) bool {
 		if it.Kind != Propose {
 			return true
@@ -173,7 +193,7 @@ func (c *Core) refuseProposals() {
 }
 
 // stepReads begins a round of ReadIndex when one is wanted and can be answered.
-func (c *Core) stepReads(st *raft.BasicStatus) {
+func (c *reading) stepReads(st *raft.BasicStatus) {
 	if !c.canRead(st) {
 		return
 	}
@@ -197,7 +217,7 @@ func (c *Core) stepReads(st *raft.BasicStatus) {
 // where there are several voters, but answers at once where there is only one;
 // and its commit index may be an old one after a restart, as it is written
 // without an fsync (etcd 7331, raft 105).
-func (c *Core) canRead(st *raft.BasicStatus) bool {
+func (c *reading) canRead(st *raft.BasicStatus) bool {
 	return st.Lead != raft.None && (st.RaftState != raft.StateLeader || c.handed.Term == st.Term)
 }
 
@@ -208,7 +228,7 @@ func (c *Core) canRead(st *raft.BasicStatus) bool {
 // not taken by this process, and is not from here on. That says nothing of the
 // process before it, which may have led in a term that it had on its disk when it
 // ended.
-func (c *Core) takeRemote(r *RemoteRequests) {
+func (c *requests) takeRemote(r *RemoteRequests) {
 	if r.Term <= c.since || find(c.handed.Membership, r.From) == nil {
 		return // the log says what became of them, or nobody asks any more
 	}
@@ -232,7 +252,7 @@ func (c *Core) takeRemote(r *RemoteRequests) {
 }
 
 // queueRemote queues a follower's request that came for the first time.
-func (c *Core) queueRemote(it request, q *octopiipb.Request) {
+func (c *requests) queueRemote(it request, q *octopiipb.Request) {
 	err := c.decodeRequest(&it, q)
 	if err == nil && c.waitingBytes+int64(len(it.Data)) > c.cfg.WaitingBytesMax {
 		err = fmt.Errorf("%w: %d bytes wait on the leader", ErrOverloaded, c.waitingBytes)
@@ -246,7 +266,7 @@ func (c *Core) queueRemote(it request, q *octopiipb.Request) {
 
 // decodeRequest reads what a follower wants. What it wants in the log must name it
 // and the number of the request: nobody finds the caller by anything else.
-func (c *Core) decodeRequest(it *request, q *octopiipb.Request) error {
+func (c *requests) decodeRequest(it *request, q *octopiipb.Request) error {
 	by := origin{member: it.from, id: q.ID}
 	of, _ := unwrap(q.Proposal)
 	switch {
@@ -272,7 +292,7 @@ func (c *Core) decodeRequest(it *request, q *octopiipb.Request) error {
 }
 
 // settle answers a request, wherever its caller is.
-func (c *Core) settle(it request, o Outcome) {
+func (c *requests) settle(it request, o Outcome) {
 	if it.from == 0 {
 		if it.Waiter != nil {
 			o.Waiter = it.Waiter
@@ -289,7 +309,7 @@ func (c *Core) settle(it request, o Outcome) {
 	c.reply(it.from, r)
 }
 
-func (c *Core) reply(to uint64, r octopiipb.Reply) {
+func (c *base) reply(to uint64, r octopiipb.Reply) {
 	for i := range c.effects.Replies {
 		if b := &c.effects.Replies[i]; b.To == to {
 			b.Replies = append(b.Replies, r)
@@ -310,7 +330,7 @@ func (it *request) take() bool {
 
 // waitForLeader keeps what local callers want until there is a leader, or they
 // give up.
-func (c *Core) waitForLeader() {
+func (c *requests) waitForLeader() {
 	c.keepWaiting(func(it *request) bool {
 		if it.from != 0 {
 			c.settle(*it, Outcome{Err: errNotLeader})

@@ -14,6 +14,16 @@ import (
 // how much room there is behind what it has applied, and the leader appends no more than
 // that: as a receiver's window bounds a sender.
 
+// space is how much may go into the log for all.
+type space struct {
+	requests
+	// held is how many of waiting the last Step held back; room is how much the state
+	// machine here has, and backlog what this leader appended for all.
+	held    int
+	room    Room
+	backlog backlog
+}
+
 // Room is how many bytes of commands a state machine has certainly room for, behind what
 // it has applied, or one command of any size, plus 1; NoLimit: it does not say.
 type Room uint64
@@ -95,7 +105,7 @@ type voterWindows struct {
 }
 
 // windows returns what every voter can be given.
-func (c *Core) windows() *voterWindows {
+func (c *space) windows() *voterWindows {
 	cs := &c.handed.ConfState
 	w := &voterWindows{halves: [2][]uint64{cs.Voters, cs.VotersOutgoing}}
 	for _, half := range w.halves {
@@ -108,7 +118,7 @@ func (c *Core) windows() *voterWindows {
 	return w
 }
 
-func (c *Core) window(id uint64) window {
+func (c *space) window(id uint64) window {
 	room, applied, w := c.room, c.applied, window{id: id}
 	if id != c.cfg.ID {
 		notes := c.peers.get(id)
@@ -151,13 +161,13 @@ func (w *voterWindows) roomy(bytes int64) bool {
 const tightBytes = 32 << 20
 
 // tight says, on a leader, whether no majority has much room.
-func (c *Core) tight() bool {
+func (c *space) tight() bool {
 	return c.room != NoLimit && !c.windows().roomy(tightBytes)
 }
 
 // Tight says whether the state machines of a majority have little room, as far as this
 // member knows: by itself as the leader, or by its leader's word.
-func (c *Core) Tight() bool {
+func (c *space) Tight() bool {
 	switch {
 	case c.status.RaftState == raft.StateLeader:
 		return c.tight()
@@ -198,7 +208,7 @@ func (w *voterWindows) take(size int64) admission {
 
 // holdBack takes what has no room out of what waits, and answers what will not have any.
 // What it returns waits on.
-func (c *Core) holdBack() (held []request) {
+func (c *space) holdBack() (held []request) {
 	if c.room == NoLimit || len(c.waiting) == 0 {
 		return nil
 	}
@@ -230,7 +240,7 @@ func (c *Core) holdBack() (held []request) {
 
 // holds says whether what waits would be held back once more: the Ready of a Step may have
 // changed who is a voter.
-func (c *Core) holds() bool {
+func (c *space) holds() bool {
 	w := c.windows()
 	for i := range c.waiting {
 		if size, grows := c.growth(&c.waiting[i]); grows {
@@ -241,7 +251,7 @@ func (c *Core) holds() bool {
 }
 
 // growth is what a request may add to a state machine in bytes.
-func (c *Core) growth(it *request) (bytes int64, grows bool) {
+func (c *space) growth(it *request) (bytes int64, grows bool) {
 	if it.Kind != Propose {
 		return 0, false
 	}
@@ -253,7 +263,7 @@ func (c *Core) growth(it *request) (bytes int64, grows bool) {
 }
 
 // noteBacklog counts what this leader appends.
-func (c *Core) noteBacklog(entries []raftpb.Entry) {
+func (c *space) noteBacklog(entries []raftpb.Entry) {
 	if c.room == NoLimit {
 		return
 	}
@@ -278,7 +288,7 @@ func (c *Core) serveWithRoom(term uint64) {
 
 // tellRoom writes into an answer to a leader what this member has applied, and how much
 // room there is behind it. raft has no use for the fields of an answer that accepts.
-func (c *Core) tellRoom(m *raftpb.Message) {
+func (c *space) tellRoom(m *raftpb.Message) {
 	if c.room == NoLimit {
 		return
 	}
@@ -289,7 +299,7 @@ func (c *Core) tellRoom(m *raftpb.Message) {
 }
 
 // noteRoom takes what tellRoom wrote.
-func (c *Core) noteRoom(m *raftpb.Message) {
+func (c *space) noteRoom(m *raftpb.Message) {
 	notes := c.peers.get(m.From)
 	switch {
 	case m.Type == raftpb.MsgHeartbeatResp:

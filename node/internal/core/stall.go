@@ -50,22 +50,6 @@ func (o *outstanding) ticks() int {
 
 // stalled: an append has been out for longer than a leader may take. What it
 // appends is committed by others, but whoever called it waits for its own disk.
-func (c *Core) stalled() bool {
+func (c *leading) stalled() bool {
 	return c.cfg.StallTicks > 0 && c.outstanding.ticks() > c.cfg.StallTicks
-}
-
-// othersElect: the voters that are alive are a majority without this one.
-func (c *Core) othersElect() bool {
-	cs := &c.handed.ConfState
-	return c.aliveMajority(cs.Voters) && (len(cs.VotersOutgoing) == 0 || c.aliveMajority(cs.VotersOutgoing))
-}
-
-func (c *Core) aliveMajority(voters []uint64) bool {
-	alive := 0
-	for _, id := range voters {
-		if id != c.cfg.ID && c.alive(id) {
-			alive++
-		}
-	}
-	return alive > len(voters)/2
 }

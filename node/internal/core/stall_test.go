@@ -58,7 +58,8 @@ func TestOthersElect(t *testing.T) {
 		{"joint", []uint64{1, 2, 3}, []uint64{1, 4, 5}, []uint64{2, 3, 4}, false},
 		{"joint, both", []uint64{1, 2, 3}, []uint64{1, 4, 5}, []uint64{2, 3, 4, 5}, true},
 	} {
-		core := &Core{cfg: Config{ID: 1, ElectionTicks: 10}}
+		core := new(Core)
+		core.cfg = Config{ID: 1, ElectionTicks: 10}
 		core.handed.ConfState = raftpb.ConfState{Voters: c.voters, VotersOutgoing: c.outgoing}
 		for _, id := range c.alive {
 			core.peers.heard(id)

@@ -36,7 +36,7 @@ func (s Sums) differ(o Sums) bool {
 var sumTable = crc64.MakeTable(crc64.ECMA)
 
 // sumsAt returns the sums of the durable entries up to an index, or of the snapshot there.
-func (c *Core) sumsAt(index uint64) (sums Sums) {
+func (c *history) sumsAt(index uint64) (sums Sums) {
 	size := windows[len(windows)-1]
 	entries := c.durableEntries(max(index, size)-size+1, index)
 	if len(entries) == 0 || entries[len(entries)-1].Index != index {
@@ -103,7 +103,7 @@ func decodeSums(b []byte) (s Sums) {
 
 // introduce adds sums to an append for a member that has acknowledged nothing since this
 // member began to lead, or since it connected last.
-func (c *Core) introduce(m *raftpb.Message) {
+func (c *members) introduce(m *raftpb.Message) {
 	if notes := c.peers.get(m.To); !notes.introduced && m.Index > 0 {
 		m.Context = c.sumsAt(m.Index).encode()
 		notes.compares = m.Index

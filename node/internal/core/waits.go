@@ -15,7 +15,7 @@ import (
 // unserved says that something waits which a Step with an empty Input serves.
 //
 // Invariant: that Step serves it, or drops it. Otherwise the loop would spin.
-func (c *Core) unserved() bool {
+func (c *space) unserved() bool {
 	if len(c.waiting)+len(c.reads.waiting)+len(c.reads.early) == 0 {
 		return false
 	}
@@ -23,12 +23,12 @@ func (c *Core) unserved() bool {
 	return c.readsUnserved(&st) || c.requestsUnserved(&st)
 }
 
-func (c *Core) readsUnserved(st *raft.BasicStatus) bool {
+func (c *reading) readsUnserved(st *raft.BasicStatus) bool {
 	return c.canRead(st) && (c.reads.wanted() || len(c.reads.early) > 0)
 }
 
 // requestsUnserved follows the cases of stepRequests.
-func (c *Core) requestsUnserved(st *raft.BasicStatus) bool {
+func (c *space) requestsUnserved(st *raft.BasicStatus) bool {
 	switch {
 	case len(c.waiting) == 0:
 		return false
@@ -44,7 +44,7 @@ func (c *Core) requestsUnserved(st *raft.BasicStatus) bool {
 // reconnected is called when a member can be reached again. What was lost with the old
 // connection to the leader need not wait for a timeout: a round of reads, what was
 // forwarded, and what could not be sent at all.
-func (c *Core) reconnected(id uint64) {
+func (c *requests) reconnected(id uint64) {
 	if id == c.cfg.ID || id != c.status.Lead {
 		return
 	}

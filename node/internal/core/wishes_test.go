@@ -43,7 +43,8 @@ func TestAnyChangeKeepsALiveQuorum(t *testing.T) {
 	replacements := 0
 	for seed := range uint64(3000) {
 		r := rand.New(rand.NewPCG(seed, 0))
-		c := &Core{cfg: Config{ID: 1, ElectionTicks: 10}, reign: reign{ticks: 11}}
+		c := new(Core)
+		c.cfg, c.reign.ticks = Config{ID: 1, ElectionTicks: 10}, 11
 		for id := uint64(1); id <= 7; id++ {
 			list := &c.handed.ConfState.Learners
 			if id == 1 || id <= 5 && r.IntN(3) > 0 {

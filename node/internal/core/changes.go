@@ -9,9 +9,16 @@ import (
 	"go.etcd.io/raft/v3"
 )
 
+// changes are those of the membership: which may be made, and which a leader makes by itself.
+type changes struct {
+	space
+	// confIndex is where this leader appended its last change of membership.
+	confIndex uint64
+}
+
 // allowChanges says whether this leader may append changes now. Beside what every
 // member checks when it applies them, the leader looks at who is alive and how far.
-func (c *Core) allowChanges(changes []Change) error {
+func (c *changes) allowChanges(changes []Change) error {
 	if err := c.remembersNone(changes); err != nil {
 		return err
 	}
@@ -53,96 +60,10 @@ func (c *Core) allowChanges(changes []Change) error {
 // JoinTimeoutTicks.
 const joinersMax = 16
 
-// roomToJoin refuses one more that asks to join, and takes nobody's place.
-func (c *Core) roomToJoin(change Change) error {
-	joiners := 0
-	for i := range c.handed.Membership.Members {
-		if m := &c.handed.Membership.Members[i]; m.Learner && m.Promote {
-			joiners++
-		}
-	}
-	m := &change.Member
-	if !change.IfSilent || joiners < joinersMax || m.Replaces != 0 || find(c.handed.Membership, m.ID) != nil {
-		return nil
-	}
-	return fmt.Errorf("%w: %d members are to vote and do not yet; who does not show up is removed after %d ticks", ErrMembershipBusy, joiners, c.cfg.JoinTimeoutTicks)
-}
-
-// remembersNone refuses to let a member in under an ID that acknowledged entries to this
-// leader: whoever asks to join has no log, and so it forgot them. A joiner that crashed
-// before its first snapshot was on its disk acknowledged nothing, and may ask again.
-func (c *Core) remembersNone(changes []Change) error {
-	for _, change := range changes {
-		if change.Op != AddLearner || !change.IfSilent {
-			continue
-		}
-		if pr, ok := c.progressOf(change.Member.ID); ok && pr.Match > 0 {
-			return fmt.Errorf("%w: member %x acknowledged the log up to %d, and asks to join without one", ErrForgot, change.Member.ID, pr.Match)
-		}
-	}
-	return nil
-}
-
-// caughtUp refuses to give a vote to a learner that has not the log behind it, or whose
-// state machine has not restored what it was sent.
-func (c *Core) caughtUp(id uint64) error {
-	if m := find(c.handed.Membership, id); m == nil || !m.Learner {
-		return nil // a voter already: there is nothing to change
-	}
-	pr, _ := c.progressOf(id)
-	commit := c.rn.BasicStatus().Commit
-	notes := c.peers.get(id)
-	if notes.restoreGoal == 0 {
-		notes.restoreGoal = max(commit, c.cfg.PromoteLagMax) - c.cfg.PromoteLagMax
-	}
-	switch {
-	case !c.alive(id):
-		return c.hushed(fmt.Errorf("%w: learner %x was not heard of for %d ticks; start it and try again", ErrUnsafeMembership, id, min(notes.silent, silentMax)))
-	case pr.Match == 0 || pr.Match+c.cfg.PromoteLagMax < commit:
-		return fmt.Errorf("%w: learner %x has the log up to %d of %d, and may lag by %d entries; try again when it has caught up",
-			ErrUnsafeMembership, id, pr.Match, commit, c.cfg.PromoteLagMax)
-	case !notes.hasRestored():
-		return fmt.Errorf("%w: the state machine of learner %x is at index %d, and restores what it was sent up to %d; try again when it has",
-			ErrUnsafeMembership, id, notes.applied, notes.restoreGoal)
-	}
-	return nil
-}
-
-func (c *Core) progressOf(id uint64) (pr progress, ok bool) {
-	c.rn.WithProgress(func(other uint64, _ raft.ProgressType, p progress) {
-		if other == id {
-			pr, ok = p, true
-		}
-	})
-	return pr, ok
-}
-
-// keepsQuorum refuses changes that would leave a majority of silent voters.
-func (c *Core) keepsQuorum(changes []Change) error {
-	cs, err := tryChanges(c.handed.ConfState, changes)
-	if err != nil {
-		return err
-	}
-	if slices.Equal(cs.Voters, c.handed.ConfState.Voters) {
-		return nil
-	}
-	alive := 0
-	for _, id := range cs.Voters {
-		if c.alive(id) {
-			alive++
-		}
-	}
-	if quorum := len(cs.Voters)/2 + 1; alive < quorum {
-		return c.hushed(fmt.Errorf("%w: it would leave %d voters, of which %d must be alive and %d are",
-			ErrUnsafeMembership, len(cs.Voters), quorum, alive))
-	}
-	return nil
-}
-
 // tendLearners looks after those that want to vote: they are promoted when they have
 // caught up for long enough, for a vote is worth something only with the log behind
 // it, and given up when they do not show up.
-func (c *Core) tendLearners() {
+func (c *changes) tendLearners() {
 	if c.busy() {
 		return
 	}
@@ -181,7 +102,7 @@ func (c *Core) tendLearners() {
 
 // tendAddresses corrects the records of members that moved: of those that this leader
 // reached elsewhere. (Whoever moved calls the others, and so they know where it is.)
-func (c *Core) tendAddresses() {
+func (c *changes) tendAddresses() {
 	if c.busy() {
 		return
 	}
@@ -208,7 +129,7 @@ func (c *Core) tendAddresses() {
 
 // busy: this member does not lead, or a change or a transfer is under way, or one that
 // it wants by itself waits.
-func (c *Core) busy() bool {
+func (c *changes) busy() bool {
 	st := c.rn.BasicStatus()
 	return st.RaftState != raft.StateLeader || st.LeadTransferee != raft.None ||
 		len(c.handed.Membership.UnderWay) > 0 || c.confIndex > c.applied ||
@@ -216,7 +137,7 @@ func (c *Core) busy() bool {
 }
 
 // giveUp removes a member that was to vote and is not there.
-func (c *Core) giveUp(change Change) {
+func (c *changes) giveUp(change Change) {
 	id := change.Member.ID
 	c.peers.get(id).absent = 0
 	c.effects.GivenUp = append(c.effects.GivenUp, id)
@@ -224,7 +145,7 @@ func (c *Core) giveUp(change Change) {
 }
 
 // promote makes voters, and removes those whose places they take, in one change.
-func (c *Core) promote(changes []Change) {
+func (c *changes) promote(changes []Change) {
 	for _, p := range changes {
 		c.peers.get(p.Member.ID).caughtUp = 0
 	}
