@@ -26,9 +26,6 @@ const (
 	idleAfter = 5 * time.Millisecond
 	// spaceRetry is how often a full disk is tried again.
 	spaceRetry = time.Second
-	// groupBytesMax is the size at which a group of appends is written. What waited
-	// for a full disk must not ask for all of its room at once.
-	groupBytesMax = 8 << 20
 )
 
 // appender makes appends durable. Its goroutine owns the writing side of the

@@ -86,10 +86,6 @@ func (a *applier) turn(jobs []applyJob) bool {
 	return true
 }
 
-// applyEntriesMax bounds what is given to one call of Apply, so that it does not
-// keep a snapshot or the callers of the first entries waiting.
-const applyEntriesMax = 4096
-
 func (a *applier) do(j *applyJob) error {
 	if j.apply != nil {
 		a.collect(j.apply)

@@ -119,9 +119,6 @@ func (h handler) contradicts(from uint64, s *octopiipb.SnapshotStream) error {
 	return fmt.Errorf("%w: %s", ErrDiverged, text)
 }
 
-// branchesMax bounds the branches that are remembered; the newest are.
-const branchesMax = 8
-
 // branched notes what a member has that the majority does not, and says so for as long as
 // this process lives, also when the member was replaced. What the member itself found out
 // replaces what a leader saw of it.

@@ -5,9 +5,6 @@ import (
 	"time"
 )
 
-// eventsMax bounds the events that wait for a user that is slow.
-const eventsMax = 1024
-
 // events calls Config.Events in order, from a goroutine of its own.
 type events struct {
 	Events

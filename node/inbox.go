@@ -6,13 +6,6 @@ import (
 	"github.com/octopii/octopii/node/internal/core"
 )
 
-// Bounds of what peers may have queued for the loop. raft makes good what is
-// dropped beyond them.
-const (
-	inboxItemsMax = 1 << 16
-	inboxBytesMax = 128 << 20
-)
-
 // inbox collects what happened since the loop last looked: one core.Input that
 // everybody adds to and the loop takes whole.
 type inbox struct {

@@ -7,16 +7,65 @@ import (
 	"github.com/octopii/octopii/transport"
 )
 
+// Everything that callers, peers or strangers can make grow has its bound here, or in the
+// Config of who holds it, and an outcome when it is reached:
+//
+//	what                                       at most                            then
+//	proposals that wait here                   PendingProposalsMax, -BytesMax     ErrOverloaded
+//	proposals of followers at a leader         forwardsOfPending * -BytesMax      ErrOverloaded there
+//	log that a leader has not committed        uncommittedOfPending * -BytesMax   ErrOverloaded
+//	commands without room where they apply     the room of a majority             held back, or ErrNoSpace
+//	one proposal                               ProposalBytesMax                   ErrTooLarge
+//	appends on their way to one follower       InflightMessagesMax of             raft waits
+//	                                           MessageBytesMax each
+//	what peers queued for the loop             inboxItemsMax, inboxBytesMax       dropped, raft repeats it
+//	appends in one write                       groupBytesMax                      the rest in the next
+//	committed entries on their way to Apply    unappliedBytesMax                  they stay in the log
+//	entries in one Apply                       applyEntriesMax                    the rest in the next
+//	events that nobody has seen                eventsMax                          the oldest go
+//	questions that wait for a barrier          vouchAskersMax                     ask again
+//	peers that are no members                  guestsMax                          the oldest goes
+//	branches that are told of                  branchesMax                        the oldest goes
+//
+// What a connection, a frame or all strangers may have is the transport's: see tcp.Config. At
+// the defaults a leader holds 64 MiB of its own callers' proposals, 128 MiB of its
+// followers', and 192 MiB of log that is not committed.
+const (
+	// forwardsOfPending is how many times Config.PendingBytesMax the proposals of all
+	// followers may take at a leader.
+	forwardsOfPending = 2
+	// uncommittedOfPending is how many times as much a leader appends ahead of what is
+	// committed: all that may wait, at once. Callers that give up must not make the log grow.
+	uncommittedOfPending = forwardsOfPending + 1
+	// inboxItemsMax and inboxBytesMax bound what peers may have queued for the loop.
+	inboxItemsMax = 1 << 16
+	inboxBytesMax = 128 << 20
+	// groupBytesMax is the size at which a group of appends is written. What waited
+	// for a full disk must not ask for all of its room at once.
+	groupBytesMax = 8 << 20
+	// unappliedBytesMax bounds the entries that were handed out to be applied.
+	unappliedBytesMax = 16 << 20
+	// applyEntriesMax bounds what is given to one call of Apply, so that it does not
+	// keep a snapshot or the callers of the first entries waiting.
+	applyEntriesMax = 4096
+	// eventsMax bounds the events that wait for a user that is slow.
+	eventsMax = 1024
+	// vouchAskersMax bounds the members that wait for a statement at once.
+	vouchAskersMax = 64
+	// guestsMax bounds those that are remembered although they are no members as far as this
+	// member knows. There may be one, the leader that a later membership has.
+	guestsMax = 16
+	// branchesMax bounds the branches that are remembered; the newest are.
+	branchesMax = 8
+	// appendBytesMax is what every log takes at once: wal's frame.
+	appendBytesMax = 1 << 30
+)
+
 // What a proposal needs beside its own bytes, at most: its frame in the log and the
 // name of who forwarded it, the fields of an entry, and those of the message with it.
 const (
 	entryOverhead   = 64
 	messageOverhead = 1 << 10
-	// appendBytesMax is what every log takes at once: wal's frame.
-	appendBytesMax = 1 << 30
-	// appendsOfPending is how many times Config.PendingBytesMax a leader may append at
-	// once: what waits there of its own callers, and four times as much of followers.
-	appendsOfPending = 5
 )
 
 // checkLimits compares the bounds of all layers, which would else be found out one by
@@ -47,9 +96,9 @@ func (cfg *Config) checkLimits() error {
 		return fmt.Errorf("node: Config.ElectionTicks %d must be above HeartbeatTicks %d", cfg.ElectionTicks, cfg.HeartbeatTicks)
 	case int64(cfg.ProposalBytesMax) > cfg.PendingBytesMax:
 		return fmt.Errorf("node: Config.ProposalBytesMax %d is above PendingBytesMax %d: a proposal of that size would always be refused", cfg.ProposalBytesMax, cfg.PendingBytesMax)
-	case cfg.PendingBytesMax > appendBytesMax/appendsOfPending:
+	case cfg.PendingBytesMax > appendBytesMax/uncommittedOfPending:
 		return fmt.Errorf("node: Config.PendingBytesMax %d is above %d: a leader may append %d times as much at once, and a log takes %d bytes",
-			cfg.PendingBytesMax, appendBytesMax/appendsOfPending, appendsOfPending, appendBytesMax)
+			cfg.PendingBytesMax, appendBytesMax/uncommittedOfPending, uncommittedOfPending, appendBytesMax)
 	}
 	return cfg.checkTransport()
 }

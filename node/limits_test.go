@@ -23,7 +23,7 @@ func TestLimitsAreCompared(t *testing.T) {
 		"proposal and frame":    {node.Config{ProposalBytesMax: 70 << 20, PendingBytesMax: 128 << 20}, []string{"ProposalBytesMax 73400320", "takes 67108"}},
 		"proposal and pending":  {node.Config{ProposalBytesMax: 101, PendingBytesMax: 100}, []string{"ProposalBytesMax 101", "PendingBytesMax 100"}},
 		"pending alone":         {cfg: node.Config{PendingBytesMax: 100}},
-		"pending and log":       {node.Config{PendingBytesMax: 1 << 30}, []string{"PendingBytesMax 1073741824", "214748364"}},
+		"pending and log":       {node.Config{PendingBytesMax: 1 << 30}, []string{"PendingBytesMax 1073741824", "357913941"}},
 		"message and frame":     {node.Config{MessageBytesMax: 64 << 20}, []string{"MessageBytesMax 67108864", "44738"}},
 		"election":              {node.Config{ElectionTicks: 3, HeartbeatTicks: 3}, []string{"ElectionTicks 3", "HeartbeatTicks 3"}},
 		"tick":                  {node.Config{TickInterval: time.Microsecond}, []string{"TickInterval 1µs"}},

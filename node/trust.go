@@ -57,10 +57,6 @@ func (t trust) mayTell(peer transport.Hello) bool {
 	return peer.Dialed != "" && (recorded || slices.Contains(t.cfg.Join, peer.Dialed))
 }
 
-// guestsMax bounds those that are remembered although they are no members as far as this
-// member knows. There may be one, the leader that a later membership has.
-const guestsMax = 16
-
 // guests are peers that called and named a cluster, and are no members of it that this
 // member knows of. They get their answers over the connection that they made; nothing else
 // is kept of them than that they may send.

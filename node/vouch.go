@@ -151,9 +151,6 @@ const (
 	vouchNoQuorum
 )
 
-// vouchAskersMax bounds those that wait for one barrier.
-const vouchAskersMax = 64
-
 // voucher answers questions. All that came before a barrier began share it, and the
 // next begins a tick after the last one ended: strangers can ask for no more than that.
 type voucher struct {

@@ -43,9 +43,13 @@ type Config struct {
 	// StallTicks is for how long an append may be out before a leader hands
 	// leadership over; 0: for ever.
 	StallTicks int
-	// ProposalBytesMax bounds a proposal; WaitingBytesMax all that wait here.
-	ProposalBytesMax int
-	WaitingBytesMax  int64
+	// ProposalBytesMax bounds a proposal, WaitingBytesMax all that wait here,
+	// UncommittedBytesMax what this leader appends ahead of what is applied, and
+	// UnappliedBytesMax what is handed out to be applied.
+	ProposalBytesMax    int
+	WaitingBytesMax     int64
+	UncommittedBytesMax int64
+	UnappliedBytesMax   int64
 	// Grows says whether a command may make the state machine grow; it is called only if
 	// Input.Room is limited. nil: each may.
 	Grows func(command []byte) bool
@@ -123,10 +127,10 @@ func New(cfg Config) (*Core, error) {
 		MaxSizePerMsg:   cfg.MessageBytesMax,
 		MaxInflightMsgs: cfg.InflightMessagesMax,
 		// What is on its way to the state machine; the rest stays in the log.
-		MaxCommittedSizePerReady: 16 << 20,
+		MaxCommittedSizePerReady: uint64(cfg.UnappliedBytesMax),
 		// What is in the log and not applied: callers that give up must not make
 		// it grow for ever.
-		MaxUncommittedEntriesSize: 4 * uint64(cfg.WaitingBytesMax),
+		MaxUncommittedEntriesSize: uint64(cfg.UncommittedBytesMax),
 		AsyncStorageWrites:        true,
 		CheckQuorum:               true,
 		PreVote:                   true,

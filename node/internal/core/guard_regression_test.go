@@ -73,7 +73,7 @@ func TestGuardBootstrapsIntoPanic(t *testing.T) {
 		start := Label{Index: 20, Term: 3, ConfState: cs, Membership: newCluster(1).ms}
 		if p := panicOf(func() {
 			_, err := New(Config{ID: 1, Start: start, Storage: newDisk(start, raftpb.HardState{Term: 3, Commit: 20}), ElectionTicks: 10, HeartbeatTicks: 1,
-				MessageBytesMax: 1 << 20, InflightMessagesMax: 16, WaitingBytesMax: 1, ReadSeed: 1, Logger: quiet{}})
+				MessageBytesMax: 1 << 20, InflightMessagesMax: 16, WaitingBytesMax: 1, UncommittedBytesMax: 4, UnappliedBytesMax: 16 << 20, ReadSeed: 1, Logger: quiet{}})
 			if err != nil {
 				panic(err)
 			}

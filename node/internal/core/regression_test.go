@@ -39,7 +39,7 @@ func benchFrom(t *testing.T, id uint64, start Label, hs raftpb.HardState, ents .
 	d := newDisk(start, hs)
 	_ = d.Append(ents)
 	c, err := New(Config{ID: id, Start: start, Storage: d, ElectionTicks: 10, HeartbeatTicks: 1,
-		MessageBytesMax: 1 << 20, InflightMessagesMax: 256, PromoteLagMax: 10, PromoteStableTicks: 3, JoinTimeoutTicks: 30, ProposalBytesMax: 1 << 20, WaitingBytesMax: 1 << 20, ReadSeed: 99, Logger: quiet{}})
+		MessageBytesMax: 1 << 20, InflightMessagesMax: 256, PromoteLagMax: 10, PromoteStableTicks: 3, JoinTimeoutTicks: 30, ProposalBytesMax: 1 << 20, WaitingBytesMax: 1 << 20, UncommittedBytesMax: 1 << 22, UnappliedBytesMax: 16 << 20, ReadSeed: 99, Logger: quiet{}})
 	if err != nil {
 		t.Fatal(err)
 	}
