@@ -301,3 +301,89 @@ func checkTypes(t *testing.T, fset *token.FileSet, p pkg, files []*ast.File) fun
 	}
 	return info.TypeOf
 }
+
+// TestNodeShowsNothingOfRaft: no type of raft, of gogo or of the messages on the wire can be
+// reached from what package node exports, by exported names.
+func TestNodeShowsNothingOfRaft(t *testing.T) {
+	openEveryFolder(t)
+	exports := map[string]string{}
+	for line := range strings.Lines(string(goList(t, "-export", "-deps", "-f", "{{.ImportPath}} {{.Export}}", module+"/node"))) {
+		path, file, _ := strings.Cut(strings.TrimSpace(line), " ")
+		exports[path] = file
+	}
+	p, err := importer.ForCompiler(token.NewFileSet(), "gc", func(path string) (io.ReadCloser, error) { return os.Open(exports[path]) }).Import(module + "/node")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := reach{t: t, seen: map[types.Type]bool{}}
+	for _, name := range p.Scope().Names() {
+		if o := p.Scope().Lookup(name); o.Exported() {
+			w.visit(o.Type(), "node."+name)
+		}
+	}
+	if len(w.seen) < 50 {
+		t.Errorf("only %d types were seen", len(w.seen))
+	}
+}
+
+// reach goes through the types that somebody can get at.
+type reach struct {
+	t    *testing.T
+	seen map[types.Type]bool
+}
+
+func (w reach) visit(typ types.Type, way string) {
+	if w.seen[typ] {
+		return
+	}
+	w.seen[typ] = true
+	switch typ := typ.(type) {
+	case *types.Named:
+		if p := typ.Obj().Pkg(); p != nil {
+			switch path := p.Path(); {
+			case strings.HasPrefix(path, "go.etcd.io/"), strings.HasPrefix(path, "github.com/gogo/"), path == module+"/proto":
+				w.t.Errorf("%s leads to %s", way, typ)
+				return
+			case !strings.HasPrefix(path, module):
+				return
+			}
+		}
+		for m := range typ.Methods() {
+			if m.Exported() {
+				w.visit(m.Type(), way+"."+m.Name())
+			}
+		}
+		w.visit(typ.Underlying(), way)
+	case *types.Alias:
+		w.visit(types.Unalias(typ), way)
+	case *types.Pointer:
+		w.visit(typ.Elem(), way)
+	case *types.Slice:
+		w.visit(typ.Elem(), way)
+	case *types.Array:
+		w.visit(typ.Elem(), way)
+	case *types.Chan:
+		w.visit(typ.Elem(), way)
+	case *types.Map:
+		w.visit(typ.Key(), way)
+		w.visit(typ.Elem(), way)
+	case *types.Struct:
+		for f := range typ.Fields() {
+			if f.Exported() || f.Embedded() {
+				w.visit(f.Type(), way+"."+f.Name())
+			}
+		}
+	case *types.Interface:
+		for m := range typ.Methods() {
+			if m.Exported() {
+				w.visit(m.Type(), way+"."+m.Name())
+			}
+		}
+	case *types.Signature:
+		for _, list := range []*types.Tuple{typ.Params(), typ.Results()} {
+			for v := range list.Variables() {
+				w.visit(v.Type(), way)
+			}
+		}
+	}
+}

@@ -122,6 +122,8 @@ func (l *fakeLog) Entries(lo, hi, maxBytes uint64) ([]raftpb.Entry, error) {
 // fakeBackend makes its one log.
 type fakeBackend struct{ log *fakeLog }
 
+func (fakeBackend) Format() string { return "fake" }
+
 func (b fakeBackend) Create(string, wal.Mark, raftpb.HardState) (wal.Log, error) {
 	b.log.mu.Lock()
 	defer b.log.mu.Unlock()

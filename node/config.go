@@ -83,7 +83,7 @@ type Config struct {
 	// WAL is the format of the write-ahead log. nil: the native one,
 	// wal.New(wal.Options{}); package wal/etcdwal has etcd's. A directory keeps the
 	// format in which it was made: octopiictl log convert changes it.
-	WAL wal.Backend
+	WAL wal.Format
 
 	// TickInterval is raft's unit of time. 0: 100 ms.
 	TickInterval time.Duration
@@ -220,6 +220,9 @@ func (cfg Config) withDefaults() (Config, error) {
 	}
 	if cfg.WAL == nil {
 		cfg.WAL = wal.New(wal.Options{FS: cfg.fs})
+	}
+	if _, ok := cfg.WAL.(wal.Backend); !ok {
+		return cfg, fmt.Errorf("node: Config.WAL is a %T, which reads and writes no log; use wal.New, or etcdwal.New", cfg.WAL)
 	}
 	return cfg, nil
 }

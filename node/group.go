@@ -93,7 +93,7 @@ func start(cfg Config, h host) (*group, error) {
 	store, view, writer, err := raftstore.Open(raftstore.Options{
 		FS:         cfg.fs,
 		Dir:        cfg.Dir,
-		Backend:    cfg.WAL,
+		Backend:    cfg.WAL.(wal.Backend),
 		External:   durable,
 		CacheBytes: cfg.cacheBytes,
 	})

@@ -51,6 +51,9 @@ func New(opts Options) *Segmented {
 	return &Segmented{opts: opts}
 }
 
+// Format implements Format.
+func (b *Segmented) Format() string { return "native" }
+
 // Create makes a new log. It returns fs.ErrExist when there is a dir, and
 // ErrNoSpace when the system gives it no file, for the reasons that ErrNoSpace names.
 func (b *Segmented) Create(dir string, m Mark, hs raftpb.HardState) (Log, error) {

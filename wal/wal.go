@@ -121,8 +121,16 @@ type Log interface {
 	Close() error
 }
 
+// Format is the choice of a format for those who only choose: New and package wal/etcdwal
+// have those that there are.
+type Format interface {
+	// Format names it for people.
+	Format() string
+}
+
 // Backend creates and opens logs in one format.
 type Backend interface {
+	Format
 	// Create makes a new log in dir, which must not exist, that begins behind m
 	// and holds hs, whose commit must cover m. It appears under its name only when
 	// all of that is durable: a crash leaves no dir or the whole of it.

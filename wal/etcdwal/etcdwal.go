@@ -52,6 +52,9 @@ func New(lg *zap.Logger) *Backend {
 	return &Backend{lg: lg.WithOptions(zap.WithFatalHook(zapcore.WriteThenPanic))}
 }
 
+// Format implements wal.Format.
+func (b *Backend) Format() string { return "etcd" }
+
 // Create makes a new log in dir that begins behind m and holds hs, whose commit
 // must cover m: a mark that it does not cover counts for nothing when the log is
 // opened. It returns fs.ErrExist when there is a dir, and wal.ErrNoSpace when the
