@@ -48,6 +48,7 @@ var arrows = []arrow{
 	{"internal/stepped", []string{"raftstore", "transport", "proto", "internal/vfs"}},
 	{"internal/check", nil},
 	{"internal/loglimit", nil},
+	{"internal/localnet", []string{"transport", "transport/tcp"}},
 	{"internal/sim", []string{"node", "internal/stepped", "internal/check", "internal/selfheal", "internal/vfs", "internal/vfs/vfstest", "raftstore", "wal", "transport", "proto"}},
 	{"internal/...", []string{"internal/...", "node", "transport/tcp", "proto/adminpb"}},
 	{"node/nodetest", []string{"node", "internal/sim"}},

@@ -11,9 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/octopii/octopii/internal/localnet"
 	"github.com/octopii/octopii/node"
 	"github.com/octopii/octopii/transport"
-	"github.com/octopii/octopii/transport/memnet"
 	"github.com/octopii/octopii/transport/tcp"
 	"github.com/octopii/octopii/wal"
 	"github.com/octopii/octopii/wal/etcdwal"
@@ -108,8 +108,8 @@ type member struct {
 	t    testing.TB
 	cfg  node.Config
 	addr string
-	// network is in memory; nil: TCP on the loopback interface.
-	network *memnet.Network
+	// network has names for addresses; nil: ports.
+	network *localnet.Network
 	sm      *history
 	// around is put around its state machine; nil: nothing.
 	around func(*history) node.StateMachine

@@ -4,14 +4,14 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/octopii/octopii/internal/localnet"
 	"github.com/octopii/octopii/transport"
-	"github.com/octopii/octopii/transport/memnet"
 )
 
 // Start refuses a configuration that cannot be meant, and says what is wrong.
 func TestStartRefusesConfigurations(t *testing.T) {
 	whole := func() Config {
-		return Config{Name: "a", Dir: t.TempDir(), StateMachine: blank{}, Transport: memnet.New(1).Transport("a"), Bootstrap: true}
+		return Config{Name: "a", Dir: t.TempDir(), StateMachine: blank{}, Transport: localnet.New().Transport("a"), Bootstrap: true}
 	}
 	for want, change := range map[string]func(*Config){
 		"Dir":          func(c *Config) { c.Dir = "" },
@@ -36,7 +36,7 @@ func TestStartRefusesConfigurations(t *testing.T) {
 
 // A call that cannot be read is answered with an error, and brings nothing about.
 func TestCallsThatCannotBeRead(t *testing.T) {
-	n, err := Start(Config{Name: "a", Dir: t.TempDir(), StateMachine: blank{}, Transport: memnet.New(1).Transport("a"), Bootstrap: true})
+	n, err := Start(Config{Name: "a", Dir: t.TempDir(), StateMachine: blank{}, Transport: localnet.New().Transport("a"), Bootstrap: true})
 	if err != nil {
 		t.Fatal(err)
 	}

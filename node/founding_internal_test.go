@@ -6,9 +6,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/octopii/octopii/internal/localnet"
 	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/transport"
-	"github.com/octopii/octopii/transport/memnet"
 )
 
 // blank is a state machine without a state.
@@ -20,7 +20,7 @@ func (blank) Snapshot() (Snapshot, error)     { return nothing{&bytes.Buffer{}},
 func (blank) Restore(uint64, io.Reader) error { return nil }
 
 // expectant starts a member that expects two more at b and c.
-func expectant(t *testing.T, network *memnet.Network, address, dir string) *Node {
+func expectant(t *testing.T, network *localnet.Network, address, dir string) *Node {
 	t.Helper()
 	n, err := Start(Config{Name: address, Dir: dir, StateMachine: blank{}, Transport: network.Transport(address),
 		Join: []string{"a", "b", "c"}, Expect: 3, TickInterval: 5 * time.Millisecond})
@@ -49,7 +49,7 @@ func ask(t *testing.T, n *Node, req octopiipb.FoundRequest) octopiipb.FoundReply
 // ask, and only for a round that names both as they are. What a stranger makes up is
 // refused, whatever it is, and brings nobody to life.
 func TestStrangersGetNoPromise(t *testing.T) {
-	network := memnet.New(1)
+	network := localnet.New()
 	a := expectant(t, network, "a", t.TempDir())
 	b := expectant(t, network, "b", t.TempDir())
 	self, peer := a.self(), b.self()

@@ -4,14 +4,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/octopii/octopii/internal/localnet"
 	"github.com/octopii/octopii/node"
-	"github.com/octopii/octopii/transport/memnet"
 )
 
 // expecting describes three members with one configuration.
 func expecting(t *testing.T) []*member {
 	t.Helper()
-	network := memnet.New(1)
+	network := localnet.New()
 	join := []string{"a", "b", "c"}
 	var ms []*member
 	for i, address := range join {

@@ -8,17 +8,17 @@ import (
 	"testing"
 	"time"
 
+	"github.com/octopii/octopii/internal/localnet"
 	"github.com/octopii/octopii/node"
-	"github.com/octopii/octopii/transport/memnet"
 )
 
 // These tests let callers write on every member while leaders change, in all the ways
 // in which they do. No write may fail, and each must be in the log once.
 
-// quietCluster is three voters on a network in memory.
-func quietCluster(t *testing.T) (*memnet.Network, []*member) {
+// quietCluster is three voters on a network whose connections can be broken.
+func quietCluster(t *testing.T) (*localnet.Network, []*member) {
 	t.Helper()
-	network := memnet.New(1)
+	network := localnet.New()
 	ms := make([]*member, 3)
 	for i := range ms {
 		m := newMember(t, uint64(i+1))
@@ -184,35 +184,24 @@ func TestStopFailsNoWrite(t *testing.T) {
 
 // The writers on the members that are left do not notice that their leader is killed.
 func TestKillFailsNoWrite(t *testing.T) {
-	for _, clusterOf := range []struct {
-		name  string
-		start func(*testing.T) []*member
-	}{
-		{"memnet", func(t *testing.T) []*member { _, ms := quietCluster(t); return ms }},
-		{"tcp", func(t *testing.T) []*member { return cluster(t, 3) }},
-	} {
-		t.Run(clusterOf.name, func(t *testing.T) {
-			ms := clusterOf.start(t)
-			l := leader(t, ms...)
-			left := others(l, ms)
-			w := write(t, 8, left...)
-			w.busy(left...)
-			l.kill()
-			w.busy(left...)
-			w.stop()
-			l.start()
-			w.once(ms...)
-		})
-	}
+	ms := cluster(t, 3)
+	l := leader(t, ms...)
+	left := others(l, ms)
+	w := write(t, 8, left...)
+	w.busy(left...)
+	l.kill()
+	w.busy(left...)
+	w.stop()
+	l.start()
+	w.once(ms...)
 }
 
-// Connections to the leader break, and messages get lost and double, while it goes on:
-// what may not have arrived is sent again, and counts once.
+// Connections to the leader break while it goes on: what may not have arrived is sent
+// again, and counts once.
 func TestLostMessagesFailNoWrite(t *testing.T) {
 	network, ms := quietCluster(t)
 	w := write(t, 6, ms...)
 	w.busy(ms...)
-	network.SetFaults(memnet.Faults{Drop: 0.02, Duplicate: 0.05, Delay: 0.05})
 	for range 10 {
 		l := leader(t, ms...)
 		for _, m := range others(l, ms) {
@@ -220,7 +209,6 @@ func TestLostMessagesFailNoWrite(t *testing.T) {
 		}
 		w.busy(ms...)
 	}
-	network.SetFaults(memnet.Faults{})
 	w.busy(ms...)
 	w.once(ms...)
 }

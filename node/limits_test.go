@@ -6,8 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/octopii/octopii/internal/localnet"
 	"github.com/octopii/octopii/node"
-	"github.com/octopii/octopii/transport/memnet"
 	"github.com/octopii/octopii/transport/tcp"
 )
 
@@ -67,7 +67,7 @@ func TestLimitsAreCompared(t *testing.T) {
 // A transport in memory has a bound, too.
 func TestLimitsOfOtherTransports(t *testing.T) {
 	_, err := node.Start(node.Config{ID: 1, Dir: t.TempDir(), StateMachine: counter{}, WAL: smallLog,
-		ProposalBytesMax: 70 << 20, PendingBytesMax: 128 << 20, Transport: memnet.New(1).Transport("n1")})
+		ProposalBytesMax: 70 << 20, PendingBytesMax: 128 << 20, Transport: localnet.New().Transport("n1")})
 	if !strings.Contains(fmt.Sprint(err), "ProposalBytesMax") {
 		t.Errorf("got %v", err)
 	}

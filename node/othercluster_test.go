@@ -13,11 +13,11 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/octopii/octopii/internal/localnet"
 	"github.com/octopii/octopii/node"
 	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/raftstore"
 	"github.com/octopii/octopii/transport"
-	"github.com/octopii/octopii/transport/memnet"
 )
 
 // rival is a member of another cluster, or pretends to be one: it dials a member for one
@@ -37,7 +37,7 @@ type rival struct {
 const rivalCluster = 0xabc
 
 // newRival is at the address "r", and answers nothing yet.
-func newRival(t *testing.T, network *memnet.Network) *rival {
+func newRival(t *testing.T, network *localnet.Network) *rival {
 	t.Helper()
 	r := &rival{Transport: network.Transport("r"), t: t, cluster: rivalCluster}
 	if err := r.Start(r); err != nil {
@@ -110,7 +110,7 @@ func (*rival) PeerDown(uint64)                                {}
 func (*rival) PeerGone(uint64)                                {}
 
 // alone is a cluster of one at the address "a", whose log can be looked at.
-func alone(t *testing.T, network *memnet.Network) (*member, *observer.ObservedLogs) {
+func alone(t *testing.T, network *localnet.Network) (*member, *observer.ObservedLogs) {
 	t.Helper()
 	m := newMember(t, 1)
 	m.network, m.addr, m.cfg.Bootstrap = network, "a", true
@@ -131,7 +131,7 @@ func serves(m *member) bool {
 }
 
 // three is a cluster that its first member founded alone, at the addresses a, b and c.
-func three(t *testing.T, network *memnet.Network) []*member {
+func three(t *testing.T, network *localnet.Network) []*member {
 	t.Helper()
 	m, _ := alone(t, network)
 	ms := []*member{m}
@@ -164,7 +164,7 @@ func suspended(m *member) func() bool { return func() bool { return m.Status().S
 // nobody.
 func TestNoClaimStopsNobody(t *testing.T) {
 	t.Parallel()
-	network := memnet.New(1)
+	network := localnet.New()
 	m, logs := alone(t, network)
 	r := newRival(t, network)
 	r.dials("a", "it called back and heard nothing", func() bool { return logs.FilterMessageSnippet("does not answer").Len() > 0 })
@@ -179,7 +179,7 @@ func TestNoClaimStopsNobody(t *testing.T) {
 // real cluster has it here.
 func TestMistakenRecordIsNoClaim(t *testing.T) {
 	t.Parallel()
-	network := memnet.New(1)
+	network := localnet.New()
 	other := newMember(t, 2)
 	other.network, other.addr, other.cfg.Bootstrap = network, "o", true
 	other.start()
@@ -197,7 +197,7 @@ func TestMistakenRecordIsNoClaim(t *testing.T) {
 // address lets it serve again, and what is older than that counts no more.
 func TestClaimSuspendsUntilRefuted(t *testing.T) {
 	t.Parallel()
-	network := memnet.New(1)
+	network := localnet.New()
 	m, _ := alone(t, network)
 	r := newRival(t, network)
 	r.answers(claim("a", 7), nil)
@@ -226,7 +226,7 @@ func TestClaimSuspendsUntilRefuted(t *testing.T) {
 // An operator settles it, for good.
 func TestNotOf(t *testing.T) {
 	t.Parallel()
-	network := memnet.New(1)
+	network := localnet.New()
 	m, _ := alone(t, network)
 	r := newRival(t, network)
 	r.answers(claim("a", 7), nil)
@@ -279,7 +279,7 @@ func TestMajorityOfStrangersMovesNoOldFiles(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			network := memnet.New(1)
+			network := localnet.New()
 			m, _ := alone(t, network)
 			r := newRival(t, network)
 			m.cfg.Join = c.join
@@ -320,7 +320,7 @@ func TestDialedWhileItFounds(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			network := memnet.New(1)
+			network := localnet.New()
 			newRival(t, network).answers(claim("a", 7), nil)
 			m, h := newMember(t, 1), newHeld()
 			m.network, m.addr, m.around = network, "a", h.around
@@ -362,7 +362,7 @@ func TestThreeAreNotStoppedByStrangers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			network := memnet.New(1)
+			network := localnet.New()
 			ms := three(t, network)
 			m := ms[0]
 			m.cfg.Join, m.sure = c.join, c.authenticated
@@ -400,7 +400,7 @@ func TestThreeAreNotStoppedByStrangers(t *testing.T) {
 // one. It is no founder of that, and a stranger's word does not stop it.
 func TestFoundedNamesItsCluster(t *testing.T) {
 	t.Parallel()
-	network := memnet.New(1)
+	network := localnet.New()
 	ms := three(t, network)
 	m := ms[2]
 	m.kill()
@@ -431,7 +431,7 @@ func TestSecondClusterOfFounder(t *testing.T) {
 	for name, id := range map[string]uint64{"another ID": 0, "the same ID": 1} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			network := memnet.New(1)
+			network := localnet.New()
 			ms := three(t, network)
 			m := ms[0]
 			first := m.Status().Cluster
@@ -459,7 +459,7 @@ func TestSecondClusterOfFounder(t *testing.T) {
 // founder serves nothing, so both do, and a majority of the first one moves nothing.
 func TestSecondClusterThatWasJoined(t *testing.T) {
 	t.Parallel()
-	network := memnet.New(1)
+	network := localnet.New()
 	m, _ := alone(t, network)
 	ms := []*member{m}
 	for i, address := range []string{"b", "c", "d"} {

@@ -8,8 +8,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/octopii/octopii/internal/localnet"
 	"github.com/octopii/octopii/node"
-	"github.com/octopii/octopii/transport/memnet"
 )
 
 // caller is a state machine, and a Snapshot of it, that calls back wherever it is called.
@@ -86,7 +86,7 @@ func TestReentrantCalls(t *testing.T) {
 	told := make(chan struct{}, 100)
 	n, err := node.Start(node.Config{
 		ID: 1, Dir: t.TempDir(), StateMachine: c, Bootstrap: true, WAL: smallLog,
-		Transport: memnet.New(1).Transport("n1"),
+		Transport: localnet.New().Transport("n1"),
 		Events: node.Events{SnapshotTaken: func(node.SnapshotInfo) {
 			c.call("Events", "Close")
 			told <- struct{}{}
@@ -137,7 +137,7 @@ func TestApplyMayProposeBeside(t *testing.T) {
 			}()
 		})
 	})
-	n, err := node.Start(node.Config{ID: 1, Dir: t.TempDir(), StateMachine: sm, Bootstrap: true, WAL: smallLog, Transport: memnet.New(1).Transport("n1")})
+	n, err := node.Start(node.Config{ID: 1, Dir: t.TempDir(), StateMachine: sm, Bootstrap: true, WAL: smallLog, Transport: localnet.New().Transport("n1")})
 	if err != nil {
 		t.Fatal(err)
 	}

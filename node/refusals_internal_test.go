@@ -8,9 +8,9 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 
+	"github.com/octopii/octopii/internal/localnet"
 	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/transport"
-	"github.com/octopii/octopii/transport/memnet"
 )
 
 // No cluster begins with members that the others cannot tell apart, or with a round that
@@ -217,7 +217,7 @@ func (short) Apply([]Entry) ([][]byte, error) { return [][]byte{}, nil }
 // Without a result for each entry no caller can be told its own: the member stops, and
 // answers nobody with another's.
 func TestResultsOfAnotherNumberStopIt(t *testing.T) {
-	n, err := Start(Config{Name: "a", Dir: t.TempDir(), StateMachine: short{}, Transport: memnet.New(1).Transport("a"), Bootstrap: true})
+	n, err := Start(Config{Name: "a", Dir: t.TempDir(), StateMachine: short{}, Transport: localnet.New().Transport("a"), Bootstrap: true})
 	if err != nil {
 		t.Fatal(err)
 	}

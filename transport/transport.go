@@ -1,5 +1,5 @@
 // Package transport is the contract between a Node and whatever carries its
-// messages: transport/tcp is the real one, transport/memnet a seeded lossy one
+// messages: transport/tcp is the real one, and internal/sim has a seeded lossy one
 // for tests.
 //
 // A transport moves opaque messages. It knows who speaks to whom, and not what

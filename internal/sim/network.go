@@ -14,8 +14,8 @@ import (
 	"github.com/octopii/octopii/transport"
 )
 
-// network connects the members of a world. What transport/memnet does in real
-// time it does in the world's: the two share the contract, and its test.
+// network connects the members of a world, in the world's time. It is the one model of what
+// befalls messages: tests on a real clock have TCP over the loopback interface.
 type network struct {
 	w    *world
 	ends map[string]*endpoint

@@ -7,6 +7,7 @@
 package tcp
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"time"
@@ -44,6 +45,10 @@ type Config struct {
 	// a peer that SetPeer named. The oldest is closed when another one comes. 0: 64.
 	StrangersMax int
 
+	// Dial connects to an address of another member, for networks that are not reached by
+	// TCP alone, such as through a proxy. An error that is ECONNREFUSED says that nobody
+	// listens there. nil: TCP.
+	Dial func(ctx context.Context, address string) (net.Conn, error)
 	// DialTimeout bounds how long a TCP connection may take. 0: 5 s.
 	DialTimeout time.Duration
 	// HandshakeTimeout bounds how long TLS and the exchange of Hellos may take
@@ -75,6 +80,12 @@ func (c Config) withDefaults() (Config, error) {
 	orDefault(&c.ProgressTimeout, 30*time.Second)
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()
+	}
+	if c.Dial == nil {
+		dialer := net.Dialer{KeepAliveConfig: keepAlive(c.StallTimeout)}
+		c.Dial = func(ctx context.Context, address string) (net.Conn, error) {
+			return dialer.DialContext(ctx, "tcp", address)
+		}
 	}
 	return c, c.check()
 }

@@ -70,8 +70,9 @@ func (t *Transport) openAs(ctx context.Context, address string, g greeting) (*co
 }
 
 func (t *Transport) dial(ctx context.Context, address string, purpose uint32, to uint64) (*conn, error) {
-	dialer := net.Dialer{Timeout: t.config.DialTimeout, KeepAliveConfig: t.keepAlive}
-	raw, err := dialer.DialContext(ctx, "tcp", address)
+	limited, cancel := context.WithTimeout(ctx, t.config.DialTimeout)
+	defer cancel()
+	raw, err := t.config.Dial(limited, address)
 	if err != nil {
 		return nil, err
 	}
