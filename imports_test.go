@@ -37,7 +37,7 @@ type arrow struct {
 // more.
 var arrows = []arrow{
 	{".", nil},
-	{"cmd/octopiid", []string{"internal/...", "node", "transport/tcp", "wal", "wal/etcdwal"}},
+	{"cmd/octopiid", []string{"internal/...", "node", "node/comeback", "transport/tcp", "wal", "wal/etcdwal"}},
 	{"cmd/octopii-chaos", []string{"node", "internal/..."}},
 	{"cmd/...", []string{"internal/...", "node", "transport/tcp", "proto/adminpb"}},
 	{"internal/buildinfo", nil},
@@ -52,6 +52,7 @@ var arrows = []arrow{
 	{"internal/sim", []string{"node", "internal/stepped", "internal/check", "internal/selfheal", "internal/vfs", "internal/vfs/vfstest", "raftstore", "wal", "transport", "proto"}},
 	{"internal/...", []string{"internal/...", "node", "transport/tcp", "proto/adminpb"}},
 	{"node/nodetest", []string{"node", "internal/sim"}},
+	{"node/comeback", []string{"node", "raftstore", "internal/selfheal", "internal/vfs"}},
 	{corePath, []string{"proto"}},
 	{"node", []string{corePath, "internal/stepped", "raftstore", "transport", "proto", "wal", "internal/vfs", "internal/selfheal", "internal/loglimit"}},
 	{"raftstore", []string{"wal", "proto", "internal/vfs"}},

@@ -24,6 +24,8 @@ import (
 	"github.com/knadh/koanf/v2"
 	"github.com/spf13/pflag"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/octopii/octopii/node/comeback"
 )
 
 // envPrefix begins every environment variable that is ours: the rest is a
@@ -501,13 +503,18 @@ const tickInterval = 100 * time.Millisecond
 // foundAfterTicks is node.Config.FoundAfterTicks.
 func (c config) foundAfterTicks() int { return int((c.FoundAfter + tickInterval - 1) / tickInterval) }
 
+const nodeDirName, storeDirName = "node", "kv"
+
 // Inside the data directory.
-func (c config) nodeDir() string  { return filepath.Join(c.DataDir, "node") }
-func (c config) storeDir() string { return filepath.Join(c.DataDir, "kv") }
+func (c config) nodeDir() string  { return filepath.Join(c.DataDir, nodeDirName) }
+func (c config) storeDir() string { return filepath.Join(c.DataDir, storeDirName) }
 func (c config) lockFile() string { return filepath.Join(c.DataDir, "LOCK") }
 
-// peersFile has where the other members are: see peers.
-func (c config) peersFile() string { return filepath.Join(c.DataDir, "peers.json") }
+// parseID reads an ID in hexadecimal; 0: it is none.
+func parseID(text string) uint64 {
+	id, _ := strconv.ParseUint(text, 16, 64)
+	return id
+}
 
 // checkFounding refuses an empty directory without a word on how to begin.
 // Later starts ignore all of them.
@@ -521,7 +528,7 @@ func (c config) checkFounding() error {
 		return err
 	case !fresh:
 		return nil
-	case wasMember(c):
+	case comeback.New(comebackConfig(c, nil)).WasMember():
 		return nil
 	case !c.Bootstrap && len(c.Join) == 0 && !c.Wait:
 		return fmt.Errorf("%s is empty; add --join PEER-ADDR,... --expect N to found a cluster of N together, --join PEER-ADDR to join one, --bootstrap to found one alone, or --wait to be added to one", c.DataDir)

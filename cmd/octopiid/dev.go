@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/octopii/octopii/node"
+	"github.com/octopii/octopii/node/comeback"
 )
 
 // devNodesMax is how many members find a port below 65536.
@@ -176,7 +177,9 @@ func (d *dev) startLocked(cfg config) (*member, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := startMember(cfg, d.lg.With(zap.String("name", cfg.Name)))
+	lg := d.lg.With(zap.String("name", cfg.Name))
+	back := comeback.New(comebackConfig(cfg, lg))
+	m, err := startMember(cfg, lg, back, back.Origin())
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}

@@ -14,8 +14,6 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-
-	"go.uber.org/zap"
 )
 
 // startExpecting starts three processes with one command, but for where they are.
@@ -288,54 +286,4 @@ func TestBootstrapWithJoinWaitsForAnswers(t *testing.T) {
 	}
 	spawn(t, nil, "start", "--data-dir", t.TempDir(), "--client-addr", freeAddr(t), "--peer-addr", other, "--join", peer).waitReady()
 	p.waitReady()
-}
-
-// A member that was put aside founds nothing, wherever it is killed in its next life: what is
-// left of a log that was begun is none, and a folder that cannot be read is not an empty one.
-func TestWhoWasAMemberFoundsNothing(t *testing.T) {
-	for name, prepare := range map[string]func(cfg config) error{
-		"nothing": func(config) error { return nil },
-		"an unfinished log": func(cfg config) error {
-			return os.MkdirAll(filepath.Join(cfg.nodeDir(), "wal", "0000000000000001.tmp"), 0o700)
-		},
-		"an empty folder of logs": func(cfg config) error { return os.MkdirAll(filepath.Join(cfg.nodeDir(), "wal"), 0o700) },
-		"a log": func(cfg config) error {
-			return os.MkdirAll(filepath.Join(cfg.nodeDir(), "wal", "0000000000000001"), 0o700)
-		},
-	} {
-		for trace, leave := range map[string]func(cfg config) error{
-			"files that were put aside": func(cfg config) error { return os.MkdirAll(filepath.Join(cfg.quarantineDir(), "a"), 0o700) },
-			"no folder of such files":   func(cfg config) error { return os.WriteFile(cfg.quarantineDir(), nil, 0o600) },
-			"the addresses of others":   func(cfg config) error { return os.WriteFile(cfg.peersFile(), []byte("{}"), 0o600) },
-		} {
-			m := &member{cfg: config{DataDir: t.TempDir(), Bootstrap: true}, lg: zap.NewNop()}
-			if err := errors.Join(prepare(m.cfg), leave(m.cfg)); err != nil {
-				t.Fatal(err)
-			}
-			if o := m.origin(); o.bootstrap || o.expect != 0 {
-				t.Errorf("%s, and %s: it may found a cluster: %+v", name, trace, o)
-			}
-		}
-	}
-	m := &member{cfg: config{DataDir: t.TempDir(), Bootstrap: true}, lg: zap.NewNop()}
-	if !m.origin().bootstrap {
-		t.Error("a new directory founds nothing")
-	}
-}
-
-// A clock that was set back does not keep a member from coming back.
-func TestQuarantineOfTheFuture(t *testing.T) {
-	cfg := config{DataDir: t.TempDir()}
-	aside := filepath.Join(cfg.quarantineDir(), "a")
-	if err := os.MkdirAll(aside, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	for name, at := range map[string]time.Time{"ahead": time.Now().Add(24 * time.Hour), "behind": time.Now().Add(-24 * time.Hour)} {
-		if err := os.Chtimes(aside, at, at); err != nil {
-			t.Fatal(err)
-		}
-		if n, newest := quarantined(cfg); n != 1 || newest < time.Hour {
-			t.Errorf("a day %s: %d, the newest %v old; want 1, of a day", name, n, newest)
-		}
-	}
 }

@@ -21,44 +21,6 @@ import (
 	"github.com/octopii/octopii/transport/tcp"
 )
 
-// Of several memberships that come before the first is written, the newest is kept.
-func TestNewestMembershipIsKept(t *testing.T) {
-	m := &member{memberships: make(chan node.Membership, 1)}
-	for index := range uint64(5) {
-		m.membershipChanged(node.Membership{Index: index + 1})
-	}
-	if got := <-m.memberships; got.Index != 5 || len(m.memberships) > 0 {
-		t.Errorf("kept is the membership at %d, and %d more; want that at 5", got.Index, len(m.memberships))
-	}
-}
-
-// The peers file is replaced as a whole: whatever ends the process meanwhile, or fills the
-// disk, leaves the old one or the new one.
-func TestPeersFileIsReplaced(t *testing.T) {
-	cfg := config{DataDir: t.TempDir()}
-	old, next := peers{Cluster: "7", Member: "1", Peers: []string{"a:1"}}, peers{Cluster: "7", Member: "1", Peers: []string{"b:1", "c:1"}}
-	if err := old.write(cfg); err != nil {
-		t.Fatal(err)
-	}
-	before, err := os.ReadFile(cfg.peersFile())
-	if err != nil {
-		t.Fatal(err)
-	}
-	kept := filepath.Join(t.TempDir(), "kept") // the same file, by another name
-	if err := os.Link(cfg.peersFile(), kept); err != nil {
-		t.Fatal(err)
-	}
-	if err := next.write(cfg); err != nil {
-		t.Fatal(err)
-	}
-	if now, err := os.ReadFile(kept); err != nil || !bytes.Equal(now, before) {
-		t.Errorf("the old file was written to: %q, %v; want %q", now, err, before)
-	}
-	if got := readPeers(cfg); len(got.Peers) != 2 {
-		t.Errorf("the new file has %+v; want %+v", got, next)
-	}
-}
-
 // Whoever founds listens for longer than any member waits between two attempts to reach it.
 func TestFoundersListenForLongerThanMembersWait(t *testing.T) {
 	listens, err := startCommand(nil).Flags().GetDuration("found-after")

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/octopii/octopii/internal/vfs"
+	"github.com/octopii/octopii/node/comeback"
 	"github.com/octopii/octopii/wal"
 )
 
@@ -53,12 +54,12 @@ func lockWhenFree(ctx context.Context, cfg config, lg *zap.Logger) (lock io.Clos
 
 // startWhenUnlocked starts a member as soon as no other process holds a lock of its files.
 // It returns neither a member nor an error if ctx ended first.
-func startWhenUnlocked(ctx context.Context, cfg config, lg *zap.Logger) (m *member, err error) {
+func startWhenUnlocked(ctx context.Context, cfg config, lg *zap.Logger, back *comeback.Member, from comeback.Origin) (m *member, err error) {
 	err = whenUnlocked(ctx, cfg, lg, func() (held string, err error) {
 		if held, err = heldLock(cfg); held != "" || err != nil {
 			return held, err
 		}
-		m, err = startMember(cfg, lg)
+		m, err = startMember(cfg, lg, back, from)
 		if lockedError(err) {
 			return cfg.DataDir, nil // it was taken after heldLock looked
 		}

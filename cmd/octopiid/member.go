@@ -20,6 +20,7 @@ import (
 	"github.com/octopii/octopii/internal/kv"
 	"github.com/octopii/octopii/internal/loglimit"
 	"github.com/octopii/octopii/node"
+	"github.com/octopii/octopii/node/comeback"
 	"github.com/octopii/octopii/transport/tcp"
 )
 
@@ -53,6 +54,9 @@ const (
 type member struct {
 	cfg config
 	lg  *zap.Logger
+	// back has it come back in another life, and from is how this one begins.
+	back *comeback.Member
+	from comeback.Origin
 
 	registry *prometheus.Registry
 	store    *kv.Store
@@ -64,8 +68,6 @@ type member struct {
 	// ready is closed when this member serves linearizable reads and is known to
 	// its cluster.
 	ready chan struct{}
-	// memberships has the newest one that was not written to the peers file yet.
-	memberships chan node.Membership
 	// failed gets the error of a server that ended by itself. It has room for
 	// all of them.
 	failed chan error
@@ -79,8 +81,8 @@ type member struct {
 
 // startMember starts everything. cfg was checked, and the caller has the lock of its data
 // directory. Being ready comes later.
-func startMember(cfg config, lg *zap.Logger) (*member, error) {
-	m := &member{cfg: cfg, lg: lg, ready: make(chan struct{}), memberships: make(chan node.Membership, 1), failed: make(chan error, failuresMax)}
+func startMember(cfg config, lg *zap.Logger, back *comeback.Member, from comeback.Origin) (*member, error) {
+	m := &member{cfg: cfg, lg: lg, back: back, from: from, ready: make(chan struct{}), failed: make(chan error, failuresMax)}
 	if err := m.start(); err != nil {
 		return nil, errors.Join(err, m.close())
 	}
@@ -119,7 +121,7 @@ func (m *member) start() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	m.cancel = cancel
 	m.wg.Go(func() { m.publish(ctx) })
-	m.wg.Go(func() { m.keepPeers(ctx) })
+	m.wg.Go(func() { m.back.Keep(ctx, m.node) })
 	m.wg.Go(func() { m.yieldWhenFull(ctx) })
 	m.wg.Go(func() { m.watchDatabase(ctx) })
 	if m.cfg.AdvertisePeerAddr != "" {
@@ -223,20 +225,17 @@ func (m *member) startNode() error {
 	}
 	m.store = store
 	m.onClose(store.Close)
-	from := m.origin()
 	peers, err := tcp.New(peerConfig(m.cfg, m.lg))
 	if err != nil {
 		return peerError(m.cfg, err)
 	}
 	m.peers, m.peerAddr = peers, peers.Address()
 	m.registry = newRegistry()
-	m.node, err = node.Start(node.Config{
+	nodeConfig := node.Config{
 		Name:         m.cfg.Name,
 		Dir:          m.cfg.nodeDir(),
 		StateMachine: store,
 		Transport:    peers,
-		Bootstrap:    from.bootstrap,
-		Expect:       from.expect,
 
 		FoundAfterTicks: m.cfg.foundAfterTicks(),
 		TickInterval:    tickInterval,
@@ -244,17 +243,15 @@ func (m *member) startNode() error {
 
 		FailoverByTimeout: m.cfg.FailoverByTimeout,
 
-		Join:       from.join,
-		Rejoin:     true, // whoever is sought here lost its disk, however it came in
-		Replaces:   from.replaces,
-		Events:     node.Events{MembershipChanged: m.membershipChanged},
+		Events:     node.Events{MembershipChanged: m.back.MembershipChanged},
 		WAL:        walBackend(m.cfg.WAL, m.lg),
 		Logger:     m.lg.Named("node"),
 		Metrics:    m.registry,
 		StallLimit: m.cfg.stallLimit(),
 		AcceptLoss: m.cfg.AcceptLoss,
-	})
-	if err != nil {
+	}
+	m.from.Fill(&nodeConfig)
+	if m.node, err = node.Start(nodeConfig); err != nil {
 		return walError(m.cfg, err) // it closed the transport
 	}
 	m.onClose(m.node.Close)

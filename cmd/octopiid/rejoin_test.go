@@ -346,50 +346,6 @@ func damage(t *testing.T, pattern string) (string, []byte) {
 	return files[0], data
 }
 
-// A kill between the steps by which files are put aside leaves a member whose files are all
-// where they were, or all aside, and one directory for the one cause.
-func TestQuarantineThatWasKilled(t *testing.T) {
-	steps := []func(cfg config, part string) error{
-		func(_ config, part string) error { return os.MkdirAll(part, 0o700) },
-		func(cfg config, part string) error { return os.Rename(cfg.nodeDir(), filepath.Join(part, "node")) },
-		func(cfg config, part string) error { return os.Rename(cfg.storeDir(), filepath.Join(part, "kv")) },
-		func(_ config, part string) error { return os.Rename(part, strings.TrimSuffix(part, partExt)) },
-	}
-	for killed := range len(steps) + 1 {
-		cfg := config{DataDir: filepath.Join(t.TempDir(), "a[b")}
-		for _, dir := range []string{cfg.nodeDir(), cfg.storeDir()} {
-			if err := os.MkdirAll(dir, 0o700); err != nil {
-				t.Fatal(err)
-			}
-		}
-		for _, step := range steps[:killed] {
-			if err := step(cfg, filepath.Join(cfg.quarantineDir(), "now"+partExt)); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := endAside(cfg); err != nil {
-			t.Fatalf("killed after %d steps: %v", killed, err)
-		}
-		var left []string
-		for _, dir := range []string{cfg.nodeDir(), cfg.storeDir(), filepath.Join(cfg.quarantineDir(), "now", "node"), filepath.Join(cfg.quarantineDir(), "now", "kv")} {
-			if _, err := os.Stat(dir); err == nil {
-				rest, _ := filepath.Rel(cfg.DataDir, dir)
-				left = append(left, rest)
-			}
-		}
-		want, kept := []string{"node", "kv"}, 0
-		if killed > 1 {
-			want, kept = []string{"quarantine/now/node", "quarantine/now/kv"}, 1
-		}
-		if !slices.Equal(left, want) {
-			t.Errorf("killed after %d steps: %v is left; want %v", killed, left, want)
-		}
-		if n, _ := quarantined(cfg); n != kept {
-			t.Errorf("killed after %d steps: %d directories are kept; want %d", killed, n, kept)
-		}
-	}
-}
-
 // A member that stopped for damage, and waits for a majority to say so, keeps its directory:
 // another process that is started on it waits, so that its files are not moved away below it.
 func TestDirectoryIsKeptWhileAMemberAsks(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/octopii/octopii/internal/vfs"
 	"github.com/octopii/octopii/node"
+	"github.com/octopii/octopii/node/comeback"
 )
 
 func startCommand(environ []string) *cobra.Command {
@@ -133,8 +134,8 @@ func newLogger(w io.Writer, level zap.AtomicLevel) *zap.Logger {
 }
 
 // runMember runs a member until ctx ends, which is no error, or it stops by itself.
-func runMember(ctx context.Context, cfg config, lg *zap.Logger, sv *supervisor) error {
-	m, err := startWhenUnlocked(ctx, cfg, lg)
+func runMember(ctx context.Context, cfg config, lg *zap.Logger, sv *supervisor, back *comeback.Member, from comeback.Origin) error {
+	m, err := startWhenUnlocked(ctx, cfg, lg, back, from)
 	if m == nil {
 		return err
 	}
