@@ -178,13 +178,13 @@ func (a *appender) sort(jobs []appendJob) (again bool, err error) {
 				if err != nil {
 					return false, err
 				}
-				again = again || a.writer.Reserved()
+				again = true // what a mark covers may go on without a whole file
 				continue
 			}
 			a.backlog = append(a.backlog, *j)
 		case wakeRetry:
 			a.retrying = false
-			again = again || a.writer.Reserved()
+			again = true
 		case wakeReserved:
 			a.reserving = false
 			switch {
@@ -228,6 +228,9 @@ func (a *appender) work() error {
 func (a *appender) do(jobs []appendJob) (done int, err error) {
 	for done < len(jobs) {
 		n := nextGroup(jobs[done:])
+		if a.full.Load() {
+			n = min(n, 1) // the less is written at once, the more has room
+		}
 		a.node.watchdog.log.begin()
 		if n > 0 {
 			err = a.write(jobs[done : done+n])

@@ -17,6 +17,15 @@ const sparesMax = 16
 // fillBytes is how much of a new file is written at once.
 const fillBytes = 1 << 20
 
+// bridgeBytes is what a bridge has room for beside the frame that it is made for. A bridge is
+// a short segment: where a mark covers the whole log, and there is no room for a segment, the
+// log would be full for good, though nobody needs what it holds. The next mark frees the
+// segments before the bridge. bridgeSpareBytes stay free on the volume.
+const (
+	bridgeBytes      = 64 << 10
+	bridgeSpareBytes = 64 << 10
+)
+
 // spares are files that are ready to become segments: new ones that were filled
 // with zeros, and old ones, whose sectors carry another life. Writing into them
 // takes no space and changes nothing but data, so that an fsync costs least.
@@ -209,7 +218,7 @@ func (p *spares) make() error {
 	}
 	if _, ok := p.first(); !ok {
 		n := p.number()
-		if err := p.makeFile(n); err != nil {
+		if err := p.makeFile(n, p.size); err != nil {
 			return err
 		}
 		p.add(n)
@@ -252,10 +261,31 @@ func (p *spares) tryOpen() error {
 	return nil
 }
 
-// makeFile makes a new spare.
-func (p *spares) makeFile(n uint64) error {
+// bridge makes and opens a file of so many bytes, less than a spare has. It leaves some space
+// for the small files beside the log, without which nothing can be released.
+func (p *spares) bridge(size int64) (path string, f vfs.File, err error) {
+	p.making.Lock()
+	defer p.making.Unlock()
+	if s, ok := p.fs.(vfs.Spacer); ok {
+		if free, err := s.Free(p.dir); err == nil && free < size+bridgeSpareBytes {
+			return "", nil, fmt.Errorf("%w: %d bytes are free, and %d are needed", ErrNoSpace, free, size+bridgeSpareBytes)
+		}
+	}
+	n := p.number()
+	if err := p.makeFile(n, size); err != nil {
+		return "", nil, err
+	}
+	f, err = p.fs.OpenReadWrite(p.path(n))
+	if vfs.Refused(err) {
+		return "", nil, noSpace(errors.Join(err, p.fs.Remove(p.path(n))))
+	}
+	return p.path(n), f, err
+}
+
+// makeFile makes a new spare of so many bytes.
+func (p *spares) makeFile(n uint64, size int64) error {
 	tmp := filepath.Join(p.dir, fmt.Sprintf("%016x%s", n, tmpSuffix))
-	err := p.fill(tmp)
+	err := p.fill(tmp, size)
 	if err == nil {
 		err = p.fs.Rename(tmp, p.path(n))
 	}
@@ -270,15 +300,15 @@ func (p *spares) makeFile(n uint64) error {
 }
 
 // fill makes a file of zeros that has its blocks, and knows it after a crash.
-func (p *spares) fill(tmp string) error {
+func (p *spares) fill(tmp string, size int64) error {
 	f, err := p.fs.Create(tmp)
 	if err != nil {
 		return err
 	}
 	// In pieces: the appends that go on meanwhile wait for what is on its way to the
 	// disk before them.
-	for from := int64(0); from < p.size && err == nil; from += fillBytes {
-		if err = writeZeros(f, from, min(from+fillBytes, p.size)); err == nil {
+	for from := int64(0); from < size && err == nil; from += fillBytes {
+		if err = writeZeros(f, from, min(from+fillBytes, size)); err == nil {
 			err = f.Sync()
 		}
 	}
@@ -307,6 +337,10 @@ func (l *segmentedLog) cut(need int64) error {
 	begin := frame{seq: l.seq, previous: l.sum, kinds: kindBegin | kindMarks, last: l.last, lastTerm: l.lastTerm, hard: l.hard, marks: l.marks}
 	size := max(l.opts.SegmentBytes, begin.beginsSegmentOf(need))
 	spare, f, err := l.spares.take(size)
+	if errors.Is(err, ErrNoSpace) && l.marks[len(l.marks)-1].Index == l.last {
+		size = begin.beginsSegmentOf(need + bridgeBytes)
+		spare, f, err = l.spares.bridge(size)
+	}
 	if errors.Is(err, ErrNoSpace) {
 		return fmt.Errorf("wal: begin a segment in %s: %w", l.dir, err)
 	}
