@@ -24,6 +24,8 @@ type bench struct {
 	msgs []raftpb.Message
 	// room is what the state machine has in every Step.
 	room Room
+	// stuck: the state machine applies nothing.
+	stuck bool
 }
 
 func newBench(t *testing.T, id uint64, voters []uint64, hs raftpb.HardState, ents ...raftpb.Entry) *bench {
@@ -69,7 +71,7 @@ func (b *bench) run(in Input) {
 			_ = b.d.Append(a.Entries)
 			next.Appended = append(next.Appended, a)
 		}
-		if a := e.Apply; a != nil {
+		if a := e.Apply; a != nil && !b.stuck {
 			next.Applied = append(next.Applied, a)
 			for _, x := range a.Entries {
 				if x.Waiter != nil {

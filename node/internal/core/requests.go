@@ -217,8 +217,15 @@ func (c *reading) stepReads(st *raft.BasicStatus) {
 // where there are several voters, but answers at once where there is only one;
 // and its commit index may be an old one after a restart, as it is written
 // without an fsync (etcd 7331, raft 105).
+//
+// What the leader has applied says nothing of that: one whose disk is full applies
+// nothing for as long as it is full, and the others have room for what they read.
 func (c *reading) canRead(st *raft.BasicStatus) bool {
-	return st.Lead != raft.None && (st.RaftState != raft.StateLeader || c.handed.Term == st.Term)
+	if st.RaftState != raft.StateLeader || c.handed.Term == st.Term {
+		return st.Lead != raft.None
+	}
+	term, ok := c.termAt(st.Commit)
+	return ok && term == st.Term
 }
 
 // takeRemote queues what a follower wants, as far as there is room, if this member
