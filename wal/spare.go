@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"sync"
+	"syscall"
 
 	"github.com/octopii/octopii/internal/vfs"
 )
@@ -24,6 +25,8 @@ const fillBytes = 1 << 20
 const (
 	bridgeBytes      = 64 << 10
 	bridgeSpareBytes = 64 << 10
+	// spareShare: a new segment leaves a sixteenth of its size to those small files.
+	spareShare = 16
 )
 
 // spares are files that are ready to become segments: new ones that were filled
@@ -217,6 +220,9 @@ func (p *spares) make() error {
 		return nil
 	}
 	if _, ok := p.first(); !ok {
+		if err := p.leaves(p.size, p.size/spareShare); err != nil {
+			return err
+		}
 		n := p.number()
 		if err := p.makeFile(n, p.size); err != nil {
 			return err
@@ -266,10 +272,8 @@ func (p *spares) tryOpen() error {
 func (p *spares) bridge(size int64) (path string, f vfs.File, err error) {
 	p.making.Lock()
 	defer p.making.Unlock()
-	if s, ok := p.fs.(vfs.Spacer); ok {
-		if free, err := s.Free(p.dir); err == nil && free < size+bridgeSpareBytes {
-			return "", nil, fmt.Errorf("%w: %d bytes are free, and %d are needed", ErrNoSpace, free, size+bridgeSpareBytes)
-		}
+	if err := p.leaves(size, bridgeSpareBytes); err != nil {
+		return "", nil, err
 	}
 	n := p.number()
 	if err := p.makeFile(n, size); err != nil {
@@ -280,6 +284,18 @@ func (p *spares) bridge(size int64) (path string, f vfs.File, err error) {
 		return "", nil, noSpace(errors.Join(err, p.fs.Remove(p.path(n))))
 	}
 	return p.path(n), f, err
+}
+
+// leaves says whether a file of so many bytes leaves spare bytes of the volume.
+func (p *spares) leaves(size, spare int64) error {
+	s, ok := p.fs.(vfs.Spacer)
+	if !ok {
+		return nil
+	}
+	if free, err := s.Free(p.dir); err == nil && free < size+spare {
+		return fmt.Errorf("%w: %w: %d bytes are free on the volume, and a file of %d must leave %d", ErrNoSpace, syscall.ENOSPC, free, size, spare)
+	}
+	return nil
 }
 
 // makeFile makes a new spare of so many bytes.

@@ -2,9 +2,11 @@ package kv
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -20,6 +22,11 @@ const (
 	// commitBytes is what a commit may need beside what was put: the page that is
 	// continued, pages above it, and what a step of a compaction moves.
 	commitBytes = 4 << 20
+	// spareBytes of the volume are not taken for the reserve, and spareBytesMin not for what
+	// waits either: they are for small files such as marks, without which the log can give
+	// nothing back.
+	spareBytes    = 1 << 20
+	spareBytesMin = 128 << 10
 	// roomRetry is how often a volume without room is tried again.
 	roomRetry = 500 * time.Millisecond
 )
@@ -227,20 +234,30 @@ func (r *room) extend() {
 	r.mu.Lock()
 	allocated := r.allocated
 	r.mu.Unlock()
-	want := total + r.taken() + r.wanted.Load() + r.reserve
-	var err error
-	if allocated < want {
-		if err = vfs.Allocate(r.file, allocated, want); err != nil {
-			// What is applied already needs less.
-			want = total + r.taken() + r.wanted.Load() + r.reserve/2
-			if allocated < want && vfs.Allocate(r.file, allocated, want) == nil {
-				r.grew(want)
-			}
-		} else {
-			r.grew(want)
-		}
+	wanted := r.wanted.Load()
+	used := total + r.taken() + wanted
+	err := r.allocate(allocated, used+r.reserve, spareBytes)
+	if err != nil && r.allocate(allocated, used+r.reserve/2, spareBytes) != nil && wanted > 0 {
+		// What waits has room with less.
+		_, commit := r.left()
+		_ = r.allocate(allocated, used+commit, spareBytesMin)
 	}
 	r.setLow(r.isLow(err), err)
+}
+
+// allocate brings the file to a size, if that leaves spare bytes on the volume.
+func (r *room) allocate(from, to, spare int64) error {
+	if from >= to {
+		return nil
+	}
+	if _, free, err := vfs.Space(r.file); err == nil && free < to-from+spare {
+		return fmt.Errorf("%w: %d bytes are free on the volume, and %d are wanted with %d beside", syscall.ENOSPC, free, to-from, spare)
+	}
+	if err := vfs.Allocate(r.file, from, to); err != nil {
+		return err
+	}
+	r.grew(to)
+	return nil
 }
 
 // isLow: err says why there is no whole reserve, if there is none. Free pages are used before

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -285,5 +286,50 @@ func TestGrows(t *testing.T) {
 		if got := s.Grows(c.command); got != c.grows {
 			t.Errorf("%s: %v, want %v", name, got, c.grows)
 		}
+	}
+}
+
+// Where an entry waits, and there is room for it and for its commit, it is applied, though
+// there is not half of a reserve.
+func TestApplyWithRoomForOneCommit(t *testing.T) {
+	s, _ := onFullVolume(t)
+	applied, done := applyUntil(t, s, 100)
+	r := s.db.room
+	until(t, "an entry waits", func() bool { return r.wanted.Load() > 0 })
+	before, wanted := applied.Load(), r.wanted.Load()
+	left, commit := r.left()
+	need := wanted + commit - left + 2*spareBytesMin
+	if need >= wanted+r.reserve/2-left {
+		t.Fatalf("%d bytes are half of a reserve, and the test shows nothing", need)
+	}
+	path := filepath.Join(s.dir, "somebody else's")
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, info.Size()-need); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the entry is applied", func() bool { return applied.Load() > before })
+	s.StopWaiting()
+	<-done
+}
+
+// The reserve leaves some space to the small files beside it, such as the marks of a log,
+// without which the log gives nothing back.
+func TestReserveLeavesSpace(t *testing.T) {
+	dir := smallVolume(t, 96)
+	if err := os.WriteFile(filepath.Join(dir, "somebody else's"), make([]byte, (96-17)<<20+512<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := OpenWith(dir, nil, Options{ReserveBytes: 16 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	until(t, "the volume is looked at", func() bool { return s.db.room.free.Load() != 0 })
+	s.db.room.extend()
+	if _, free, err := vfs.Space(s.db.room.file); err != nil || free < spareBytes {
+		t.Errorf("%d bytes are left on the volume (%v), want %d", free, err, spareBytes)
 	}
 }
