@@ -184,7 +184,7 @@ func (a *appender) sort(jobs []appendJob) (again bool, err error) {
 			a.backlog = append(a.backlog, *j)
 		case wakeRetry:
 			a.retrying = false
-			again = true
+			again = again || a.writer.Reserved()
 		case wakeReserved:
 			a.reserving = false
 			switch {
@@ -192,6 +192,7 @@ func (a *appender) sort(jobs []appendJob) (again bool, err error) {
 				again = true
 			case errors.Is(j.err, wal.ErrNoSpace):
 				a.noSpace(j.err)
+				again = again || a.stuck.Load() // what a mark covers needs less
 			default:
 				return false, j.err
 			}
@@ -228,12 +229,13 @@ func (a *appender) work() error {
 func (a *appender) do(jobs []appendJob) (done int, err error) {
 	for done < len(jobs) {
 		n := nextGroup(jobs[done:])
-		if a.full.Load() {
-			n = min(n, 1) // the less is written at once, the more has room
-		}
 		a.node.watchdog.log.begin()
 		if n > 0 {
 			err = a.write(jobs[done : done+n])
+			if n > 1 && errors.Is(err, wal.ErrNoSpace) { // one may have room where all have not
+				n = 1
+				err = a.write(jobs[done : done+n])
+			}
 		} else {
 			n = 1
 			err = a.special(&jobs[done])

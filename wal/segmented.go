@@ -79,7 +79,11 @@ func (b *Segmented) create(dir string, m Mark, hs raftpb.HardState) (Log, error)
 	if err := fsys.RemoveAll(tmp); err != nil {
 		return nil, err
 	}
-	if err := b.build(tmp, m, hs); err != nil {
+	err := b.build(tmp, m, hs, b.opts.SegmentBytes)
+	if vfs.Full(err) && b.opts.SegmentBytes > bridgeBytes && fsys.RemoveAll(tmp) == nil {
+		err = b.build(tmp, m, hs, bridgeBytes) // the mark covers it, and so it goes on
+	}
+	if err != nil {
 		// Best effort: the next Create does it again.
 		_ = fsys.RemoveAll(tmp)
 		if vfs.Refused(err) {
@@ -120,8 +124,9 @@ func (b *Segmented) publish(names *vfs.Dir, tmp, dir string, m Mark) (*segmented
 	return nil, noSpace(err)
 }
 
-// build makes the whole log durable under a name that nobody opens.
-func (b *Segmented) build(tmp string, m Mark, hs raftpb.HardState) (err error) {
+// build makes the whole log durable under a name that nobody opens. Its segment has so many
+// bytes, or more if it must.
+func (b *Segmented) build(tmp string, m Mark, hs raftpb.HardState, segmentBytes int64) (err error) {
 	fsys := b.opts.FS
 	var salt [8]byte
 	if _, err := io.ReadFull(b.opts.Rand, salt[:]); err != nil {
@@ -137,7 +142,7 @@ func (b *Segmented) build(tmp string, m Mark, hs raftpb.HardState) (err error) {
 	defer func() { err = errors.Join(err, f.Close()) }()
 	var e encoder
 	begin := frame{seq: 1, kinds: kindBegin | kindMarks, last: m.Index, lastTerm: m.Term, hard: hs, marks: []Mark{m}}
-	h := header{salt: le.Uint64(salt[:]), seq: 1, frame: 1, size: max(b.opts.SegmentBytes, begin.beginsSegmentOf(0))}
+	h := header{salt: le.Uint64(salt[:]), seq: 1, frame: 1, size: max(segmentBytes, begin.beginsSegmentOf(0))}
 	end, sum, err := beginSegment(f, &e, h, &begin)
 	if err != nil {
 		return err

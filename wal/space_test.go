@@ -87,3 +87,23 @@ func TestFullLogUnderAMarkGoesOn(t *testing.T) {
 	}
 	check(t, l.Close())
 }
+
+// A log begins under a mark that covers it. Where a volume has no room for a whole segment,
+// such as beside a snapshot that fills it, the log begins in a short one.
+func TestLogBeginsOnAFullDisk(t *testing.T) {
+	const segment = 1 << 20
+	mem := vfstest.NewMem()
+	mem.SetCapacity(segment / 2)
+	format := New(Options{FS: mem, SegmentBytes: segment})
+	l := must[Log](t)(format.Create("wal", Mark{Index: 1, Term: 1}, raftpb.HardState{Term: 1, Commit: 1}))
+	check(t, l.Append([]Batch{{Entries: []raftpb.Entry{{Index: 2, Term: 1, Data: make([]byte, 3000)}}, HardState: raftpb.HardState{Term: 1, Commit: 2}}}))
+	mem.SetCapacity(4 * segment)
+	check(t, l.Reserve())
+	for index := uint64(3); index < 300; index++ {
+		check(t, l.Append([]Batch{{Entries: []raftpb.Entry{{Index: index, Term: 1, Data: make([]byte, 3000)}}}}))
+	}
+	check(t, l.Close())
+	l, _, err := format.Open("wal", Mark{Index: 1, Term: 1})
+	check(t, err)
+	check(t, l.Close())
+}
