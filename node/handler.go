@@ -313,7 +313,7 @@ func (h handler) receive(header octopiipb.SnapshotHeader, body io.Reader) error 
 	header.External = false
 	w, err := h.createSnapshot(header)
 	if vfs.Full(err) {
-		h.incoming.noRoom.Store(true)
+		h.hasNoRoomToReceive()
 	}
 	if err != nil {
 		return err
@@ -321,8 +321,8 @@ func (h handler) receive(header octopiipb.SnapshotHeader, body io.Reader) error 
 	if _, err := io.Copy(w, body); err != nil {
 		w.Abort()
 		if vfs.Full(err) {
-			h.incoming.noRoom.Store(true)
-			err = fmt.Errorf("%w; this member is behind until there is room for it: enlarge its volume, or stop the member, empty its directory and start it with the same command", err)
+			h.hasNoRoomToReceive()
+			err = fmt.Errorf("%w; %s", err, AdviceNoRoomForSnapshot)
 		}
 		return fmt.Errorf("receive the snapshot at %d: %w", header.Metadata.Index, err)
 	}
@@ -330,6 +330,11 @@ func (h handler) receive(header octopiipb.SnapshotHeader, body io.Reader) error 
 		h.incoming.noRoom.Store(false)
 	}
 	return err
+}
+
+func (h handler) hasNoRoomToReceive() {
+	h.incoming.noRoomAt.Store(h.committed.Load() + 1)
+	h.incoming.noRoom.Store(true)
 }
 
 // decodeMessage reads a raft message.

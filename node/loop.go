@@ -34,6 +34,9 @@ type loop struct {
 	disk      diskState
 
 	join joiner
+	// unborn is what would bring this member to life, if there were room for its log; nil:
+	// nothing waits for that.
+	unborn *raftpb.Message
 	// founding is what a member without a log does that may found a cluster.
 	founding founding
 	doubt    doubt
@@ -65,11 +68,11 @@ type roster struct {
 type machineState struct {
 	// durable: it keeps its own data.
 	durable bool
-	// limited is the state machine, if it is that, room how much it has, and tight whether a
-	// majority has little, as the last tick found.
-	limited Limited
-	room    core.Room
-	tight   bool
+	// limited is the state machine, if it is that, room how much it has, tight whether a
+	// majority has little, and roomier whether another voter has more, as the last tick found.
+	limited        Limited
+	room           core.Room
+	tight, roomier bool
 }
 
 // leaderless is what is done while there is no leader.
@@ -398,20 +401,31 @@ func (l *loop) checkRemoved(eff *core.Effects) {
 // stepUninitialized answers for a member without state: see
 // core.AnswerUninitialized.
 func (l *loop) stepUninitialized() {
+	if l.input.Ticks > 0 {
+		if l.unborn != nil {
+			l.input.Messages = append(l.input.Messages, *l.unborn)
+		}
+		l.publish()
+	}
 	for i := range l.input.Messages {
 		m := &l.input.Messages[i]
 		if core.Bootstraps(m, l.id) {
 			err := l.bringToLife(m)
 			if errors.Is(err, wal.ErrNoSpace) {
-				// Nothing was written, and the leader sends it again.
-				l.log.Warn("no room for the log that a leader's snapshot begins; the leader sends it again",
-					zap.String("advice", vfs.Advice(err)), zap.Error(err))
+				// Nothing was written but the snapshot, for which there may be no room twice.
+				if l.unborn == nil {
+					l.log.Warn("no room for the log that a leader's snapshot begins; it is tried again until there is some",
+						zap.String("advice", vfs.Advice(err)), zap.Error(err))
+				}
+				later := *m
+				l.unborn = &later
 				continue
 			}
 			if err != nil {
 				l.fatal(err)
 				return
 			}
+			l.unborn = nil
 			l.input.Messages = l.input.Messages[i:]
 			l.step() // the message itself is the first that raft gets
 			return
@@ -456,6 +470,7 @@ func (l *loop) bringToLife(m *raftpb.Message) error {
 // publish makes the status visible to Status and to those that wait for it.
 func (l *loop) publish() {
 	st := Status{ID: l.id, Name: l.identity.Name}
+	st.NoRoomForSnapshot = l.incoming.noRoomAt.Load() == l.committed.Load()+1
 	if l.core != nil {
 		c := l.core.Status()
 		st.Cluster = l.cluster.Load()
@@ -465,9 +480,9 @@ func (l *loop) publish() {
 		st.LastIndex, _ = l.view.LastIndex()
 		st.SnapshotIndex = l.view.SnapshotIndex()
 		if l.limited != nil && l.input.Ticks > 0 {
-			l.tight = l.core.Tight()
+			l.tight, l.roomier = l.core.Tight(), l.core.RoomierVoter()
 		}
-		st.LittleRoom = l.tight
+		st.LittleRoom, st.RoomierVoter = l.tight, l.roomier
 		st.DiskStalled = time.Duration(c.Unwritten) * l.cfg.TickInterval
 		st.Membership = l.public
 		st.Suspended, st.Suspects, st.Branches, st.Claimed = l.suspension(), l.doubt.suspects, l.doubt.branches, l.rivals.warning

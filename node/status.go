@@ -23,6 +23,9 @@ func (r Role) String() string {
 	return [...]string{"uninitialized", "follower", "pre-candidate", "candidate", "leader"}[r]
 }
 
+// AdviceNoRoomForSnapshot says what Status.NoRoomForSnapshot means and what to do.
+const AdviceNoRoomForSnapshot = "this member is behind and needs a snapshot, for which its volume has no room: enlarge the volume, or stop the member, empty its directory and start it with the same command"
+
 // Status is what a Node knows of itself and its cluster at one moment.
 type Status struct {
 	ID   uint64
@@ -46,6 +49,12 @@ type Status struct {
 	// LittleRoom: the state machines of a majority of the voters have little room left, as
 	// its leader says (Limited).
 	LittleRoom bool
+	// RoomierVoter, on the leader: another voter has more room for what makes state machines
+	// grow, and could lead (Limited).
+	RoomierVoter bool
+	// NoRoomForSnapshot: this member is behind and was sent a snapshot for which its disk
+	// has no room. It is sent again until there is some.
+	NoRoomForSnapshot bool
 	// DiskStalled is for how long the oldest write to the log has not returned, in
 	// whole ticks.
 	DiskStalled time.Duration

@@ -40,7 +40,7 @@ func (m *member) handler() http.Handler {
 			return
 		}
 		if _, err := m.node.ReadBarrier(ctx, node.Linearizable); err != nil {
-			http.Error(w, "not ready: "+cmp.Or(m.store.Stuck(), m.node.Status().NoMajority(), err.Error()), http.StatusServiceUnavailable)
+			http.Error(w, "not ready: "+cmp.Or(m.store.Stuck(), notServing(m.node.Status()), err.Error()), http.StatusServiceUnavailable)
 			return
 		}
 		fmt.Fprintln(w, "ok")
@@ -48,13 +48,25 @@ func (m *member) handler() http.Handler {
 	return mux
 }
 
+// notServing says why a member that was ready does not answer a read, if that is known.
+func notServing(st node.Status) string {
+	if st.NoRoomForSnapshot {
+		return node.AdviceNoRoomForSnapshot
+	}
+	return st.NoMajority()
+}
+
 // notReady says why a member is not ready that has not been since it was started.
 func notReady(st node.Status) string {
 	switch {
+	case st.Role == node.Uninitialized && st.NoRoomForSnapshot:
+		return node.AdviceNoRoomForSnapshot
 	case st.Role == node.Uninitialized:
 		return "this member is not part of a cluster yet"
 	case st.Suspended != nil:
 		return st.Suspended.Error()
+	case st.NoRoomForSnapshot:
+		return node.AdviceNoRoomForSnapshot
 	}
 	return cmp.Or(st.NoMajority(), "this member is being brought up to date: it does not vote yet, or has not told the others where its clients find it")
 }

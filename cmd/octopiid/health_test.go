@@ -16,6 +16,8 @@ func TestNotReady(t *testing.T) {
 		"another cluster":       {Role: node.Follower, Suspended: errors.New("another cluster claims it")},
 		"missing: ":             {Role: node.Follower, Missing: []node.Missing{{}}},
 		"does not vote yet":     {Role: node.Follower},
+		"enlarge the volume":    {Role: node.Follower, NoRoomForSnapshot: true},
+		"needs a snapshot":      {NoRoomForSnapshot: true},
 	} {
 		if got := notReady(st); !strings.Contains(got, want) {
 			t.Errorf("%+v: %q, want it to say %q", st, got, want)

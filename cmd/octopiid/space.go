@@ -32,12 +32,15 @@ func (m *member) yieldWhenFull(ctx context.Context) {
 		}
 		st := m.node.Status()
 		full := st.NoSpace || m.store.NoSpace()
+		// Where no other database has more room, and the log has its next file, another
+		// leader could take no more: to hand over would cost a moment for nothing.
+		better := st.NoSpace || st.RoomierVoter
 		switch {
 		case !full:
 			wait, pause = spacePoll, spacePoll
 		case wait > 0:
 			wait -= spacePoll
-		case st.Role == node.Leader && len(st.Membership.Members) > 1:
+		case st.Role == node.Leader && len(st.Membership.Members) > 1 && better:
 			pause = min(2*pause, handOverPauseMax)
 			wait = pause
 			m.yield(ctx)

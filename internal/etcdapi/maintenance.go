@@ -52,6 +52,9 @@ func (s *maintenanceServer) Status(context.Context, *pb.StatusRequest) (*pb.Stat
 	} else if st.NoSpace || s.cfg.Store.NoSpace() {
 		resp.Errors = append(resp.Errors, "octopii: this member's volume is full: it takes nothing that makes the database grow; free some space, delete keys and compact, or enlarge the volume")
 	}
+	if st.NoRoomForSnapshot {
+		resp.Errors = append(resp.Errors, "octopii: "+node.AdviceNoRoomForSnapshot)
+	}
 	for _, o := range st.Suspects {
 		resp.Errors = append(resp.Errors, fmt.Sprintf("octopii: member %x lacks entries %d to %d, which it is known to have had: put a newer copy of its disk back, or start the members that lost entries once with --accept-loss",
 			o.ID, o.LastIndex+1, o.Remembered))

@@ -582,3 +582,13 @@ func TestWritesOfDoubtfulMembers(t *testing.T) {
 		t.Errorf("a write at a member that doubts for long: %v", err)
 	}
 }
+
+// A member that has no room for the snapshot that it needs says what to do.
+func TestStatusSaysThatASnapshotHasNoRoom(t *testing.T) {
+	f, c := serve(t, Config{})
+	f.set(func(f *fakeNode) { f.status.NoRoomForSnapshot = true })
+	st, err := c.Status(t.Context(), c.Endpoints()[0])
+	if err != nil || len(st.Errors) != 1 || !strings.Contains(st.Errors[0], "enlarge the volume") {
+		t.Errorf("status of a member without room for a snapshot: %v, %v; want one error that says what to do", st, err)
+	}
+}

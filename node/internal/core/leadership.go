@@ -65,6 +65,7 @@ type score struct {
 	// near: it is close behind, in log and state machine. rested: no transfer to it
 	// failed lately. steady: it has been near for PromoteStableTicks.
 	near, rested, steady bool
+	room                 roomLevel
 	priority             int32
 	match                uint64
 }
@@ -72,7 +73,7 @@ type score struct {
 // compare is greater than 0 if a should lead rather than b.
 func (a score) compare(b score) int {
 	return cmp.Or(compareBool(a.stays, b.stays), compareBool(a.near, b.near), compareBool(a.rested, b.rested),
-		cmp.Compare(a.priority, b.priority), cmp.Compare(a.match, b.match))
+		cmp.Compare(a.room, b.room), cmp.Compare(a.priority, b.priority), cmp.Compare(a.match, b.match))
 }
 
 func compareBool(a, b bool) int {
@@ -154,8 +155,9 @@ func (c *leading) successor(why reason) uint64 {
 	if why == none || why == preferred && self == nil {
 		return 0
 	}
+	room := c.roomLevel(c.cfg.ID)
 	c.visitVoters(func(s score) {
-		if !c.alive(s.id) || why == preferred && (s.priority <= self.Priority || !s.stays || !s.steady || !s.rested) {
+		if !c.alive(s.id) || why == preferred && (s.priority <= self.Priority || !s.stays || !s.steady || !s.rested || s.room < room) {
 			return
 		}
 		if best.id == 0 || s.compare(best) > 0 {
@@ -184,6 +186,7 @@ func (c *leading) visitVoters(f func(score)) {
 				pr.Match >= c.leadership.committed && pr.Match+c.cfg.PromoteLagMax >= commit,
 			rested:   notes.rest == 0,
 			steady:   notes.near >= c.cfg.PromoteStableTicks,
+			room:     c.roomLevel(id),
 			priority: m.Priority,
 			match:    pr.Match,
 		})

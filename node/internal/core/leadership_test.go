@@ -2,10 +2,12 @@ package core
 
 import "testing"
 
-// Who stays goes before who is replaced, then who is close behind, who has rested, the
-// higher priority, and who has more of the log.
+// Who stays goes before who is replaced, then who is close behind, who has rested, who has
+// room, the higher priority, and who has more of the log.
 func TestScores(t *testing.T) {
 	order := []score{
+		{id: 11, stays: true, near: true, rested: true, room: takesGrowth, match: 1},
+		{id: 10, stays: true, near: true, rested: true, room: refusesGrowth, match: 2},
 		{id: 1, stays: true, near: true, rested: true, priority: 2, match: 5},
 		{id: 2, stays: true, near: true, rested: true, priority: 1, match: 9},
 		{id: 3, stays: true, near: true, rested: true, priority: 1, match: 8},

@@ -177,6 +177,46 @@ func (c *space) Tight() bool {
 	return false
 }
 
+// roomLevel is how well a voter's state machine takes what its leader appends.
+type roomLevel uint8
+
+const (
+	// appliesNothing: it has no room for what makes it grow, and does not apply what is
+	// committed. As a leader it would answer no read of its own, and make no change of
+	// membership.
+	appliesNothing roomLevel = iota
+	// refusesGrowth: it has no room for what makes it grow.
+	refusesGrowth
+	// takesGrowth: it has room, or does not say how much.
+	takesGrowth
+)
+
+func (c *leading) roomLevel(id uint64) roomLevel {
+	room, applied := c.room, c.applied
+	if id != c.cfg.ID {
+		notes := c.peers.get(id)
+		room, applied = notes.room, notes.applied
+	}
+	switch {
+	case room != RoomFor(0):
+		return takesGrowth
+	case applied >= c.leadership.committed:
+		return refusesGrowth
+	}
+	return appliesNothing
+}
+
+// RoomierVoter says, on a leader, whether another voter that could lead has more room for
+// what makes state machines grow.
+func (c *leading) RoomierVoter() bool {
+	if c.status.RaftState != raft.StateLeader || c.room == NoLimit {
+		return false
+	}
+	own, found := c.roomLevel(c.cfg.ID), false
+	c.visitVoters(func(s score) { found = found || s.stays && s.near && s.room > own })
+	return found
+}
+
 // admission is what becomes of a command that makes state machines grow.
 type admission uint8
 

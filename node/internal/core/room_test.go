@@ -288,3 +288,41 @@ func TestBacklog(t *testing.T) {
 		t.Errorf("behind 5 stand %d bytes, want %d at least", got, backlogMax)
 	}
 }
+
+// A leader without room hands over to a voter that has some, and knows whether there is one;
+// a voter that applies nothing is the last choice.
+func TestWhoHasRoomLeads(t *testing.T) {
+	for _, c := range []struct {
+		name            string
+		own, two, three Room
+		twoApplies      bool
+		successor       uint64
+		roomier         bool
+	}{
+		{name: "three has room", own: RoomFor(0), two: RoomFor(0), three: RoomFor(1e6), twoApplies: true, successor: 3, roomier: true},
+		{name: "two has room", own: RoomFor(0), two: RoomFor(1e6), three: RoomFor(0), twoApplies: true, successor: 2, roomier: true},
+		{name: "none has room", own: RoomFor(0), two: RoomFor(0), three: RoomFor(0), twoApplies: true, successor: 2},
+		{name: "two applies nothing", own: RoomFor(0), two: RoomFor(0), three: RoomFor(0), successor: 3},
+		{name: "all have room", own: RoomFor(1e6), two: RoomFor(1e6), three: RoomFor(1e6), twoApplies: true, successor: 2},
+		{name: "no word of room", own: NoLimit, two: NoLimit, three: NoLimit, twoApplies: true, successor: 2},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := roomy(t)
+			b.room = c.own
+			last := b.c.Status().Last
+			b.told(last, c.three, 3)
+			if c.twoApplies {
+				b.told(last, c.two, 2)
+			} else {
+				b.told(last-1, c.two, 2)
+			}
+			b.run(Input{Ticks: 1})
+			if got := b.c.successor(asked); got != c.successor {
+				t.Errorf("leadership goes to %d, want %d", got, c.successor)
+			}
+			if got := b.c.RoomierVoter(); got != c.roomier {
+				t.Errorf("another voter has more room: %v, want %v", got, c.roomier)
+			}
+		})
+	}
+}
