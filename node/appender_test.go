@@ -368,7 +368,9 @@ func TestAppenderInstallWithoutSpace(t *testing.T) {
 		b.want("stuck", true, b.stuck.Load())
 		b.want("appended in front of the snapshot", []uint64(nil), b.log.see().appended)
 		b.pass(10*spaceRetry + time.Millisecond)
-		b.want("tries", 11, b.log.see().busy)
+		if tries := b.log.see().busy; tries < 11 || tries > 12 { // the first attempt to make the next file may end before or after
+			t.Errorf("%d tries in ten seconds, want 11 or 12", tries)
+		}
 		b.log.change(func(d *fakeDisk) { d.full = false })
 		b.pass(spaceRetry)
 		b.want("logs made", 2, b.log.see().installs)

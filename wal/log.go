@@ -245,7 +245,7 @@ func (l *segmentedLog) write(f *frame) error {
 		room -= slackBytes
 	}
 	if need := blocksFor(int(body)); need > room {
-		if err := l.cut(need); err != nil {
+		if err := l.cut(need, len(l.spans) == 0 && len(f.marks) > 0); err != nil {
 			return err
 		}
 	}

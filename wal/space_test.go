@@ -37,53 +37,40 @@ func TestFullDiskIsNotFilledByTries(t *testing.T) {
 	check(t, l.Close())
 }
 
-// A log of one full segment, all of which a mark covers, has room for little more than what is
-// to be appended, and for no segment. It goes on, and what the mark covers is free then.
+// A volume has room for one segment and for half of another one. A full log goes on there each
+// time that a mark covers it, though there is no room for a whole segment beside what it has.
 func TestFullLogUnderAMarkGoesOn(t *testing.T) {
 	const segment = 1 << 20
 	mem := vfstest.NewMem()
 	format := New(Options{FS: mem, SegmentBytes: segment})
 	l := must[Log](t)(format.Create("wal", Mark{Index: 1, Term: 1}, raftpb.HardState{Term: 1, Commit: 1}))
-	next := uint64(2)
-	grow := func(l Log) error {
-		err := l.Append([]Batch{{
-			Entries:   []raftpb.Entry{{Index: next, Term: 1, Data: make([]byte, 3000)}},
-			HardState: raftpb.HardState{Term: 1, Commit: next},
-		}})
-		if err == nil {
-			next++
-		}
-		return err
-	}
-	check(t, grow(l))
 	mem.SetCapacity(mem.Used() + segment/2)
-	for l.Reserved() {
-		check(t, grow(l))
-	}
-	check(t, l.SetMark(Mark{Index: next - 1, Term: 1}))
-	check(t, l.Release(next-1))
-	var err error
-	for err == nil {
-		err = grow(l)
-	}
-	if !errors.Is(err, ErrNoSpace) {
-		t.Fatal(err)
-	}
-	full := next - 1
-	check(t, l.SetMark(Mark{Index: full, Term: 1}))
-	check(t, l.Release(full))
-	if err := l.Reserve(); !errors.Is(err, ErrNoSpace) {
-		t.Fatalf("there is room for a segment (%v), and the test shows nothing", err)
-	}
-	check(t, grow(l))
-	check(t, l.SetMark(Mark{Index: full + 1, Term: 1}))
-	check(t, l.Close())
-	l, _, err = format.Open("wal", Mark{Index: full + 1, Term: 1})
-	check(t, err)
-	check(t, l.Release(full+1))
-	check(t, l.Reserve())
-	for range 200 {
-		check(t, grow(l))
+	last := uint64(1)
+	for round := range 20 {
+		before := last
+		var err error
+		for err == nil {
+			err = l.Append([]Batch{{
+				Entries:   []raftpb.Entry{{Index: last + 1, Term: 1, Data: make([]byte, 3000)}},
+				HardState: raftpb.HardState{Term: 1, Commit: last + 1},
+			}})
+			if err == nil {
+				last++
+			}
+		}
+		if !errors.Is(err, ErrNoSpace) {
+			t.Fatal(err)
+		}
+		if last == before {
+			t.Fatalf("round %d: the log takes nothing more behind the mark at %d", round, last)
+		}
+		check(t, l.SetMark(Mark{Index: last, Term: 1}))
+		check(t, l.Release(last))
+		if round%5 == 4 {
+			check(t, l.Close())
+			l, _, err = format.Open("wal", Mark{Index: last, Term: 1})
+			check(t, err)
+		}
 	}
 	check(t, l.Close())
 }

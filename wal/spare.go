@@ -19,9 +19,10 @@ const sparesMax = 16
 const fillBytes = 1 << 20
 
 // bridgeBytes is what a bridge has room for beside the frame that it is made for. A bridge is
-// a short segment: where a mark covers the whole log, and there is no room for a segment, the
-// log would be full for good, though nobody needs what it holds. The next mark frees the
-// segments before the bridge. bridgeSpareBytes stay free on the volume.
+// a short segment, where there is no room for a whole one: a log that could not go on would be
+// full for good, though nobody needs what it holds, as only what comes later frees it.
+// bridgeSpareBytes stay free on the volume where the frame is a mark, or a mark covers the
+// whole log, and the next mark frees the segments before the bridge.
 const (
 	bridgeBytes      = 64 << 10
 	bridgeSpareBytes = 64 << 10
@@ -267,12 +268,12 @@ func (p *spares) tryOpen() error {
 	return nil
 }
 
-// bridge makes and opens a file of so many bytes, less than a spare has. It leaves some space
-// for the small files beside the log, without which nothing can be released.
-func (p *spares) bridge(size int64) (path string, f vfs.File, err error) {
+// bridge makes and opens a file of so many bytes, less than a spare has, if that leaves some
+// space for the small files beside the log, without which nothing can be released.
+func (p *spares) bridge(size, leave int64) (path string, f vfs.File, err error) {
 	p.making.Lock()
 	defer p.making.Unlock()
-	if err := p.leaves(size, bridgeSpareBytes); err != nil {
+	if err := p.leaves(size, leave); err != nil {
 		return "", nil, err
 	}
 	n := p.number()
@@ -348,14 +349,18 @@ func (l *segmentedLog) Reserve() error {
 // appears under its name with all that makes it one, so that a segment without a
 // header is damage. The end of the old one then says that there is a next: a log
 // whose newest file was lost is found out.
-func (l *segmentedLog) cut(need int64) error {
+func (l *segmentedLog) cut(need int64, frees bool) error {
 	old := l.newest()
 	begin := frame{seq: l.seq, previous: l.sum, kinds: kindBegin | kindMarks, last: l.last, lastTerm: l.lastTerm, hard: l.hard, marks: l.marks}
 	size := max(l.opts.SegmentBytes, begin.beginsSegmentOf(need))
 	spare, f, err := l.spares.take(size)
-	if errors.Is(err, ErrNoSpace) && l.marks[len(l.marks)-1].Index == l.last {
+	if errors.Is(err, ErrNoSpace) {
+		leave := l.spares.size / spareShare
+		if frees || l.marks[len(l.marks)-1].Index == l.last {
+			leave = min(leave, bridgeSpareBytes)
+		}
 		size = begin.beginsSegmentOf(need + bridgeBytes)
-		spare, f, err = l.spares.bridge(size)
+		spare, f, err = l.spares.bridge(size, leave)
 	}
 	if errors.Is(err, ErrNoSpace) {
 		return fmt.Errorf("wal: begin a segment in %s: %w", l.dir, err)
