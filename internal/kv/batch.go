@@ -130,7 +130,10 @@ func (t *batch) begin() {
 		return
 	}
 	total := v.tx.Size()
-	free := int64(t.b.db.Stats().FreePageN) * int64(t.b.db.Info().PageSize)
+	// bbolt takes the pages that a commit gave up for the second commit behind it. They count
+	// at once: there may be no other commit, where writes are refused for want of free pages.
+	stats := t.b.db.Stats()
+	free := int64(stats.FreePageN+stats.PendingPageN) * int64(t.b.db.Info().PageSize)
 	t.b.mu.Lock()
 	t.b.size = sizes{total, total - free}
 	t.b.mu.Unlock()

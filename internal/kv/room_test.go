@@ -226,6 +226,56 @@ func TestFreePagesAreNoRoomAlone(t *testing.T) {
 	}
 }
 
+// What a compaction made free counts when it is committed: on a full volume nothing else may
+// ever be, as writes are refused for want of free pages.
+func TestCompactionEndsFullVolume(t *testing.T) {
+	dir := smallVolume(t, 96)
+	s, err := OpenWith(dir, nil, Options{ReserveBytes: 16 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	index := uint64(1)
+	isFull := func() bool { // it stays so when all is committed
+		if err := s.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		r := s.db.room
+		total, _ := r.size()
+		_, free, err := vfs.Space(r.file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.allocated+free-total < r.reserve
+	}
+	for ; !isFull(); index++ {
+		if _, err := s.Apply([]node.Entry{putEntry(t, index, 512<<10)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	apply := func(r *pb.InternalRaftRequest) {
+		if _, err := s.Apply([]node.Entry{{Index: index, Term: 1, Data: mustCommand(t, r)}}); err != nil {
+			t.Fatal(err)
+		}
+		index++
+	}
+	apply(&pb.InternalRaftRequest{DeleteRange: &pb.DeleteRangeRequest{Key: []byte("k"), RangeEnd: []byte("l")}})
+	if err := s.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	s.db.room.extend()
+	if !s.NoSpace() {
+		t.Fatal("the volume is not full, and the test shows nothing")
+	}
+	apply(&pb.InternalRaftRequest{Compaction: &pb.CompactionRequest{Revision: s.db.kv.Rev()}})
+	if err := s.WaitCompacted(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "there is room", func() bool { return !s.NoSpace() })
+}
+
 // The records of deleted keys need room, too. A request that has none for them is not to be
 // proposed: it would wait in the log, with all that comes later.
 func TestDeletesNeedRoom(t *testing.T) {
