@@ -111,6 +111,10 @@ type rivals struct {
 	// ticks it was not heard again.
 	warning error
 	quiet   int
+	// heard are the addresses of each other cluster at which one of its members claimed this
+	// address, and was trusted, and when by clock, which counts ticks.
+	heard map[uint64]map[string]int
+	clock int
 	// refuted is the index at which a majority of a cluster claimed nothing: what one of its
 	// members says that has not got as far is old.
 	refuted map[uint64]uint64
@@ -127,6 +131,7 @@ type rivalQuestion struct {
 // when it comes back. Config.NotOf settles it.
 func (r *rivals) begin(l *loop) error {
 	r.loop, r.asking, r.refuted = l, map[rivalQuestion]bool{}, map[uint64]uint64{}
+	r.heard = map[uint64]map[string]int{}
 	if !l.view.Initialized() {
 		return nil
 	}
@@ -179,6 +184,7 @@ func (r *rivals) dialed(peer transport.Hello) {
 
 // tick asks again, and forgets a warning that nobody repeats.
 func (r *rivals) tick(ticks int) {
+	r.clock += ticks
 	r.wait = max(0, r.wait-ticks)
 	if r.warning != nil {
 		if r.quiet += ticks; r.quiet > warningQuietTicks {
@@ -237,6 +243,7 @@ func (r *rivals) answered(q rivalQuestion, p Proof, err error) {
 	case r.settled(q.cluster), vouched && !mine, !vouched && p.Commit <= r.refuted[q.cluster]:
 		return // it was settled meanwhile, or is old
 	}
+	r.hear(q, p)
 	stand, why := selfheal.Facing(r.evidence(p, vouched))
 	switch stand {
 	case selfheal.Ignore:
@@ -245,6 +252,7 @@ func (r *rivals) answered(q rivalQuestion, p Proof, err error) {
 		if r.rival == nil {
 			r.report(p, why)
 		}
+		r.askWitnesses(p)
 	case selfheal.Suspend:
 		if r.rival == nil || mine {
 			r.claimed(p, why, vouched)
@@ -256,10 +264,55 @@ func (r *rivals) answered(q rivalQuestion, p Proof, err error) {
 	}
 }
 
+// heardMax bounds the clusters of which is remembered who claimed this address.
+const heardMax = 8
+
+// hear notes who claims this member's address, if it is trusted.
+func (r *rivals) hear(q rivalQuestion, p Proof) {
+	if p.AtAddress == 0 || !r.trusts(q.address) {
+		delete(r.heard[q.cluster], q.address)
+		return
+	}
+	if r.heard[q.cluster] == nil {
+		if len(r.heard) == heardMax {
+			clear(r.heard)
+		}
+		r.heard[q.cluster] = map[string]int{}
+	}
+	r.heard[q.cluster][q.address] = r.clock
+}
+
+// askWitnesses asks the other voters of a cluster that claims this member's address, as far
+// as they are trusted, and one of them said so.
+func (r *rivals) askWitnesses(p Proof) {
+	if len(r.heard[p.Cluster]) == 0 {
+		return
+	}
+	for _, m := range p.Members {
+		if at, heard := r.heard[p.Cluster][m.Address]; !m.Learner && m.Address != r.loop.cfg.Transport.Address() && r.trusts(m.Address) &&
+			!(heard && r.clock-at < r.loop.cfg.ElectionTicks) {
+			r.question(rivalQuestion{kindTestify, p.Cluster, m.Address})
+		}
+	}
+}
+
+// witnessTimeouts is for how many election timeouts a claim counts that was heard.
+const witnessTimeouts = 4
+
+// witnesses counts the voters of a cluster that claimed this address just now.
+func (r *rivals) witnesses(p Proof) (n int) {
+	for _, m := range p.Members {
+		if at, ok := r.heard[p.Cluster][m.Address]; ok && !m.Learner && r.clock-at <= witnessTimeouts*r.loop.cfg.ElectionTicks {
+			n++
+		}
+	}
+	return n
+}
+
 // evidence is what Facing decides from.
 func (r *rivals) evidence(p Proof, vouched bool) selfheal.Rival {
 	l := r.loop
-	of := selfheal.Rival{Claims: p.AtAddress != 0, Vouched: vouched, Trusted: r.trusts(p.Witness), Age: -1}
+	of := selfheal.Rival{Claims: p.AtAddress != 0, Vouched: vouched, Trusted: r.trusts(p.Witness), Witnesses: r.witnesses(p), Age: -1}
 	for _, m := range p.Members {
 		if !m.Learner {
 			of.Voters++

@@ -26,6 +26,8 @@ type rival struct {
 	transport.Transport
 	t       *testing.T
 	cluster uint64
+	id      uint64
+	address string
 	mu      sync.Mutex
 	// says is what it says of the address alone, and vouches what a majority says; nil: it
 	// refuses.
@@ -39,7 +41,12 @@ const rivalCluster = 0xabc
 // newRival is at the address "r", and answers nothing yet.
 func newRival(t *testing.T, network *localnet.Network) *rival {
 	t.Helper()
-	r := &rival{Transport: network.Transport("r"), t: t, cluster: rivalCluster}
+	return newRivalAt(t, network, "r", 5)
+}
+
+func newRivalAt(t *testing.T, network *localnet.Network, address string, id uint64) *rival {
+	t.Helper()
+	r := &rival{Transport: network.Transport(address), t: t, cluster: rivalCluster, id: id, address: address}
 	if err := r.Start(r); err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +91,7 @@ func (r *rival) dials(address, what string, ok func() bool) {
 }
 
 func (r *rival) Hello(uint64) transport.Hello {
-	return transport.Hello{Cluster: r.cluster, Node: 5, Incarnation: 55, Address: "r"}
+	return transport.Hello{Cluster: r.cluster, Node: r.id, Incarnation: 55, Address: r.address}
 }
 
 func (r *rival) HandleCall(_ context.Context, _ transport.Hello, in transport.Inbound) (transport.Message, error) {
@@ -344,21 +351,26 @@ type sure struct{ transport.Transport }
 func (sure) Authenticated() bool { return true }
 
 // A cluster of three is not stopped by strangers, with or without a majority: it says what
-// it heard. Somebody whom its own configuration names, or certificates prove, suspends the
-// member, whose files stay, whatever a majority says; so does anybody the founder of a
-// young cluster, as its members may have joined a second one. The others go on.
+// it heard. Nor by one that its configuration names, or certificates prove, whatever that
+// says of a majority, such as a disk of an earlier cluster. A majority of the other cluster's
+// voters, all of whom are known so, suspends the member, whose files stay; so does anybody the
+// founder of a young cluster, as its members may have joined a second one. The others go on.
 func TestThreeAreNotStoppedByStrangers(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		join          []string
 		authenticated bool
 		age           time.Duration
+		both          bool
 		suspends      bool
 	}{
-		"stranger":                {nil, false, 2 * time.Hour, false},
-		"configured":              {[]string{"r"}, false, 2 * time.Hour, true},
-		"certificate":             {nil, true, 2 * time.Hour, true},
-		"stranger, young cluster": {nil, false, 0, true},
+		"stranger":                  {nil, false, 2 * time.Hour, true, false},
+		"configured":                {[]string{"r", "r6"}, false, 2 * time.Hour, true, true},
+		"one of three configured":   {[]string{"r"}, false, 2 * time.Hour, true, false},
+		"one of three speaks":       {[]string{"r", "r6"}, false, 2 * time.Hour, false, false},
+		"certificate":               {nil, true, 2 * time.Hour, true, true},
+		"certificate, one of three": {nil, true, 2 * time.Hour, false, false},
+		"stranger, young cluster":   {nil, false, 0, false, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -370,6 +382,9 @@ func TestThreeAreNotStoppedByStrangers(t *testing.T) {
 			leader(t, ms...)
 			r := newRival(t, network)
 			r.answers(claim("a", 7), claim("a", 7))
+			if c.both {
+				newRivalAt(t, network, "r6", 6).answers(claim("a", 7), claim("a", 7))
+			}
 			if !c.suspends {
 				r.dials("a", "it reports the claim", func() bool { return m.Status().Claimed != nil })
 				for _, o := range ms {

@@ -19,8 +19,10 @@ type Rival struct {
 	// Voters is how many it has, the one at this address included.
 	Voters int
 	// Trusted: it was heard at an address that this member's own configuration or records
-	// name, or certificates prove who is a peer.
-	Trusted bool
+	// name, or certificates prove who is a peer. Witnesses are how many of its voters said
+	// so just now, each at such an address of its own.
+	Trusted   bool
+	Witnesses int
 	// Shared: it has a member at the address of another member of this cluster.
 	Shared bool
 	// Others is how many voters this member's own cluster has beside this member.
@@ -62,9 +64,12 @@ const youngMax = time.Hour
 //
 // One word is enough to suspend a cluster of one member, on which nobody else depends:
 // what it serves may be a second cluster's. It is enough for a founder of a young cluster,
-// too, which others may have joined before a member of the first one was back. A healthy
-// cluster of three loses one member by that and goes on: a cluster with more voters is not
-// stopped by a stranger. Only a majority moves files, and only those of a cluster of one.
+// too, which others may have joined before a member of the first one was back. Any other
+// member of a cluster of several believes a majority of the rival's voters alone, each heard
+// where its own configuration or records name it: one who is at an address that is known, as
+// a disk of an earlier cluster is, or a stranger in the place of a member that is down, calls
+// all members, and would stop all of them. Only a majority moves files, and only those of a
+// cluster of one.
 func Facing(r Rival) (s Stand, why string) {
 	claims := r.Claims && r.Voters > 1
 	switch {
@@ -74,6 +79,8 @@ func Facing(r Rival) (s Stand, why string) {
 		return Ignore, ""
 	case r.Others > 0 && !r.Trusted && !r.young():
 		return Report, "it was heard where neither --join nor a certificate proves it"
+	case r.Others > 0 && !r.young() && r.Witnesses <= r.Voters/2:
+		return Report, fmt.Sprintf("%d of the %d voters of the other cluster say so where --join or a certificate proves them", r.Witnesses, r.Voters)
 	case !r.Vouched:
 		return Suspend, "no majority of the other cluster has answered yet"
 	case r.Others > 0:
