@@ -69,3 +69,6 @@ func (n *Node) Hello() transport.Hello {
 	address := n.cfg.Transport.Address()
 	return transport.Hello{Node: n.id, Cluster: n.cluster.Load(), Incarnation: n.identity.Incarnation, Address: address, Dialed: address}
 }
+
+// RefuseRemoved is the refusal of a member that was removed.
+var RefuseRemoved = transport.Refuse(refusedRemoved, ErrRemoved)

@@ -35,6 +35,10 @@ type joiner struct {
 	asking        bool
 	round         []string
 	wait, backoff int
+	// ends is why this member cannot join, by the word of one of the round, and others says
+	// that another one of it answered something else.
+	ends   error
+	others bool
 	// survey finds out of which cluster the addresses are; nil: none is under way.
 	survey *survey
 }
@@ -78,22 +82,33 @@ func (j *joiner) asked(address string, err error) {
 	if l.core != nil {
 		return // it has a log by now, which tells it everything
 	}
-	switch {
-	case err == nil:
+	if err == nil {
 		l.log.Info("the cluster will bring this member in", zap.String("asked", address))
-		j.round = nil
-	case errors.Is(err, ErrRemoved), errors.Is(err, ErrIDReused), errors.Is(err, ErrAmnesia):
-		l.fatal(err)
+		j.round, j.ends, j.others = nil, nil, false
+		j.rest()
 		return
-	default:
+	}
+	if errors.Is(err, ErrRemoved) || errors.Is(err, ErrIDReused) || errors.Is(err, ErrAmnesia) {
+		j.ends = err
+	} else {
 		l.log.Warn("could not ask to join; trying again", zap.String("asked", address), zap.Error(err))
-		if len(j.round) > 0 {
-			j.tick(0)
-			return
-		}
+		j.others = j.others || errors.Is(err, errNotNow)
+	}
+	if len(j.round) > 0 {
+		j.tick(0)
+		return
+	}
+	ends, others := j.ends, j.others
+	j.ends, j.others = nil, false
+	if ends != nil && !others { // it may be the word of a stranger at one of the addresses
+		l.fatal(ends)
+		return
 	}
 	j.rest()
 }
+
+// errNotNow: a member answered that it does not let this one in now.
+var errNotNow = errors.New("it is not let in now")
 
 // rest waits before the next round: by chance, so that those who began together do not go
 // on together.
@@ -126,7 +141,7 @@ func joinOutcome(address string, payload []byte, err error) error {
 	case joinForgot:
 		return fmt.Errorf("%w: %s says: %s", ErrAmnesia, address, reply.Reason)
 	default:
-		return fmt.Errorf("node: %s answered: %s", address, reply.Reason)
+		return fmt.Errorf("node: %s answered: %w: %s", address, errNotNow, reply.Reason)
 	}
 }
 

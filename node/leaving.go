@@ -4,6 +4,7 @@ import (
 	"go.uber.org/zap"
 
 	octopiipb "github.com/octopii/octopii/proto"
+	"github.com/octopii/octopii/transport"
 )
 
 // leaveTimeouts is for how many election timeouts a removed member stays if the
@@ -39,10 +40,67 @@ func (l *loop) beginLeaving() {
 }
 
 // removalKnown notes that a remaining member refused this one as removed.
-func (l *loop) removalKnown(id uint64) {
-	if l.leaving.active {
-		l.leaving.refused[id] = true
+func (l *loop) removalKnown(peer transport.Hello) {
+	if l.leaving.active && atRecord(l.membership, peer) {
+		l.leaving.refused[peer.Node] = true
 		l.maybeLeave()
+	}
+}
+
+// dismissal is what others say who refuse this member as one that was removed, while it has
+// not applied that. It was away, or somebody else is where one of them was. A majority of the
+// other voters is believed at once. Where the membership is another one by now there may be
+// none, and then it counts that no leader speaks to this member. Its disk stays in any case.
+type dismissal struct {
+	by map[uint64]bool
+	// ticks is for how long somebody has said so and nobody has led this member.
+	ticks int
+}
+
+// dismissTimeouts is for how many election timeouts a minority must say so.
+const dismissTimeouts = 20
+
+// dismissed takes the word of one that this member was removed.
+func (l *loop) dismissed(peer transport.Hello) {
+	if l.core == nil {
+		return
+	}
+	d := &l.dismissal
+	if d.by == nil {
+		d.by = map[uint64]bool{}
+		l.log.Warn("this member is told that it was removed from its cluster; it stops when a majority of the others says so, or no leader speaks to it",
+			zap.String("told by", hex(peer.Node)), zap.String("at", peer.Dialed))
+	}
+	if atRecord(l.membership, peer) {
+		d.by[peer.Node] = true
+	}
+	others, say := 0, 0
+	for _, id := range l.public.Voters() {
+		if id != l.id {
+			others++
+			if d.by[id] {
+				say++
+			}
+		}
+	}
+	if say > others/2 {
+		l.log.Info("this member was removed from its cluster, as a majority of the others says")
+		l.stop(ErrRemoved)
+	}
+}
+
+// dismissalTick forgets what was said while a leader speaks to this member.
+func (l *loop) dismissalTick(ticks int) {
+	d := &l.dismissal
+	switch {
+	case d.by == nil:
+	case !l.core.Lonely():
+		*d = dismissal{}
+	default:
+		if d.ticks += ticks; d.ticks >= dismissTimeouts*l.cfg.ElectionTicks {
+			l.log.Warn("stopping, as this member is told that it was removed and no leader speaks to it; make sure of that before its directory is emptied")
+			l.stop(ErrRemoved)
+		}
 	}
 }
 

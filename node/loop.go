@@ -42,7 +42,8 @@ type loop struct {
 	doubt    doubt
 	rivals   rivals
 	// leaving is set while this member, which was removed, is still needed.
-	leaving leaving
+	leaving   leaving
+	dismissal dismissal
 }
 
 // turnWork is what goes into the next Step, and what is left of the one before.
@@ -251,6 +252,7 @@ func (l *loop) step() {
 	l.doubt.withhold(eff)
 	if l.input.Ticks > 0 {
 		l.majority.tick(l, l.input.Ticks)
+		l.dismissalTick(l.input.Ticks)
 	}
 	// Before anybody gets an answer: a caller may look at the Status then.
 	l.publish()

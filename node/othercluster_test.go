@@ -34,6 +34,8 @@ type rival struct {
 	says, vouches *octopiipb.VouchReply
 	// asked counts the calls for what it says.
 	asked int
+	// refuses is what it says to all who call; nil: it lets them.
+	refuses error
 }
 
 const rivalCluster = 0xabc
@@ -109,7 +111,7 @@ func (r *rival) HandleCall(_ context.Context, _ transport.Hello, in transport.In
 	return nil, errors.New("it says nothing")
 }
 
-func (*rival) Accept(transport.Hello) error                   { return nil }
+func (r *rival) Accept(transport.Hello) error                 { return r.refuses }
 func (*rival) HandleMessages(uint64, []transport.Inbound)     {}
 func (*rival) HandleSnapshot(uint64, []byte, io.Reader) error { return errors.New("no") }
 func (*rival) Refused(transport.Hello, transport.Refusal)     {}
@@ -408,6 +410,33 @@ func TestThreeAreNotStoppedByStrangers(t *testing.T) {
 			r.answers(nil, noClaim(8))
 			eventually(t, "it serves again", func() bool { return serves(m) })
 		})
+	}
+}
+
+// Somebody is where one of three members was that is down, and tells all who call that they
+// were removed. The others go on, and so do those that start while it is there.
+func TestOneWordRemovesNobody(t *testing.T) {
+	t.Parallel()
+	network := localnet.New()
+	ms := three(t, network)
+	propose(t, ms[0], "kept")
+	ms[2].kill()
+	r := &rival{Transport: network.Transport("c"), t: t, id: 3, address: "c", refuses: node.RefuseRemoved}
+	if err := r.Start(r); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close() })
+	for _, m := range ms[:2] {
+		m.kill()
+	}
+	for _, m := range ms[:2] {
+		m.start()
+	}
+	eventually(t, "both serve", func() bool { return serves(ms[0]) && serves(ms[1]) })
+	for _, m := range ms[:2] {
+		if err := m.Err(); err != nil {
+			t.Errorf("member %d ended: %v", m.cfg.ID, err)
+		}
 	}
 }
 

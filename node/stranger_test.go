@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/octopii/octopii/node/internal/core"
 	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/transport"
 )
@@ -90,22 +91,33 @@ func TestWhoTellsAnEmptyMember(t *testing.T) {
 	}
 }
 
-// That it was removed, a member hears only from an address that it called itself.
+// That it was removed, a member hears only from an address that it called itself, and from a
+// majority of the other voters, or while no leader speaks to it for long.
 func TestWhoTellsOfARemoval(t *testing.T) {
 	for name, c := range map[string]struct {
-		peer  transport.Hello
-		stops bool
+		peer        transport.Hello
+		heard, says bool
 	}{
-		"a stranger calls":                   {transport.Hello{Node: 2, Cluster: 7, Incarnation: 102}, false},
-		"somebody at an address of nobody":   {transport.Hello{Node: 2, Cluster: 7, Dialed: "elsewhere"}, false},
-		"another cluster at a known address": {transport.Hello{Node: 2, Cluster: 8, Dialed: "m2"}, false},
-		"a member at its address":            {transport.Hello{Node: 2, Cluster: 7, Dialed: "m2"}, true},
-		"somebody at an address of --join":   {transport.Hello{Node: 9, Dialed: "m9"}, true},
+		"a stranger calls":                   {transport.Hello{Node: 2, Cluster: 7, Incarnation: 102}, false, false},
+		"somebody at an address of nobody":   {transport.Hello{Node: 2, Cluster: 7, Dialed: "elsewhere"}, false, false},
+		"another cluster at a known address": {transport.Hello{Node: 2, Cluster: 8, Dialed: "m2"}, false, false},
+		"a member at its address":            {transport.Hello{Node: 2, Cluster: 7, Dialed: "m2"}, true, true},
+		"somebody at an address of --join":   {transport.Hello{Node: 9, Dialed: "m9"}, true, false},
 	} {
 		n := lonelyNode(7, threeMembers, "m9")
+		l := &loop{group: n.group, core: new(core.Core)}
+		l.membership, l.public = threeMembers, publicMembership(threeMembers)
+		n.loop = l
 		n.Refused(c.peer, transport.Refusal{Code: refusedRemoved, Reason: "removed"})
-		if got := errors.Is(n.err(), ErrRemoved); got != c.stops {
-			t.Errorf("%s: it ends with %v", name, n.err())
+		for _, call := range n.inbox.calls {
+			call()
+		}
+		if heard := l.dismissal.by != nil; heard != c.heard || l.dismissal.by[c.peer.Node] != c.says || n.err() != nil {
+			t.Errorf("%s: heard: %v, counted: %v; it ends with %v", name, heard, l.dismissal.by, n.err())
+		}
+		l.dismissed(transport.Hello{Node: 3, Dialed: "m3"})
+		if got := errors.Is(n.err(), ErrRemoved); got != c.says {
+			t.Errorf("%s, and so does another member: it ends with %v", name, n.err())
 		}
 		n = lonelyNode(7, threeMembers, "m9")
 		n.Refused(c.peer, transport.Refusal{Code: refusedDisk, Reason: "another disk"})

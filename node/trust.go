@@ -7,7 +7,6 @@ import (
 	"sync"
 
 	"go.etcd.io/raft/v3/raftpb"
-	"go.uber.org/zap"
 
 	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/transport"
@@ -21,8 +20,9 @@ import (
 //     incarnation is the recorded one (isProven). They make this member doubt (doubt.go):
 //     it serves nothing and asks. Only what a majority says just now, asked at the
 //     addresses that are recorded here, ends it.
-//   - A refusal because it was removed: only from an address that this member itself
-//     called, of its own records or of Config.Join (mayTell). Its disk stays.
+//   - A refusal because it was removed: from an address that this member itself
+//     called, of its own records or of Config.Join (mayTell), and from a majority of the
+//     other voters, or while no leader speaks to it for long (dismissal). Its disk stays.
 //   - A refusal because its disk is another: the same, and from a majority of the
 //     voters; from one if this member has no log, as there is nothing to lose.
 //   - The log, which only a member that leads can extend (maySend).
@@ -198,12 +198,10 @@ func (t trust) refused(peer transport.Hello, why transport.Refusal) {
 	switch {
 	case !t.mayTell(peer):
 	case why.Code == refusedRemoved && t.removed.Load(): // it knows, and waits until a majority does
-		t.inbox.call(func() { t.loop.removalKnown(peer.Node) })
+		t.inbox.call(func() { t.loop.removalKnown(peer) })
 		return
 	case why.Code == refusedRemoved && t.cluster.Load() != 0:
-		t.log.Info("this member was removed from its cluster", zap.String("told by", hex(peer.Node)), zap.String("at", peer.Dialed))
-		t.stop(ErrRemoved)
-		return
+		t.inbox.call(func() { t.loop.dismissed(peer) })
 	case why.Code == refusedDisk && t.members.Load() == nil:
 		t.fatal(fmt.Errorf("%w: member %x says: %s", ErrAmnesia, peer.Node, why.Reason))
 		return
