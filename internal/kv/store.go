@@ -257,7 +257,7 @@ func (s *Store) Stuck() string {
 	if need == 0 || !s.db.room.low.Load() {
 		return ""
 	}
-	return fmt.Sprintf("this member's volume is full: it applies nothing, and an entry waits for room for %d bytes; free some space on the volume, or enlarge it", need)
+	return fmt.Sprintf("this member's volume is full: it applies nothing, and an entry waits for room for %d bytes; free some space on the volume, enlarge it, or, while a majority of the others is well, stop this member, empty its directory and start it with the same command", need)
 }
 
 // Room implements node.Limited. While the database is replaced it is what it was before.
