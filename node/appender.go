@@ -65,6 +65,8 @@ type appender struct {
 	// and the backlog waits. waits: it does so now, and is not being tried again,
 	// which may hang. Any goroutine may read them.
 	full, stuck, waits atomic.Bool
+	// lend: the state machine waits for room. The log has no file ready for later meanwhile.
+	lend atomic.Bool
 }
 
 // appendJob is an append, the mark of a local snapshot, or a reason to look at
@@ -91,6 +93,8 @@ const (
 	wakeRetry
 	// wakeReserved: an attempt to make the next file is over.
 	wakeReserved
+	// wakeLend: lend changed.
+	wakeLend
 )
 
 func newAppender(g *group, w *raftstore.Writer) *appender {
@@ -156,6 +160,10 @@ func (a *appender) take(jobs []appendJob) error {
 		}
 	}
 	switch {
+	case a.lend.Load():
+		if a.writer.Initialized() && a.writer.Reserved() && !a.reserving {
+			return a.writer.GiveSpares()
+		}
 	case !a.writer.Reserved():
 		a.reserveAhead()
 	case a.full.Load() && !a.stuck.Load():

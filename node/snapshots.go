@@ -29,6 +29,9 @@ type snapshots struct {
 	// there has been no room for the log or the state machine.
 	shedTo   uint64
 	starving int
+	// stuckAt was applied, and nothing for stuckFor ticks, without room for more.
+	stuckAt  uint64
+	stuckFor int
 	// failed are members to which streams failed, by ID. There are no more of them
 	// than members that raft sent snapshots to.
 	failed map[uint64]*failedStream
@@ -62,6 +65,7 @@ func (s *snapshots) tick(ticks int) {
 	if s.starving += ticks; !s.starved() {
 		s.starving = 0
 	}
+	s.lend(ticks)
 	if s.starving >= 2*starvingForTicks { // a snapshot may have come to be needless
 		s.loop.incoming.noRoom.Store(false)
 	}
@@ -73,6 +77,23 @@ func (s *snapshots) tick(ticks int) {
 		if f.left = max(0, f.left-ticks); f.left == 0 {
 			s.tell(to, false)
 		}
+	}
+}
+
+// lend lets the log give up what it has ready for later while the state machine waits for
+// room: what it has to apply may be what makes some.
+func (s *snapshots) lend(ticks int) {
+	l := s.loop
+	st := l.core.Status()
+	if l.room != core.RoomFor(0) || st.Applied >= st.Commit || st.Applied != s.stuckAt {
+		s.stuckAt, s.stuckFor = st.Applied, 0
+	} else {
+		s.stuckFor += ticks
+	}
+	lend := s.stuckFor >= starvingTicks
+	if l.appender.lend.Swap(lend) != lend {
+		l.log.Info("the log gives its spare files to the state machine while that waits for room", zap.Bool("gives", lend))
+		l.appender.jobs.put(appendJob{wake: wakeLend})
 	}
 }
 

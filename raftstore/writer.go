@@ -154,6 +154,15 @@ func (w *Writer) Shed() error {
 	return w.releaseTo(w.mark)
 }
 
+// GiveSpares gives back what the log has ready for later, if it can.
+func (w *Writer) GiveSpares() error {
+	g, ok := w.log.(interface{ GiveSpares() error })
+	if !ok {
+		return nil
+	}
+	return g.GiveSpares()
+}
+
 // releaseTo frees the log up to a mark, and the snapshots before it.
 func (w *Writer) releaseTo(previous uint64) error {
 	w.previous = previous

@@ -94,3 +94,21 @@ func TestLogBeginsOnAFullDisk(t *testing.T) {
 	check(t, err)
 	check(t, l.Close())
 }
+
+// A log gives the space of its spare files back, and goes on when it needs one.
+func TestGiveSpares(t *testing.T) {
+	const segment = 64 << 10
+	mem := vfstest.NewMem()
+	format := New(Options{FS: mem, SegmentBytes: segment})
+	l := must[Log](t)(format.Create("wal", Mark{Index: 1, Term: 1}, raftpb.HardState{Term: 1, Commit: 1}))
+	check(t, l.Reserve())
+	before := mem.Used()
+	check(t, l.(*segmentedLog).GiveSpares())
+	if got := before - mem.Used(); got < segment || l.Reserved() {
+		t.Errorf("%d bytes are given back, want %d; still reserved: %v", got, segment, l.Reserved())
+	}
+	for index := uint64(2); index < 40; index++ {
+		check(t, l.Append([]Batch{{Entries: []raftpb.Entry{{Index: index, Term: 1, Data: make([]byte, 3000)}}}}))
+	}
+	check(t, l.Close())
+}

@@ -332,6 +332,34 @@ func (p *spares) fill(tmp string, size int64) error {
 	return errors.Join(err, f.Close())
 }
 
+// give removes all spares.
+func (p *spares) give() error {
+	p.making.Lock()
+	defer p.making.Unlock()
+	if err := p.close(); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	ready := p.ready
+	p.ready = nil
+	p.mu.Unlock()
+	for _, n := range ready {
+		if err := p.fs.Remove(p.path(n)); err != nil && !vfs.Refused(err) { // the next start finds it
+			return err
+		}
+	}
+	return nil
+}
+
+// GiveSpares gives the space back that is ready for the next segments. The log makes a new
+// one, or a short one, when it needs it.
+func (l *segmentedLog) GiveSpares() error {
+	if l.err != nil {
+		return l.err
+	}
+	return l.fail("remove spare files of", l.spares.give())
+}
+
 func noSpace(err error) error { return fmt.Errorf("%w: %w", ErrNoSpace, err) }
 
 // Reserved implements Log.
