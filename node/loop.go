@@ -259,6 +259,7 @@ func (l *loop) step() {
 	l.carryOut(eff)
 	if l.input.Ticks > 0 {
 		l.snapshots.tick(l.input.Ticks)
+		l.snapshots.lend(l.input.Ticks)
 		l.snapshots.maybeTake()
 		l.disk.look(l, l.core.Status().Unwritten)
 		l.knock(l.input.Ticks)

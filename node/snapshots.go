@@ -65,7 +65,6 @@ func (s *snapshots) tick(ticks int) {
 	if s.starving += ticks; !s.starved() {
 		s.starving = 0
 	}
-	s.lend(ticks)
 	if s.starving >= 2*starvingForTicks { // a snapshot may have come to be needless
 		s.loop.incoming.noRoom.Store(false)
 	}

@@ -26,8 +26,9 @@ const fillBytes = 1 << 20
 const (
 	bridgeBytes      = 64 << 10
 	bridgeSpareBytes = 64 << 10
-	// spareShare: a new segment leaves a sixteenth of its size to those small files.
-	spareShare = 16
+	// spareShare: a new segment leaves an eighth of its size to those small files, and to a
+	// bridge for the largest append.
+	spareShare = 8
 )
 
 // spares are files that are ready to become segments: new ones that were filled

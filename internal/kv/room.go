@@ -24,8 +24,8 @@ const (
 	commitBytes = 4 << 20
 	// spareBytes of the volume are not taken for the reserve, and spareBytesMin not for what
 	// waits either: they are for small files such as marks, without which the log can give
-	// nothing back.
-	spareBytes    = 1 << 20
+	// nothing back, and for a short segment of the log with one large append.
+	spareBytes    = 2 << 20
 	spareBytesMin = 128 << 10
 	// roomRetry is how often a volume without room is tried again.
 	roomRetry = 500 * time.Millisecond

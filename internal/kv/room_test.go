@@ -369,7 +369,7 @@ func TestApplyWithRoomForOneCommit(t *testing.T) {
 // without which the log gives nothing back.
 func TestReserveLeavesSpace(t *testing.T) {
 	dir := smallVolume(t, 96)
-	if err := os.WriteFile(filepath.Join(dir, "somebody else's"), make([]byte, (96-17)<<20+512<<10), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "somebody else's"), make([]byte, (96-18)<<20+512<<10), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s, err := OpenWith(dir, nil, Options{ReserveBytes: 16 << 20})
