@@ -76,6 +76,12 @@ type claim struct {
 	dialed bool
 }
 
+// outdated: what is committed here is of a later term than what is remembered. A disk that has
+// that is no older than the memory, whatever else the memory says: no leader of that term, and
+// no majority behind it, knew of it. This counts for a member that started again under a
+// leader that goes on, too, which core.Established does not.
+func (c *claim) outdated(committed core.Place) bool { return committed.Term > c.memory.Term }
+
 // newer is somebody that says something of this log, and that the records here do not name,
 // or not where it is: an old image of a disk does not know who came later, or moved, and that
 // may be the leader. It counts for nothing until a majority has said that it is a member, and
@@ -132,7 +138,7 @@ func (d *doubt) add(c claim) {
 	case c.kind == core.Ahead && l.core.Established():
 		d.branched(Branch{ID: c.by, First: c.last + 1, Last: c.at}, false)
 		return
-	case c.kind == core.Forgot && c.memory != transport.Memory{} && l.core.Established():
+	case c.kind == core.Forgot && c.memory != transport.Memory{} && (l.core.Established() || c.outdated(l.core.CommittedPlace())):
 		if l.guests.branch(c.by, true) {
 			l.log.Error("a member remembers what the majority does not have: it is on another branch, or a majority lost what was acknowledged; its messages are not taken until it has asked the majority",
 				zap.String("peer", hex(c.by)), zap.String("says", c.text))

@@ -11,7 +11,11 @@ var (
 	ErrClosed = errors.New("node: closed")
 	// ErrRemoved: the cluster removed this member. Its ID is never used again;
 	// join with an empty directory.
+	//
+	// ErrGivenUp comes with it where the member had no vote yet, and was to get one: it was
+	// away for too long on its way. Nobody counts on its disk, and it may join anew.
 	ErrRemoved = errors.New("node: this member was removed from its cluster; join again with an empty directory")
+	ErrGivenUp = errors.New("node: this member was given up before it had a vote")
 	// ErrUninitialized: this member is not yet part of a cluster. Wait for
 	// Initialized, or add it from a member that is.
 	ErrUninitialized = errors.New("node: not yet part of a cluster; wait for Initialized")

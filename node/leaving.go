@@ -1,6 +1,8 @@
 package node
 
 import (
+	"fmt"
+
 	"go.uber.org/zap"
 
 	octopiipb "github.com/octopii/octopii/proto"
@@ -58,7 +60,7 @@ type dismissal struct {
 }
 
 // dismissTimeouts is for how many election timeouts a minority must say so.
-const dismissTimeouts = 20
+const dismissTimeouts = 5
 
 // dismissed takes the word of one that this member was removed.
 func (l *loop) dismissed(peer transport.Hello) {
@@ -85,8 +87,16 @@ func (l *loop) dismissed(peer transport.Hello) {
 	}
 	if say > others/2 {
 		l.log.Info("this member was removed from its cluster, as a majority of the others says")
-		l.stop(ErrRemoved)
+		l.stop(l.whyRemoved())
 	}
+}
+
+// whyRemoved is why a member stops that has not applied its removal.
+func (l *loop) whyRemoved() error {
+	if m := recordOf(l.membership, l.id); m != nil && m.Learner && m.Promote {
+		return fmt.Errorf("%w: %w", ErrGivenUp, ErrRemoved)
+	}
+	return ErrRemoved
 }
 
 // dismissalTick forgets what was said while a leader speaks to this member.
@@ -99,7 +109,7 @@ func (l *loop) dismissalTick(ticks int) {
 	default:
 		if d.ticks += ticks; d.ticks >= dismissTimeouts*l.cfg.ElectionTicks {
 			l.log.Warn("stopping, as this member is told that it was removed and no leader speaks to it; make sure of that before its directory is emptied")
-			l.stop(ErrRemoved)
+			l.stop(l.whyRemoved())
 		}
 	}
 }

@@ -127,6 +127,37 @@ func TestWhoTellsOfARemoval(t *testing.T) {
 	}
 }
 
+// A member that was on its way to a vote says so when it was given up.
+func TestWhoWasGivenUp(t *testing.T) {
+	for name, c := range map[string]struct {
+		self octopiipb.Member
+		want bool
+	}{
+		"a voter":              {octopiipb.Member{ID: 1}, false},
+		"a learner for good":   {octopiipb.Member{ID: 1, Learner: true}, false},
+		"on its way to a vote": {octopiipb.Member{ID: 1, Learner: true, Promote: true}, true},
+	} {
+		l := bareLoop()
+		l.core = new(core.Core)
+		l.membership = &octopiipb.Membership{Members: []octopiipb.Member{c.self, {ID: 2, Address: "m2"}}}
+		l.public = publicMembership(l.membership)
+		l.dismissed(transport.Hello{Node: 2, Dialed: "m2"})
+		if err := l.err(); !errors.Is(err, ErrRemoved) || errors.Is(err, ErrGivenUp) != c.want {
+			t.Errorf("%s: it ends with %v; given up: want %v", name, err, c.want)
+		}
+	}
+}
+
+// A memory of a term before that of what is committed here says nothing against this disk.
+func TestOutdatedMemories(t *testing.T) {
+	c := claim{memory: transport.Memory{Term: 4, Match: 100, Commit: 90}}
+	for term, want := range map[uint64]bool{3: false, 4: false, 5: true} {
+		if got := c.outdated(core.Place{Index: 50, Term: term}); got != want {
+			t.Errorf("what is committed is of term %d, and the memory of term 4: outdated: %v, want %v", term, got, want)
+		}
+	}
+}
+
 // Nobody can lead this member but a member that named the cluster.
 func TestWhoMaySend(t *testing.T) {
 	n := lonelyNode(7, threeMembers)

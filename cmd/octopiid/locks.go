@@ -24,7 +24,12 @@ const lockPoll = 100 * time.Millisecond
 // lockDir keeps other processes out of a data directory until the result is closed. The
 // error is vfs.ErrLocked where one is in it.
 func lockDir(cfg config) (io.Closer, error) {
-	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
+	_, before := os.Stat(cfg.DataDir)
+	err := os.MkdirAll(cfg.DataDir, 0o700)
+	if err == nil && errors.Is(before, fs.ErrNotExist) { // else a crash may take all that is in it
+		err = vfs.OS.SyncDir(filepath.Dir(filepath.Clean(cfg.DataDir)))
+	}
+	if err != nil {
 		return nil, fmt.Errorf("--data-dir: %w", err)
 	}
 	lock, err := vfs.OS.Lock(cfg.lockFile())

@@ -57,7 +57,7 @@ func TestAsideByEachRule(t *testing.T) {
 				for rest := time.Duration(0); rest <= restMin<<(KeptMax+2); rest += restMin / 2 {
 					want := PutAside
 					switch {
-					case cause == Passing, cause == Removed && what != 3, kept >= KeptMax:
+					case cause == Passing, cause == Removed && proven && !rebuilt, kept >= KeptMax:
 						want = End
 					case !proven && cause != Refused, kept > 0 && rest < restMin*time.Duration(1<<kept):
 						want = AskAgain

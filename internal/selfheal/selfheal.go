@@ -96,7 +96,7 @@ const (
 	// Lost: bytes that were read in full fail their checksum or structure, or the disk
 	// contradicts what it had acknowledged.
 	Lost
-	// Refused: the cluster gave this member up before it had a log.
+	// Refused: the cluster gave this member up before it had a log, or a vote.
 	Refused
 	// Foreign: this cluster of one has the address that another cluster's member had.
 	Foreign
@@ -148,10 +148,12 @@ const (
 // which takes away a copy of the log. why is for the operator.
 func Aside(q Quarantine) (v Verdict, why string) {
 	switch {
-	case q.Cause == Passing, q.Cause == Removed && !(q.Proven && q.Rebuilt):
+	case q.Cause == Passing, q.Cause == Removed && q.Proven && !q.Rebuilt:
 		return End, ""
 	case q.Kept >= KeptMax:
 		return End, fmt.Sprintf("this member was put aside %d times; nothing more is moved: find out what damages its disk, then remove the directory quarantine and start it again", q.Kept)
+	case q.Cause == Removed && !q.Proven:
+		return AskAgain, "it is told that it was removed, and no majority of its cluster answers that says so, or that its place was rebuilt: start the other members; if it was removed, stop it"
 	case q.Cause != Refused && !q.Proven:
 		return AskAgain, "its files are not put aside while no majority of its cluster answers: start the other members; if so many are damaged that the others are no majority, restore the damaged files, which each member's log names, from backups, and remove nothing"
 	case q.Kept > 0 && q.Newest < restMin<<q.Kept:

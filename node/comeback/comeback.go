@@ -205,6 +205,8 @@ func (m *Member) causeOf(err error) selfheal.Cause {
 		return selfheal.Lost
 	case errors.Is(err, node.ErrOtherCluster):
 		return selfheal.Foreign
+	case errors.Is(err, node.ErrGivenUp):
+		return selfheal.Refused
 	case (errors.Is(err, node.ErrRemoved) || errors.Is(err, node.ErrIDReused)) && !raftstore.HasLog(m.nodeDir()):
 		return selfheal.Refused // it was given up before it came in, and may try again
 	case errors.Is(err, node.ErrRemoved):

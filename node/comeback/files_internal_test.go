@@ -3,13 +3,16 @@ package comeback
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/octopii/octopii/internal/selfheal"
 	"github.com/octopii/octopii/node"
 )
 
@@ -149,5 +152,34 @@ func TestPeersFileIsReplaced(t *testing.T) {
 	}
 	if got := m.peers(); len(got.Peers) != 2 {
 		t.Errorf("the new file has %+v; want %+v", got, next)
+	}
+}
+
+// What an error of a member means for its files. Who was given up before it had a vote joins
+// anew, with a log or without: nobody counts on that.
+func TestCauses(t *testing.T) {
+	m := inDir(t.TempDir())
+	if err := os.MkdirAll(filepath.Join(m.nodeDir(), "wal", "0000000000000001"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	m.cfg.IsDamage = func(err error) bool { return errors.Is(err, os.ErrInvalid) }
+	for _, c := range []struct {
+		err  error
+		want selfheal.Cause
+	}{
+		{errors.New("anything"), selfheal.Passing},
+		{os.ErrInvalid, selfheal.Lost},
+		{errors.Join(os.ErrInvalid, syscall.ENOSPC), selfheal.Passing},
+		{node.ErrDiskStalled, selfheal.Passing},
+		{node.ErrAmnesia, selfheal.Lost},
+		{node.ErrCorrupt, selfheal.Lost},
+		{node.ErrDiverged, selfheal.Lost},
+		{node.ErrOtherCluster, selfheal.Foreign},
+		{node.ErrRemoved, selfheal.Removed},
+		{fmt.Errorf("%w: %w", node.ErrGivenUp, node.ErrRemoved), selfheal.Refused},
+	} {
+		if got := m.causeOf(c.err); got != c.want {
+			t.Errorf("%v: cause %d, want %d", c.err, got, c.want)
+		}
 	}
 }

@@ -40,7 +40,10 @@ func (c *changes) allowChanges(changes []Change) error {
 				return err
 			}
 			if r := change.Member.Replaces; change.IfSilent && r != 0 && c.alive(r) {
-				err = fmt.Errorf("%w: member %x, which has the same name or address, is alive; choose another name, or remove it first", ErrUnsafeMembership, r)
+				err = fmt.Errorf("%w: member %x, whose place is asked for, is alive; where it moved, its record is corrected by itself; if this is another machine, give it an address and a name of its own, and a directory that was never another member's", ErrUnsafeMembership, r)
+			} else if old := find(c.handed.Membership, r); change.IfSilent && old != nil && !old.Learner && old.Address != change.Member.Address && !c.longGone(r) {
+				// A copy of its files elsewhere is no proof that it is gone.
+				err = fmt.Errorf("%w: member %x at %s, whose place is asked for from %s, may only be away; it is taken for gone when it was silent for %d ticks", ErrMembershipBusy, r, old.Address, change.Member.Address, c.cfg.JoinTimeoutTicks)
 			} else if change.IfSilent && r != 0 {
 				err = c.hushed(nil)
 			}

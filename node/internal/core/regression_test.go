@@ -474,11 +474,14 @@ func TestVotesAreAskedForWhenTheTermIsDurable(t *testing.T) {
 
 // A leader that was just elected by some has not heard of the others yet, and does not
 // take them for dead: neither for those whose votes are needed, nor for those who may
-// be replaced.
+// be replaced. Who asks for a place from another address may have a copy of the files of one
+// that is only away: it waits for longer.
 func TestFreshLeaderWaitsForTheLiving(t *testing.T) {
 	remove := Change{Op: Remove, Member: octopiipb.Member{ID: 2}}
-	replace := Change{Op: AddLearner, Member: octopiipb.Member{ID: 4, Address: "addr4", Replaces: 3}, IfSilent: true}
-	for name, change := range map[string]Change{"remove": remove, "replace": replace} {
+	replace := func(address string) Change {
+		return Change{Op: AddLearner, Member: octopiipb.Member{ID: 4, Address: address, Replaces: 3}, IfSilent: true}
+	}
+	for name, change := range map[string]Change{"remove": remove, "replace": replace("addr3"), "replace from elsewhere": replace("addr4")} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t, 1, []uint64{1, 2, 3}, raftpb.HardState{Term: 1, Commit: 1})
 			b.elect(2)
@@ -497,9 +500,15 @@ func TestFreshLeaderWaitsForTheLiving(t *testing.T) {
 			for range 11 { // 2 answers, and 3 does not
 				b.run(Input{Ticks: 1, Messages: []raftpb.Message{{Type: raftpb.MsgHeartbeatResp, From: 2, To: 1, Term: 2}}})
 			}
-			want := map[string]error{"remove": ErrUnsafeMembership, "replace": nil}[name]
+			want := map[string]error{"remove": ErrUnsafeMembership, "replace": nil, "replace from elsewhere": ErrMembershipBusy}[name]
 			if err := ask(); !errors.Is(err, want) {
 				t.Errorf("asked of a leader that has waited for 3: %v, want %v", err, want)
+			}
+			for range 30 {
+				b.run(Input{Ticks: 1, Messages: []raftpb.Message{{Type: raftpb.MsgHeartbeatResp, From: 2, To: 1, Term: 2}}})
+			}
+			if err := ask(); name != "remove" && err != nil {
+				t.Errorf("asked of a leader that has waited for 3 for as long as a joiner may be silent: %v", err)
 			}
 		})
 	}
