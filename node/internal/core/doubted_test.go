@@ -83,3 +83,27 @@ func TestForwardedBeyondTheBounds(t *testing.T) {
 		}
 	}
 }
+
+// Where a term was led twice, index and term are the same on both branches, and the sums tell
+// that a majority has others, or that a leader that has just begun to append does.
+func TestSumsOfAnotherBranchOfOneTerm(t *testing.T) {
+	mine, other := entriesOf(1, 2, 6), entriesOf(1, 2, 6)
+	mine[1].Data, other[1].Data = []byte("\x01mine"), []byte("\x01other")
+	here := newBench(t, 1, []uint64{1, 2, 3}, raftpb.HardState{Term: 1, Commit: 6}, mine...)
+	there := newBench(t, 2, []uint64{1, 2, 3}, raftpb.HardState{Term: 1, Commit: 6}, other...)
+	here.run(Input{})
+	for index, want := range map[uint64]uint64{6: 6, 5: 5, 4: 0, 3: 3, 2: 0} { // sums are of 1 and of 4 entries
+		if got, err := here.c.Contradicts(6, 6, there.c.PlaceAt(index)); got != want || (err != nil) != (want != 0) {
+			t.Errorf("a majority has another entry 3, and says what it has at %d: %d, %v; want %d", index, got, err, want)
+		}
+		if got, err := here.c.Contradicts(6, 6, here.c.PlaceAt(index)); err != nil {
+			t.Errorf("a majority has the same at %d: %d, %v", index, got, err)
+		}
+	}
+	for _, sums := range []Sums{there.c.sumsAt(6), here.c.sumsAt(6), {}} {
+		got := here.step(Input{Messages: []raftpb.Message{{Type: raftpb.MsgApp, From: 2, To: 1, Term: 2, Index: 6, LogTerm: 1, Commit: 6, Context: sums.encode()}}}).Suspects
+		if differs := sums == there.c.sumsAt(6); differs != (len(got) == 1 && got[0].Claim == Diverged && got[0].Index == 6) {
+			t.Errorf("an append behind 6 with the sums %v: %+v", sums, got)
+		}
+	}
+}

@@ -96,6 +96,7 @@ func TestPlaceOfALearner(t *testing.T) {
 		"of a former life of a learner":         {plain, octopiipb.Member{ID: 5, Address: "addr4", Replaces: 9}, false, 4, true},
 		"of one that was to vote":               {wish, octopiipb.Member{ID: 5, Address: "addr4", Replaces: 4}, true, 4, false},
 		"of a voter":                            {plain, octopiipb.Member{ID: 5, Address: "addr3", Replaces: 3}, true, 3, false},
+		"of a former life of a voter":           {plain, octopiipb.Member{ID: 5, Address: "addr3", Replaces: 9}, true, 3, false},
 		"of nobody":                             {plain, octopiipb.Member{ID: 5, Address: "addr5"}, true, 0, false},
 		"its own, which was added without one":  {plain, octopiipb.Member{ID: 4, Address: "addr4"}, true, 0, false},
 		"its own, which took it":                {took, octopiipb.Member{ID: 4, Address: "addr4"}, false, 0, false},
@@ -134,5 +135,122 @@ func TestJoinersAreBounded(t *testing.T) {
 		if (err == nil) != c.ok || err != nil && !errors.Is(err, ErrMembershipBusy) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// What an operator adds at the address of a voter that is alive would never be reached there.
+// Where that voter is silent, or is named as the one that goes, it is added.
+func TestPlaceOfALivingVoter(t *testing.T) {
+	for name, c := range map[string]struct {
+		replaces uint64
+		silent   bool
+		want     error
+	}{
+		"of one that is alive":        {0, false, ErrUnsafeMembership},
+		"of one that is to go":        {3, false, nil},
+		"of one that is silent":       {0, true, nil},
+		"of another than that to go":  {2, false, ErrUnsafeMembership},
+		"of another, which is silent": {2, true, nil},
+	} {
+		b := newBench(t, 1, []uint64{1, 2, 3}, raftpb.HardState{Term: 1, Commit: 1})
+		b.elect(2)
+		b.heard(3)
+		b.ack(2)
+		if c.silent {
+			b.underHeartbeats(15)
+		}
+		b.run(Input{Requests: []Request{{Kind: ChangeMembership, Waiter: yes{}, Changes: []Change{
+			{Op: AddLearner, Member: octopiipb.Member{ID: 9, Address: "addr3", Replaces: c.replaces}}}}}})
+		b.ack(2)
+		if len(b.all) != 1 || !errors.Is(b.all[0].Err, c.want) || (find(b.c.handed.Membership, 9) != nil) != (c.want == nil) {
+			t.Errorf("a member at the address %s: %v, want %v", name, b.all, c.want)
+		}
+	}
+}
+
+// The bound of those that join is the leader's: it refuses one more that asks, and takes one
+// that an operator adds.
+func TestJoinersAreRefused(t *testing.T) {
+	b := newBench(t, 1, []uint64{1, 2, 3}, raftpb.HardState{Term: 1, Commit: 1})
+	b.elect(2)
+	b.ack(2)
+	ms := b.c.handed.Membership
+	for id := uint64(10); id < 10+joinersMax; id++ {
+		ms.Members = append(ms.Members, octopiipb.Member{ID: id, Address: "x", Learner: true, Promote: true})
+	}
+	ask := Change{Op: AddLearner, Member: octopiipb.Member{ID: 99, Address: "addr99", Promote: true}, IfSilent: true}
+	if err := b.c.allowChanges([]Change{ask}); !errors.Is(err, ErrMembershipBusy) {
+		t.Errorf("one more asks to join: %v, want ErrMembershipBusy", err)
+	}
+	ask.IfSilent = false
+	if err := b.c.allowChanges([]Change{ask}); err != nil {
+		t.Errorf("an operator adds one more: %v", err)
+	}
+}
+
+// newcomer is a leader of three with a learner that wants to vote and is recorded at the address
+// of voter 3, which is silent.
+func newcomer(t *testing.T) *bench {
+	ms := &octopiipb.Membership{Cluster: 7, Index: 1, Members: []octopiipb.Member{
+		{ID: 1, Address: "addr1"}, {ID: 2, Address: "addr2"}, {ID: 3, Address: "addr3"}, {ID: 4, Address: "addr3", Learner: true, Promote: true}}}
+	b := benchFrom(t, 1, Label{Index: 1, Term: 1, ConfState: raftpb.ConfState{Voters: []uint64{1, 2, 3}, Learners: []uint64{4}}, Membership: ms},
+		raftpb.HardState{Term: 1, Commit: 1})
+	b.elect(2)
+	return b
+}
+
+// served lets ticks pass in which members 2 and 4 answer and keep up.
+func (b *bench) served(ticks int) {
+	for range ticks {
+		b.run(Input{Ticks: 1})
+		b.told(b.c.Status().Last, NoLimit, 2, 4)
+	}
+}
+
+// A newcomer takes the place of a voter that nobody named only where its leader reached it
+// there, and not before nothing was heard of that voter for as long as one that is to vote may
+// be silent.
+func TestNewcomerAtTheAddressOfASilentVoter(t *testing.T) {
+	votes := func(b *bench) bool { return !find(b.c.handed.Membership, 4).Learner }
+	reached := Input{PeersUp: []PeerUp{{ID: 4, Incarnation: 9, Address: "addr3"}}}
+
+	b := newcomer(t)
+	b.served(3 * b.c.cfg.JoinTimeoutTicks)
+	if votes(b) {
+		t.Fatal("it votes in the place of member 3, and nobody has reached it there")
+	}
+	b.run(reached)
+	b.served(10)
+	if !votes(b) || find(b.c.handed.Membership, 3) != nil {
+		t.Fatalf("members %v, want 4 in the place of 3", b.c.handed.Membership.Members)
+	}
+
+	b = newcomer(t)
+	b.run(reached)
+	b.served(b.c.cfg.JoinTimeoutTicks - 1)
+	if votes(b) {
+		t.Fatal("it votes in the place of member 3, which may have moved, and live")
+	}
+	b.served(10)
+	if !votes(b) || find(b.c.handed.Membership, 3) != nil {
+		t.Errorf("members %v, want 4 in the place of 3", b.c.handed.Membership.Members)
+	}
+}
+
+// A record that cannot be corrected yet, as two would vote at one address, keeps no other from
+// being corrected.
+func TestRecordsAreCorrectedBesideOneThatCannotBe(t *testing.T) {
+	ms := &octopiipb.Membership{Cluster: 7, Index: 1, Members: []octopiipb.Member{
+		{ID: 1, Address: "addr1"}, {ID: 2, Address: "addr2"}, {ID: 3, Address: "addr3"},
+		{ID: 4, Address: "addr2", Learner: true}, {ID: 5, Address: "addr5", Learner: true}}}
+	b := benchFrom(t, 1, Label{Index: 1, Term: 1, ConfState: raftpb.ConfState{Voters: []uint64{1, 2, 3}, Learners: []uint64{4, 5}}, Membership: ms},
+		raftpb.HardState{Term: 1, Commit: 1})
+	b.elect(2)
+	b.ack(2)
+	// Member 3 would get the address that 4 leaves, where 2 votes.
+	b.run(Input{PeersUp: []PeerUp{{ID: 4, Incarnation: 9, Address: "addr3"}, {ID: 5, Incarnation: 9, Address: "addr6"}}})
+	b.served(3)
+	if got := b.c.handed.Membership; find(got, 4).Address != "addr2" || find(got, 3).Address != "addr3" || find(got, 5).Address != "addr6" {
+		t.Errorf("members %v, want 5 at addr6, and the others where they were", got.Members)
 	}
 }

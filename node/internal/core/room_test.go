@@ -326,3 +326,23 @@ func TestWhoHasRoomLeads(t *testing.T) {
 		})
 	}
 }
+
+// What was held back, and given up by its callers, holds nothing up that needs no room.
+func TestNothingIsHeldForThoseThatGaveUp(t *testing.T) {
+	b := roomy(t)
+	w := &call{name: "grows"}
+	b.run(Input{Requests: []Request{NewProposal([]byte("+"), w)}})
+	if len(b.c.waiting) != 1 || b.c.More() {
+		t.Fatalf("%d wait, more to do: %v; want one that is held back", len(b.c.waiting), b.c.More())
+	}
+	w.gone = true
+	b.run(Input{Ticks: 1})
+	last := b.c.Status().Last
+	b.c.wait(request{Request: NewProposal([]byte("-"), yes{})}) // as behind a transfer that ends in a Ready
+	if !b.c.More() {
+		t.Error("a deletion waits, and no Step serves it")
+	}
+	if b.step(Input{}); b.c.Status().Last != last+1 {
+		t.Errorf("the log ends at %d, want %d", b.c.Status().Last, last+1)
+	}
+}
