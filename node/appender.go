@@ -302,6 +302,10 @@ func (a *appender) special(j *appendJob) error {
 	if j.mark != nil {
 		err := a.mark(j)
 		j.marked(err)
+		if errors.Is(err, errMarkUnreadable) {
+			a.node.log.Warn("the newest mark cannot be read; the log before it stays, though the disk is full", zap.Error(err))
+			return nil
+		}
 		if errors.Is(err, wal.ErrNoSpace) {
 			// It was told as a snapshot that failed; the next one is due soon.
 			a.noSpace(err)
@@ -335,11 +339,14 @@ func (a *appender) mark(j *appendJob) error {
 		return a.writer.Mark(*j.mark)
 	}
 	if err := a.node.store.CheckSnapshot(j.mark.Metadata); err != nil {
-		a.node.log.Warn("the newest mark cannot be read; the log before it stays, though the disk is full", zap.Error(err))
-		return nil
+		return fmt.Errorf("%w: %w", errMarkUnreadable, err)
 	}
 	return a.writer.Shed()
 }
+
+// errMarkUnreadable: the log before the newest mark was not given up, and is when the mark
+// can be read again.
+var errMarkUnreadable = errors.New("node: the newest mark cannot be read")
 
 // idle tells the log, once after the last append, that it rests. Nobody waits
 // for what it writes then.

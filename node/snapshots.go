@@ -253,7 +253,9 @@ func (s *snapshots) shed() {
 	h := octopiipb.SnapshotHeader{Metadata: newest}
 	l.appender.jobs.put(appendJob{mark: &h, shed: true, marked: func(err error) {
 		l.inbox.call(func() {
-			if err == nil && l.view.SnapshotIndex() == newest.Index {
+			if err != nil {
+				s.shedTo, s.pause = 0, snapshotRetryTicks
+			} else if l.view.SnapshotIndex() == newest.Index {
 				l.view.Marked(h, l.cfg.TrailingEntries, l.cfg.SnapshotLogBytes/2)
 			}
 		})
