@@ -207,6 +207,7 @@ func TestClaimThatCannotBeWrittenDown(t *testing.T) {
 	r.answers(claim("a", 7), nil)
 	r.dials("a", "it is suspended", suspended(m))
 	eventually(t, "it says that it cannot write that down", func() bool { return said("cannot write down that another cluster claims") })
+	r.answers(nil, nil) // nothing reminds it
 	why.Store(nil)
 	// It writes it down with one of its next questions to the other cluster.
 	takesTurns(t, m, 60) // questions are an election timeout apart

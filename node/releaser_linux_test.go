@@ -17,11 +17,15 @@ import (
 // releasing is a durable state machine that asks for the space of what it restores.
 type releasing struct {
 	*keeper
-	dir   string
+	dir string
+	// files is where its member has the files of snapshots.
+	files string
 	mu    sync.Mutex
 	asked int
 	bytes int64
 	err   error
+	// gone: a file has no beginning any more.
+	gone bool
 }
 
 func (r *releasing) Restore(index uint64, data io.Reader) error {
@@ -29,6 +33,12 @@ func (r *releasing) Restore(index uint64, data io.Reader) error {
 		err := file.Release(r.dir)
 		r.mu.Lock()
 		r.asked, r.bytes, r.err = r.asked+1, file.Bytes(), err
+		names, _ := filepath.Glob(filepath.Join(r.files, "*.snap"))
+		for _, name := range names {
+			if data, err := os.ReadFile(name); err == nil && data[0] == 0 {
+				r.gone = true
+			}
+		}
 		r.mu.Unlock()
 	}
 	return r.keeper.Restore(index, data)
@@ -49,14 +59,18 @@ func TestSpaceOfASnapshotWhileItIsRestored(t *testing.T) {
 	bring := func(id uint64, dir string) (int, int64, error) {
 		t.Helper()
 		m := newMember(t, id)
-		sm := &releasing{keeper: newKeeper(), dir: dir}
+		sm := &releasing{keeper: newKeeper(), dir: dir, files: filepath.Join(m.cfg.Dir, "snap")}
 		m.around = func(h *history) node.StateMachine { sm.keeper.history = h; return sm }
 		m.start()
 		if _, err := leads.AddLearner(timeout(t), node.Member{ID: id, Address: m.addr}); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, "it has what it was sent", func() bool { return len(m.sm.all()) == 1 })
-		return sm.answer()
+		asked, bytes, err := sm.answer()
+		if sm.gone != (err == nil) {
+			t.Errorf("member %d: its space is given back: %v, after %v", id, sm.gone, err)
+		}
+		return asked, bytes, err
 	}
 	asked, bytes, err := bring(2, t.TempDir())
 	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.EOPNOTSUPP) {
