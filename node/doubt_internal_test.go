@@ -6,10 +6,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/octopii/octopii/internal/localnet"
 	"github.com/octopii/octopii/node/internal/core"
 	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/transport"
-	"github.com/octopii/octopii/transport/memnet"
 )
 
 // onLoop calls f in a turn of a member's loop, and returns when it has. f may end the member.
@@ -19,7 +19,7 @@ func onLoop(t *testing.T, n *Node, f func(l *loop)) {
 	n.inbox.call(func() {
 		close(begun)
 		defer close(done)
-		f(n.snapshots.loop)
+		f(n.loop)
 	})
 	select {
 	case <-begun:
@@ -36,7 +36,7 @@ func onLoop(t *testing.T, n *Node, f func(l *loop)) {
 // threeVoters are members of one cluster with a few entries in their logs, of which the first leads.
 func threeVoters(t *testing.T) []*Node {
 	t.Helper()
-	network := memnet.New(1)
+	network := localnet.New()
 	var ns []*Node
 	for id := uint64(1); id <= 3; id++ {
 		address := fmt.Sprint("m", id)
@@ -272,7 +272,7 @@ func TestBranchOfNobody(t *testing.T) {
 
 // A member without a log has nothing that others could know better, and says nothing of theirs.
 func TestNothingIsDoubtedWithoutALog(t *testing.T) {
-	n, err := Start(Config{ID: 1, Dir: t.TempDir(), StateMachine: blank{}, Transport: memnet.New(1).Transport("a"), TickInterval: 5 * time.Millisecond})
+	n, err := Start(Config{ID: 1, Dir: t.TempDir(), StateMachine: blank{}, Transport: localnet.New().Transport("a"), TickInterval: 5 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,9 +10,9 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/octopii/octopii/internal/localnet"
 	"github.com/octopii/octopii/internal/vfs/vfstest"
 	"github.com/octopii/octopii/node"
-	"github.com/octopii/octopii/transport/memnet"
 	"github.com/octopii/octopii/wal"
 )
 
@@ -194,7 +194,7 @@ func expectingInOrder(t *testing.T) []*member {
 // For whom a member serves nothing it writes down as soon as it can: after a restart it serves
 // nothing either.
 func TestClaimThatCannotBeWrittenDown(t *testing.T) {
-	network := memnet.New(1)
+	network := localnet.New()
 	m := newMember(t, 1)
 	m.network, m.addr, m.cfg.Bootstrap = network, "a", true
 	why := withoutOrigin(m)

@@ -11,15 +11,15 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/octopii/octopii/internal/localnet"
 	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/transport"
-	"github.com/octopii/octopii/transport/memnet"
 )
 
 // What no member of this version sends is dropped with a reason, and changes nothing.
 func TestMessagesThatNoMemberSends(t *testing.T) {
 	seen, logs := observer.New(zapcore.WarnLevel)
-	n, err := Start(Config{ID: 1, Dir: t.TempDir(), Bootstrap: true, StateMachine: blank{}, Transport: memnet.New(1).Transport("a"),
+	n, err := Start(Config{ID: 1, Dir: t.TempDir(), Bootstrap: true, StateMachine: blank{}, Transport: localnet.New().Transport("a"),
 		Logger: zap.New(seen), TickInterval: 5 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
@@ -31,7 +31,7 @@ func TestMessagesThatNoMemberSends(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	handler{n}.HandleMessages(2, []transport.Inbound{{Kind: kindRaft, Payload: payload}})
+	newHandler(n.group).HandleMessages(2, []transport.Inbound{{Kind: kindRaft, Payload: payload}})
 	var reasons []string
 	for _, l := range logs.FilterMessage("dropped a message").All() {
 		reasons = append(reasons, l.ContextMap()["error"].(string))
@@ -40,7 +40,7 @@ func TestMessagesThatNoMemberSends(t *testing.T) {
 		t.Errorf("dropped for %q", reasons)
 	}
 	self := transport.Hello{Node: n.id, Cluster: n.cluster.Load(), Incarnation: n.identity.Incarnation, Address: "a", Call: true}
-	if m, err := (handler{n}).HandleCall(t.Context(), self, transport.Inbound{Kind: 200}); err == nil || !strings.Contains(err.Error(), "not known here") {
+	if m, err := (newHandler(n.group)).HandleCall(t.Context(), self, transport.Inbound{Kind: 200}); err == nil || !strings.Contains(err.Error(), "not known here") {
 		t.Errorf("a call of an unknown kind is answered with %v, %v", m, err)
 	}
 	if st := n.Status(); st.Term >= 9 || n.Err() != nil {
@@ -83,7 +83,7 @@ func TestAnswersOfExpectedMembers(t *testing.T) {
 
 // A member that is known gets no promise for a round that no cluster can begin with.
 func TestRoundsThatCannotBe(t *testing.T) {
-	network := memnet.New(1)
+	network := localnet.New()
 	a := expectant(t, network, "a", t.TempDir())
 	b := expectant(t, network, "b", t.TempDir())
 	self, peer := a.self(), b.self()

@@ -8,9 +8,9 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/octopii/octopii/internal/localnet"
 	"github.com/octopii/octopii/internal/vfs/vfstest"
 	"github.com/octopii/octopii/node"
-	"github.com/octopii/octopii/transport/memnet"
 )
 
 // onHooked gives a member a disk in memory of which snapshot files cannot be opened while the
@@ -52,7 +52,7 @@ func TestNewcomerWithoutADescriptor(t *testing.T) {
 // A follower that has none for a snapshot that is to take the place of its log waits, as for
 // space, and installs it when it has.
 func TestFollowerWithoutADescriptor(t *testing.T) {
-	network := memnet.New(1)
+	network := localnet.New()
 	var ms []*member
 	for id := uint64(1); id <= 3; id++ {
 		m := newMember(t, id)

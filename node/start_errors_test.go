@@ -7,9 +7,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/octopii/octopii/internal/localnet"
 	"github.com/octopii/octopii/node"
 	"github.com/octopii/octopii/transport"
-	"github.com/octopii/octopii/transport/memnet"
 )
 
 // deaf is a transport that cannot start.
@@ -24,7 +24,7 @@ func (d deaf) Start(transport.Handler) error { return d.err }
 // the goroutines, of which the leak check knows.
 func TestStartThatFailsGivesTheDirectoryBack(t *testing.T) {
 	odd := errors.New("no network")
-	network := memnet.New(1)
+	network := localnet.New()
 	cfg := node.Config{WAL: smallLog, ID: 1, Dir: t.TempDir(), Bootstrap: true, StateMachine: &history{}}
 	cfg.Transport = deaf{network.Transport("a"), odd}
 	if _, err := node.Start(cfg); !errors.Is(err, odd) {

@@ -340,7 +340,7 @@ func TestTrimRefused(t *testing.T) {
 		if n := len(names(t, h, spareSuffix)); n != c.left {
 			t.Errorf("%s: %d files are kept, want %d", name, n, c.left)
 		}
-		h.fail = nil
+		h.fail, l.spares.fs = nil, h // there is room again
 		if c.want == nil {
 			l.put(t, 4)
 			last := l.last

@@ -183,9 +183,6 @@ func (c *members) remembersNone(changes []Change) error {
 // caughtUp refuses to give a vote to a learner that has not the log behind it, or whose
 // state machine has not restored what it was sent.
 func (c *members) caughtUp(id uint64) error {
-	if m := find(c.handed.Membership, id); m == nil || !m.Learner {
-		return nil // a voter already: there is nothing to change
-	}
 	pr, _ := c.progressOf(id)
 	commit := c.rn.BasicStatus().Commit
 	notes := c.peers.get(id)
