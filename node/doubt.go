@@ -212,7 +212,7 @@ func (d *doubt) suspend() {
 // stopServing refuses what waits here, and all that comes.
 func (d *doubt) stopServing(err error) {
 	l := d.loop
-	l.log.Error("this member serves nothing until a majority has said what is true; start the other members. If a majority lost something, put newer copies of the disks back, or start those that lost it once with --accept-loss (Config.AcceptLoss)",
+	l.log.Error("this member serves nothing until a majority has said what is true; start the other members. If a majority lost something, put newer copies of the disks back, or start those that lost it once with --accept-loss (Config.AcceptLoss). If two members say so of each other, stop the one whose history is to be given up and keep its files, and start the other again",
 		zap.Error(err))
 	if d.err == nil {
 		d.age, d.next = 0, 0

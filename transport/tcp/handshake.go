@@ -227,8 +227,11 @@ func (c *conn) judge(hello octopiipb.Hello) error {
 		// Before Accept: a member that is removed while Accept looks at it is
 		// found by RemovePeer.
 		t.mu.Lock()
-		c.peer = hello.From
+		c.peer, c.said = hello.From, hello.Address
 		t.mu.Unlock()
+	}
+	if err := t.copied(hello); err != nil {
+		return err
 	}
 	if err := t.handler.Accept(peer); err != nil {
 		return err
@@ -243,6 +246,22 @@ func (c *conn) judge(hello octopiipb.Hello) error {
 		p.metAt(c.raw.RemoteAddr())
 	}
 	return t.settle(c, hello.From)
+}
+
+// copied refuses who comes under the ID of a peer from elsewhere, while that one is connected
+// from where its record says that it is: a copy of its disk runs as well.
+func (t *Transport) copied(hello octopiipb.Hello) error {
+	t.mu.RLock()
+	p, there := t.peers[hello.From], t.flows[flow{hello.From, 0}]
+	t.mu.RUnlock()
+	if p == nil || there == nil || hello.Purpose != purposeMessages || hello.Address == "" {
+		return nil
+	}
+	if record := p.where(); there.said == record && hello.Address != record {
+		return fmt.Errorf("member %x is connected from %s, where it is recorded, and comes from %s as well: a copy of its disk must not run; stop one of the two",
+			hello.From, record, hello.Address)
+	}
+	return nil
 }
 
 func toHello(h octopiipb.Hello) transport.Hello {

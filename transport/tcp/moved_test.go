@@ -70,3 +70,44 @@ func TestSought(t *testing.T) {
 		t.Errorf("nobody came within no time, and it says %+v, %v", who, err)
 	}
 }
+
+// TestCopiedMember: a copy of a member runs elsewhere, under the same ID. Whichever comes first,
+// the one at the recorded address is connected in the end, and the other one is told.
+func TestCopiedMember(t *testing.T) {
+	for _, first := range []string{"original", "copy"} {
+		t.Run(first+" first", func(t *testing.T) {
+			a, _ := start(t, 1, Config{})
+			original, ho := start(t, 2, Config{})
+			other, hc := start(t, 2, Config{})
+			ho.SetAddress(original.Address())
+			hc.SetAddress(other.Address())
+			calls := map[string]*Transport{"original": original, "copy": other}
+			come := func(name string) {
+				calls[name].SetPeer(1, a.Address())
+				calls[name].Send(1, 1, number(1))
+			}
+			a.SetPeer(2, original.Address())
+			come(first)
+			transporttest.Until(t, "the first is there", func() bool { return a.flowing(2) })
+			for name := range calls {
+				if name != first {
+					come(name)
+				}
+			}
+			transporttest.Until(t, "the copy is told", func() bool {
+				other.Send(1, 1, number(2))
+				return len(hc.Refusals()) > 0
+			})
+			transporttest.Until(t, "the original gets what is for it", func() bool {
+				a.Send(2, 1, number(3))
+				return ho.Received(1) > 0
+			})
+			a.mu.RLock()
+			said := a.flows[flow{2, 0}].said
+			a.mu.RUnlock()
+			if said != original.Address() {
+				t.Errorf("member 2 is connected from %s, and the original is at %s", said, original.Address())
+			}
+		})
+	}
+}

@@ -146,10 +146,15 @@ func (p *peer) found() string {
 	return p.next()
 }
 
-// says takes notice of where a peer says that it is.
+// says takes notice of where a peer says that it is. Who says that it is where its record
+// has it, while this side is connected elsewhere, is not who is there.
 func (p *peer) says(address string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if address == p.address && p.up && p.at != address {
+		p.astray = 0
+		p.abort()
+	}
 	if address != p.said {
 		p.said = address
 		signal(p.hurry)
