@@ -94,3 +94,35 @@ func TestForgotOlderLog(t *testing.T) {
 		t.Error("it does not know that it had a log")
 	}
 }
+
+// What a newcomer received and made no log of goes at the next start; in a directory that
+// had a log, or that nobody knows, it stays.
+func TestOrphanSnapshots(t *testing.T) {
+	for name, c := range map[string]struct {
+		identity *Identity
+		left     int
+	}{
+		"a newcomer's":        {&Identity{Node: 1, Incarnation: 2}, 0},
+		"of one with a log":   {&Identity{Node: 1, Incarnation: 2, Cluster: 0xc}, 1},
+		"without an identity": {nil, 1},
+	} {
+		mem := vfstest.NewMem()
+		s := openMem(t, mem)
+		w, err := s.CreateSnapshot(octopiipb.SnapshotHeader{Metadata: raftpb.SnapshotMetadata{Index: 5, Term: 2, ConfState: raftpb.ConfState{Voters: []uint64{1}}}})
+		noError(t, err)
+		_, err = w.Commit()
+		noError(t, err)
+		noError(t, s.Close())
+		if c.identity != nil {
+			data, err := encodeIdentity(*c.identity)
+			noError(t, err)
+			mem.WriteFile("/d/identity", data)
+		}
+		noError(t, openMem(t, mem).Close())
+		names, err := listSnapshots(mem, "/d/snap")
+		noError(t, err)
+		if len(names) != c.left {
+			t.Errorf("%s: %d snapshots are left, want %d", name, len(names), c.left)
+		}
+	}
+}

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"path/filepath"
 	"slices"
 
@@ -109,8 +110,11 @@ func (s *Store) recover() error {
 		return err
 	}
 	seqs, err := s.logs()
-	if err != nil || len(seqs) == 0 {
+	if err != nil {
 		return err
+	}
+	if len(seqs) == 0 {
+		return s.removeOrphans()
 	}
 	if !s.hasIdentity {
 		return fmt.Errorf("raftstore: %s has a log but no identity file: %w; restore the file %s from a backup of this member; while a majority of the other members answers it may join again with an empty directory instead, else keep every file",
@@ -124,6 +128,15 @@ func (s *Store) recover() error {
 		return err
 	}
 	return s.removeLogs(seq)
+}
+
+// removeOrphans removes snapshots that a newcomer received and made no log of: there may be
+// no room for the next one beside them. A directory that had a log keeps everything.
+func (s *Store) removeOrphans() error {
+	if !s.hasIdentity || s.identity.Cluster != 0 {
+		return nil
+	}
+	return s.removeSnapshots(math.MaxUint64)
 }
 
 // noteLog completes what Found began, or what an older program did not note: that this
