@@ -68,7 +68,7 @@ type conn struct {
 	peer    uint64
 	removed bool
 	// said is the address that the dialer of an incoming connection named.
-	said string
+	said    string
 	place   *place
 	element *list.Element
 }
