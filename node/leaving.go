@@ -51,15 +51,22 @@ func (l *loop) removalKnown(peer transport.Hello) {
 
 // dismissal is what others say who refuse this member as one that was removed, while it has
 // not applied that. It was away, or somebody else is where one of them was. A majority of the
-// other voters is believed at once. Where the membership is another one by now there may be
-// none, and then it counts that no leader speaks to this member. Its disk stays in any case.
+// other voters is believed. Where the membership is another one by now there may be none left
+// of them; then this member waits for a leader, as any that hears of none, says why, and an
+// operator ends it. One voice never does: it is what a stranger in the place of one of them
+// says, too, while those that are left cannot hear each other.
 type dismissal struct {
 	by map[uint64]bool
-	// ticks is for how long somebody has said so and nobody has led this member.
+	// from is who said so last, and ticks for how long somebody has and nobody has led this
+	// member.
+	from  transport.Hello
 	ticks int
+	// told: the log says so.
+	told bool
 }
 
-// dismissTimeouts is for how many election timeouts a minority must say so.
+// dismissTimeouts is for how many election timeouts no leader must have spoken to a member
+// until it says what it is told.
 const dismissTimeouts = 5
 
 // dismissed takes the word of one that this member was removed.
@@ -70,9 +77,10 @@ func (l *loop) dismissed(peer transport.Hello) {
 	d := &l.dismissal
 	if d.by == nil {
 		d.by = map[uint64]bool{}
-		l.log.Warn("this member is told that it was removed from its cluster; it stops when a majority of the others says so, or no leader speaks to it",
+		l.warnSome(&l.quiet.dismissals, "this member is told that it was removed from its cluster; it stops when a majority of the others says so",
 			zap.String("told by", hex(peer.Node)), zap.String("at", peer.Dialed))
 	}
+	d.from = peer
 	if atRecord(l.membership, peer) {
 		d.by[peer.Node] = true
 	}
@@ -107,9 +115,10 @@ func (l *loop) dismissalTick(ticks int) {
 	case !l.core.Lonely():
 		*d = dismissal{}
 	default:
-		if d.ticks += ticks; d.ticks >= dismissTimeouts*l.cfg.ElectionTicks {
-			l.log.Warn("stopping, as this member is told that it was removed and no leader speaks to it; make sure of that before its directory is emptied")
-			l.stop(l.whyRemoved())
+		if d.ticks += ticks; !d.told && d.ticks >= dismissTimeouts*l.cfg.ElectionTicks {
+			d.told = true
+			l.log.Error("a member says that this one was removed, and no leader speaks to it; if it was removed, stop it and empty its directory; if not, find out who is at that address, and start the others",
+				zap.String("told by", hex(d.from.Node)), zap.String("at", d.from.Dialed))
 		}
 	}
 }

@@ -299,14 +299,16 @@ func (r *rivals) askWitnesses(p Proof) {
 // witnessTimeouts is for how many election timeouts a claim counts that was heard.
 const witnessTimeouts = 4
 
-// witnesses counts the voters of a cluster that claimed this address just now.
-func (r *rivals) witnesses(p Proof) (n int) {
+// witnesses counts the addresses of voters of a cluster that claimed this address just now.
+// One that is listed twice is one.
+func (r *rivals) witnesses(p Proof) int {
+	at := map[string]bool{}
 	for _, m := range p.Members {
-		if at, ok := r.heard[p.Cluster][m.Address]; ok && !m.Learner && r.clock-at <= witnessTimeouts*r.loop.cfg.ElectionTicks {
-			n++
+		if heard, ok := r.heard[p.Cluster][m.Address]; ok && !m.Learner && r.clock-heard <= witnessTimeouts*r.loop.cfg.ElectionTicks {
+			at[m.Address] = true
 		}
 	}
-	return n
+	return len(at)
 }
 
 // evidence is what Facing decides from.

@@ -29,7 +29,7 @@ type process struct {
 
 // quiet bounds the warnings that others can cause as often as they like, one kind apart
 // from another.
-type quiet struct{ refusals, messages, suspects loglimit.Limit }
+type quiet struct{ refusals, messages, suspects, dismissals loglimit.Limit }
 
 // warnSome logs a warning if its kind was not logged in the second before.
 func (p *process) warnSome(kind *loglimit.Limit, message string, fields ...zap.Field) {

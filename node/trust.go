@@ -22,7 +22,7 @@ import (
 //     addresses that are recorded here, ends it.
 //   - A refusal because it was removed: from an address that this member itself
 //     called, of its own records or of Config.Join (mayTell), and from a majority of the
-//     other voters, or while no leader speaks to it for long (dismissal). Its disk stays.
+//     other voters (dismissal). Its disk stays.
 //   - A refusal because its disk is another: the same, and from a majority of the
 //     voters; from one if this member has no log, as there is nothing to lose.
 //   - The log, which only a member that leads can extend (maySend).

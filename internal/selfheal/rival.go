@@ -19,8 +19,8 @@ type Rival struct {
 	// Voters is how many it has, the one at this address included.
 	Voters int
 	// Trusted: it was heard at an address that this member's own configuration or records
-	// name, or certificates prove who is a peer. Witnesses are how many of its voters said
-	// so just now, each at such an address of its own.
+	// name, or certificates prove who is a peer. Witnesses are at how many such addresses one
+	// of its voters said so just now.
 	Trusted   bool
 	Witnesses int
 	// Shared: it has a member at the address of another member of this cluster.
@@ -65,8 +65,9 @@ const youngMax = time.Hour
 // One word is enough to suspend a cluster of one member, on which nobody else depends:
 // what it serves may be a second cluster's. It is enough for a founder of a young cluster,
 // too, which others may have joined before a member of the first one was back. Any other
-// member of a cluster of several believes a majority of the rival's voters alone, each heard
-// where its own configuration or records name it: one who is at an address that is known, as
+// member of a cluster of several believes a majority of the rival's voters alone, and as many
+// as would be a majority here, as the rival's size is what it says itself; each is heard where
+// this member's own configuration or records name it: one who is at an address that is known, as
 // a disk of an earlier cluster is, or a stranger in the place of a member that is down, calls
 // all members, and would stop all of them. Only a majority moves files, and only those of a
 // cluster of one.
@@ -79,8 +80,8 @@ func Facing(r Rival) (s Stand, why string) {
 		return Ignore, ""
 	case r.Others > 0 && !r.Trusted && !r.young():
 		return Report, "it was heard where neither --join nor a certificate proves it"
-	case r.Others > 0 && !r.young() && r.Witnesses <= r.Voters/2:
-		return Report, fmt.Sprintf("%d of the %d voters of the other cluster say so where --join or a certificate proves them", r.Witnesses, r.Voters)
+	case r.Others > 0 && !r.young() && r.Witnesses <= max(r.Voters, r.Others+1)/2:
+		return Report, fmt.Sprintf("it is said at %d addresses where --join or a certificate proves it, and the other cluster has %d voters and this one %d", r.Witnesses, r.Voters, r.Others+1)
 	case !r.Vouched:
 		return Suspend, "no majority of the other cluster has answered yet"
 	case r.Others > 0:

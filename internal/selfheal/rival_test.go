@@ -33,6 +33,7 @@ func TestFacing(t *testing.T) {
 		"a mistaken record of a young two":                   {with(func(r *Rival) { r.Others, r.Claims = 1, false }), Ignore},
 		"one of three that is known says so to an old two":   {with(func(r *Rival) { r.Others, r.Trusted, r.Witnesses, r.Age = 1, true, 1, -1 }), Report},
 		"and says that a majority does":                      {vouched(func(r *Rival) { r.Others, r.Trusted, r.Witnesses, r.Age = 1, true, 1, -1 }), Report},
+		"two of three that are known say so to an old five":  {with(func(r *Rival) { r.Others, r.Trusted, r.Witnesses, r.Age = 4, true, 2, -1 }), Report},
 		"two of three that are known say so to an old three": {with(func(r *Rival) { r.Others, r.Trusted, r.Witnesses, r.Age = 2, true, 2, -1 }), Suspend},
 		"somebody known says so to two":                      {with(func(r *Rival) { r.Others, r.Trusted = 1, true }), Suspend},
 		"a majority says so":                                 {vouched(func(*Rival) {}), GiveWay},

@@ -143,7 +143,7 @@ func (c *client) submit(o *op) {
 		if c.op != o {
 			return
 		}
-		if calm {
+		if calm && w.belongs(m) { // who was removed while it was away may not know
 			w.fail("every call is answered", "nothing is wrong any more, and operation %d on %s gets no answer within %v: %s", o.id, m.name(), patience, w.summary())
 		}
 		c.finish(o, outcomeOf(c.giveUp()))

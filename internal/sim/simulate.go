@@ -482,6 +482,18 @@ func (w *world) informed(voters []*member) (count int) {
 	return count
 }
 
+// belongs says whether the newest membership that anybody has, who runs, has a member.
+func (w *world) belongs(m *member) bool {
+	var best node.Membership
+	for _, o := range w.running() {
+		if ms := o.status().Membership; ms.Index >= best.Index {
+			best = ms
+		}
+	}
+	_, ok := best.Member(m.id)
+	return ok
+}
+
 // applied is how far the member has applied that is furthest of those that run.
 func (w *world) applied() (index uint64) {
 	for _, m := range w.running() {
@@ -599,7 +611,7 @@ func (w *world) ranked() bool {
 // settled says whether nobody waits any more, and all are equal.
 func (w *world) settled() bool {
 	for _, c := range w.clients {
-		if c.op != nil {
+		if c.op != nil && w.belongs(c.op.member) {
 			return false
 		}
 	}
@@ -631,6 +643,26 @@ func (w *world) canAsk(m *member) bool {
 	})
 }
 
+// canBeTold says whether a member that was removed can find that out: a majority of the other
+// voters that it knows says so, or, where it has no log, anybody does.
+func (w *world) canBeTold(m *member) bool {
+	ms := m.status().Membership
+	if len(ms.Members) == 0 {
+		return w.canAsk(m)
+	}
+	others, tell := 0, 0
+	for _, mem := range ms.Members {
+		if mem.Learner || mem.ID == m.id {
+			continue
+		}
+		others++
+		if slices.ContainsFunc(w.running(), func(o *member) bool { return o.id == mem.ID && o.address == mem.Address && !w.check.buried[o.id] }) {
+			tell++
+		}
+	}
+	return tell > others/2
+}
+
 // equal says whether all members of the cluster have all of the log.
 func (w *world) equal() bool {
 	l := w.leader()
@@ -638,7 +670,7 @@ func (w *world) equal() bool {
 		return false
 	}
 	for _, m := range w.running() {
-		if w.check.buried[m.id] && !m.hopeless() && w.canAsk(m) {
+		if w.check.buried[m.id] && !m.hopeless() && w.canBeTold(m) {
 			return false // whoever was removed stops
 		}
 	}

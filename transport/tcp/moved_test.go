@@ -111,3 +111,39 @@ func TestCopiedMember(t *testing.T) {
 		})
 	}
 }
+
+// TestCopiedMemberIsLeft: while a member is down a copy of it is found elsewhere, and connected
+// to. When the member is back, and says that it is where it is recorded, it is looked for there.
+func TestCopiedMemberIsLeft(t *testing.T) {
+	a, _ := start(t, 1, Config{})
+	original, _ := start(t, 2, Config{})
+	at := original.Address()
+	if err := original.Close(); err != nil {
+		t.Fatal(err)
+	}
+	a.SetPeer(2, at)
+	other, hc := start(t, 2, Config{})
+	hc.SetAddress(other.Address())
+	other.SetPeer(1, a.Address())
+	transporttest.Until(t, "the copy is taken for it", func() bool {
+		other.Send(1, 1, number(1))
+		a.Send(2, 1, number(1))
+		return hc.Received(1) > 0
+	})
+	hb := transporttest.NewHandler(2)
+	hb.SetAddress(at)
+	back, err := New(Config{Listen: at})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := back.Start(hb); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = back.Close() })
+	back.SetPeer(1, a.Address())
+	transporttest.Until(t, "it gets what is for it", func() bool {
+		back.Send(1, 1, number(2))
+		a.Send(2, 1, number(2))
+		return hb.Received(1) > 0
+	})
+}

@@ -55,6 +55,8 @@ type peer struct {
 	// the last attempt to connect went, and astray counts those that failed.
 	address, said, at string
 	astray            int
+	// mistaken: who is connected is somebody else, as the peer said.
+	mistaken bool
 	// abort ends the attempt to connect, or the connection, that is under way.
 	abort context.CancelFunc
 	queue []outgoing
@@ -152,7 +154,7 @@ func (p *peer) says(address string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if address == p.address && p.up && p.at != address {
-		p.astray = 0
+		p.astray, p.mistaken = 0, true
 		p.abort()
 	}
 	if address != p.said {
@@ -285,7 +287,19 @@ func (p *peer) session() (atOnce bool) {
 	p.serve(ctx, c)
 	p.setUp(false)
 	p.drop(p.take())
+	if p.wasMistaken() { // it is not to be known what becomes of who was there
+		return true
+	}
 	return p.where() != record && p.where() != address || p.redialSoon(time.Since(began))
+}
+
+// wasMistaken says, once, that the last connection was to somebody else.
+func (p *peer) wasMistaken() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	was := p.mistaken
+	p.mistaken = false
+	return was
 }
 
 // redialSoon begins the attempts to learn why a connection broke that had lasted so
