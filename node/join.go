@@ -36,7 +36,7 @@ type joiner struct {
 	round         []string
 	wait, backoff int
 	// ends is why this member cannot join, by the word of one of the round, and others says
-	// that another one of it answered something else.
+	// that another one of it did not say so.
 	ends   error
 	others bool
 	// survey finds out of which cluster the addresses are; nil: none is under way.
@@ -92,7 +92,7 @@ func (j *joiner) asked(address string, err error) {
 		j.ends = err
 	} else {
 		l.log.Warn("could not ask to join; trying again", zap.String("asked", address), zap.Error(err))
-		j.others = j.others || errors.Is(err, errNotNow)
+		j.others = true
 	}
 	if len(j.round) > 0 {
 		j.tick(0)
@@ -106,9 +106,6 @@ func (j *joiner) asked(address string, err error) {
 	}
 	j.rest()
 }
-
-// errNotNow: a member answered that it does not let this one in now.
-var errNotNow = errors.New("it is not let in now")
 
 // rest waits before the next round: by chance, so that those who began together do not go
 // on together.
@@ -141,7 +138,7 @@ func joinOutcome(address string, payload []byte, err error) error {
 	case joinForgot:
 		return fmt.Errorf("%w: %s says: %s", ErrAmnesia, address, reply.Reason)
 	default:
-		return fmt.Errorf("node: %s answered: %w: %s", address, errNotNow, reply.Reason)
+		return fmt.Errorf("node: %s answered: %s", address, reply.Reason)
 	}
 }
 
