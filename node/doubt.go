@@ -558,6 +558,9 @@ func (d *doubt) heard(from transport.Hello, q *octopiipb.CompareRequest) {
 	}
 	if q.Suspect {
 		d.note(from.Node, q)
+		if m := recordOf(l.membership, from.Node); m != nil && m.Address == from.Address {
+			l.hint(func(t transport.Hinted) { t.Doubt(m.ID) }) // a copy of its disk that has more may run elsewhere
+		}
 	}
 	// What was committed in later terms a leader that was deposed need not have.
 	if st := l.core.Status(); q.Commit > st.Last && q.Term <= st.Term && st.Role == raft.StateLeader {

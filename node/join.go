@@ -307,7 +307,7 @@ func (s service) answerKnock(from transport.Hello) *octopiipb.KnockReply {
 		}
 		if m.Address != from.Address && from.Address != "" && isProven(ms.Cluster, ms, from) {
 			m.Address = from.Address
-			s.changeSoon(core.Change{Op: core.UpdateAddress, Member: m}, 0, func(err error) {
+			s.changeSoon(core.Change{Op: core.UpdateAddress, Member: m, IfSilent: true}, 0, func(err error) {
 				if err != nil {
 					s.log.Debug("cannot tell where a member moved", zap.String("peer", hex(m.ID)), zap.Error(err))
 				}

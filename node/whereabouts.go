@@ -61,8 +61,9 @@ func (w *whereabouts) keep(ms *octopiipb.Membership) {
 	}
 }
 
-// lookFor looks for members where another one met them, as long as this one hears of no
-// leader: their records may be old.
+// lookFor looks for members where another one met them as well, as long as this one hears of
+// no leader: their records may be old. It is no more than a hint: a copy of a member's disk may
+// have been met there, and who is where the record says is preferred.
 func (l *loop) lookFor(members []octopiipb.Member) {
 	if l.core == nil || !l.core.Lonely() {
 		return
@@ -70,10 +71,15 @@ func (l *loop) lookFor(members []octopiipb.Member) {
 	for i := range members {
 		m := &members[i]
 		at, known := l.peers[m.ID]
-		if !known || m.Address == "" || m.Address == at || m.Address == l.cfg.Transport.Address() {
-			continue
+		if known && m.Address != "" && m.Address != at && m.Address != l.cfg.Transport.Address() {
+			l.hint(func(t transport.Hinted) { t.Hint(m.ID, m.Address) })
 		}
-		l.peers[m.ID] = m.Address
-		l.transport.SetPeer(m.ID, m.Address)
+	}
+}
+
+// hint tells the transport something about where members are, if it takes hints.
+func (l *loop) hint(say func(transport.Hinted)) {
+	if t, ok := l.transport.(transport.Hinted); ok {
+		say(t)
 	}
 }

@@ -184,6 +184,17 @@ type Transport interface {
 // take whatever Config of the Node allows.
 type Bounded interface{ MessageBytesMax() int64 }
 
+// Hinted is a Transport that takes hints about where its peers are. One ID may be met in two
+// places, where a copy of a member's disk runs.
+type Hinted interface {
+	// Hint says where else than SetPeer says a member may be, as another one met it there: it
+	// is looked for in both places, and preferred where SetPeer says.
+	Hint(id uint64, address string)
+	// Doubt says that the one where SetPeer says doubts its own log, as it may be the older of
+	// two: whoever comes under that ID from elsewhere is preferred until SetPeer moves it.
+	Doubt(id uint64)
+}
+
 // Authenticated is a Transport that may know its peers for sure. Authenticated returns true
 // if both sides of every connection prove by certificates that they are peers.
 type Authenticated interface{ Authenticated() bool }

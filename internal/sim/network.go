@@ -200,6 +200,12 @@ func (e *endpoint) SetPeer(id uint64, address string) {
 	delete(e.removed, id)
 }
 
+// Hint implements transport.Hinted.
+func (e *endpoint) Hint(id uint64, address string) { e.said[id] = address }
+
+// Doubt implements transport.Hinted. One ID is never in two places here.
+func (e *endpoint) Doubt(uint64) {}
+
 // RemovePeer ends the connection that the peer made, too: there is no way back over it.
 func (e *endpoint) RemovePeer(id uint64) {
 	delete(e.peers, id)

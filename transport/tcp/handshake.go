@@ -236,9 +236,7 @@ func (c *conn) judge(hello octopiipb.Hello) error {
 	if err := t.handler.Accept(peer); err != nil {
 		return err
 	}
-	t.mu.RLock()
-	p := t.peers[hello.From]
-	t.mu.RUnlock()
+	p := t.peer(hello.From)
 	if p != nil && hello.Address != "" {
 		p.says(hello.Address)
 	}
@@ -248,8 +246,8 @@ func (c *conn) judge(hello octopiipb.Hello) error {
 	return t.settle(c, hello.From)
 }
 
-// copied refuses who comes under the ID of a peer from elsewhere, while that one is connected
-// from where its record says that it is: a copy of its disk runs as well.
+// copied refuses who comes under the ID of a peer from another place than the one who is
+// connected, and is preferred: a copy of its disk runs as well.
 func (t *Transport) copied(hello octopiipb.Hello) error {
 	t.mu.RLock()
 	p, there := t.peers[hello.From], t.flows[flow{hello.From, 0}]
@@ -257,9 +255,13 @@ func (t *Transport) copied(hello octopiipb.Hello) error {
 	if p == nil || there == nil || hello.Purpose != purposeMessages || hello.Address == "" {
 		return nil
 	}
-	if record := p.where(); there.said == record && hello.Address != record {
+	switch record, doubted := p.recorded(); {
+	case !doubted && there.said == record && hello.Address != record:
 		return fmt.Errorf("member %x is connected from %s, where it is recorded, and comes from %s as well: a copy of its disk must not run; stop one of the two",
 			hello.From, record, hello.Address)
+	case doubted && there.said != record && hello.Address == record:
+		return fmt.Errorf("member %x is connected from %s, and the one at %s, where it is recorded, may have forgotten something: a copy of its disk must not run; stop one of the two",
+			hello.From, there.said, record)
 	}
 	return nil
 }

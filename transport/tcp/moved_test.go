@@ -147,3 +147,41 @@ func TestCopiedMemberIsLeft(t *testing.T) {
 		return hb.Received(1) > 0
 	})
 }
+
+// TestDoubtedMemberGivesWay: a member is connected from where it is recorded, doubts its own
+// log, and a copy of its disk that has more comes from elsewhere. That one is connected then,
+// in both directions, and stays.
+func TestDoubtedMemberGivesWay(t *testing.T) {
+	a, _ := start(t, 1, Config{})
+	older, ho := start(t, 2, Config{})
+	newer, hn := start(t, 2, Config{})
+	ho.SetAddress(older.Address())
+	hn.SetAddress(newer.Address())
+	a.SetPeer(2, older.Address())
+	for _, m := range []*Transport{older, newer} {
+		m.SetPeer(1, a.Address())
+	}
+	transporttest.Until(t, "the older one is connected", func() bool {
+		older.Send(1, 1, number(1))
+		a.Send(2, 1, number(1))
+		return a.flowing(2) && ho.Received(1) > 0
+	})
+	transporttest.Until(t, "the newer one is refused", func() bool {
+		newer.Send(1, 1, number(2))
+		return len(hn.Refusals()) > 0
+	})
+	a.Doubt(2)
+	both := func() {
+		newer.Send(1, 1, number(2))
+		older.Send(1, 1, number(1))
+		a.Send(2, 1, number(3))
+	}
+	transporttest.Until(t, "the newer one gets what is for it", func() bool { both(); return hn.Received(1) > 0 })
+	refusals := len(ho.Refusals())
+	transporttest.Until(t, "the older one is refused", func() bool { both(); return len(ho.Refusals()) > refusals })
+	before, got := ho.Received(1), hn.Received(1)
+	transporttest.Until(t, "the newer one stays", func() bool { both(); return hn.Received(1) > got+20 })
+	if ho.Received(1) != before {
+		t.Errorf("the older one got %d messages meanwhile", ho.Received(1)-before)
+	}
+}

@@ -50,13 +50,14 @@ type peer struct {
 	hurry  chan struct{} // the peer was moved, or has just dialed us: do not wait with dialing
 
 	mu sync.Mutex
-	// address is where SetPeer says that the peer is, said where the peer itself said
-	// so last, which is tried in turn with it where it is another one; at is where
+	// address is where SetPeer says that the peer is, said where the peer itself, or a hint,
+	// said so last, which is tried in turn with it where it is another one; at is where
 	// the last attempt to connect went, and astray counts those that failed.
 	address, said, at string
 	astray            int
-	// mistaken: who is connected is somebody else, as the peer said.
-	mistaken bool
+	// mistaken: who is connected is somebody else, as the peer said. doubted: who is at address
+	// may have forgotten something, and who comes from elsewhere is preferred.
+	mistaken, doubted bool
 	// abort ends the attempt to connect, or the connection, that is under way.
 	abort context.CancelFunc
 	queue []outgoing
@@ -148,15 +149,50 @@ func (p *peer) found() string {
 	return p.next()
 }
 
-// says takes notice of where a peer says that it is. Who says that it is where its record
-// has it, while this side is connected elsewhere, is not who is there.
+// recorded is where SetPeer says that the peer is, and whether who is there is doubted.
+func (p *peer) recorded() (address string, doubted bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.address, p.doubted
+}
+
+// says takes notice of where a peer says that it is. Who is preferred, while this side is
+// connected to another one, is connected instead.
 func (p *peer) says(address string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if address == p.address && p.up && p.at != address {
-		p.astray, p.mistaken = 0, true
+	if preferred := (address == p.address) != p.doubted; !preferred {
+		if !p.doubted {
+			p.lookAt(address)
+		}
+		return
+	}
+	p.lookAt(address)
+	if p.up && p.at != address {
+		p.mistaken, p.astray = true, 0
+		if p.doubted {
+			p.astray = 1
+		}
 		p.abort()
 	}
+}
+
+// doubt prefers who comes from elsewhere than address from now on.
+func (p *peer) doubt() {
+	p.mu.Lock()
+	p.doubted = true
+	p.mu.Unlock()
+}
+
+// mayBeAt takes notice of where somebody else met the peer.
+func (p *peer) mayBeAt(address string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lookAt(address)
+}
+
+// lookAt has the peer looked for at an address, in turn with its record's. Call it with mu held.
+func (p *peer) lookAt(address string) {
 	if address != p.said {
 		p.said = address
 		signal(p.hurry)
@@ -170,7 +206,7 @@ func (p *peer) move(address string) {
 	if p.address == address {
 		return
 	}
-	p.address, p.astray = address, 0
+	p.address, p.astray, p.doubted = address, 0, false
 	if p.up && p.at == address {
 		return // it was found there before
 	}

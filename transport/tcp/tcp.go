@@ -214,6 +214,26 @@ func (t *Transport) SetPeer(id uint64, address string) {
 	}
 }
 
+// Hint implements transport.Hinted.
+func (t *Transport) Hint(id uint64, address string) {
+	if p := t.peer(id); p != nil {
+		p.mayBeAt(address)
+	}
+}
+
+// Doubt implements transport.Hinted.
+func (t *Transport) Doubt(id uint64) {
+	if p := t.peer(id); p != nil {
+		p.doubt()
+	}
+}
+
+func (t *Transport) peer(id uint64) *peer {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.peers[id]
+}
+
 // RemovePeer forgets a member and closes its connections. It does not wait for
 // their goroutines.
 func (t *Transport) RemovePeer(id uint64) {
@@ -258,9 +278,7 @@ func (t *Transport) Send(to uint64, kind transport.Kind, m transport.Message) bo
 
 // addressOf returns where a peer was last said to be.
 func (t *Transport) addressOf(id uint64) (string, error) {
-	t.mu.RLock()
-	p := t.peers[id]
-	t.mu.RUnlock()
+	p := t.peer(id)
 	if p == nil {
 		return "", fmt.Errorf("tcp: member %x: %w", id, transport.ErrUnknownPeer)
 	}

@@ -50,6 +50,8 @@ func (c *changes) allowChanges(changes []Change) error {
 			if v := voterAt(c.handed.Membership, change.Member.Address, change.Member.ID); err == nil && v != nil && v.ID != change.Member.Replaces && c.alive(v.ID) {
 				err = errPlaceTaken(change.Member, v)
 			}
+		case UpdateAddress:
+			err = c.mayFollow(change)
 		}
 		if err != nil {
 			return err
@@ -121,13 +123,37 @@ func (c *changes) tendAddresses() {
 		}
 		moved := *m
 		moved.Address = notes.address
-		changes := []Change{{Op: UpdateAddress, Member: moved}}
+		changes := []Change{{Op: UpdateAddress, Member: moved, IfSilent: true}}
 		if c.allowChanges(changes) != nil {
 			continue
 		}
 		c.wait(request{Request: Request{Kind: ChangeMembership, Changes: changes}})
 		return
 	}
+}
+
+// mayFollow says whether a record may follow a member that was met elsewhere, if nobody but
+// itself said so: a copy of its disk is met as well. While it answers where it is recorded it
+// is there; and the place of another member is its own only if that one was met elsewhere, as
+// when two swapped their addresses, since a record that had to give way would keep that one out.
+func (c *changes) mayFollow(change Change) error {
+	m := find(c.handed.Membership, change.Member.ID)
+	if !change.IfSilent || m == nil {
+		return nil
+	}
+	if c.alive(m.ID) && c.answersAt(m.ID, m.Address) {
+		return fmt.Errorf("%w: member %x answers at %s, where it is recorded, and is said to be at %s as well: does a copy of its disk run there?",
+			ErrUnsafeMembership, m.ID, m.Address, change.Member.Address)
+	}
+	for i := range c.handed.Membership.Members {
+		o := &c.handed.Membership.Members[i]
+		if o.ID == m.ID || o.Address != change.Member.Address || c.answersElsewhere(o) {
+			continue
+		}
+		return fmt.Errorf("%w: %s is recorded for member %x, which was not met elsewhere; the record of member %x does not follow it there",
+			ErrUnsafeMembership, o.Address, o.ID, m.ID)
+	}
+	return nil
 }
 
 // busy: this member does not lead, or a change or a transfer is under way, or one that

@@ -268,6 +268,12 @@ func (c *members) answersAt(id uint64, address string) bool {
 	return notes != nil && address != "" && notes.reached == address
 }
 
+// answersElsewhere: this leader reached the member last where its record does not have it.
+func (c *members) answersElsewhere(m *octopiipb.Member) bool {
+	notes := c.peers.find(m.ID)
+	return notes != nil && notes.reached != "" && notes.reached != m.Address
+}
+
 // othersElect: the voters that are alive are a majority without this one.
 func (c *members) othersElect() bool {
 	cs := &c.handed.ConfState

@@ -254,3 +254,63 @@ func TestRecordsAreCorrectedBesideOneThatCannotBe(t *testing.T) {
 		t.Errorf("members %v, want 5 at addr6, and the others where they were", got.Members)
 	}
 }
+
+// A record follows a member that was met elsewhere, but not to the place of another one that
+// was not: a copy of a disk runs in the place of a member that is down, and that one's record
+// would have to give way. Two that swapped their addresses are both met.
+func TestRecordDoesNotFollowACopy(t *testing.T) {
+	records := func(b *bench) [4]string {
+		at := [4]string{}
+		for _, m := range b.c.handed.Membership.Members {
+			at[m.ID] = m.Address
+		}
+		return at
+	}
+	up := func(id uint64, address string) Input {
+		return Input{PeersUp: []PeerUp{{ID: id, Incarnation: 9, Address: address}}}
+	}
+	lead := func() *bench {
+		ms := &octopiipb.Membership{Cluster: 7, Index: 1, Members: []octopiipb.Member{
+			{ID: 1, Address: "addr1"}, {ID: 2, Address: "addr2"}, {ID: 3, Address: "addr3"}}}
+		b := benchFrom(t, 1, Label{Index: 1, Term: 1, ConfState: raftpb.ConfState{Voters: []uint64{1, 2, 3}}, Membership: ms},
+			raftpb.HardState{Term: 1, Commit: 1})
+		b.elect(2)
+		b.ack(2)
+		return b
+	}
+	serve := func(b *bench) {
+		for range 3 {
+			b.run(Input{Ticks: 1})
+			b.told(b.c.Status().Last, NoLimit, 2)
+		}
+	}
+
+	b := lead()
+	b.run(up(2, "addr3"))
+	serve(b)
+	if got := records(b); got != [4]string{"", "addr1", "addr2", "addr3"} {
+		t.Errorf("a member was met in the place of another: records %v, want them as they were", got)
+	}
+	b.run(up(3, "addr2"))
+	serve(b)
+	if got := records(b); got != [4]string{"", "addr1", "addr3", "addr2"} {
+		t.Errorf("two were met in each other's place: records %v, want them swapped", got)
+	}
+
+	b = lead()
+	b.run(up(2, "addr4"))
+	serve(b)
+	if got := records(b); got != [4]string{"", "addr1", "addr4", "addr3"} {
+		t.Errorf("a member was met where nobody else is recorded: records %v, want it there", got)
+	}
+
+	// Another member says so, as somebody with its disk called there.
+	b = lead()
+	b.run(up(2, "addr2"))
+	said := Change{Op: UpdateAddress, Member: octopiipb.Member{ID: 2, Address: "addr4"}, IfSilent: true}
+	b.all = nil
+	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Changes: []Change{said}, Waiter: &call{name: "said"}}}})
+	if len(b.all) != 1 || !errors.Is(b.all[0].Err, ErrUnsafeMembership) {
+		t.Errorf("member 2 answers where it is recorded, and is said to be elsewhere: %v, want ErrUnsafeMembership", b.all)
+	}
+}
