@@ -52,7 +52,7 @@ var arrows = []arrow{
 	{"internal/sim", []string{"node", "internal/stepped", "internal/check", "internal/selfheal", "internal/vfs", "internal/vfs/vfstest", "raftstore", "wal", "transport", "proto"}},
 	{"internal/...", []string{"internal/...", "node", "transport/tcp", "proto/adminpb"}},
 	{"node/nodetest", []string{"node", "internal/sim"}},
-	{"node/comeback", []string{"node", "raftstore", "internal/selfheal", "internal/vfs"}},
+	{"node/comeback", []string{"node", "raftstore", "transport", "internal/selfheal", "internal/vfs"}},
 	{corePath, []string{"proto"}},
 	{"node", []string{corePath, "internal/stepped", "raftstore", "transport", "proto", "wal", "internal/vfs", "internal/selfheal", "internal/loglimit"}},
 	{"raftstore", []string{"wal", "proto", "internal/vfs"}},

@@ -73,8 +73,7 @@ func (h handler) Accept(peer transport.Hello) error {
 	}
 	ms := h.members.Load()
 	if ms == nil && peer.Remembers != (transport.Memory{}) && h.mayTell(peer) {
-		// It has no log and no vote, and so nothing is lost by believing it.
-		h.fatal(fmt.Errorf("%w: member %x remembers that this one had its log up to %d in term %d, and there is no log: was the disk replaced? Remove this member, and join again with an empty directory",
+		h.toldWithoutLog(peer, fmt.Errorf("%w: member %x remembers that this one had its log up to %d in term %d, and there is no log: was the disk replaced? Remove this member, and join again with an empty directory",
 			ErrAmnesia, peer.Node, peer.Remembers.Match, peer.Remembers.Term))
 		return fmt.Errorf("member %x lost its log and stops", h.id)
 	}

@@ -80,7 +80,7 @@ func TestAnswersThatCannotBe(t *testing.T) {
 	if _, err := readProof(Question{}, "h:1", nil, removed); !errors.Is(err, ErrRemoved) {
 		t.Errorf("a refusal of a removed member: %v, want ErrRemoved", err)
 	}
-	if err := proofError(false, true, nil); !errors.Is(err, ErrRemoved) {
+	if _, err := (&testimony{removed: true}).proof(); !errors.Is(err, ErrRemoved) {
 		t.Errorf("the error of a removed member: %v, want ErrRemoved", err)
 	}
 

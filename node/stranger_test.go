@@ -22,7 +22,7 @@ func lonelyNode(cluster uint64, ms *octopiipb.Membership, join ...string) handle
 	n.appender, n.events = &appender{}, &events{}
 	n.cluster.Store(cluster)
 	n.members.Store(ms)
-	n.cfg.Join = join
+	n.cfg.Join, n.cfg.Transport = join, deaf{}
 	return n
 }
 
@@ -76,6 +76,8 @@ func TestWhoTellsAnEmptyMember(t *testing.T) {
 		"a stranger calls a joiner":     {transport.Hello{Node: 2, Cluster: 7}, []string{"m2"}, false},
 		"a joiner calls a member":       {transport.Hello{Node: 2, Cluster: 7, Dialed: "m2"}, []string{"m2"}, true},
 		"a member calls one that waits": {transport.Hello{Node: 2, Cluster: 7}, nil, true},
+		"one address of two":            {transport.Hello{Node: 2, Cluster: 7, Dialed: "m2"}, []string{"m2", "m3"}, false},
+		"an address of nobody":          {transport.Hello{Node: 2, Cluster: 7, Dialed: "m9"}, []string{"m2"}, false},
 	} {
 		c.peer.Remembers = transport.Memory{Term: 9, Match: 9}
 		n := lonelyNode(0, nil, c.join...)
@@ -87,6 +89,13 @@ func TestWhoTellsAnEmptyMember(t *testing.T) {
 		n.Refused(c.peer, transport.Refusal{Code: refusedDisk, Reason: "another disk"})
 		if got := errors.Is(n.err(), ErrAmnesia); got != c.stops {
 			t.Errorf("%s, refused: it ends with %v", name, n.err())
+		}
+	}
+	n := lonelyNode(0, nil, "m2", "m3", "m4")
+	for i, from := range []string{"m2", "m2", "m3"} { // once is as good as twice
+		n.Refused(transport.Hello{Node: 2, Cluster: 7, Dialed: from}, transport.Refusal{Code: refusedDisk, Reason: "another disk"})
+		if got, want := errors.Is(n.err(), ErrAmnesia), i == 2; got != want {
+			t.Errorf("after %d of three words at three addresses: it ends with %v", i+1, n.err())
 		}
 	}
 }

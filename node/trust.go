@@ -8,6 +8,8 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 
+	"go.uber.org/zap"
+
 	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/transport"
 )
@@ -24,7 +26,9 @@ import (
 //     called, of its own records or of Config.Join (mayTell), and from a majority of the
 //     other voters (dismissal). Its disk stays.
 //   - A refusal because its disk is another: the same, and from a majority of the
-//     voters; from one if this member has no log, as there is nothing to lose.
+//     voters. If this member has no log, from a majority of the addresses of Config.Join, as
+//     is that it had one: there is nothing to lose, but a stranger at one of them would keep
+//     it from ever coming in.
 //   - The log, which only a member that leads can extend (maySend).
 
 // trust decides who may tell this member what. It is asked by the transport's goroutines.
@@ -67,6 +71,19 @@ type guests struct {
 	inbound map[uint64]uint64
 	// branched are members that remember what the majority does not have.
 	branched map[uint64]bool
+	// tellers are the addresses of Config.Join at which a member without a log was told that it
+	// lost one.
+	tellers []string
+}
+
+// tell notes a teller, and returns how many there are.
+func (g *guests) tell(address string) int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !slices.Contains(g.tellers, address) {
+		g.tellers = append(g.tellers, address)
+	}
+	return len(g.tellers)
 }
 
 // guest is one of them, and the cluster that it named last.
@@ -193,6 +210,18 @@ func (t trust) welcome(peer transport.Hello) (member bool) {
 	return true
 }
 
+// toldWithoutLog takes it from a peer that mayTell that this member had a log, and has none. It
+// ends when more than half of the addresses that it was told to join say so.
+func (t trust) toldWithoutLog(peer transport.Hello, why error) {
+	asked := slices.DeleteFunc(slices.Clone(t.cfg.Join), func(a string) bool { return a == t.cfg.Transport.Address() })
+	if len(asked) == 0 || slices.Contains(asked, peer.Dialed) && t.guests.tell(peer.Dialed) > len(asked)/2 {
+		t.fatal(why)
+		return
+	}
+	t.warnSome(&t.quiet.refusals, "an address says that this member lost its log; it is believed when more than half of those to join say so",
+		zap.String("address", peer.Dialed), zap.Int("to join", len(asked)), zap.NamedError("what it says", why))
+}
+
 // refused takes what a peer said as it refused this member.
 func (t trust) refused(peer transport.Hello, why transport.Refusal) {
 	switch {
@@ -203,7 +232,7 @@ func (t trust) refused(peer transport.Hello, why transport.Refusal) {
 	case why.Code == refusedRemoved && t.cluster.Load() != 0:
 		t.inbox.call(func() { t.loop.dismissed(peer) })
 	case why.Code == refusedDisk && t.members.Load() == nil:
-		t.fatal(fmt.Errorf("%w: member %x says: %s", ErrAmnesia, peer.Node, why.Reason))
+		t.toldWithoutLog(peer, fmt.Errorf("%w: member %x says: %s", ErrAmnesia, peer.Node, why.Reason))
 		return
 	case why.Code == refusedDisk:
 		t.inbox.call(func() { t.loop.doubt.refused(peer, why.Reason) })

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,10 @@ type Question struct {
 	Member uint64
 	// Address and Name are the asker's own.
 	Address, Name string
+	// Witnesses is at how many addresses the same must be stated; 0: at one. A cluster without
+	// certificates cannot tell a member from a stranger in its place, who may state what he
+	// likes: so many as are a majority are not all strangers.
+	Witnesses int
 }
 
 // Proof is the statement of a majority of a cluster's voters. It was true at a moment
@@ -48,7 +53,7 @@ type Proof struct {
 	AtAddress, Named uint64
 	// Members are all members of the cluster, if Question.Cluster named it.
 	Members []Member
-	// Witness is the address of the member that answered.
+	// Witness is the address of the member that answered, of several that one who had the most.
 	Witness string
 }
 
@@ -61,11 +66,11 @@ type Caller interface {
 	Call(ctx context.Context, address string, kind transport.Kind, m transport.Message) ([]byte, error)
 }
 
-// SeekProof asks all addresses side by side and returns the first proof. It needs no
-// running Node: by may be a Transport that was started for this. The addresses must come
-// from the asker's configuration or from its records, never from a peer that called.
-// The error is ErrNoProof with what each of them answered, or ErrRemoved where
-// a member refuses the asker because its cluster removed it.
+// SeekProof asks all addresses side by side and returns what so many of them state as the
+// question wants. It needs no running Node: by may be a Transport that was started for this.
+// The addresses must come from the asker's configuration or from its records, never from a
+// peer that called. The error is ErrNoProof with what each of them answered, or ErrRemoved
+// where a member refuses the asker because its cluster removed it.
 func SeekProof(ctx context.Context, by Caller, q Question, addresses []string) (Proof, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -81,34 +86,63 @@ func SeekProof(ctx context.Context, by Caller, q Question, addresses []string) (
 			answers <- answered{p, err}
 		}()
 	}
-	why := make([]string, 0, len(addresses))
-	removed := false
-	proof, found := Proof{}, false
+	heard := testimony{need: max(q.Witnesses, 1), of: len(addresses)}
 	for range addresses { // all of them: no goroutine outlives the call
 		a := <-answers
-		switch {
-		case a.err == nil && !found:
-			proof, found = a.proof, true
+		if heard.add(a.proof, a.err) {
 			cancel()
-		case a.err != nil:
-			removed = removed || errors.Is(a.err, ErrRemoved)
-			why = append(why, a.err.Error())
 		}
 	}
-	return proof, proofError(found, removed, why)
+	return heard.proof()
 }
 
-func proofError(found, removed bool, why []string) error {
+// testimony is what the addresses answered that were asked for a proof.
+type testimony struct {
+	need, of int
+	proofs   []Proof
+	why      []string
+	removed  bool
+	proven   *Proof
+}
+
+// add takes one answer, and says whether enough of them agree.
+func (t *testimony) add(p Proof, err error) bool {
 	switch {
-	case found:
-		return nil
-	case removed:
-		return ErrRemoved
-	case len(why) == 0:
-		return fmt.Errorf("%w: no address of another member is known", ErrNoProof)
+	case t.proven != nil:
+	case err != nil:
+		t.removed = t.removed || errors.Is(err, ErrRemoved)
+		t.why = append(t.why, err.Error())
+	default:
+		t.proofs = append(t.proofs, p)
+		agree := slices.DeleteFunc(slices.Clone(t.proofs), func(o Proof) bool { return !o.agrees(p) })
+		if len(agree) >= t.need {
+			best := slices.MaxFunc(agree, func(a, b Proof) int { return cmp.Compare(a.Commit, b.Commit) })
+			t.proven = &best
+		}
 	}
-	slices.Sort(why)
-	return fmt.Errorf("%w: %s", ErrNoProof, strings.Join(slices.Compact(why), "; "))
+	return t.proven != nil
+}
+
+// agrees says whether two addresses state the same of the asker. Who is at its address matters of
+// one that was removed.
+func (p Proof) agrees(o Proof) bool {
+	return p.Cluster == o.Cluster && p.IsMember == o.IsMember && p.Removed == o.Removed && (!p.Removed || p.AtAddress == o.AtAddress)
+}
+
+func (t *testimony) proof() (Proof, error) {
+	switch {
+	case t.proven != nil:
+		return *t.proven, nil
+	case t.removed:
+		return Proof{}, ErrRemoved
+	case t.of == 0:
+		return Proof{}, fmt.Errorf("%w: no address of another member is known", ErrNoProof)
+	}
+	for _, p := range t.proofs {
+		t.why = append(t.why, fmt.Sprintf("%s states it, and %d of %d addresses must", p.Witness, t.need, t.of))
+	}
+	slices.Sort(t.why)
+	return Proof{}, fmt.Errorf("%w: %s", ErrNoProof, strings.Join(slices.Compact(t.why), "; "))
 }
 
 func (q Question) message() *octopiipb.VouchRequest {

@@ -1,11 +1,14 @@
 package node_test
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"testing"
 
 	"github.com/octopii/octopii/node"
+	octopiipb "github.com/octopii/octopii/proto"
+	"github.com/octopii/octopii/transport"
 	"github.com/octopii/octopii/transport/tcp"
 )
 
@@ -68,6 +71,46 @@ func TestProofIsAnEntry(t *testing.T) {
 		}
 		if p.Commit != before+c.entries {
 			t.Errorf("asked as of cluster %x: the proof is of index %d, and the log ended at %d; want %d more", c.cluster, p.Commit, before, c.entries)
+		}
+	}
+}
+
+// answers is who states what, by address; nobody else answers.
+type answers map[string]octopiipb.VouchReply
+
+func (a answers) Call(_ context.Context, address string, _ transport.Kind, _ transport.Message) ([]byte, error) {
+	reply, ok := a[address]
+	if !ok {
+		return nil, errors.New("nobody answers at " + address)
+	}
+	return reply.Marshal()
+}
+
+// A question that wants several witnesses is answered by as many addresses that state the same,
+// and not by one that states what the others do not.
+func TestProofTakesWitnesses(t *testing.T) {
+	says := func(commit uint64) octopiipb.VouchReply {
+		return octopiipb.VouchReply{Cluster: 7, Term: 2, Leader: 1, Commit: commit, IsMember: true}
+	}
+	removed := says(11)
+	removed.IsMember, removed.Removed, removed.AtAddress = false, true, 9
+	elsewhere := removed
+	elsewhere.AtAddress = 8
+	no := octopiipb.VouchReply{Code: 2, Reason: "no majority answers"}
+	for name, c := range map[string]struct {
+		by     answers
+		proven bool
+	}{
+		"one alone":                     {answers{"a": says(9)}, false},
+		"one, and another knows nobody": {answers{"a": says(9), "b": no}, false},
+		"two that differ":               {answers{"a": says(9), "b": removed}, false},
+		"two that differ in the place":  {answers{"a": elsewhere, "b": removed}, false},
+		"two":                           {answers{"a": says(9), "c": says(10)}, true},
+		"two of three":                  {answers{"a": says(9), "b": removed, "c": says(10)}, true},
+	} {
+		p, err := node.SeekProof(timeout(t), c.by, node.Question{Cluster: 7, Member: 3, Witnesses: 2}, []string{"a", "b", "c"})
+		if c.proven && (err != nil || !p.IsMember || p.Commit != 10 || p.Witness != "c") || !c.proven && !errors.Is(err, node.ErrNoProof) {
+			t.Errorf("%s: %+v, %v", name, p, err)
 		}
 	}
 }

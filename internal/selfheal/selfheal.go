@@ -153,9 +153,9 @@ func Aside(q Quarantine) (v Verdict, why string) {
 	case q.Kept >= KeptMax:
 		return End, fmt.Sprintf("this member was put aside %d times; nothing more is moved: find out what damages its disk, then remove the directory quarantine and start it again", q.Kept)
 	case q.Cause == Removed && !q.Proven:
-		return AskAgain, "it is told that it was removed, and no majority of its cluster answers that says so, or that its place was rebuilt: start the other members; if it was removed, stop it"
+		return AskAgain, "it is told that it was removed, and no majority of its cluster answers that says so, or that its place was rebuilt: start the other members, and name those that moved with --join; if it was removed, stop it"
 	case q.Cause != Refused && !q.Proven:
-		return AskAgain, "its files are not put aside while no majority of its cluster answers: start the other members; if so many are damaged that the others are no majority, restore the damaged files, which each member's log names, from backups, and remove nothing"
+		return AskAgain, "its files are not put aside while no majority of its cluster answers: start the other members, and name those that moved with --join; if so many are damaged that the others are no majority, restore the damaged files, which each member's log names, from backups, and remove nothing"
 	case q.Kept > 0 && q.Newest < restMin<<q.Kept:
 		return AskAgain, "it was put aside a moment ago"
 	}

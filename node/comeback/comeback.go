@@ -32,6 +32,7 @@ import (
 	"github.com/octopii/octopii/internal/vfs"
 	"github.com/octopii/octopii/node"
 	"github.com/octopii/octopii/raftstore"
+	"github.com/octopii/octopii/transport"
 )
 
 const (
@@ -166,7 +167,7 @@ func (m *Member) comeBack(ctx context.Context, cause error) error {
 		var proof node.Proof
 		var unproven error
 		if what != selfheal.Refused {
-			proof, unproven = m.prove(ctx, known, addresses)
+			proof, unproven = m.prove(ctx, known)
 		}
 		kept, newest := m.quarantined()
 		verdict, why := selfheal.Aside(selfheal.Quarantine{Cause: what, Proven: unproven == nil,
@@ -215,16 +216,35 @@ func (m *Member) causeOf(err error) selfheal.Cause {
 	return selfheal.Passing
 }
 
-// prove asks the others what a majority of the member's cluster states without it.
-func (m *Member) prove(ctx context.Context, known peers, addresses []string) (node.Proof, error) {
+// prove asks the others what a majority of the member's cluster states without it: those whose
+// addresses it kept, and if they are not enough, as some have moved, those that its command
+// names. One member may have a name in each of the two lists, so each has to suffice by itself.
+func (m *Member) prove(ctx context.Context, known peers) (node.Proof, error) {
 	caller, err := m.cfg.Caller()
 	if err != nil {
 		return node.Proof{}, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
-	defer cancel()
-	q := node.Question{Cluster: parseID(known.Cluster), Member: parseID(known.Member), Address: caller.Address()}
-	proof, err := node.SeekProof(ctx, caller, q, addresses)
+	a, ok := caller.(transport.Authenticated)
+	sure := ok && a.Authenticated()
+	seek := func(addresses []string, recorded bool) (node.Proof, error) {
+		ctx, cancel := context.WithTimeout(ctx, proofTimeout)
+		defer cancel()
+		list := m.notOwn(addresses)
+		q := node.Question{Cluster: parseID(known.Cluster), Member: parseID(known.Member), Address: caller.Address()}
+		if !sure {
+			q.Witnesses = known.witnesses(list, recorded)
+		}
+		return node.SeekProof(ctx, caller, q, list)
+	}
+	proof, err := seek(known.Peers, true)
+	if err != nil && len(m.cfg.Join) > 0 {
+		var more error
+		if proof, more = seek(m.cfg.Join, false); more == nil {
+			err = nil
+		} else {
+			err = errors.Join(err, more)
+		}
+	}
 	return proof, errors.Join(err, caller.Close())
 }
 

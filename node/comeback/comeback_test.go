@@ -3,11 +3,14 @@ package comeback_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,7 +18,10 @@ import (
 
 	"github.com/octopii/octopii/node"
 	"github.com/octopii/octopii/node/comeback"
+	octopiipb "github.com/octopii/octopii/proto"
+	"github.com/octopii/octopii/transport"
 	"github.com/octopii/octopii/transport/tcp"
+	"github.com/octopii/octopii/transport/transporttest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -102,26 +108,31 @@ func (p *program) stop() {
 	}
 }
 
-// A member of an embedding program whose log is damaged is a new one in its old place after
-// the same command, and there are as many voters as before.
-func TestProgramComesBack(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	ps := make([]*program, 3)
-	ns := make([]*node.Node, 3)
-	for i := range ps {
-		ps[i] = &program{t: t, dir: t.TempDir(), tcp: tcp.Config{Listen: "127.0.0.1:0"}, lives: make(chan *node.Node)}
+// trio starts three members of a cluster.
+func trio(t *testing.T) (ps []*program, ns []*node.Node) {
+	for i := range 3 {
+		p := &program{t: t, dir: t.TempDir(), tcp: tcp.Config{Listen: "127.0.0.1:0"}, lives: make(chan *node.Node)}
+		ps = append(ps, p)
 		if i == 0 {
-			ps[i].start(true)
+			p.start(true)
 		} else {
-			ps[i].start(false, ps[0].tcp.Listen)
+			p.start(false, ps[0].tcp.Listen)
 		}
-		ns[i] = <-ps[i].lives
+		ns = append(ns, <-p.lives)
 		until(t, func() bool {
 			ms := ns[0].Status().Membership
 			return len(ms.Voters()) == i+1 && len(ms.Members) == i+1
 		})
 	}
+	return ps, ns
+}
+
+// A member of an embedding program whose log is damaged is a new one in its old place after
+// the same command, and there are as many voters as before.
+func TestProgramComesBack(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	ps, ns := trio(t)
 	for range 50 {
 		if _, err := ns[0].Propose(ctx, make([]byte, 1000)); err != nil {
 			t.Fatal(err)
@@ -143,6 +154,74 @@ func TestProgramComesBack(t *testing.T) {
 	}
 	if kept, err := os.ReadDir(filepath.Join(ps[2].dir, "quarantine")); err != nil || len(kept) != 1 {
 		t.Errorf("%d directories were put aside (%v); want one", len(kept), err)
+	}
+	for _, p := range ps {
+		p.stop()
+	}
+}
+
+// While no majority answers, a stranger in the place of a member that is down may state what
+// he likes: the files of one that is damaged stay where they are. They are put aside when the
+// others are there.
+func TestNoStrangerProvesIt(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	ps, ns := trio(t)
+	if _, err := ns[0].Propose(ctx, make([]byte, 100<<10)); err != nil {
+		t.Fatal(err)
+	}
+	cluster := ns[2].Status().Cluster
+	peers := func() (kept struct{ Peers []string }) {
+		if data, err := os.ReadFile(filepath.Join(ps[2].dir, "peers.json")); err == nil {
+			_ = json.Unmarshal(data, &kept)
+		}
+		return kept
+	}
+	until(t, func() bool { return len(peers().Peers) == 2 })
+	for _, p := range ps {
+		p.stop()
+	}
+	lie := transporttest.NewHandler(9)
+	lie.SetCluster(cluster)
+	var asked atomic.Int32
+	lie.SetCall(func(context.Context, transport.Hello, transport.Inbound) (transport.Message, error) {
+		asked.Add(1)
+		return &octopiipb.VouchReply{Cluster: cluster, Term: 99, Leader: 9, Commit: 1 << 40, IsMember: true}, nil
+	})
+	stranger, err := tcp.New(tcp.Config{Listen: ps[1].tcp.Listen})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stranger.Start(lie); err != nil {
+		t.Fatal(err)
+	}
+	damage(t, filepath.Join(ps[2].dir, "raft", "wal", "*", "*.seg"))
+	ps[2].start(false, ps[0].tcp.Listen)
+	until(t, func() bool { return asked.Load() >= 3 })
+	aside := func() int {
+		kept, err := os.ReadDir(filepath.Join(ps[2].dir, "quarantine"))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
+		return len(kept)
+	}
+	if got := aside(); got != 0 {
+		t.Fatalf("a stranger stated it, and %d directories are put aside", got)
+	}
+	if err := stranger.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 {
+		ps[i].start(i == 0, ps[0].tcp.Listen)
+		ns[i] = <-ps[i].lives
+	}
+	ns[2] = <-ps[2].lives
+	until(t, func() bool {
+		m, ok := ns[0].Status().Membership.Member(ns[2].Status().ID)
+		return ok && !m.Learner
+	})
+	if got := aside(); got != 1 {
+		t.Errorf("%d directories are put aside, want 1", got)
 	}
 	for _, p := range ps {
 		p.stop()

@@ -22,6 +22,8 @@ type peers struct {
 	Member  string `json:"member"`
 	// Peers are where the others listen.
 	Peers []string `json:"peers"`
+	// Voters is how many voters there are, this member included if it is one.
+	Voters int `json:"voters"`
 }
 
 func parseID(text string) uint64 {
@@ -36,14 +38,34 @@ func peersOf(cluster, member uint64, members []node.Member) peers {
 		if m.ID != member {
 			p.Peers = append(p.Peers, m.Address)
 		}
+		if !m.Learner {
+			p.Voters++
+		}
 	}
 	return p
 }
 
+// witnesses is at how many of the addresses of one list a proof must be stated: by as many as
+// are a majority of the voters, as far as this member knows. One who is no member, in the place
+// of one that is down, is not believed alone. Who has certificates is believed.
+func (p peers) witnesses(list []string, recorded bool) int {
+	voters := p.Voters
+	if voters == 0 {
+		voters = len(list) + 1
+	}
+	need := voters/2 + 1
+	if recorded || p.Voters == 0 { // no more can be asked
+		need = min(need, len(list))
+	}
+	return need
+}
+
 // others are the addresses of other members that are recorded or configured.
-func (m *Member) others(p peers) []string {
-	var list []string
-	for _, a := range slices.Concat(p.Peers, m.cfg.Join) {
+func (m *Member) others(p peers) []string { return m.notOwn(slices.Concat(p.Peers, m.cfg.Join)) }
+
+// notOwn are the addresses of a list that are not this member's, each once.
+func (m *Member) notOwn(addresses []string) (list []string) {
+	for _, a := range addresses {
 		if !m.cfg.IsOwn(a) && !slices.Contains(list, a) {
 			list = append(list, a)
 		}
