@@ -241,3 +241,50 @@ func TestRolledBackLeader(t *testing.T) {
 	leader(t, others...)
 	propose(t, others[0], "without it")
 }
+
+// The disk of a founder is set back to before others joined: by its records it is the only voter.
+// Members that it does not know remember more of it, and it ends before it serves a branch for
+// long.
+func TestFounderFromBeforeOthersJoined(t *testing.T) {
+	t.Parallel()
+	f := founder(t)
+	if _, err := f.Propose(timeout(t), []byte("alone")); err != nil {
+		t.Fatal(err)
+	}
+	f.close()
+	image := t.TempDir()
+	if err := os.CopyFS(image, os.DirFS(f.cfg.Dir)); err != nil {
+		t.Fatal(err)
+	}
+	f.start()
+	ms := []*member{f}
+	for id := uint64(2); id <= 3; id++ {
+		m := newMember(t, id).start()
+		ms = append(ms, m)
+		add(t, f, m)
+	}
+	for range 20 {
+		if _, err := f.Propose(timeout(t), []byte("together")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.close()
+	f.cfg.Dir = image
+	if err := f.tryStart(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-f.Done():
+	case <-timeout(t).Done():
+		t.Fatalf("it goes on: %+v", f.Status())
+	}
+	if err := f.Err(); !errors.Is(err, node.ErrOtherCluster) && !errors.Is(err, node.ErrAmnesia) {
+		t.Errorf("it ended with %v", err)
+	}
+	var other *node.OtherClusterError
+	if errors.As(f.Err(), &other) && (other.Proof.AtAddress != 1 || len(other.Proof.Members) != 3) {
+		t.Errorf("it ended by %+v", other.Proof)
+	}
+	_ = f.Node.Close()
+	f.Node = nil
+}

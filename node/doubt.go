@@ -381,12 +381,19 @@ func (c *claim) missing() (from, to uint64) {
 	return c.at + 1, max(c.memory.Match, c.memory.Commit)
 }
 
-// others are the members that can be asked.
+// others are the members that can be asked: where they are recorded, and where they were met
+// if that is elsewhere.
 func (d *doubt) others() (list []octopiipb.Member) {
 	l := d.loop
 	for _, m := range l.membership.Members {
-		if m.ID != l.id && m.Address != "" && m.Address != l.cfg.Transport.Address() {
-			list = append(list, m)
+		met := l.whereabouts.get(m.ID)
+		for _, at := range []string{m.Address, met} {
+			if m.Address = at; m.ID != l.id && at != "" && at != l.cfg.Transport.Address() {
+				list = append(list, m)
+			}
+			if met == at {
+				break
+			}
 		}
 	}
 	return list
@@ -411,7 +418,7 @@ func (d *doubt) ask() {
 	}
 	d.asking = (compareTimeouts + 1) * l.cfg.ElectionTicks
 	st := l.core.Status()
-	request := &octopiipb.CompareRequest{Index: st.Commit, Last: st.Last, Commit: st.Commit, Term: st.Term, Stranger: d.newer.by}
+	request := &octopiipb.CompareRequest{Index: st.Commit, Last: st.Last, Commit: st.Commit, Term: st.Term, Stranger: d.newer.by, Nonce: newNonce()}
 	if d.newer.kind == core.Diverged {
 		request.Index = d.newer.at
 	}
@@ -456,6 +463,9 @@ func (d *doubt) answered(m *octopiipb.Member, commit uint64, q *octopiipb.Compar
 	if err == nil {
 		err = reply.Unmarshal(payload)
 	}
+	if err == nil && !d.sealed(m, q, &reply) {
+		err = errors.New("it does not prove that it is a member")
+	}
 	if err == nil && reply.Cluster != l.cluster.Load() {
 		err = fmt.Errorf("it answers for cluster %x", PublicClusterID(reply.Cluster))
 	}
@@ -467,6 +477,19 @@ func (d *doubt) answered(m *octopiipb.Member, commit uint64, q *octopiipb.Compar
 	place := core.Place{Index: q.Index, Term: reply.Term}
 	place.Sums = core.SumsFrom(reply.Sums)
 	d.vouched(m, commit, reply.Index, place)
+}
+
+// sealed says whether an answer is a member's: of the records here, or the one that they do not
+// have, as a majority has it. What a stranger answers who listens in the place of a member
+// that is down says nothing.
+func (d *doubt) sealed(m *octopiipb.Member, q *octopiipb.CompareRequest, reply *octopiipb.CompareReply) bool {
+	seal := reply.Seal
+	reply.Seal = nil
+	keys := keysOf(d.loop.membership, d.loop.id)
+	if m.Incarnation != 0 && !slices.Contains(keys, m.Incarnation) {
+		keys = append(keys, m.Incarnation)
+	}
+	return sealed(keys, q, reply, seal)
 }
 
 // vouched decides by what a majority has committed just now.
@@ -534,8 +557,10 @@ func (s service) answerCompare(from transport.Hello, payload []byte, done func(t
 			return
 		}
 		at := s.loop.core.PlaceAt(q.Index) // the loop has the answers of reads
-		done(&octopiipb.CompareReply{Cluster: s.cluster.Load(), Index: a.Index, Term: at.Term, Sums: at.Sums[:],
-			Stranger: recordOf(s.members.Load(), q.Stranger), Remembered: toMemory(s.memory.get(from.Node))}, nil)
+		reply := &octopiipb.CompareReply{Cluster: s.cluster.Load(), Index: a.Index, Term: at.Term, Sums: at.Sums[:],
+			Stranger: recordOf(s.members.Load(), q.Stranger), Remembered: toMemory(s.memory.get(from.Node))}
+		reply.Seal = sealOf(s.identity.Incarnation, &q, reply)
+		done(reply, nil)
 	})
 	s.inbox.request(core.Request{Kind: core.Read, Waiter: w})
 	s.host.timer(func() {

@@ -129,24 +129,44 @@ func TestDivergedWhereNobodyCanLookItUp(t *testing.T) {
 	}
 }
 
-// An answer of a member of another cluster decides nothing.
-func TestAnswerOfAnotherCluster(t *testing.T) {
+// An answer of a member of another cluster decides nothing, nor one of somebody who does not
+// prove to be a member, or changed the answer of one.
+func TestAnswersThatDecideNothing(t *testing.T) {
 	n := threeVoters(t)[1]
 	onLoop(t, n, func(l *loop) {
 		d, st := &l.doubt, l.core.Status()
-		for _, mine := range []bool{false, true} {
+		asked := &octopiipb.CompareRequest{Index: st.Commit, Nonce: newNonce()}
+		key := recordOf(l.membership, 1).Incarnation
+		for _, c := range []struct {
+			name    string
+			cluster uint64
+			seal    func(reply *octopiipb.CompareReply) []byte
+			decides bool
+		}{
+			{"another cluster", 9, func(r *octopiipb.CompareReply) []byte { return sealOf(key, asked, r) }, false},
+			{"no seal", l.cluster.Load(), func(*octopiipb.CompareReply) []byte { return nil }, false},
+			{"the key of nobody", l.cluster.Load(), func(r *octopiipb.CompareReply) []byte { return sealOf(key+1, asked, r) }, false},
+			{"its own key", l.cluster.Load(), func(r *octopiipb.CompareReply) []byte { return sealOf(l.identity.Incarnation, asked, r) }, false},
+			{"an answer to another question", l.cluster.Load(), func(r *octopiipb.CompareReply) []byte {
+				return sealOf(key, &octopiipb.CompareRequest{Index: st.Commit, Nonce: newNonce()}, r)
+			}, false},
+			{"a changed answer", l.cluster.Load(), func(r *octopiipb.CompareReply) []byte {
+				other := *r
+				other.Index++
+				return sealOf(key, asked, &other)
+			}, false},
+			{"a member", l.cluster.Load(), func(r *octopiipb.CompareReply) []byte { return sealOf(key, asked, r) }, true},
+		} {
 			d.suspected(claim{by: 3, kind: core.Forgot, at: 2})
-			reply := octopiipb.CompareReply{Cluster: l.cluster.Load(), Index: st.Commit}
-			if !mine {
-				reply.Cluster++
-			}
+			reply := octopiipb.CompareReply{Cluster: c.cluster, Index: st.Commit}
+			reply.Seal = c.seal(&reply)
 			payload, err := reply.Marshal()
 			if err != nil {
 				t.Error(err)
 			}
-			d.answered(&octopiipb.Member{ID: 1, Address: "m1"}, st.Commit, &octopiipb.CompareRequest{Index: st.Commit}, payload, nil)
-			if mine != (l.suspension() == nil) {
-				t.Errorf("of its own cluster: %v; suspended: %v", mine, l.suspension())
+			d.answered(&octopiipb.Member{ID: 1, Address: "m1"}, st.Commit, asked, payload, nil)
+			if c.decides != (l.suspension() == nil) {
+				t.Errorf("%s: suspended: %v", c.name, l.suspension())
 			}
 		}
 	})

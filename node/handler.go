@@ -80,6 +80,7 @@ func (h handler) Accept(peer transport.Hello) error {
 	if peer.Cluster != 0 && !peer.Call && peer.At == "" {
 		h.dialedBy(peer)
 	}
+	h.fromLater(ms, peer)
 	if !h.welcome(peer) {
 		return nil
 	}

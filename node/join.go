@@ -175,8 +175,11 @@ func (s service) handleJoin(from transport.Hello, payload []byte, done func(tran
 	}
 	if !req.Rejoins || m.Replaces == m.ID {
 		m.Replaces = 0
-	} else if m.Replaces == 0 && ms != nil {
-		m.Replaces = formerSelf(ms, &m)
+	} else if ms != nil {
+		m.Replaces = placeOf(ms, &m)
+	}
+	if place := recordOf(ms, m.Replaces); place != nil && place.Address == m.Address && namesake(ms, &m) != nil {
+		m.Name = place.Name // another one has its own by now: where disks were exchanged
 	}
 	if other := namesake(ms, &m); req.Rejoins && other != nil {
 		done(&octopiipb.JoinReply{Code: joinRetry, Reason: fmt.Sprintf(
@@ -198,6 +201,13 @@ func (s service) handleJoin(from transport.Hello, payload []byte, done func(tran
 			done(&octopiipb.JoinReply{Code: joinRetry, Reason: err.Error()}, nil)
 		}
 	})
+}
+
+// placeOf is the member whose place one takes that comes back without a log. The place is the
+// address: where somebody is recorded there, it does not matter whose disk this was. Where
+// nobody is it moved, and is whom its files name.
+func placeOf(ms *octopiipb.Membership, m *octopiipb.Member) uint64 {
+	return cmp.Or(formerSelf(ms, m), m.Replaces)
 }
 
 // formerSelf is the member that one that lost its disk was before: the one at the same

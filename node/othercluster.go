@@ -37,6 +37,10 @@ type OtherClusterError struct {
 
 // Error names both clusters.
 func (e *OtherClusterError) Error() string {
+	if e.Mine == e.Proof.Cluster {
+		return fmt.Sprintf("%v: a majority of cluster %x of %d members remembers more of member %x than this disk has, which has no other voter: it is an image from before they joined; this member stopped serving; put its directory aside and let it join the others",
+			ErrOtherCluster, PublicClusterID(e.Mine), len(e.Proof.Members), e.Proof.AtAddress)
+	}
 	return fmt.Sprintf("%v: this is cluster %x, of this member alone, and cluster %x of %d members has member %x at this address: this one stopped serving; put its directory aside and let it join the other",
 		ErrOtherCluster, PublicClusterID(e.Mine), PublicClusterID(e.Proof.Cluster), len(e.Proof.Members), e.Proof.AtAddress)
 }
@@ -63,6 +67,10 @@ func (e *ClaimedError) Error() string {
 	mine, other := PublicClusterID(e.Mine), PublicClusterID(e.Other)
 	text := fmt.Sprintf("%v: this is cluster %x, and cluster %x has member %x at this address; %s.", ErrClaimed, mine, other, e.Member, e.Why)
 	join := fmt.Sprintf("stop it, empty its data directory, and start it with --join %s", strings.Join(e.Addresses, ","))
+	if mine == other {
+		return fmt.Sprintf("%v: members of this cluster, %x, remember more of this member than its disk has, which names no other voter: it may be an image from before they joined; %s. To settle it: start the others, whose majority decides; or %s",
+			ErrClaimed, mine, e.Why, join)
+	}
 	if e.Operator {
 		return fmt.Sprintf("%s Settle it: if cluster %x is the right one, start this member with --not-of %x (Config.NotOf), once; if cluster %x is, first stop the other members of cluster %x and empty their data directories, and then this one: %s",
 			text, mine, other, other, mine, join)
@@ -174,6 +182,37 @@ func (r *rivals) dialed(peer transport.Hello) {
 	case r.loop.core == nil || peer.Cluster == r.loop.cluster.Load() || peer.Address == "" || len(peer.Address) > addressBytesMax || r.settled(peer.Cluster):
 		return
 	case len(r.dialers) == dialersMax || slices.ContainsFunc(r.dialers, same):
+		return
+	}
+	r.dialers = append(r.dialers, peer)
+	if r.wait == 0 {
+		r.ask()
+	}
+}
+
+// fromLater looks at a peer that called, names this cluster, and remembers more of this member
+// than it has, while the records here have neither it nor any other voter, and it was not
+// removed: this member's disk may be an image from before others joined. It would elect itself,
+// and serve a branch. So what they know is a rival's claim, though their cluster is the same.
+func (t trust) fromLater(ms *octopiipb.Membership, peer transport.Hello) {
+	mine := t.cluster.Load()
+	if ms == nil || peer.Cluster != mine || peer.Call || peer.At != "" || peer.Remembers == (transport.Memory{}) ||
+		recordOf(ms, peer.Node) != nil || slices.Contains(ms.Removed, peer.Node) {
+		return
+	}
+	t.inbox.call(func() { t.loop.rivals.later(peer) })
+}
+
+// later takes note of such a peer. It is asked what it has of this member, and then its majority.
+func (r *rivals) later(peer transport.Hello) {
+	l := r.loop
+	if l.core == nil || peer.Address == "" || len(peer.Address) > addressBytesMax || len(r.dialers) == dialersMax ||
+		!slices.Equal(l.public.Voters(), []uint64{l.id}) {
+		return
+	}
+	last, err := l.view.LastIndex()
+	if err != nil || !contradicts(peer.Remembers, l.core.Status().Term, last, l.core.TermOf) ||
+		slices.ContainsFunc(r.dialers, func(o transport.Hello) bool { return o.Address == peer.Address }) {
 		return
 	}
 	r.dialers = append(r.dialers, peer)

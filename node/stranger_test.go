@@ -296,3 +296,23 @@ func TestAnswersNameNoCluster(t *testing.T) {
 		t.Errorf("a member is told %v", got)
 	}
 }
+
+// The place of one that lost its disk is where it is: a copy of another member's files, or a
+// name, says nothing against who is recorded there. Who is recorded nowhere at its address moved.
+func TestPlaceIsTheAddress(t *testing.T) {
+	for name, c := range map[string]struct {
+		address        string
+		replaces, want uint64
+	}{
+		"another member's files at the address of one": {"m3", 2, 3},
+		"its own files":                  {"m2", 2, 2},
+		"files at an address of nobody":  {"m9", 2, 2},
+		"no files":                       {"m3", 0, 3},
+		"no files, an address of nobody": {"m9", 0, 0},
+	} {
+		m := octopiipb.Member{ID: 9, Address: c.address, Replaces: c.replaces}
+		if got := placeOf(threeMembers, &m); got != c.want {
+			t.Errorf("%s: it takes the place of %d, want %d", name, got, c.want)
+		}
+	}
+}

@@ -42,6 +42,8 @@ type markGroup struct {
 // nonceBytes is the length of a nonce.
 const nonceBytes = 8
 
+func newNonce() []byte { return binary.BigEndian.AppendUint64(nil, randomID()) }
+
 // markOf is what a member answers to a nonce: it is the same for members of one cluster,
 // and tells nothing else of it. nil: none was asked for.
 func markOf(nonce []byte, cluster uint64) []byte {
@@ -69,7 +71,7 @@ func (j *joiner) begins() bool {
 // surveyAll asks all addresses side by side of which cluster they are.
 func (j *joiner) surveyAll(addresses []string) {
 	l := j.loop
-	s := &survey{nonce: binary.BigEndian.AppendUint64(nil, randomID()), left: len(addresses)}
+	s := &survey{nonce: newNonce(), left: len(addresses)}
 	j.survey, j.asking = s, true
 	for _, address := range addresses {
 		l.call(address, kindFound, &octopiipb.FoundRequest{Member: l.self(), Nonce: s.nonce}, func(payload []byte, err error) {

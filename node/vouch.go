@@ -30,10 +30,14 @@ type Question struct {
 	Member uint64
 	// Address and Name are the asker's own.
 	Address, Name string
-	// Witnesses is at how many addresses the same must be stated; 0: at one. A cluster without
-	// certificates cannot tell a member from a stranger in its place, who may state what he
-	// likes: so many as are a majority are not all strangers.
+	// Witnesses is at how many addresses the same must be stated, unless one of them proves by
+	// Keys to be a member; 0: at one. A stranger in the place of a member that is down may state
+	// what he likes: so many as are a majority are not all strangers.
 	Witnesses int
+	// Keys are those of members of the cluster, as Node.MemberKeys returned them once.
+	Keys []uint64
+	// nonce is drawn for each time that it is asked.
+	nonce []byte
 }
 
 // Proof is the statement of a majority of a cluster's voters. It was true at a moment
@@ -55,6 +59,8 @@ type Proof struct {
 	Members []Member
 	// Witness is the address of the member that answered, of several that one who had the most.
 	Witness string
+	// sealed: the witness proved by one of Question.Keys that it is a member.
+	sealed bool
 }
 
 // ErrNoProof: no member that was asked could state what a majority knows. Ask again
@@ -74,6 +80,7 @@ type Caller interface {
 func SeekProof(ctx context.Context, by Caller, q Question, addresses []string) (Proof, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	q.nonce = newNonce()
 	type answered struct {
 		proof Proof
 		err   error
@@ -115,7 +122,10 @@ func (t *testimony) add(p Proof, err error) bool {
 	default:
 		t.proofs = append(t.proofs, p)
 		agree := slices.DeleteFunc(slices.Clone(t.proofs), func(o Proof) bool { return !o.agrees(p) })
-		if len(agree) >= t.need {
+		if p.sealed {
+			agree = []Proof{p}
+		}
+		if p.sealed || len(agree) >= t.need {
 			best := slices.MaxFunc(agree, func(a, b Proof) int { return cmp.Compare(a.Commit, b.Commit) })
 			t.proven = &best
 		}
@@ -146,7 +156,7 @@ func (t *testimony) proof() (Proof, error) {
 }
 
 func (q Question) message() *octopiipb.VouchRequest {
-	return &octopiipb.VouchRequest{Cluster: q.Cluster, Member: q.Member, Address: q.Address, Name: q.Name}
+	return &octopiipb.VouchRequest{Cluster: q.Cluster, Member: q.Member, Address: q.Address, Name: q.Name, Nonce: q.nonce}
 }
 
 // readProof reads what a member answered.
@@ -170,7 +180,9 @@ func readProof(q Question, address string, payload []byte, err error) (Proof, er
 	case q.Cluster != 0 && r.Cluster != q.Cluster:
 		return Proof{}, fmt.Errorf("%s belongs to cluster %x, not to %x", address, PublicClusterID(r.Cluster), PublicClusterID(q.Cluster))
 	}
-	p := Proof{Cluster: r.Cluster, Term: r.Term, Leader: r.Leader, Commit: r.Commit, IsMember: r.IsMember, Removed: r.Removed,
+	seal := r.Seal
+	r.Seal = nil
+	p := Proof{sealed: sealed(q.Keys, q.message(), &r, seal), Cluster: r.Cluster, Term: r.Term, Leader: r.Leader, Commit: r.Commit, IsMember: r.IsMember, Removed: r.Removed,
 		AtAddress: r.AtAddress, Named: r.Named, Witness: address}
 	for _, m := range r.Members {
 		p.Members = append(p.Members, Member{ID: m.ID, Name: m.Name, Address: m.Address, Learner: m.Learner, Priority: int(m.Priority)})
@@ -296,6 +308,7 @@ func (s service) statement(req *octopiipb.VouchRequest, index uint64, err error)
 	reply.IsMember = req.Member != 0 && isMember(ms, req.Member)
 	reply.Removed = slices.Contains(ms.Removed, req.Member)
 	s.describe(reply, req, ms)
+	reply.Seal = sealOf(s.identity.Incarnation, req, reply)
 	return reply
 }
 

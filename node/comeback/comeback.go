@@ -41,6 +41,9 @@ const (
 	pauseMax = time.Minute
 	// proofTimeout bounds one round of asking the others for a proof.
 	proofTimeout = 10 * time.Second
+	// liveAgain is after how long a member that stopped because of what others said lives again,
+	// if nobody proves it: they may have been strangers, or several members wait for each other.
+	liveAgain = 30 * time.Second
 )
 
 // Config says what is of a member, and how it was started. Dir, Node and Caller are required.
@@ -150,8 +153,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // comeBack decides what becomes of a member that stopped because of cause: nil means that
-// its files were put aside, and it starts again. It asks until a majority of the cluster
-// answers, or ctx ends; selfheal.Aside decides.
+// its files were put aside, or nobody proves what it was told, and it starts again. It asks
+// until a majority of the cluster answers, or ctx ends; selfheal.Aside decides.
 func (m *Member) comeBack(ctx context.Context, cause error) error {
 	what := m.causeOf(cause)
 	known := m.peers()
@@ -163,6 +166,7 @@ func (m *Member) comeBack(ctx context.Context, cause error) error {
 	if what == selfheal.Passing || len(addresses) == 0 {
 		return cause
 	}
+	began := time.Now()
 	for pause, said := pauseMin, ""; ; pause = min(2*pause, pauseMax) {
 		var proof node.Proof
 		var unproven error
@@ -187,10 +191,19 @@ func (m *Member) comeBack(ctx context.Context, cause error) error {
 			said = why
 			m.lg.Error("this member stopped and waits: "+why, zap.Strings("asking", addresses), zap.NamedError("answers", unproven), zap.Error(cause))
 		}
+		if hearsay(cause) && unproven != nil && time.Since(began) >= liveAgain {
+			m.lg.Warn("this member starts again: nobody proves what it was told, and stopped for", zap.Error(cause))
+			return nil
+		}
 		if !sleep(ctx, pause) {
 			return nil
 		}
 	}
+}
+
+// hearsay: others said so, and the files of this member do not show it.
+func hearsay(cause error) bool {
+	return errors.Is(cause, node.ErrRemoved) || errors.Is(cause, node.ErrAmnesia) || errors.Is(cause, node.ErrDiverged)
 }
 
 // causeOf says what an error of a member means for its files. Only a failed checksum or
@@ -226,20 +239,20 @@ func (m *Member) prove(ctx context.Context, known peers) (node.Proof, error) {
 	}
 	a, ok := caller.(transport.Authenticated)
 	sure := ok && a.Authenticated()
-	seek := func(addresses []string, recorded bool) (node.Proof, error) {
+	seek := func(addresses []string) (node.Proof, error) {
 		ctx, cancel := context.WithTimeout(ctx, proofTimeout)
 		defer cancel()
 		list := m.notOwn(addresses)
-		q := node.Question{Cluster: parseID(known.Cluster), Member: parseID(known.Member), Address: caller.Address()}
+		q := node.Question{Cluster: parseID(known.Cluster), Member: parseID(known.Member), Address: caller.Address(), Keys: known.Keys}
 		if !sure {
-			q.Witnesses = known.witnesses(list, recorded)
+			q.Witnesses = known.witnesses(list)
 		}
 		return node.SeekProof(ctx, caller, q, list)
 	}
-	proof, err := seek(known.Peers, true)
+	proof, err := seek(known.Peers)
 	if err != nil && len(m.cfg.Join) > 0 {
 		var more error
-		if proof, more = seek(m.cfg.Join, false); more == nil {
+		if proof, more = seek(m.cfg.Join); more == nil {
 			err = nil
 		} else {
 			err = errors.Join(err, more)

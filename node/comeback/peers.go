@@ -24,6 +24,8 @@ type peers struct {
 	Peers []string `json:"peers"`
 	// Voters is how many voters there are, this member included if it is one.
 	Voters int `json:"voters"`
+	// Keys are those by which the others prove who they are: node.Node.MemberKeys.
+	Keys []uint64 `json:"keys,omitempty"`
 }
 
 func parseID(text string) uint64 {
@@ -47,17 +49,13 @@ func peersOf(cluster, member uint64, members []node.Member) peers {
 
 // witnesses is at how many of the addresses of one list a proof must be stated: by as many as
 // are a majority of the voters, as far as this member knows. One who is no member, in the place
-// of one that is down, is not believed alone. Who has certificates is believed.
-func (p peers) witnesses(list []string, recorded bool) int {
-	voters := p.Voters
-	if voters == 0 {
-		voters = len(list) + 1
+// of one that is down, is not believed alone. Who has certificates, or proves by a key to be a
+// member, is believed.
+func (p peers) witnesses(list []string) int {
+	if p.Voters == 0 { // it is not known any more: no more can be asked
+		return min((len(list)+1)/2+1, len(list))
 	}
-	need := voters/2 + 1
-	if recorded || p.Voters == 0 { // no more can be asked
-		need = min(need, len(list))
-	}
-	return need
+	return p.Voters/2 + 1
 }
 
 // others are the addresses of other members that are recorded or configured.
@@ -89,11 +87,13 @@ func (m *Member) peers() (p peers) {
 }
 
 // writePeers keeps who the others are. One that was removed keeps who they were.
-func (m *Member) writePeers(st node.Status, ms node.Membership) error {
+func (m *Member) writePeers(st node.Status, ms node.Membership, keys []uint64) error {
 	if _, ok := ms.Member(st.ID); !ok {
 		return nil
 	}
-	return m.write(peersOf(st.Cluster, st.ID, ms.Members))
+	p := peersOf(st.Cluster, st.ID, ms.Members)
+	p.Keys = keys
+	return m.write(p)
 }
 
 // write replaces the file as a whole.
@@ -120,7 +120,7 @@ func (m *Member) Keep(ctx context.Context, n *node.Node) {
 	for {
 		select {
 		case ms := <-m.memberships:
-			if err := m.writePeers(n.Status(), ms); err != nil {
+			if err := m.writePeers(n.Status(), ms, n.MemberKeys()); err != nil {
 				m.lg.Warn("cannot note where the other members are", zap.String("file", m.peersFile()), zap.Error(err))
 			}
 		case <-ctx.Done():

@@ -135,7 +135,8 @@ func (c *changes) tendAddresses() {
 // mayFollow says whether a record may follow a member that was met elsewhere, if nobody but
 // itself said so: a copy of its disk is met as well. While it answers where it is recorded it
 // is there; and the place of another member is its own only if that one was met elsewhere, as
-// when two swapped their addresses, since a record that had to give way would keep that one out.
+// when two swapped their addresses, or is long gone: a record that had to give way would keep
+// one out that is only away.
 func (c *changes) mayFollow(change Change) error {
 	m := find(c.handed.Membership, change.Member.ID)
 	if !change.IfSilent || m == nil {
@@ -147,10 +148,10 @@ func (c *changes) mayFollow(change Change) error {
 	}
 	for i := range c.handed.Membership.Members {
 		o := &c.handed.Membership.Members[i]
-		if o.ID == m.ID || o.Address != change.Member.Address || c.answersElsewhere(o) {
+		if o.ID == m.ID || o.Address != change.Member.Address || c.answersElsewhere(o) || c.longGone(o.ID) {
 			continue
 		}
-		return fmt.Errorf("%w: %s is recorded for member %x, which was not met elsewhere; the record of member %x does not follow it there",
+		return fmt.Errorf("%w: %s is recorded for member %x, which was not met elsewhere and may only be away; the record of member %x does not follow it there",
 			ErrUnsafeMembership, o.Address, o.ID, m.ID)
 	}
 	return nil

@@ -298,6 +298,15 @@ func TestRecordDoesNotFollowACopy(t *testing.T) {
 	}
 
 	b = lead()
+	b.run(up(2, "addr3"))
+	for range b.c.cfg.JoinTimeoutTicks + 3 {
+		serve(b)
+	}
+	if got := records(b); got != [4]string{"", "addr1", "addr3", "addr2"} {
+		t.Errorf("whoever is recorded there is long gone: records %v, want them swapped", got)
+	}
+
+	b = lead()
 	b.run(up(2, "addr4"))
 	serve(b)
 	if got := records(b); got != [4]string{"", "addr1", "addr4", "addr3"} {
