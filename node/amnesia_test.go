@@ -288,3 +288,38 @@ func TestFounderFromBeforeOthersJoined(t *testing.T) {
 	_ = f.Node.Close()
 	f.Node = nil
 }
+
+// Two of three disks are set back to before the third member joined. By their records they are
+// all, and they go on; but they say what the third one remembers.
+func TestMajorityFromBeforeOneJoined(t *testing.T) {
+	t.Parallel()
+	ms := cluster(t, 2)
+	propose(t, ms[0], "before")
+	for _, m := range ms {
+		m.close()
+	}
+	images := []string{t.TempDir(), t.TempDir()}
+	for i, m := range ms {
+		if err := os.CopyFS(images[i], os.DirFS(m.cfg.Dir)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, m := range ms {
+		m.start()
+	}
+	third := newMember(t, 3).start()
+	add(t, leader(t, ms...), third)
+	for range 20 {
+		propose(t, leader(t, ms...), "together")
+	}
+	for i, m := range ms {
+		m.close()
+		m.cfg.Dir = images[i]
+	}
+	for _, m := range ms {
+		m.start()
+	}
+	eventually(t, "one of them says so", func() bool {
+		return ms[0].Status().Claimed != nil || ms[1].Status().Claimed != nil || third.Status().Role == node.Leader
+	})
+}

@@ -191,9 +191,10 @@ func (r *rivals) dialed(peer transport.Hello) {
 }
 
 // fromLater looks at a peer that called, names this cluster, and remembers more of this member
-// than it has, while the records here have neither it nor any other voter, and it was not
-// removed: this member's disk may be an image from before others joined. It would elect itself,
-// and serve a branch. So what they know is a rival's claim, though their cluster is the same.
+// than it has, while the records here do not have it, and it was not removed: this member's
+// disk may be an image from before others joined. If it knows no other voter it would elect
+// itself, and serve a branch. So what they know is a rival's claim, though their cluster is the
+// same.
 func (t trust) fromLater(ms *octopiipb.Membership, peer transport.Hello) {
 	mine := t.cluster.Load()
 	if ms == nil || peer.Cluster != mine || peer.Call || peer.At != "" || peer.Remembers == (transport.Memory{}) ||
@@ -203,21 +204,29 @@ func (t trust) fromLater(ms *octopiipb.Membership, peer transport.Hello) {
 	t.inbox.call(func() { t.loop.rivals.later(peer) })
 }
 
-// later takes note of such a peer. It is asked what it has of this member, and then its majority.
+// later takes note of such a peer. The only voter asks it what it has of this member, and then its
+// majority. Who knows other voters may be one of a majority whose disks were set back, and says
+// so: nothing else follows from a stranger's word.
 func (r *rivals) later(peer transport.Hello) {
 	l := r.loop
-	if l.core == nil || peer.Address == "" || len(peer.Address) > addressBytesMax || len(r.dialers) == dialersMax ||
-		!slices.Equal(l.public.Voters(), []uint64{l.id}) {
+	if l.core == nil || peer.Address == "" || len(peer.Address) > addressBytesMax {
 		return
 	}
+	had := peer.Remembers
 	last, err := l.view.LastIndex()
-	if err != nil || !contradicts(peer.Remembers, l.core.Status().Term, last, l.core.TermOf) ||
-		slices.ContainsFunc(r.dialers, func(o transport.Hello) bool { return o.Address == peer.Address }) {
+	if err != nil || !contradicts(had, l.core.Status().Term, last, l.core.TermOf) {
 		return
 	}
-	r.dialers = append(r.dialers, peer)
-	if r.wait == 0 {
-		r.ask()
+	if !slices.Equal(l.public.Voters(), []uint64{l.id}) {
+		r.warn(fmt.Errorf("member %x at %s, which the records here do not have, names this cluster and remembers that this member had its log up to index %d in term %d, of which %d is committed, and it ends at index %d: if the disks of a majority were set back to before that one joined, what was acknowledged since is missing here: stop them, and put newer copies back, or empty their directories one after the other and let them join that one",
+			peer.Node, peer.Address, had.Match, had.Term, had.Commit, last), "a majority may have forgotten what it acknowledged")
+		return
+	}
+	if len(r.dialers) < dialersMax && !slices.ContainsFunc(r.dialers, func(o transport.Hello) bool { return o.Address == peer.Address }) {
+		r.dialers = append(r.dialers, peer)
+		if r.wait == 0 {
+			r.ask()
+		}
 	}
 }
 
@@ -469,8 +478,13 @@ func (r *rivals) report(p Proof, why string) {
 	other := PublicClusterID(p.Cluster)
 	err := fmt.Errorf("a member at %s says that cluster %x has member %x at this address, and this is cluster %x: nothing follows from it, as %s; find out which of the two is right: start this member with --not-of %x (Config.NotOf), or remove member %x from cluster %x",
 		p.Witness, other, p.AtAddress, PublicClusterID(l.cluster.Load()), why, other, p.AtAddress, other)
+	r.warn(err, "another cluster claims this member's address")
+}
+
+// warn says something from which nothing follows, in the log once.
+func (r *rivals) warn(err error, message string) {
 	if r.warning == nil {
-		l.log.Error("another cluster claims this member's address", zap.Error(err))
+		r.loop.log.Error(message, zap.Error(err))
 	}
 	r.warning, r.quiet = err, 0
 }

@@ -61,8 +61,8 @@ type Status struct {
 	// Suspended is why this member serves nothing although it runs; nil: it serves. It
 	// wraps ErrSuspect, ErrDiverged or ErrClaimed.
 	Suspended error
-	// Claimed says that another cluster claims the address of this member, which serves all
-	// the same; nil: none does.
+	// Claimed says that another cluster claims the address of this member, or that one that
+	// its records do not have remembers more of it than it has; it serves all the same. nil: none.
 	Claimed error
 	// Suspects are members that said that they may have lost something, ordered by ID.
 	Suspects []Suspect
