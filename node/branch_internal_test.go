@@ -78,7 +78,7 @@ func TestBranchesAreBounded(t *testing.T) {
 	l := bareLoop()
 	d := &doubt{loop: l}
 	for id := range uint64(2*branchesMax + 1) {
-		l.membership = &octopiipb.Membership{Members: []octopiipb.Member{{ID: id + 1}}}
+		l.membership = &octopiipb.Membership{Members: []octopiipb.Member{{ID: id + 1, Kind: octopiipb.Voter}}}
 		d.keep(l.membership)
 		d.branched(Branch{ID: id + 1, First: 5, Last: 9}, false)
 		d.branched(Branch{ID: id + 1, First: 6, Last: 9, Term: 2}, true)

@@ -361,7 +361,7 @@ func (d *doubt) refused(peer transport.Hello, reason string) {
 	d.refusals[peer.Node] = true
 	voters, against := 0, 0
 	for _, m := range l.membership.Members {
-		if !m.Learner {
+		if m.Kind == octopiipb.Voter {
 			voters++
 			if d.refusals[m.ID] {
 				against++

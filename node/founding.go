@@ -298,7 +298,7 @@ func (f *founding) propose() {
 		}
 	}
 	if !slices.Equal(f.proposed.Members, members) {
-		f.proposed = octopiipb.Round{Cluster: randomID(), Members: members, FailoverByTimeout: l.cfg.FailoverByTimeout}
+		f.proposed = octopiipb.Round{Cluster: randomID(), Members: members, Settings: l.settings()}
 	}
 	round := f.proposed
 	if err := checkRound(&round); err != nil {
@@ -330,7 +330,7 @@ func (f *founding) allPromised(members []octopiipb.Member) bool {
 // checkRound says why no cluster can begin with the members of a round.
 func checkRound(round *octopiipb.Round) error {
 	for i, m := range round.Members {
-		if m.ID == 0 || m.ID > idMax || m.Learner {
+		if m.ID == 0 || m.ID > idMax || m.Kind != octopiipb.Voter {
 			return fmt.Errorf("member %x cannot be a first voter", m.ID)
 		}
 		for _, o := range round.Members[:i] {
@@ -369,7 +369,12 @@ func (f *founding) foundAlone() {
 
 // roundAlone founds a cluster of this member.
 func (g *group) roundAlone() octopiipb.Round {
-	return octopiipb.Round{Cluster: randomID(), Members: []octopiipb.Member{g.self()}, FailoverByTimeout: g.cfg.FailoverByTimeout}
+	return octopiipb.Round{Cluster: randomID(), Members: []octopiipb.Member{g.self()}, Settings: g.settings()}
+}
+
+// settings are those of a cluster that this member founds.
+func (g *group) settings() octopiipb.Settings {
+	return octopiipb.Settings{FailoverByTimeout: g.cfg.FailoverByTimeout}
 }
 
 // found makes the first log of a cluster from a round: its founder's, or that of a member

@@ -229,10 +229,10 @@ func streamed(t testing.TB, s octopiipb.SnapshotStream, data string) []byte {
 func clusterOf(index, term uint64, voters []uint64, learners ...uint64) octopiipb.SnapshotStream {
 	ms := octopiipb.Membership{Cluster: 7, Index: 1}
 	for _, id := range voters {
-		ms.Members = append(ms.Members, octopiipb.Member{ID: id, Name: "m", Address: "n"})
+		ms.Members = append(ms.Members, octopiipb.Member{ID: id, Name: "m", Address: "n", Kind: octopiipb.Voter})
 	}
 	for _, id := range learners {
-		ms.Members = append(ms.Members, octopiipb.Member{ID: id, Name: "l", Address: "n", Learner: true})
+		ms.Members = append(ms.Members, octopiipb.Member{ID: id, Name: "l", Address: "n", Kind: octopiipb.Learner})
 	}
 	return octopiipb.SnapshotStream{Term: term, Header: octopiipb.SnapshotHeader{Membership: ms,
 		Metadata: raftpb.SnapshotMetadata{Index: index, Term: term, ConfState: raftpb.ConfState{Voters: voters, Learners: learners}}}}
@@ -293,9 +293,9 @@ func FuzzPeer(f *testing.F) {
 		f.Add(state, arrivals(arrival{byRaft, 2, odd(raftpb.Entry{Type: raftpb.EntryConfChangeV2, Data: []byte{0xff}})}))
 		f.Add(state, arrivals(arrival{byRaft, 2, odd(raftpb.Entry{Type: raftpb.EntryConfChange, Data: []byte{0x10, 1}})}))
 		f.Add(state, arrivals(arrival{byRaft, 3, appended}, arrival{byUnknown, 3, appended}, arrival{byRaft, 2, []byte{0xff}}))
-		f.Add(state, arrivals(arrival{byJoin, 6, join(octopiipb.Member{ID: 6, Address: "n6", Name: "new", Incarnation: 6})},
-			arrival{byJoin, 5, join(octopiipb.Member{ID: 6, Address: "n6"})}, arrival{byJoin, 6, join(octopiipb.Member{ID: 6})}, arrival{byTime, 0, make([]byte, 9)}))
-		f.Add(state, arrivals(arrival{byJoin, 2, join(octopiipb.Member{ID: 2, Address: "elsewhere", Priority: -1, Promote: true, Learner: true})}))
+		f.Add(state, arrivals(arrival{byJoin, 6, join(octopiipb.Member{ID: 6, Address: "n6", Name: "new", Incarnation: 6, Kind: octopiipb.Voter})},
+			arrival{byJoin, 5, join(octopiipb.Member{ID: 6, Address: "n6", Kind: octopiipb.Voter})}, arrival{byJoin, 6, join(octopiipb.Member{ID: 6, Kind: octopiipb.Voter})}, arrival{byTime, 0, make([]byte, 9)}))
+		f.Add(state, arrivals(arrival{byJoin, 2, join(octopiipb.Member{ID: 2, Address: "elsewhere", Priority: -1, Promote: true, Kind: octopiipb.Learner})}))
 		f.Add(state, arrivals(arrival{byRequests, 2, request(
 			octopiipb.Request{ID: 1, Proposal: forwarded(2, 1, []byte("p"))}, octopiipb.Request{ID: 2, ConfChange: encoded(f, &asked)},
 			octopiipb.Request{ID: 7, Proposal: forwarded(3, 7, nil)}, octopiipb.Request{ID: 8, ConfChange: encoded(f, &change)},

@@ -59,13 +59,13 @@ func newRivalAt(t *testing.T, network *localnet.Network, address string, id uint
 // claim is a statement of three voters, of which one is at an address.
 func claim(address string, commit uint64) *octopiipb.VouchReply {
 	return &octopiipb.VouchReply{Cluster: rivalCluster, Term: 3, Commit: commit, AtAddress: 99, Members: []octopiipb.Member{
-		{ID: 99, Address: address}, {ID: 5, Address: "r"}, {ID: 6, Address: "r6"}}}
+		{ID: 99, Address: address, Kind: octopiipb.Voter}, {ID: 5, Address: "r", Kind: octopiipb.Voter}, {ID: 6, Address: "r6", Kind: octopiipb.Voter}}}
 }
 
 // noClaim is a statement that there is nobody at this address.
 func noClaim(commit uint64) *octopiipb.VouchReply {
 	return &octopiipb.VouchReply{Cluster: rivalCluster, Term: 3, Commit: commit, Members: []octopiipb.Member{
-		{ID: 98, Address: "elsewhere"}, {ID: 5, Address: "r"}, {ID: 6, Address: "r6"}}}
+		{ID: 98, Address: "elsewhere", Kind: octopiipb.Voter}, {ID: 5, Address: "r", Kind: octopiipb.Voter}, {ID: 6, Address: "r6", Kind: octopiipb.Voter}}}
 }
 
 // answers changes what it says.

@@ -58,7 +58,7 @@ func TestAnswersOfExpectedMembers(t *testing.T) {
 		}
 		return b
 	}
-	two := octopiipb.Member{ID: 2, Name: "n2", Address: "b"}
+	two := octopiipb.Member{ID: 2, Name: "n2", Address: "b", Kind: octopiipb.Voter}
 	for name, c := range map[string]struct {
 		payload []byte
 		err     error
@@ -91,7 +91,7 @@ func TestRoundsThatCannotBe(t *testing.T) {
 		return octopiipb.FoundRequest{Member: peer, Round: octopiipb.Round{Cluster: 77, Members: members}}
 	}
 	learner := self
-	learner.Learner = true
+	learner.Kind = octopiipb.Learner
 	// Who was not met yet is told so, whatever it asks.
 	var last octopiipb.FoundReply
 	for met := false; !met; {
@@ -102,7 +102,7 @@ func TestRoundsThatCannotBe(t *testing.T) {
 		"is there twice":           round(peer, self, self),
 		"cannot be a first voter":  round(peer, learner),
 		"does not take part":       round(peer),
-		"cannot be a first voter ": round(peer, self, octopiipb.Member{ID: idMax + 1, Name: "x", Address: "x"}),
+		"cannot be a first voter ": round(peer, self, octopiipb.Member{ID: idMax + 1, Name: "x", Address: "x", Kind: octopiipb.Voter}),
 	} {
 		if reply := ask(t, a, r); reply.Promised || !strings.Contains(reply.Reason, strings.TrimSpace(want)) {
 			t.Errorf("it says %v, want %q", reply, want)

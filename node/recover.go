@@ -27,7 +27,7 @@ func foundHeader(round octopiipb.Round) octopiipb.SnapshotHeader {
 			Index:   1,
 			Members: round.Members,
 
-			FailoverByTimeout: round.FailoverByTimeout,
+			Settings: round.Settings,
 		},
 	}
 	for _, m := range round.Members {
@@ -36,10 +36,11 @@ func foundHeader(round octopiipb.Round) octopiipb.SnapshotHeader {
 	return h
 }
 
-// self is this member's record.
+// self is this member's record, as that of a voter, which it wants to be.
 func (g *group) self() octopiipb.Member {
 	return octopiipb.Member{
 		ID:          g.id,
+		Kind:        octopiipb.Voter,
 		Name:        g.identity.Name,
 		Address:     g.cfg.Transport.Address(),
 		Incarnation: g.identity.Incarnation,
@@ -125,7 +126,7 @@ func (r *restoring) Bytes() int64 { return r.Size }
 // Release implements Releaser. The file of a voter stays until its state machine has
 // the snapshot: this member acknowledged it, and may be one of a bare majority that has it.
 func (r *restoring) Release(dir string) error {
-	if m := recordOf(&r.header.Membership, r.id); m == nil || !m.Learner {
+	if m := recordOf(&r.header.Membership, r.id); m == nil || m.Kind == octopiipb.Voter {
 		return errors.New("node: the snapshot file of a voter stays until it is restored")
 	}
 	same, err := vfs.SameVolume(dir, r.Path())

@@ -34,7 +34,7 @@ func (deaf) RemovePeer(uint64)      {}
 func (deaf) Address() string        { return "m1" }
 
 var threeMembers = &octopiipb.Membership{Cluster: 7, Members: []octopiipb.Member{
-	{ID: 1, Address: "m1", Incarnation: 101}, {ID: 2, Address: "m2", Incarnation: 102}, {ID: 3, Address: "m3", Incarnation: 103}, {ID: 4, Address: "m4", Learner: true}}}
+	{ID: 1, Address: "m1", Incarnation: 101, Kind: octopiipb.Voter}, {ID: 2, Address: "m2", Incarnation: 102, Kind: octopiipb.Voter}, {ID: 3, Address: "m3", Incarnation: 103, Kind: octopiipb.Voter}, {ID: 4, Address: "m4", Kind: octopiipb.Learner}}}
 
 // What a handshake of a stranger says never reaches the loop, whatever it makes up.
 func TestStrangersRemindNobody(t *testing.T) {
@@ -133,13 +133,13 @@ func TestWhoWasGivenUp(t *testing.T) {
 		self octopiipb.Member
 		want bool
 	}{
-		"a voter":              {octopiipb.Member{ID: 1}, false},
-		"a learner for good":   {octopiipb.Member{ID: 1, Learner: true}, false},
-		"on its way to a vote": {octopiipb.Member{ID: 1, Learner: true, Promote: true}, true},
+		"a voter":              {octopiipb.Member{ID: 1, Kind: octopiipb.Voter}, false},
+		"a learner for good":   {octopiipb.Member{ID: 1, Kind: octopiipb.Learner}, false},
+		"on its way to a vote": {octopiipb.Member{ID: 1, Kind: octopiipb.Learner, Promote: true}, true},
 	} {
 		l := bareLoop()
 		l.core = new(core.Core)
-		l.membership = &octopiipb.Membership{Members: []octopiipb.Member{c.self, {ID: 2, Address: "m2"}}}
+		l.membership = &octopiipb.Membership{Members: []octopiipb.Member{c.self, {ID: 2, Address: "m2", Kind: octopiipb.Voter}}}
 		l.public = publicMembership(l.membership)
 		l.dismissed(transport.Hello{Node: 2, Dialed: "m2"})
 		if err := l.err(); !errors.Is(err, ErrRemoved) || errors.Is(err, ErrGivenUp) != c.want {

@@ -289,7 +289,7 @@ func (c *checker) membership(m *member, ms *octopiipb.Membership) {
 	if !ok {
 		c.onePlaceEach(m, ms)
 		for _, mem := range ms.Members { // it took the place of a learner
-			if mem.Learner && !mem.Promote && c.w.nemesis.demoted[mem.Replaces] {
+			if mem.Kind == octopiipb.Learner && !mem.Promote && c.w.nemesis.demoted[mem.Replaces] {
 				c.w.nemesis.demoted[mem.ID] = true
 			}
 		}
@@ -308,7 +308,7 @@ func (c *checker) membership(m *member, ms *octopiipb.Membership) {
 func (c *checker) onePlaceEach(m *member, ms *octopiipb.Membership) {
 	for i, a := range ms.Members {
 		for _, b := range ms.Members[i+1:] {
-			if a.Address == b.Address && a.Address != "" && !a.Learner && !b.Learner {
+			if a.Address == b.Address && a.Address != "" && a.Kind == octopiipb.Voter && b.Kind == octopiipb.Voter {
 				c.w.fail("no two voters have one address", "%s has a membership from %d on in which %x and %x vote at %s", m.name(), ms.Index, a.ID, b.ID, a.Address)
 			}
 		}
@@ -331,8 +331,8 @@ func (c *checker) bury(m *member, before, after *octopiipb.Membership) {
 		c.buried[id] = true
 	}
 	for _, was := range before.Members {
-		now := slices.IndexFunc(after.Members, func(o octopiipb.Member) bool { return o.ID == was.ID && !o.Learner })
-		if was.Learner && was.Replaces != 0 && now >= 0 && slices.ContainsFunc(after.Members, func(o octopiipb.Member) bool { return o.ID == was.Replaces }) {
+		now := slices.IndexFunc(after.Members, func(o octopiipb.Member) bool { return o.ID == was.ID && o.Kind == octopiipb.Voter })
+		if was.Kind == octopiipb.Learner && was.Replaces != 0 && now >= 0 && slices.ContainsFunc(after.Members, func(o octopiipb.Member) bool { return o.ID == was.Replaces }) {
 			c.w.fail("whoever takes a place takes it in one change", "%s has a membership from %d on in which %x votes and %x, which it replaces, is still there", m.name(), after.Index, was.ID, was.Replaces)
 		}
 	}
@@ -607,7 +607,7 @@ func (c *checker) replicated(m *member, st node.Status) {
 	for _, index := range c.confsFrom[max(0, at-2):at] {
 		voters, got := 0, 0
 		for _, mem := range c.memberships[index].Members {
-			if !mem.Learner {
+			if mem.Kind == octopiipb.Voter {
 				voters++
 				if have[mem.ID] {
 					got++

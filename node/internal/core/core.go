@@ -115,6 +115,9 @@ func New(cfg Config) (*Core, error) {
 	if hs.Commit < cfg.Start.Index || hs.Commit > last {
 		return nil, fmt.Errorf("core: commit %d is outside of the log, which goes from %d to %d", hs.Commit, cfg.Start.Index, last)
 	}
+	if err := checkKinds(cfg.Start.Membership); err != nil {
+		return nil, fmt.Errorf("core: the membership at index %d cannot be read: %w", cfg.Start.Index, err)
+	}
 	if err := readable(cfg.Storage, last); err != nil {
 		return nil, err
 	}

@@ -238,7 +238,7 @@ func TestForwardedMustNameItsSender(t *testing.T) {
 	b.elect(2)
 	b.ack(2)
 	term, last := b.c.Status().Term, b.c.Status().Last
-	change, err := encodeChanges([]Change{{Op: AddLearner, Member: octopiipb.Member{ID: 9, Address: "a", Learner: true}}}, origin{3, 5})
+	change, err := encodeChanges([]Change{{Op: AddLearner, Member: octopiipb.Member{ID: 9, Address: "a"}}}, origin{3, 5})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -526,7 +526,7 @@ func TestForwardedFrameGolden(t *testing.T) {
 		t.Errorf("read back: %x %q", by, frame)
 	}
 	for _, odd := range []string{"\x03", want[:forwardedHead], want[:forwardedHead] + "\x03", want[:forwardedHead] + "\x02x", want[:forwardedHead] + want} {
-		if knownFrame([]byte(odd)) {
+		if knownFrame([]byte(odd)) == nil {
 			t.Errorf("%q is taken for a frame", odd)
 		}
 	}

@@ -35,7 +35,7 @@ func FuzzChange(f *testing.F) {
 		}
 		return b
 	}
-	two := octopiipb.Member{ID: 2, Name: "two", Address: "b:2", Promote: true, Priority: 3}
+	two := octopiipb.Member{ID: 2, Name: "two", Address: "b:2", Promote: true, Priority: 3, Kind: octopiipb.Voter}
 	f.Add(list(change(AddLearner, two), change(Promote, two), change(Remove, two), change(AddLearner, two)))
 	f.Add(list(change(AddLearner, two), change(AddLearner, octopiipb.Member{ID: 2, Incarnation: 9}), change(Remove, two), change(Remove, two)))
 	f.Add(list(change(AddLearner, two), change(Promote, two), change(AddLearner, two), change(Promote, octopiipb.Member{ID: 9}), change(Promote, two)))
@@ -82,7 +82,7 @@ func FuzzChange(f *testing.F) {
 // peer: an answer vouches for nothing, and what brings the peer to life is a
 // snapshot that names it, behind which a core runs.
 func FuzzUninitialized(f *testing.F) {
-	ms := octopiipb.Membership{Cluster: 7, Index: 1, Members: []octopiipb.Member{{ID: 1}, {ID: 2, Learner: true}}, Removed: []uint64{5}}
+	ms := octopiipb.Membership{Cluster: 7, Index: 1, Members: []octopiipb.Member{{ID: 1, Kind: octopiipb.Voter}, {ID: 2, Kind: octopiipb.Learner}}, Removed: []uint64{5}}
 	membership, err := ms.Marshal()
 	if err != nil {
 		f.Fatal(err)

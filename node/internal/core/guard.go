@@ -134,10 +134,17 @@ func admitAppend(m *raftpb.Message) error {
 	return nil
 }
 
-// knownFrame says whether this version knows what the data of an entry is.
-func knownFrame(data []byte) bool {
+// knownFrame says why this version does not know what the data of an entry is.
+func knownFrame(data []byte) error {
 	_, data = unwrap(data)
-	return data[0] == frameCommand || data[0] == frameBarrier && len(data) == 1
+	switch {
+	case data[0] == frameCommand, data[0] == frameBarrier && len(data) == 1:
+		return nil
+	case data[0] == frameSetting:
+		_, err := decodeSetting(data)
+		return err
+	}
+	return fmt.Errorf("the unknown kind %d: was it written by a newer version?", data[0])
 }
 
 // admitEntry refuses an entry that this version could not apply. raft's own
@@ -145,8 +152,11 @@ func knownFrame(data []byte) bool {
 func admitEntry(e *raftpb.Entry) error {
 	switch e.Type {
 	case raftpb.EntryNormal:
-		if len(e.Data) > 0 && !knownFrame(e.Data) {
-			return fmt.Errorf("entry %d has the unknown kind %d: was it written by a newer version?", e.Index, e.Data[0])
+		if len(e.Data) == 0 {
+			return nil
+		}
+		if err := knownFrame(e.Data); err != nil {
+			return fmt.Errorf("entry %d has %w", e.Index, err)
 		}
 		return nil
 	case raftpb.EntryConfChangeV2:

@@ -24,12 +24,20 @@ type subject struct {
 func newSubject(cs raftpb.ConfState, last, commit uint64) *subject {
 	ms := &octopiipb.Membership{Cluster: 7, Index: 1}
 	for _, id := range append(slices.Clone(cs.Voters), cs.Learners...) {
-		ms.Members = append(ms.Members, octopiipb.Member{ID: id, Learner: slices.Contains(cs.Learners, id)})
+		ms.Members = append(ms.Members, octopiipb.Member{ID: id, Kind: kindIn(cs, id)})
 	}
 	start := Label{Index: 1, Term: 1, ConfState: cs, Membership: ms}
 	disk := newDisk(start, raftpb.HardState{Term: 2, Commit: commit})
 	_ = disk.Append(entriesOf(2, 2, last))
 	return subjectOn(start, disk)
+}
+
+// kindIn is what a member is in a configuration.
+func kindIn(cs raftpb.ConfState, id uint64) octopiipb.MemberKind {
+	if slices.Contains(cs.Learners, id) {
+		return octopiipb.Learner
+	}
+	return octopiipb.Voter
 }
 
 // subjectOn starts member 1 behind a snapshot.

@@ -28,6 +28,8 @@ const (
 	Propose RequestKind = iota
 	// ChangeMembership appends Changes to the log, as one change.
 	ChangeMembership
+	// ChangeSetting appends a change of one of the cluster's settings. See NewSettingChange.
+	ChangeSetting
 	// Transfer hands leadership to the member To, or to the best one if it is 0.
 	Transfer
 	// Read asks for an index from which on a local read is linearizable.
@@ -169,7 +171,7 @@ type Outcome struct {
 	Err error
 	// Index is that of the entry, or the read index.
 	Index uint64
-	// Membership is set for an applied ChangeMembership.
+	// Membership is set for an applied ChangeMembership or ChangeSetting.
 	Membership *octopiipb.Membership
 }
 

@@ -154,7 +154,7 @@ func (c *members) hushed(err error) error {
 func (c *members) roomToJoin(change Change) error {
 	joiners := 0
 	for i := range c.handed.Membership.Members {
-		if m := &c.handed.Membership.Members[i]; m.Learner && m.Promote {
+		if m := &c.handed.Membership.Members[i]; m.Kind == octopiipb.Learner && m.Promote {
 			joiners++
 		}
 	}
@@ -248,7 +248,7 @@ func (c *members) mayTakePlace(m octopiipb.Member) error {
 		case !c.answersAt(m.ID, m.Address):
 			return fmt.Errorf("%w: member %x, which is to take the place of %x at %s, was not reached there yet", ErrMembershipBusy, m.ID, old.ID, m.Address)
 		}
-		if onItsWay := old.Learner && old.Promote; !onItsWay && !c.longGone(old.ID) {
+		if onItsWay := old.Kind == octopiipb.Learner && old.Promote; !onItsWay && !c.longGone(old.ID) {
 			return fmt.Errorf("%w: member %x is at %s in the membership, where %x answers, and may have moved; it is taken for gone when it was silent for %d ticks",
 				ErrMembershipBusy, old.ID, m.Address, m.ID, c.cfg.JoinTimeoutTicks)
 		}

@@ -31,7 +31,7 @@ type bench struct {
 func newBench(t *testing.T, id uint64, voters []uint64, hs raftpb.HardState, ents ...raftpb.Entry) *bench {
 	ms := &octopiipb.Membership{Cluster: 7, Index: 1}
 	for _, v := range voters {
-		ms.Members = append(ms.Members, octopiipb.Member{ID: v, Address: fmt.Sprint("addr", v)})
+		ms.Members = append(ms.Members, octopiipb.Member{ID: v, Address: fmt.Sprint("addr", v), Kind: octopiipb.Voter})
 	}
 	return benchFrom(t, id, Label{Index: 1, Term: 1, ConfState: raftpb.ConfState{Voters: voters}, Membership: ms}, hs, ents...)
 }
@@ -156,7 +156,7 @@ func TestConfIndexAfterTransferInSameBatch(t *testing.T) {
 	b.run(Input{Requests: []Request{
 		{Kind: Transfer, To: 2, Waiter: &call{name: "transfer"}},
 		{Kind: Propose, Data: FrameProposal([]byte("p")), Waiter: &call{name: "proposal"}},
-		{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 3, Address: "a", Learner: true}}}, Waiter: &call{name: "change"}},
+		{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 3, Address: "a"}}}, Waiter: &call{name: "change"}},
 	}})
 	for _, o := range b.all {
 		t.Logf("%s: %v", o.Waiter.(*call).name, o.Err)
@@ -169,7 +169,7 @@ func TestConfIndexAfterTransferInSameBatch(t *testing.T) {
 		t.Fatal("not the scenario")
 	}
 	b.ack(2)
-	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 4, Address: "a", Learner: true}}}, Waiter: &call{name: "again"}}}})
+	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 4, Address: "a"}}}, Waiter: &call{name: "again"}}}})
 	for _, o := range b.all {
 		if errors.Is(o.Err, ErrMembershipBusy) {
 			t.Errorf("%s: %v; last %d applied %d", o.Waiter.(*call).name, o.Err, b.c.Status().Last, b.c.Status().Applied)
@@ -194,7 +194,7 @@ func confIndexAfterLostLeadership(t *testing.T, gone bool) {
 	for range 20 {
 		b.run(Input{Requests: []Request{{Kind: Propose, Data: FrameProposal([]byte("p")), Waiter: proposal}}})
 	}
-	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 4, Address: "a", Learner: true}}}, Waiter: change}}})
+	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 4, Address: "a"}}}, Waiter: change}}})
 	change.gone, proposal.gone = gone, gone
 	term := b.c.Status().Term
 	// 3 leads in the next term and has only the first entry of ours.
@@ -217,7 +217,7 @@ func confIndexAfterLostLeadership(t *testing.T, gone bool) {
 		t.Fatalf("not the scenario: %+v", st)
 	}
 	b.all = nil
-	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 4, Address: "a", Learner: true}}}, Waiter: &call{name: "again"}}}})
+	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 4, Address: "a"}}}, Waiter: &call{name: "again"}}}})
 	for _, o := range b.all {
 		if errors.Is(o.Err, ErrMembershipBusy) {
 			t.Errorf("%v; last %d applied %d: busy until %d proposals more", o.Err, st.Last, st.Applied, b.c.confIndex-st.Applied)
@@ -230,7 +230,7 @@ func confIndexAfterLostLeadership(t *testing.T, gone bool) {
 func TestNoChangeReplyToLaggingFollower(t *testing.T) {
 	b := newBench(t, 1, []uint64{1, 2}, raftpb.HardState{Term: 1, Commit: 1})
 	b.run(Input{Messages: []raftpb.Message{{Type: raftpb.MsgHeartbeat, From: 2, To: 1, Term: 2, Commit: 1}}})
-	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 3, Address: "a", Learner: true}}}, Waiter: &call{name: "change"}}}})
+	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 3, Address: "a"}}}, Waiter: &call{name: "change"}}}})
 	id := b.fwd[0].Requests[0].ID
 	b.run(Input{Replies: []RemoteReplies{{From: 2, Replies: []octopiipb.Reply{{ID: id, Index: 50}}}}})
 	for _, o := range b.all {
@@ -258,7 +258,7 @@ func TestHeartbeatBehindTruncationInOneBatch(t *testing.T) {
 // LabelAt of an index that is in the log, durable in the state machine, and
 // not handed out yet after a restart.
 func TestLabelBeyondHanded(t *testing.T) {
-	data, err := encodeChanges([]Change{{Op: AddLearner, Member: octopiipb.Member{ID: 3, Address: "a", Learner: true}}}, origin{})
+	data, err := encodeChanges([]Change{{Op: AddLearner, Member: octopiipb.Member{ID: 3, Address: "a"}}}, origin{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -339,7 +339,7 @@ func TestChangeThatRaftRefusesIsAnswered(t *testing.T) {
 	b.elect(2)
 	b.ack(2)
 	change := func(id, member uint64) octopiipb.Request {
-		data, err := encodeChanges([]Change{{Op: AddLearner, Member: octopiipb.Member{ID: member, Address: "a", Learner: true}}}, origin{2, id})
+		data, err := encodeChanges([]Change{{Op: AddLearner, Member: octopiipb.Member{ID: member, Address: "a"}}}, origin{2, id})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -388,7 +388,7 @@ func TestMemberWithIDOfALocalThread(t *testing.T) {
 				b.run(Input{Ticks: 1})
 			}
 			noPanic(t, func() {
-				b.run(Input{Requests: []Request{{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: id, Address: "a", Learner: true}}}, Waiter: &call{name: "add"}}}})
+				b.run(Input{Requests: []Request{{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: id, Address: "a"}}}, Waiter: &call{name: "add"}}}})
 				for range 30 {
 					b.run(Input{Ticks: 1})
 				}

@@ -38,8 +38,10 @@ const (
 	// everything before it is committed, as its append said so.
 	frameBarrier = 2
 	// frameForwarded: the member that forwarded it and the number of its request
-	// follow, and then one of the above. See forwarded.
+	// follow, and then one of the others. See forwarded.
 	frameForwarded = 3
+	// frameSetting: an octopiipb.SettingChange follows. See settings.go.
+	frameSetting = 4
 	// forwardedHead is how much stands before what was forwarded.
 	forwardedHead = 1 + 8 + 8
 )
@@ -275,12 +277,15 @@ func (c *requests) queueRemote(it request, q *octopiipb.Request) {
 // and the number of the request: nobody finds the caller by anything else.
 func (c *requests) decodeRequest(it *request, q *octopiipb.Request) error {
 	by := origin{member: it.from, id: q.ID}
-	of, _ := unwrap(q.Proposal)
+	of, frame := unwrap(q.Proposal)
 	switch {
 	case len(q.Proposal) > c.cfg.ProposalBytesMax+1+forwardedHead:
 		return fmt.Errorf("%w: the leader takes proposals of at most %d bytes", ErrNotCommitted, c.cfg.ProposalBytesMax)
-	case len(q.Proposal) > 0 && knownFrame(q.Proposal) && of == by:
+	case len(q.Proposal) > 0 && knownFrame(q.Proposal) == nil && of == by:
 		it.Kind, it.Data = Propose, q.Proposal
+		if frame[0] == frameSetting {
+			it.Kind = ChangeSetting
+		}
 	case len(q.ConfChange) > 0:
 		changes, of, err := decodeChanges(q.ConfChange)
 		if err != nil {

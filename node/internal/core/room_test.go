@@ -173,7 +173,7 @@ func TestGrowthAfterAnElection(t *testing.T) {
 func TestGrowthInAJointConfiguration(t *testing.T) {
 	ms := &octopiipb.Membership{Cluster: 7, Index: 1}
 	for id := uint64(1); id <= 5; id++ {
-		ms.Members = append(ms.Members, octopiipb.Member{ID: id, Address: fmt.Sprint("addr", id)})
+		ms.Members = append(ms.Members, octopiipb.Member{ID: id, Address: fmt.Sprint("addr", id), Kind: octopiipb.Voter})
 	}
 	cs := raftpb.ConfState{Voters: []uint64{1, 2, 3}, VotersOutgoing: []uint64{1, 4, 5}}
 	for _, c := range []struct {

@@ -102,7 +102,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 	switch d.Cmd {
 	case "found":
 		start := Label{Index: 1, Term: 1, ConfState: raftpb.ConfState{Voters: []uint64{id}},
-			Membership: &octopiipb.Membership{Cluster: 7, Index: 1, Members: []octopiipb.Member{{ID: id, Address: fmt.Sprintf("addr%d", id)}}}}
+			Membership: &octopiipb.Membership{Cluster: 7, Index: 1, Members: []octopiipb.Member{{ID: id, Address: fmt.Sprintf("addr%d", id), Kind: octopiipb.Voter}}}}
 		s.members[id] = &scripted{id: id, disk: newDisk(start, raftpb.HardState{Term: 1, Commit: 1}), snapshots: map[uint64]Label{}}
 		s.start(t, s.members[id], start, start.Index)
 	case "empty":
@@ -118,6 +118,12 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		s.step(m, &Input{Requests: []Request{NewProposal([]byte(data), &call{name: name})}})
 	case "barrier":
 		s.step(m, &Input{Requests: []Request{{Kind: Propose, Data: Barrier(), Waiter: &call{name: "barrier"}}}})
+	case "set-failover":
+		on := uint64(0)
+		if d.HasArg("by-timeout") {
+			on = 1
+		}
+		s.step(m, &Input{Requests: []Request{NewSettingChange(FailoverByTimeout, on, &call{name: "setting"})}})
 	case "read":
 		var name string
 		d.ScanArgs(t, "as", &name)
@@ -126,7 +132,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		c := Change{Op: AddLearner}
 		d.ScanArgs(t, "member", &c.Member.ID)
 		c.Member.Address = fmt.Sprintf("addr%d", c.Member.ID)
-		c.Member.Learner, c.Member.Promote = true, d.HasArg("promote")
+		c.Member.Promote = d.HasArg("promote")
 		d.MaybeScanArgs(t, "priority", &c.Member.Priority)
 		s.change(m, c)
 	case "remove":
@@ -455,17 +461,16 @@ func parseChanges(t *testing.T, d *datadriven.TestData) (changes []Change) {
 func describe(ms *octopiipb.Membership) string {
 	var b strings.Builder
 	for _, m := range ms.Members {
-		kind := "voter"
-		if m.Learner {
-			kind = "learner"
-		}
-		fmt.Fprintf(&b, "%d:%s ", m.ID, kind)
+		fmt.Fprintf(&b, "%d:%s ", m.ID, strings.ToLower(m.Kind.String()))
 	}
 	for _, c := range ms.UnderWay {
 		fmt.Fprintf(&b, "(%d of %d under way) ", c.Op, c.Member.ID)
 	}
 	if len(ms.Removed) > 0 {
 		fmt.Fprintf(&b, "removed:%v ", ms.Removed)
+	}
+	if ms.Settings.FailoverByTimeout {
+		b.WriteString("failover:timeout ")
 	}
 	return strings.TrimSpace(b.String())
 }
