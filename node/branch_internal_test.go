@@ -33,7 +33,7 @@ func TestDatabaseOfAnotherBranch(t *testing.T) {
 	if err := store.SetIdentity(raftstore.Identity{Node: 1, Incarnation: 1}); err != nil {
 		t.Fatal(err)
 	}
-	header := octopiipb.SnapshotHeader{Metadata: raftpb.SnapshotMetadata{Index: 5, Term: 2, ConfState: raftpb.ConfState{Voters: []uint64{1}}}, External: true}
+	header := raftstore.SnapshotHeader{Metadata: raftpb.SnapshotMetadata{Index: 5, Term: 2, ConfState: raftpb.ConfState{Voters: []uint64{1}}}, External: true}
 	w, err := store.CreateSnapshot(header)
 	if err != nil {
 		t.Fatal(err)

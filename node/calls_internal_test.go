@@ -157,7 +157,7 @@ func TestStreamsCloseWhatWasCaptured(t *testing.T) {
 	for _, broken := range []error{nil, errors.New("the connection broke")} {
 		s := &snapshots{loop: &loop{group: bareGroupOn(sendsTo{err: broken})}}
 		data := new(closes)
-		if err := s.stream(raftpb.Message{To: 2}, octopiipb.SnapshotHeader{}, data); !errors.Is(err, broken) {
+		if err := s.stream(raftpb.Message{To: 2}, raftpb.SnapshotMetadata{}, data, data.Close); !errors.Is(err, broken) {
 			t.Errorf("a stream that ends with %v: %v", broken, err)
 		}
 		if data.closed != 1 {

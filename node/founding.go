@@ -11,6 +11,7 @@ import (
 	"github.com/octopii/octopii/internal/selfheal"
 	"github.com/octopii/octopii/internal/vfs"
 	octopiipb "github.com/octopii/octopii/proto"
+	"github.com/octopii/octopii/raftstore"
 	"github.com/octopii/octopii/transport"
 	"github.com/octopii/octopii/wal"
 )
@@ -406,9 +407,9 @@ func (f *founding) found(round octopiipb.Round) {
 // which has nothing yet, and the log behind it. The log begins behind a snapshot at index 1
 // that names the first members: a first index that is not 0 forces every newcomer through
 // a snapshot, so that all start from the same state.
-func (g *group) foundLog(round octopiipb.Round) (octopiipb.SnapshotHeader, error) {
+func (g *group) foundLog(round octopiipb.Round) (raftstore.SnapshotHeader, error) {
 	if index, ok := g.cfg.StateMachine.Durable(); ok && index > 0 {
-		return octopiipb.SnapshotHeader{}, g.orphaned(index)
+		return raftstore.SnapshotHeader{}, g.orphaned(index)
 	}
 	header := foundHeader(round)
 	snapshot, err := g.cfg.StateMachine.Snapshot()

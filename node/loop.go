@@ -127,7 +127,7 @@ func (l *loop) readLog(f func() error) (err error) {
 
 // startCore makes this member part of a cluster. applied is what the state
 // machine has already; founded: this member has just founded it with others.
-func (l *loop) startCore(start octopiipb.SnapshotHeader, applied uint64, founded bool) error {
+func (l *loop) startCore(start raftstore.SnapshotHeader, applied uint64, founded bool) error {
 	cfg := core.Config{
 		ID:                  l.id,
 		Start:               labelOf(start),
@@ -277,7 +277,7 @@ func (l *loop) step() {
 // appended makes a durable append visible to raft, before raft hears of it.
 func (l *loop) appended(a *core.Append) {
 	if a.Snapshot != nil {
-		header := octopiipb.SnapshotHeader{Metadata: a.Snapshot.Metadata, Membership: *a.Installed.Membership, Terms: a.Installed.Terms, Sums: sumsOf(a.Installed.Sums)}
+		header := raftstore.SnapshotHeader{Metadata: a.Snapshot.Metadata, Membership: *a.Installed.Membership, Terms: a.Installed.Terms, Sums: sumsOf(a.Installed.Sums)}
 		l.view.Installed(header)
 		l.applier.jobs.put(applyJob{restore: &header})
 		l.events.snapshotInstalled(SnapshotInfo{Index: a.Installed.Index, Term: a.Installed.Term})

@@ -8,7 +8,6 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
-	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/wal"
 )
 
@@ -42,7 +41,7 @@ type tail struct {
 	// hardState is what the log held when it was opened.
 	hardState raftpb.HardState
 	// start is the header at which the log was opened or last installed.
-	start octopiipb.SnapshotHeader
+	start SnapshotHeader
 	// snap is the newest durable snapshot or mark; handed is how far the state
 	// machine was handed the log.
 	snap, handed raftpb.SnapshotMetadata
@@ -66,7 +65,7 @@ type block struct {
 func (b *block) next() uint64 { return b.first + b.count }
 
 // load takes over what a log held when it was opened. Nothing of it is read yet.
-func (t *tail) load(h octopiipb.SnapshotHeader, state wal.State, external bool) error {
+func (t *tail) load(h SnapshotHeader, state wal.State, external bool) error {
 	t.external = external
 	t.reset(h)
 	t.hardState = state.HardState
@@ -95,7 +94,7 @@ func (t *tail) load(h octopiipb.SnapshotHeader, state wal.State, external bool) 
 }
 
 // reset makes a snapshot the beginning of an empty log.
-func (t *tail) reset(h octopiipb.SnapshotHeader) {
+func (t *tail) reset(h SnapshotHeader) {
 	t.start = h
 	t.snap, t.handed = h.Metadata, h.Metadata
 	t.runs = []wal.TermRun{{First: h.Metadata.Index, Term: h.Metadata.Term}}

@@ -10,12 +10,11 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"pgregory.net/rapid"
 
-	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/wal"
 )
 
 // headerOf is a snapshot header with the given voters.
-func headerOf(term, index uint64, voters ...uint64) octopiipb.SnapshotHeader {
+func headerOf(term, index uint64, voters ...uint64) SnapshotHeader {
 	h := headerAt(term, index)
 	h.Metadata.ConfState = raftpb.ConfState{Voters: voters}
 	return h
@@ -50,7 +49,7 @@ func (d *disk) Entries(lo, hi, maxBytes uint64) ([]raftpb.Entry, error) {
 }
 
 // newReading is the side of a store that raft reads, with so much memory.
-func newReading(t rapid.TB, h octopiipb.SnapshotHeader, d *disk, limit uint64) *View {
+func newReading(t rapid.TB, h SnapshotHeader, d *disk, limit uint64) *View {
 	t.Helper()
 	v := &View{files: &files{}}
 	v.tail.limit = limit
@@ -63,7 +62,7 @@ func newReading(t rapid.TB, h octopiipb.SnapshotHeader, d *disk, limit uint64) *
 	return v
 }
 
-func newTail(t rapid.TB, h octopiipb.SnapshotHeader) *tail {
+func newTail(t rapid.TB, h SnapshotHeader) *tail {
 	t.Helper()
 	tl := tail{limit: 1 << 40}
 	if err := tl.load(h, wal.State{Last: h.Metadata.Index}, false); err != nil {

@@ -7,7 +7,6 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
-	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/wal"
 )
 
@@ -29,13 +28,13 @@ var _ raft.Storage = (*View)(nil)
 func (v *View) Initialized() bool { return v.seq != 0 }
 
 // load lets raft see the log that was just opened.
-func (v *View) load(h octopiipb.SnapshotHeader, seq uint64, state wal.State) error {
+func (v *View) load(h SnapshotHeader, seq uint64, state wal.State) error {
 	v.seq = seq
 	return v.tail.load(h, state, v.external)
 }
 
 // Start returns the header of the snapshot or mark at which the log begins.
-func (v *View) Start() octopiipb.SnapshotHeader { return v.tail.start }
+func (v *View) Start() SnapshotHeader { return v.tail.start }
 
 // InitialState implements raft.Storage.
 func (v *View) InitialState() (raftpb.HardState, raftpb.ConfState, error) {
@@ -107,7 +106,7 @@ func (v *View) Appended(entries []raftpb.Entry) { v.tail.append(entries) }
 
 // Installed makes an installed snapshot the beginning of what raft sees. It is
 // called once for every Writer.Install that succeeded, in their order.
-func (v *View) Installed(h octopiipb.SnapshotHeader) {
+func (v *View) Installed(h SnapshotHeader) {
 	v.seq++
 	v.tail.reset(h)
 }
@@ -115,7 +114,7 @@ func (v *View) Installed(h octopiipb.SnapshotHeader) {
 // Marked makes a durable mark the snapshot that raft offers to others. Behind
 // it, at most so many entries and bytes stay in the log for slow followers, and
 // none that Writer.Mark released and memory does not hold.
-func (v *View) Marked(h octopiipb.SnapshotHeader, trailing, trailingBytes uint64) {
+func (v *View) Marked(h SnapshotHeader, trailing, trailingBytes uint64) {
 	v.tail.marked(h.Metadata, v.reader.releasedIndex(), trailing, trailingBytes)
 }
 

@@ -28,7 +28,7 @@ func (w *world) stream(from, to *endpoint, head []byte, size int) *stream {
 	if w.byHand || from.m.task == nil || h.Unmarshal(head) != nil {
 		return nil
 	}
-	s := &stream{w: w, to: to, back: from, task: from.m.task, index: h.Header.Metadata.Index, piece: size/(1+w.rnd.IntN(3)) + 1}
+	s := &stream{w: w, to: to, back: from, task: from.m.task, index: h.Metadata.Index, piece: size/(1+w.rnd.IntN(3)) + 1}
 	if to.m.log != nil {
 		s.commit = to.m.status().Commit
 	}
