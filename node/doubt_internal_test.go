@@ -277,7 +277,7 @@ func TestNothingIsDoubtedWithoutALog(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = n.Close() })
-	peer := transport.Hello{Node: 2, Cluster: 7, Address: "b", Dialed: "b", Remembers: transport.Memory{Match: 9, Term: 9, Commit: 9}}
+	peer := transport.Hello{Node: 2, Cluster: 7, Host: transport.Host{Address: "b"}, Dialed: "b", Remembers: transport.Memory{Match: 9, Term: 9, Commit: 9}}
 	onLoop(t, n, func(l *loop) {
 		l.doubt.met(peer)
 		l.doubt.refused(peer, "another disk")

@@ -126,8 +126,8 @@ func (f *founding) sought(peer transport.Hello) {
 	if o.Replaces == 0 && peer.To != l.id {
 		o.Replaces = peer.To
 	}
-	if peer.Address != "" && !slices.Contains(o.Addresses, peer.Address) && len(o.Addresses) < soughtMax {
-		o.Addresses = append(o.Addresses, peer.Address)
+	if peer.Host.Address != "" && !slices.Contains(o.Addresses, peer.Host.Address) && len(o.Addresses) < soughtMax {
+		o.Addresses = append(o.Addresses, peer.Host.Address)
 	}
 	if f.origin.Member && o.Replaces == f.origin.Replaces && len(o.Addresses) == len(f.origin.Addresses) {
 		return

@@ -76,7 +76,7 @@ func TestStrangersGetNoPromise(t *testing.T) {
 			t.Errorf("%s: it promises: %v", name, reply)
 		}
 	}
-	_ = newHandler(a.group).Accept(transport.Hello{Node: peer.ID, Cluster: 77, Incarnation: peer.Incarnation, Address: "b"})
+	_ = newHandler(a.group).Accept(transport.Hello{Node: peer.ID, Cluster: 77, Incarnation: peer.Incarnation, Host: transport.Host{Address: "b"}})
 	// The loop has heard of it when it answers.
 	if reply := ask(t, a, octopiipb.FoundRequest{Member: peer}); !reply.WasMember || reply.Cluster != 0 {
 		t.Errorf("after a made-up hello it says %v", reply)

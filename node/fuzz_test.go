@@ -145,7 +145,7 @@ func arrivals(list ...arrival) (b []byte) {
 // arrive hands something to the member as its transport does: after Accept.
 func (r *receiver) arrive(a arrival) {
 	from := uint64(a.from)
-	hello := transport.Hello{Cluster: 7, Node: from, Incarnation: from, Address: "n"}
+	hello := transport.Hello{Cluster: 7, Node: from, Incarnation: from, Host: transport.Host{Address: "n"}}
 	if a.by == byTime {
 		r.settle(len(a.payload) % 32)
 		return

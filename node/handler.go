@@ -51,10 +51,10 @@ var _ transport.Handler = handler{}
 // Hello implements transport.Handler.
 func (h handler) Hello(peer uint64) transport.Hello {
 	return transport.Hello{
+		Host:        transport.Host{Address: h.cfg.Transport.Address(), OldestFormat: oldestFormat, NewestFormat: newestFormat},
 		Cluster:     h.cluster.Load(),
 		Node:        h.id,
 		Incarnation: h.identity.Incarnation,
-		Address:     h.cfg.Transport.Address(),
 		Remembers:   h.memory.get(peer),
 	}
 }
@@ -68,7 +68,7 @@ func (h handler) Accept(peer transport.Hello) error {
 		if peer.To == h.id && h.cluster.Load() != 0 {
 			h.Sought(peer) // another cluster wants a member that has this one's ID
 		}
-		h.warnSome(&h.quiet.refusals, "refused a peer", zap.String("peer", hex(peer.Node)), zap.String("address", peer.Address), zap.Error(err))
+		h.warnSome(&h.quiet.refusals, "refused a peer", zap.String("peer", hex(peer.Node)), zap.String("address", peer.Host.Address), zap.Error(err))
 		h.events.peerRefused(peer.Node, err)
 		return err
 	}

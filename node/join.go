@@ -309,8 +309,8 @@ func (s service) answerKnock(from transport.Hello) *octopiipb.KnockReply {
 		if isProven(ms.Cluster, ms, from) {
 			reply.Members = s.whereabouts.list(ms)
 		}
-		if m.Address != from.Address && from.Address != "" && isProven(ms.Cluster, ms, from) {
-			m.Address = from.Address
+		if m.Address != from.Host.Address && from.Host.Address != "" && isProven(ms.Cluster, ms, from) {
+			m.Address = from.Host.Address
 			s.changeSoon(core.Change{Op: core.UpdateAddress, Member: m}, 0, func(err error) {
 				if err != nil {
 					s.log.Debug("cannot tell where a member moved", zap.String("peer", hex(m.ID)), zap.Error(err))

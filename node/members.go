@@ -297,5 +297,5 @@ func (g *group) sameCluster(peer transport.Hello) error {
 		theirs = "another cluster"
 	}
 	return fmt.Errorf("cluster mismatch: member %x at %s belongs to %s and not to this one; start it with an empty directory to move it",
-		peer.Node, peer.Address, theirs)
+		peer.Node, peer.Host.Address, theirs)
 }

@@ -169,9 +169,9 @@ func (r *rivals) settled(cluster uint64) bool {
 // dialed takes note of a member of another cluster that dials this address for a member of
 // its own. One of this cluster, which this member joined meanwhile, is none.
 func (r *rivals) dialed(peer transport.Hello) {
-	same := func(o transport.Hello) bool { return o.Cluster == peer.Cluster && o.Address == peer.Address }
+	same := func(o transport.Hello) bool { return o.Cluster == peer.Cluster && o.Host.Address == peer.Host.Address }
 	switch {
-	case r.loop.core == nil || peer.Cluster == r.loop.cluster.Load() || peer.Address == "" || len(peer.Address) > addressBytesMax || r.settled(peer.Cluster):
+	case r.loop.core == nil || peer.Cluster == r.loop.cluster.Load() || peer.Host.Address == "" || len(peer.Host.Address) > addressBytesMax || r.settled(peer.Cluster):
 		return
 	case len(r.dialers) == dialersMax || slices.ContainsFunc(r.dialers, same):
 		return
@@ -204,7 +204,7 @@ func (r *rivals) ask() {
 		r.keep()
 	}
 	for _, peer := range r.dialers {
-		r.question(rivalQuestion{kindTestify, peer.Cluster, peer.Address})
+		r.question(rivalQuestion{kindTestify, peer.Cluster, peer.Host.Address})
 	}
 	r.dialers = nil
 	if r.rival == nil {

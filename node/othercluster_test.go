@@ -93,7 +93,7 @@ func (r *rival) dials(address, what string, ok func() bool) {
 }
 
 func (r *rival) Hello(uint64) transport.Hello {
-	return transport.Hello{Cluster: r.cluster, Node: r.id, Incarnation: 55, Address: r.address}
+	return transport.Hello{Cluster: r.cluster, Node: r.id, Incarnation: 55, Host: transport.Host{Address: r.address}}
 }
 
 func (r *rival) HandleCall(_ context.Context, _ transport.Hello, in transport.Inbound) (transport.Message, error) {
@@ -314,7 +314,7 @@ func TestMajorityOfStrangersMovesNoOldFiles(t *testing.T) {
 // need not dial again.
 func TestDialedWhileItFounds(t *testing.T) {
 	t.Parallel()
-	peer := transport.Hello{Cluster: rivalCluster, Node: 5, Incarnation: 55, Address: "r"}
+	peer := transport.Hello{Cluster: rivalCluster, Node: 5, Incarnation: 55, Host: transport.Host{Address: "r"}}
 	for name, dial := range map[string]func(*member){
 		"for a member with its ID": func(m *member) {
 			if err := m.Met(peer); err != nil {

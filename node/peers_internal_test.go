@@ -39,7 +39,7 @@ func TestMessagesThatNoMemberSends(t *testing.T) {
 	if len(reasons) != 1 || !strings.Contains(reasons[0], "must come as a stream") {
 		t.Errorf("dropped for %q", reasons)
 	}
-	self := transport.Hello{Node: n.id, Cluster: n.cluster.Load(), Incarnation: n.identity.Incarnation, Address: "a", Call: true}
+	self := transport.Hello{Node: n.id, Cluster: n.cluster.Load(), Incarnation: n.identity.Incarnation, Host: transport.Host{Address: "a"}, Call: true}
 	if m, err := (newHandler(n.group)).HandleCall(t.Context(), self, transport.Inbound{Kind: 200}); err == nil || !strings.Contains(err.Error(), "not known here") {
 		t.Errorf("a call of an unknown kind is answered with %v, %v", m, err)
 	}

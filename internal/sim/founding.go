@@ -246,7 +246,7 @@ const (
 func (n *nemesis) askAsStranger(m *member, lie transport.Hello) {
 	rnd, h := n.w.rnd, m.end.handler
 	self := octopiipb.Member{ID: m.id, Name: m.name(), Address: m.address, Incarnation: h.Hello(0).Incarnation, Priority: int32(m.priority)}
-	other := octopiipb.Member{ID: lie.Node, Name: "stranger", Address: lie.Address, Incarnation: lie.Incarnation}
+	other := octopiipb.Member{ID: lie.Node, Name: "stranger", Address: lie.Host.Address, Incarnation: lie.Incarnation}
 	first := other
 	if o := n.w.members[rnd.IntN(len(n.w.members))]; o.end != nil && n.w.oneIn(2) {
 		first = octopiipb.Member{ID: o.id, Name: o.name(), Address: o.address, Incarnation: rnd.Uint64(), Priority: int32(o.priority)}

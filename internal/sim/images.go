@@ -163,10 +163,10 @@ func (n *nemesis) strangerAt(m *member) {
 	}
 	rnd := n.w.rnd
 	others := slices.DeleteFunc(slices.Clone(n.w.members), func(o *member) bool { return o == m })
-	lie := transport.Hello{Node: rnd.Uint64()>>1 + 1, Incarnation: rnd.Uint64(), Address: "nowhere",
+	lie := transport.Hello{Node: rnd.Uint64()>>1 + 1, Incarnation: rnd.Uint64(), Host: transport.Host{Address: "nowhere"},
 		Remembers: transport.Memory{Term: 1 << 40, Match: 1 << 40, Commit: 1 << 40}}
 	if len(others) > 0 && n.w.oneIn(2) {
-		lie.Node, lie.Address = others[rnd.IntN(len(others))].id, m.address
+		lie.Node, lie.Host.Address = others[rnd.IntN(len(others))].id, m.address
 	}
 	h := m.end.handler
 	told := h.Hello(lie.Node).For(lie)

@@ -324,6 +324,13 @@ func (e *endpoint) connect(l *link, id uint64, address string) {
 	}
 }
 
+// hello is what the process says of itself to a peer, 0 if that is not known.
+func (e *endpoint) hello(peer uint64) transport.Hello {
+	h := e.handler.Hello(peer)
+	h.Host.ID = bytesHash(fmt.Appendf(nil, "%x, life %d", e.m.id, e.life))
+	return h
+}
+
 // meet is the handshake with whoever must be at an address, 0 for whoever is: each side
 // judges the other.
 func (e *endpoint) meet(address string, id uint64) (*endpoint, error) {
@@ -331,8 +338,8 @@ func (e *endpoint) meet(address string, id uint64) (*endpoint, error) {
 	if err != nil {
 		return nil, err
 	}
-	mine := e.handler.Hello(to.m.id)
-	theirs := to.handler.Hello(e.m.id).For(mine)
+	mine := e.hello(to.m.id)
+	theirs := to.hello(e.m.id).For(mine)
 	mine.Call, theirs.Call = id == 0, id == 0
 	theirs.Dialed = address
 	if id != 0 {
@@ -357,7 +364,7 @@ func (e *endpoint) meet(address string, id uint64) (*endpoint, error) {
 		to.m.settle()
 		return nil, err
 	}
-	to.said[e.m.id] = mine.Address
+	to.said[e.m.id] = mine.Host.Address
 	e.net.w.check.met(e.m, to.m)
 	e.net.w.check.met(to.m, e.m)
 	return to, nil
@@ -568,7 +575,7 @@ func (e *endpoint) Ask(address string, kind transport.Kind, m transport.Message,
 			answer(nil, err)
 			return
 		}
-		hello := e.handler.Hello(0)
+		hello := e.hello(0)
 		to.m.after(e.net.travel(e.m.address, address), "called", func() {
 			to.handler.(stepped.Answerer).Answer(hello, transport.Inbound{Kind: kind, Payload: payload}, func(m transport.Message, err error) {
 				if e.net.cuts[direction{address, e.m.address}] || !e.alive() {
@@ -597,7 +604,7 @@ func (e *endpoint) Probe(_ context.Context, address string) (transport.Hello, er
 	if err != nil {
 		return transport.Hello{}, err
 	}
-	hello := to.handler.Hello(e.m.id).For(e.handler.Hello(0))
+	hello := to.hello(e.m.id).For(e.hello(0))
 	hello.Remembers = transport.Memory{}
 	return hello, nil
 }

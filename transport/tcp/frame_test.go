@@ -7,7 +7,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 )
 
@@ -25,6 +28,25 @@ func TestFrameGolden(t *testing.T) {
 	if got := hex.EncodeToString(frame); got != want {
 		t.Errorf("frame is\n%s, want\n%s", got, want)
 	}
+}
+
+// golden reads the bytes of a file in testdata: hexadecimal digits, and behind a # what they are.
+func golden(t *testing.T, name string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var digits strings.Builder
+	for line := range strings.Lines(string(text)) {
+		line, _, _ = strings.Cut(line, "#")
+		digits.WriteString(strings.Join(strings.Fields(line), ""))
+	}
+	b, err := hex.DecodeString(digits.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 func reader(b []byte) *frameReader { return &frameReader{r: bufio.NewReader(bytes.NewReader(b))} }

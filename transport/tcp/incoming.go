@@ -82,6 +82,9 @@ func (t *Transport) replaceFlow(f flow, c *conn) {
 	if t.peers[f.id] == nil {
 		c.guest = newGuest()
 	}
+	if p := t.peers[f.id]; p != nil && older != nil && older.host.ID != c.host.ID {
+		p.takeOver(older.host.ID)
+	}
 	t.mu.Unlock()
 	if older != nil {
 		older.close()

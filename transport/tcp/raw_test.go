@@ -2,6 +2,7 @@ package tcp
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -41,7 +42,7 @@ func dialBytes(t *testing.T, to *Transport) *rawConn {
 func dialRaw(t *testing.T, to *Transport, purpose uint32, from uint64) *rawConn {
 	t.Helper()
 	c := dialBytes(t, to)
-	answer := c.greet(octopiipb.Hello{Version: protocolVersion, Purpose: purpose, Cluster: 1, From: from})
+	answer := c.greet(octopiipb.Hello{Version: protocolVersion, Purpose: purpose, Member: octopiipb.HelloMember{Cluster: 1, From: from}})
 	if answer.Refused != "" {
 		t.Fatalf("refused: %s", answer.Refused)
 	}
@@ -96,27 +97,28 @@ func flipped(b []byte, bit int) []byte {
 
 func TestHandshakeRefusals(t *testing.T) {
 	b, hb := start(t, 2, Config{})
-	sound := octopiipb.Hello{Version: protocolVersion, Purpose: purposeMessages, From: 1, To: 2}
+	sound := octopiipb.Hello{Version: protocolVersion, Purpose: purposeMessages, Member: octopiipb.HelloMember{From: 1, To: 2}}
 	for _, test := range []struct {
 		name   string
 		change func(*octopiipb.Hello)
 		want   string
 	}{
-		{"other version", func(h *octopiipb.Hello) { h.Version = 99 }, "protocol 99"},
+		{"other version", func(h *octopiipb.Hello) { h.Version = 99 }, "speaks version 99 of the protocol, this one 2"},
+		{"other group", func(h *octopiipb.Hello) { h.Member.Group = 3 }, "group 3 is not here"},
 		{"no purpose", func(h *octopiipb.Hello) { h.Purpose = 0 }, "purpose 0"},
 		{"unknown purpose", func(h *octopiipb.Hello) { h.Purpose = 77 }, "purpose 77"},
-		{"other member", func(h *octopiipb.Hello) { h.To = 5 }, "this is member 2, not 5"},
-		{"no ID", func(h *octopiipb.Hello) { h.From = 0 }, "without an ID"},
+		{"other member", func(h *octopiipb.Hello) { h.Member.To = 5 }, "this is member 2, not 5"},
+		{"no ID", func(h *octopiipb.Hello) { h.Member.From = 0 }, "without an ID"},
 	} {
 		before := b.Stats().Refused
 		hello := sound
 		test.change(&hello)
 		c := dialBytes(t, b)
 		answer := c.greet(hello)
-		if answer.Incarnation != 0 || answer.Remembers != (octopiipb.Memory{}) {
+		if answer.Member.Incarnation != 0 || answer.Member.Remembers != (octopiipb.Memory{}) {
 			t.Errorf("one that is refused is told %v", answer)
 		}
-		if !strings.Contains(answer.Refused, test.want) || answer.From != 2 {
+		if !strings.Contains(answer.Refused, test.want) || answer.Member.From != 2 {
 			t.Errorf("%s: answered %+v, want a refusal that says %q", test.name, answer, test.want)
 		}
 		c.wantClosed()
@@ -132,11 +134,52 @@ func TestHandshakeRefusals(t *testing.T) {
 	}
 }
 
+// TestHelloGolden reads a Hello by hand as docs/FORMATS.md draws it: a change of its bytes is
+// a change of protocolVersion.
+func TestHelloGolden(t *testing.T) {
+	hello := octopiipb.Hello{
+		Version: protocolVersion, Purpose: purposeMessages, Refused: "no", Lane: 1, RefusedCode: 2,
+		Host: octopiipb.HelloHost{ID: 300, Address: "a:1", OldestFormat: 1, NewestFormat: 3},
+		Member: octopiipb.HelloMember{Cluster: 7, From: 1, To: 2, Incarnation: 101,
+			Remembers: octopiipb.Memory{Term: 5, Match: 9, Commit: 8, MatchTerm: 4, CommitTerm: 3}},
+	}
+	got, err := hello.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := golden(t, "hello.hex")
+	if !bytes.Equal(got, want) {
+		t.Errorf("the Hello is\n%x, want\n%x", got, want)
+	}
+	var again octopiipb.Hello
+	if err := again.Unmarshal(want); err != nil || again != hello {
+		t.Errorf("read as %+v, %v", again, err)
+	}
+}
+
+// TestVersionOneIsRefusedByName: what a member of version 1 says first, byte for byte, is
+// understood as far as that the refusal says why; and where the reason stands a member of
+// version 1 reads it.
+func TestVersionOneIsRefusedByName(t *testing.T) {
+	b, hb := start(t, 2, Config{})
+	c := dialBytes(t, b)
+	c.write(newFrame(frameHello, golden(t, "hello-version-1.hex")))
+	kind, body, err := c.r.next(helloBytesMax, nil)
+	const want = "the peer speaks version 1 of the protocol, this one 2: run releases that share one"
+	if err != nil || kind != frameHello || !bytes.Contains(body, append([]byte{8<<3 | 2, byte(len(want))}, want...)) {
+		t.Errorf("answered with type %d %q, %v; want a field 8 that says %q", kind, body, err, want)
+	}
+	c.wantClosed()
+	if n := len(hb.Accepted()); n != 0 {
+		t.Errorf("Accept was asked %d times", n)
+	}
+}
+
 func TestAnyRefusalFits(t *testing.T) {
 	b, hb := start(t, 2, Config{})
 	for _, text := range []string{strings.Repeat("é", 100_000), "", "\xff\xff"} {
 		hb.SetAccept(func(transport.Hello) error { return errors.New(text) })
-		answer := dialBytes(t, b).greet(octopiipb.Hello{Version: protocolVersion, Purpose: purposeCall, From: 1})
+		answer := dialBytes(t, b).greet(octopiipb.Hello{Version: protocolVersion, Purpose: purposeCall, Member: octopiipb.HelloMember{From: 1}})
 		if len(answer.Refused) == 0 || len(answer.Refused) > reasonBytesMax {
 			t.Errorf("a refusal for a reason of %d bytes travels as %d bytes", len(text), len(answer.Refused))
 		}
@@ -228,8 +271,9 @@ func TestDialerChecksWhoAnswers(t *testing.T) {
 		answer octopiipb.Hello
 		want   string
 	}{
-		{octopiipb.Hello{Version: protocolVersion, From: 3}, "member 3 answered where member 2 was expected"},
-		{octopiipb.Hello{Version: 9, From: 2}, "protocol 9"},
+		{octopiipb.Hello{Version: protocolVersion, Member: octopiipb.HelloMember{From: 3}}, "member 3 answered where member 2 was expected"},
+		{octopiipb.Hello{Version: 9, Member: octopiipb.HelloMember{From: 2}}, "speaks version 9 of the protocol, this one 2"},
+		{octopiipb.Hello{Version: protocolVersion, Member: octopiipb.HelloMember{Group: 4, From: 2}}, "group 4 is not here"},
 	} {
 		told := make(chan string, 1)
 		go func() {
@@ -302,7 +346,7 @@ func TestPeersHavePlacesOfTheirOwn(t *testing.T) {
 	member := dialRaw(t, b, purposeMessages, 1)
 	dialRaw(t, b, purposeMessages, 3)
 	dialRaw(t, b, purposeMessages, 4)
-	if answer := dialBytes(t, b).greet(octopiipb.Hello{Version: protocolVersion, Purpose: purposeCall, Cluster: 1, From: 1}); answer.Refused == "" {
+	if answer := dialBytes(t, b).greet(octopiipb.Hello{Version: protocolVersion, Purpose: purposeCall, Member: octopiipb.HelloMember{Cluster: 1, From: 1}}); answer.Refused == "" {
 		t.Error("a second connection of peers was taken, where one is the limit")
 	}
 	_ = member.nc.Close()
