@@ -94,38 +94,49 @@ func (s *sectionWriter) begin(h SnapshotHeader) error {
 	if err != nil {
 		return err
 	}
-	// One write for all of it.
-	var head bytes.Buffer
-	out := s.w
-	s.w = &head
 	s.chunk = make([]byte, chunkHeadBytes, chunkHeadBytes+chunkBytesMax)
-	s.seal(binary.LittleEndian.AppendUint32([]byte(snapshotMagic), snapshotVersion))
-	for _, part := range []struct {
-		kind sectionKind
-		data []byte
-	}{{sectionMeta, first}, {sectionMembership, second}} {
-		s.open(part.kind)
-		_, _ = s.Write(part.data)
-		s.close()
+	head := s.apart(func() {
+		s.seal(binary.LittleEndian.AppendUint32([]byte(snapshotMagic), snapshotVersion))
+		for _, part := range []struct {
+			kind sectionKind
+			data []byte
+		}{{sectionMeta, first}, {sectionMembership, second}} {
+			s.open(part.kind)
+			_, _ = s.Write(part.data)
+			s.close()
+		}
+		if !h.External {
+			s.open(sectionState)
+		}
+	})
+	if len(head) > sectionsBytesMax {
+		return fmt.Errorf("%d bytes before the state machine's data, more than %d", len(head), sectionsBytesMax)
 	}
-	if !h.External {
-		s.open(sectionState)
-	}
-	if head.Len() > sectionsBytesMax {
-		return fmt.Errorf("%d bytes before the state machine's data, more than %d", head.Len(), sectionsBytesMax)
-	}
-	s.w, s.size = out, 0
-	s.put(head.Bytes())
+	s.put(head)
 	return s.err
 }
 
 // end closes the state machine's section, if there is one, and ends the snapshot.
 func (s *sectionWriter) end(external bool) error {
-	if !external {
-		s.close()
-	}
-	s.open(sectionEnd)
+	s.flush()
+	last := s.apart(func() {
+		if !external {
+			s.close()
+		}
+		s.open(sectionEnd)
+	})
+	s.put(last)
 	return s.err
+}
+
+// apart returns what f writes, which is to become one write.
+func (s *sectionWriter) apart(f func()) []byte {
+	var b bytes.Buffer
+	out, size := s.w, s.size
+	s.w = &b
+	f()
+	s.w, s.size = out, size
+	return b.Bytes()
 }
 
 func (s *sectionWriter) open(kind sectionKind) {

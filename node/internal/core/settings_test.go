@@ -153,3 +153,17 @@ func TestSettingEntryGolden(t *testing.T) {
 		t.Errorf("forwarded: %q, want %q", got, want)
 	}
 }
+
+// The bytes of a change of a member, as docs/FORMATS.md has them.
+func TestChangeEntryGolden(t *testing.T) {
+	change := Change{Op: AddLearner, Member: octopiipb.Member{ID: 4, Address: "h:4", Kind: octopiipb.Learner, Promote: true}}
+	got, err := encodeChanges([]Change{change}, origin{2, 7})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "\x08\x00" + "\x12\x04\x08\x03\x10\x04" +
+		"\x1a\x13" + "\x0a\x0d\x08\x01" + "\x12\x09\x08\x04\x1a\x03h:4\x38\x01" + "\x10\x02\x18\x07"
+	if string(got) != want {
+		t.Errorf("%x, want %x", got, want)
+	}
+}
