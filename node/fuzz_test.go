@@ -287,7 +287,7 @@ func FuzzPeer(f *testing.F) {
 		head := binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64([]byte{3}, from), id)
 		return append(head, core.FrameProposal(data)...)
 	}
-	message := func(m raftpb.Message) []byte { return encoded(f, &m) }
+	message := func(m raftpb.Message) []byte { return encoded(f, &octopiipb.PeerMessage{Message: m}) }
 	change := raftpb.ConfChangeV2{
 		Changes: []raftpb.ConfChangeSingle{{Type: raftpb.ConfChangeAddLearnerNode, NodeID: 5}},
 		Context: encoded(f, &octopiipb.MembershipChange{Changes: []octopiipb.MemberChange{{Op: 1, Member: octopiipb.Member{ID: 5, Address: "n5"}}}}),

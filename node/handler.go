@@ -130,23 +130,23 @@ func (h handler) refuse(peer transport.Hello) error {
 
 // HandleMessages implements transport.Handler.
 func (h handler) HandleMessages(from uint64, batch []transport.Inbound) {
-	messages := make([]raftpb.Message, 0, len(batch))
+	messages := make([]octopiipb.PeerMessage, 0, len(batch))
 	size := 0
 	for _, in := range batch {
 		var err error
 		switch in.Kind {
 		case kindRaft:
-			var m raftpb.Message
-			if m, err = decodeMessage(in.Payload); err == nil && m.From != from {
+			var m octopiipb.PeerMessage
+			if err = m.Unmarshal(in.Payload); err == nil && m.From != from {
 				err = fmt.Errorf("it claims to be from member %x", m.From)
 			}
 			if err == nil && m.Type == raftpb.MsgSnap {
 				err = errors.New("a snapshot must come as a stream")
 			}
 			if err == nil {
-				err = h.maySend(&m)
+				err = h.maySend(&m.Message)
 			}
-			if err == nil && !h.hasRoomFor(&m) {
+			if err == nil && !h.hasRoomFor(&m.Message) {
 				continue
 			}
 			if err == nil {
@@ -298,7 +298,7 @@ func (h handler) HandleSnapshot(from uint64, header []byte, body io.Reader) erro
 			return err
 		}
 	}
-	if !h.inbox.peer(1, 0, func(in *core.Input) { in.Messages = append(in.Messages, m) }) {
+	if !h.inbox.peer(1, 0, func(in *core.Input) { in.Messages = append(in.Messages, octopiipb.PeerMessage{Message: m}) }) {
 		return errors.New("too much is queued; try again")
 	}
 	return nil
@@ -352,11 +352,4 @@ func (h handler) admitSnapshot(from uint64, s *octopiipb.SnapshotStream, header 
 func (h handler) hasNoRoomToReceive() {
 	h.incoming.noRoomAt.Store(h.committed.Load() + 1)
 	h.incoming.noRoom.Store(true)
-}
-
-// decodeMessage reads a raft message.
-func decodeMessage(payload []byte) (raftpb.Message, error) {
-	var m raftpb.Message
-	err := m.Unmarshal(payload)
-	return m, err
 }

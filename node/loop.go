@@ -406,12 +406,12 @@ func (l *loop) checkRemoved(eff *core.Effects) {
 func (l *loop) stepUninitialized() {
 	if l.input.Ticks > 0 {
 		if l.unborn != nil {
-			l.input.Messages = append(l.input.Messages, *l.unborn)
+			l.input.Messages = append(l.input.Messages, octopiipb.PeerMessage{Message: *l.unborn})
 		}
 		l.publish()
 	}
 	for i := range l.input.Messages {
-		m := &l.input.Messages[i]
+		m := &l.input.Messages[i].Message
 		if core.Bootstraps(m, l.id) {
 			err := l.bringToLife(m)
 			if errors.Is(err, wal.ErrNoSpace) {
@@ -434,7 +434,7 @@ func (l *loop) stepUninitialized() {
 			return
 		}
 		if reply, ok := core.AnswerUninitialized(m, l.id); ok {
-			l.transport.Send(reply.To, kindRaft, &reply)
+			l.transport.Send(reply.To, kindRaft, &octopiipb.PeerMessage{Message: reply})
 		}
 	}
 	for _, r := range l.input.Requests {

@@ -26,7 +26,7 @@ func TestMessagesThatNoMemberSends(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = n.Close() })
 	<-n.Initialized()
-	snapshot := raftpb.Message{Type: raftpb.MsgSnap, From: 2, To: 1, Term: 9, Snapshot: &raftpb.Snapshot{Metadata: raftpb.SnapshotMetadata{Index: 90, Term: 9, ConfState: raftpb.ConfState{Voters: []uint64{1}}}}}
+	snapshot := octopiipb.PeerMessage{Message: raftpb.Message{Type: raftpb.MsgSnap, From: 2, To: 1, Term: 9, Snapshot: &raftpb.Snapshot{Metadata: raftpb.SnapshotMetadata{Index: 90, Term: 9, ConfState: raftpb.ConfState{Voters: []uint64{1}}}}}}
 	payload, err := snapshot.Marshal()
 	if err != nil {
 		t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/octopii/octopii/internal/vfs/vfstest"
+	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/transport"
 )
 
@@ -187,7 +188,7 @@ func (n *nemesis) strangerAt(m *member) {
 			{Type: raftpb.MsgApp, Index: st.Commit, LogTerm: 1, Commit: st.Commit, Term: st.Term + 1},
 		} {
 			msg.From, msg.To = lie.Node, m.id
-			payload, err := msg.Marshal()
+			payload, err := (&octopiipb.PeerMessage{Message: msg}).Marshal()
 			if err != nil {
 				panic(fmt.Sprintf("sim: a message that cannot be encoded: %v", err))
 			}

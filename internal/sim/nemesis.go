@@ -12,6 +12,7 @@ import (
 
 	"github.com/octopii/octopii/internal/vfs/vfstest"
 	"github.com/octopii/octopii/node"
+	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/transport"
 	"github.com/octopii/octopii/wal"
 )
@@ -315,7 +316,7 @@ func (n *nemesis) forgeFor(m *member) {
 		return
 	}
 	st := m.status()
-	msg := raftpb.Message{From: others[n.w.rnd.IntN(len(others))].id, To: m.id, Term: st.Term}
+	msg := octopiipb.PeerMessage{Message: raftpb.Message{From: others[n.w.rnd.IntN(len(others))].id, To: m.id, Term: st.Term}}
 	switch {
 	case m.log == nil:
 		// Of a term that nobody has, so that an answer to it is told from others.

@@ -11,6 +11,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/octopii/octopii/internal/stepped"
+	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/transport"
 )
 
@@ -171,7 +172,7 @@ type parcel struct {
 	// transport may do that at any time: nothing in it may change.
 	sum uint64
 	// raft is the message if it is one of raft; gist is for the trace.
-	raft *raftpb.Message
+	raft *octopiipb.PeerMessage
 	gist string
 }
 
@@ -248,9 +249,9 @@ func (e *endpoint) Send(to uint64, kind transport.Kind, m transport.Message) boo
 		return false
 	}
 	gist := ""
-	rm, isRaft := m.(*raftpb.Message)
+	rm, isRaft := m.(*octopiipb.PeerMessage)
 	if isRaft {
-		e.net.w.check.sent(e.m, rm)
+		e.net.w.check.sent(e.m, &rm.Message)
 	}
 	address, ok := e.where(to)
 	if !ok {
@@ -258,7 +259,7 @@ func (e *endpoint) Send(to uint64, kind transport.Kind, m transport.Message) boo
 	}
 	if isRaft {
 		if e.net.script != nil {
-			e.net.script.sent(e.m, rm)
+			e.net.script.sent(e.m, &rm.Message)
 		}
 		if e.net.w.trace != nil {
 			gist = gistOf(rm)
@@ -295,12 +296,12 @@ func encoded(m transport.Message) []byte {
 }
 
 // gistOf is what the trace shows of a message.
-func gistOf(m *raftpb.Message) string {
+func gistOf(m *octopiipb.PeerMessage) string {
 	if m == nil {
 		return "not one of raft"
 	}
-	return fmt.Sprintf("%s %x->%x term=%d logterm=%d index=%d commit=%d entries=%d reject=%v hint=%d",
-		m.Type, m.From, m.To, m.Term, m.LogTerm, m.Index, m.Commit, len(m.Entries), m.Reject, m.RejectHint)
+	return fmt.Sprintf("%s %x->%x term=%d logterm=%d index=%d commit=%d entries=%d reject=%v hint=%d note={%v}",
+		m.Type, m.From, m.To, m.Term, m.LogTerm, m.Index, m.Commit, len(m.Entries), m.Reject, m.RejectHint, &m.Note)
 }
 
 // connect shakes hands, and sends what waited.
@@ -404,7 +405,7 @@ func (e *endpoint) deliver(l *link, address string, p parcel) {
 			n.w.mix(p.sum)
 			n.w.tell(at.m, "  gets %s", what)
 			if p.raft != nil {
-				n.w.check.heard(at.m, p.raft)
+				n.w.check.heard(at.m, &p.raft.Message)
 			}
 			at.handler.HandleMessages(from, []transport.Inbound{{Kind: p.kind, Payload: payload}})
 		}
@@ -427,7 +428,7 @@ func (e *endpoint) deliver(l *link, address string, p parcel) {
 				arrive(to)
 			}
 		}
-		if n.script == nil || p.raft == nil || !n.script.holds(e.m, to.m, p.raft, late) {
+		if n.script == nil || p.raft == nil || !n.script.holds(e.m, to.m, &p.raft.Message, late) {
 			arrive(to)
 		}
 	}

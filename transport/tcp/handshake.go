@@ -187,6 +187,7 @@ func (c *conn) answer() (transport.Hello, uint32, error) {
 	hello, err := c.readHello()
 	if err != nil {
 		c.refusePlain(err)
+		c.refuseVersion1(err)
 		return transport.Hello{}, 0, err
 	}
 	peer := toHello(hello)

@@ -140,11 +140,14 @@ func (t *Transport) receiveBatches(c *conn, from uint64) error {
 		if kind != frameMessages {
 			return c.unexpected(kind, body)
 		}
-		batch, err := decodeMessages(body)
+		batch, others, err := decodeMessages(body)
 		if err != nil {
 			return c.failed(err)
 		}
-		t.handOver(from, batch)
+		t.counters.otherGroups.Add(uint64(others))
+		if len(batch) > 0 {
+			t.handOver(from, batch)
+		}
 	}
 }
 

@@ -6,9 +6,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -157,21 +159,26 @@ func TestHelloGolden(t *testing.T) {
 	}
 }
 
-// TestVersionOneIsRefusedByName: what a member of version 1 says first, byte for byte, is
-// understood as far as that the refusal says why; and where the reason stands a member of
-// version 1 reads it.
-func TestVersionOneIsRefusedByName(t *testing.T) {
+// TestVersion1IsRefusedByName: the first frame of a member of version 1 is recognized, and the
+// answer is one that it can read: behind twenty bytes of header the reason stands in field 8.
+func TestVersion1IsRefusedByName(t *testing.T) {
 	b, hb := start(t, 2, Config{})
 	c := dialBytes(t, b)
-	c.write(newFrame(frameHello, golden(t, "hello-version-1.hex")))
-	kind, body, err := c.r.next(helloBytesMax, nil)
-	const want = "the peer speaks version 1 of the protocol, this one 2: run releases that share one"
-	if err != nil || kind != frameHello || !bytes.Contains(body, append([]byte{8<<3 | 2, byte(len(want))}, want...)) {
-		t.Errorf("answered with type %d %q, %v; want a field 8 that says %q", kind, body, err, want)
+	c.write(golden(t, "hello-version-1.hex"))
+	answer, err := io.ReadAll(c.r.r)
+	if err != nil || len(answer) < 20 {
+		t.Fatalf("answered with %x, %v", answer, err)
 	}
-	c.wantClosed()
-	if n := len(hb.Accepted()); n != 0 {
-		t.Errorf("Accept was asked %d times", n)
+	sum := crc32.Checksum(slices.Concat(answer[:4], answer[8:]), crc32.MakeTable(crc32.Castagnoli))
+	if binary.LittleEndian.Uint32(answer) != uint32(len(answer)-20) || binary.LittleEndian.Uint32(answer[4:]) != sum || answer[8] != 1 {
+		t.Errorf("the header of the answer is %x, and the checksum %08x", answer[:20], sum)
+	}
+	const want = "the peer speaks version 1 of the protocol, this one 2: run releases that share one"
+	if body := answer[20:]; !bytes.HasPrefix(body, []byte{1 << 3, 2, 8<<3 | 2}) || !bytes.Contains(body, []byte(want)) {
+		t.Errorf("answered with %q, want %q", body, want)
+	}
+	if st := b.Stats(); len(hb.Accepted()) != 0 || st.BadFrames != 1 {
+		t.Errorf("Accept was asked %d times, %+v", len(hb.Accepted()), st)
 	}
 }
 
@@ -207,15 +214,15 @@ func TestBadBytes(t *testing.T) {
 		"zeros":            make([]byte, 100),
 		"oversized":        header(1<<30, frameMessages),
 		"unknown type":     seal(make([]byte, headerBytes), frameTypeEnd),
-		"another group":    header(0, frameMessages)[:12:12],
 		"wrong place":      newFrame(frameChunk, []byte("x")),
 		"no messages":      newFrame(frameMessages, nil),
-		"message too long": newFrame(frameMessages, []byte{1, 200, 1, 'x'}),
-		"endless length":   newFrame(frameMessages, append([]byte{1}, strings.Repeat("\xff", 20)...)),
+		"message too long": newFrame(frameMessages, []byte{1, 0, 200, 1, 'x'}),
+		"endless group":    newFrame(frameMessages, append([]byte{1}, strings.Repeat("\xff", 20)...)),
+		"endless length":   newFrame(frameMessages, append([]byte{1, 0}, strings.Repeat("\xff", 20)...)),
+		"no length":        newFrame(frameMessages, []byte{1, 0}),
 		"cut off":          good[:len(good)-3],
 		"cut off header":   good[:7],
 	}
-	bad["another group"] = append(bad["another group"], 1, 0, 0, 0, 0, 0, 0, 0)
 	for bit := 0; bit < len(good)*8; bit += 13 {
 		bad[fmt.Sprintf("bit %d of byte %d flipped", bit%8, bit/8)] = flipped(good, bit)
 	}
@@ -237,6 +244,24 @@ func TestBadBytes(t *testing.T) {
 	}
 	dialRaw(t, b, purposeMessages, 1).write(good)
 	transporttest.Until(t, "a good frame still arrives", func() bool { return hb.Received(1) == 2 })
+}
+
+// TestOtherGroups: a message of a group that is not here is dropped and counted, and the rest
+// of its frame counts.
+func TestOtherGroups(t *testing.T) {
+	b, hb := start(t, 2, Config{})
+	c := dialRaw(t, b, purposeMessages, 1)
+	c.write(newFrame(frameMessages, []byte{1, 5, 1, 'x', 2, 0, 1, 'a', 1, 0x80, 1, 0, 3, 0, 1, 'b'}))
+	c.write(newFrame(frameMessages, []byte{1, 5, 1, 'x'}))
+	c.write(newFrame(frameMessages, []byte{4, 0, 1, 'c'}))
+	transporttest.Until(t, "three arrive", func() bool { return hb.Received(1) == 3 })
+	var got string
+	for _, in := range hb.Messages(1) {
+		got += fmt.Sprintf("%d%s ", in.Kind, in.Payload)
+	}
+	if st := b.Stats(); got != "2a 3b 4c " || st.OtherGroups != 3 || st.BadFrames != 0 {
+		t.Errorf("got %q, %+v", got, st)
+	}
 }
 
 func TestSnapshotEndMustMatch(t *testing.T) {

@@ -125,7 +125,7 @@ func FuzzUninitialized(f *testing.F) {
 		if a, ok := AnswerUninitialized(&m, 1); ok {
 			vouches := a.Type != raftpb.MsgHeartbeatResp && (a.Type != raftpb.MsgAppResp || !a.Reject)
 			if vouches || a.From != 1 || a.To != m.From || a.Term != m.Term || a.Commit != 0 || len(a.Context) > 0 || len(a.Entries) > 0 {
-				t.Errorf("%s was answered with %s", describeMessage(m), describeMessage(a))
+				t.Errorf("%s was answered with %s", describeRaft(m), describeRaft(a))
 			}
 		}
 		if !Bootstraps(&m, 1) {
@@ -133,7 +133,7 @@ func FuzzUninitialized(f *testing.F) {
 		}
 		meta := m.Snapshot.Metadata
 		if m.Type != raftpb.MsgSnap || meta.Index == 0 || meta.Term == 0 || !names(meta.ConfState, 1) {
-			t.Fatalf("%s brings the peer to life", describeMessage(m))
+			t.Fatalf("%s brings the peer to life", describeRaft(m))
 		}
 		start := Label{Index: meta.Index, Term: meta.Term, ConfState: meta.ConfState, Membership: &ms}
 		s := subjectOn(start, newDisk(start, raftpb.HardState{Term: m.Term, Commit: meta.Index}))

@@ -22,7 +22,7 @@ func ghosts(t *testing.T) *bench {
 // underHeartbeats lets ticks pass in which member 2 answers.
 func (b *bench) underHeartbeats(ticks int) {
 	for range ticks {
-		b.run(Input{Ticks: 1, Messages: []raftpb.Message{{Type: raftpb.MsgHeartbeatResp, From: 2, To: 1, Term: b.c.Status().Term}}})
+		b.run(Input{Ticks: 1, Messages: bare([]raftpb.Message{{Type: raftpb.MsgHeartbeatResp, From: 2, To: 1, Term: b.c.Status().Term}})})
 		b.ack(2)
 	}
 }

@@ -43,7 +43,7 @@ type scripted struct {
 	id      uint64
 	core    *Core // nil while uninitialized
 	disk    *memoryDisk
-	inbox   []raftpb.Message
+	inbox   []octopiipb.PeerMessage
 	remote  []RemoteRequests
 	replies []RemoteReplies
 	appends []*Append
@@ -260,7 +260,7 @@ func (s *script) effects(m *scripted, e *Effects) {
 		m.appends = append(m.appends, a)
 		s.printf("%d: append %s", m.id, describeAppend(a))
 	}
-	for _, msg := range append(e.Messages, e.Snapshots...) {
+	for _, msg := range append(e.Messages, bare(e.Snapshots)...) {
 		s.printf("%d: send %s", m.id, describeMessage(msg))
 		if to := s.members[msg.To]; to != nil {
 			if msg.Type == raftpb.MsgSnap {
@@ -320,28 +320,29 @@ func (s *script) deliver(t *testing.T, m *scripted) {
 }
 
 // receive hands one message to a member, as its shell would.
-func (s *script) receive(t *testing.T, m *scripted, msg raftpb.Message) {
+func (s *script) receive(t *testing.T, m *scripted, msg octopiipb.PeerMessage) {
 	if m.core != nil {
-		s.step(m, &Input{Messages: []raftpb.Message{msg}})
+		s.step(m, &Input{Messages: []octopiipb.PeerMessage{msg}})
 		return
 	}
-	if Bootstraps(&msg, m.id) {
+	if Bootstraps(&msg.Message, m.id) {
 		start := m.snapshots[msg.Snapshot.Metadata.Index]
 		s.printf("%d: brought to life by the snapshot at %d", m.id, start.Index)
 		m.disk = newDisk(start, raftpb.HardState{Term: msg.Term, Commit: start.Index})
 		m.applies = append(m.applies, &Apply{Label: start}) // to be restored
 		s.start(t, m, start, 0)
-		s.step(m, &Input{Messages: []raftpb.Message{msg}})
+		s.step(m, &Input{Messages: []octopiipb.PeerMessage{msg}})
 		return
 	}
-	reply, ok := AnswerUninitialized(&msg, m.id)
+	reply, ok := AnswerUninitialized(&msg.Message, m.id)
 	if !ok {
 		s.printf("%d: silent on %s", m.id, describeMessage(msg))
 		return
 	}
-	s.printf("%d: send %s", m.id, describeMessage(reply))
+	answer := octopiipb.PeerMessage{Message: reply}
+	s.printf("%d: send %s", m.id, describeMessage(answer))
 	if to := s.members[reply.To]; to != nil {
-		to.inbox = append(to.inbox, reply)
+		to.inbox = append(to.inbox, answer)
 	}
 }
 
@@ -418,8 +419,8 @@ func (s *script) status(m *scripted) {
 }
 
 // parseMessage reads a message that a script sends by hand.
-func (s *script) parseMessage(t *testing.T, d *datadriven.TestData, to uint64) raftpb.Message {
-	msg := raftpb.Message{To: to}
+func (s *script) parseMessage(t *testing.T, d *datadriven.TestData, to uint64) octopiipb.PeerMessage {
+	msg := octopiipb.PeerMessage{Message: raftpb.Message{To: to}}
 	var typ string
 	d.ScanArgs(t, "type", &typ)
 	msg.Type = raftpb.MessageType(raftpb.MessageType_value[typ])
@@ -492,12 +493,14 @@ func describeAppend(a *Append) string {
 	return strings.Join(parts, ", ")
 }
 
-func describeMessage(m raftpb.Message) string {
+func describeRaft(m raftpb.Message) string { return describeMessage(octopiipb.PeerMessage{Message: m}) }
+
+func describeMessage(m octopiipb.PeerMessage) string {
 	s := fmt.Sprintf("%s to %d: term %d", m.Type, m.To, m.Term)
 	if m.Type == raftpb.MsgHeartbeatResp {
-		return s + fmt.Sprintf(" applied %d", m.Index)
+		return s + fmt.Sprintf(" applied %d", m.Note.Applied)
 	}
-	if m.Index+m.LogTerm > 0 && m.Type != raftpb.MsgHeartbeat {
+	if m.Index+m.LogTerm > 0 {
 		s += fmt.Sprintf(" behind %d/%d", m.LogTerm, m.Index)
 	}
 	for _, e := range m.Entries {
@@ -507,6 +510,11 @@ func describeMessage(m raftpb.Message) string {
 	}
 	if m.Commit > 0 {
 		s += fmt.Sprintf(" commit %d", m.Commit)
+	}
+	if n := &m.Note; n.CommitTerm > 0 {
+		s += fmt.Sprintf(" commit %d/%d", n.CommitTerm, n.Commit)
+	} else if n.Commit > 0 {
+		s += fmt.Sprintf(" commit %d", n.Commit)
 	}
 	if m.Snapshot != nil {
 		s += fmt.Sprintf(" snapshot at %d", m.Snapshot.Metadata.Index)

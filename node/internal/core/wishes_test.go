@@ -102,7 +102,7 @@ func TestAbsencesDoNotAddUp(t *testing.T) {
 		return find(b.c.handed.Membership, 2) == nil
 	}
 	for range 5 {
-		b.run(Input{Messages: []raftpb.Message{{Type: raftpb.MsgHeartbeatResp, From: 2, To: 1, Term: b.c.Status().Term}}})
+		b.run(Input{Messages: bare([]raftpb.Message{{Type: raftpb.MsgHeartbeatResp, From: 2, To: 1, Term: b.c.Status().Term}})})
 		if silent(90) {
 			t.Fatal("a member that was heard less than 100 ticks ago is given up")
 		}
