@@ -22,11 +22,14 @@ import (
 // Scrub reads and verifies the whole database, at most bytesPerSecond of it. The error
 // is that of ctx, ErrDamaged, or one of reading.
 func (s *Store) Scrub(ctx context.Context, bytesPerSecond int) error {
-	be, v, err := s.beginScrub()
-	if err != nil {
-		return err
+	be, v := s.beginScrub()
+	if be == nil {
+		return ErrClosed
 	}
 	defer be.release(v)
+	if err := be.failure(); err != nil {
+		return fmt.Errorf("kv: scrub %s: %w", s.path(), err)
+	}
 	begin, read := time.Now(), 0
 	pace := func(ctx context.Context, bytes int) error {
 		read += bytes
@@ -49,20 +52,14 @@ func (s *Store) Scrub(ctx context.Context, bytesPerSecond int) error {
 	return nil
 }
 
-// beginScrub returns a view of the database for Scrub, which releases it.
-func (s *Store) beginScrub() (*checkedBackend, *view, error) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if s.db == nil {
-		return nil, nil, ErrClosed
+// beginScrub returns a view of the database for Scrub, which releases it; nil without one.
+func (c *current) beginScrub() (*checkedBackend, *view) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.db == nil {
+		return nil, nil
 	}
-	be := s.db.be
-	v := be.newView()
-	if err := be.failure(); err != nil {
-		be.release(v)
-		return nil, nil, fmt.Errorf("kv: scrub %s: %w", s.path(), err)
-	}
-	return be, v, nil
+	return c.db.be, c.db.be.newView()
 }
 
 // Content sums up all revisions of all keys: members that applied the same entries
