@@ -65,6 +65,11 @@ type view struct {
 	// damaged: its disk is not what it wrote, and it may say so and not start.
 	// forgets: it lost all of what it promised, and nobody can hold it to that.
 	damaged, forgets bool
+	following
+}
+
+// following is what a member heard of leaders.
+type following struct {
 	// lead is its leader, in leadTerm, at the last look, and heard is when it heard of
 	// that last, in ticks of its clock. gone are those of whom it was told that nobody
 	// listens there any more, since it began to follow them.

@@ -195,7 +195,7 @@ func (c *promises) readable(m *member) {
 		return
 	}
 	entries, err := store.Entries(first, first+1, math.MaxUint64)
-	if errors.Is(err, raft.ErrCompacted) && (len(m.tasks) > 0 || m.writing != nil || m.node.Work().Loop) {
+	if errors.Is(err, raft.ErrCompacted) && (len(m.helpers.tasks) > 0 || m.writing != nil || m.node.Work().Loop) {
 		return // its release is under way, and the loop hears of that in a later turn
 	}
 	if err != nil || len(entries) == 0 {

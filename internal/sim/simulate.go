@@ -334,7 +334,7 @@ func (w *world) run() {
 func (w *world) end() {
 	for _, m := range w.members {
 		m.stopWriting()
-		m.stopTasks()
+		m.helpers.stop()
 	}
 }
 
