@@ -27,8 +27,8 @@ type served struct {
 const oneHistory = "nobody serves another branch"
 
 // branch begins the time of two histories.
-func (n *nemesis) branch() {
-	n.branching = true
+func (n *damages) branch() {
+	n.w.branching = true
 	n.w.check.served = nil
 	for _, m := range n.w.members {
 		m.chains = map[uint64]uint64{}
@@ -37,7 +37,7 @@ func (n *nemesis) branch() {
 
 // oneHistory fails unless a state from which a member answers is of one history with
 // all from which was answered before.
-func (c *checker) oneHistory(m *member) {
+func (c *calls) oneHistory(m *member) {
 	s := served{by: m, index: m.machine.applied, chains: m.chains}
 	for _, o := range c.served {
 		at := common(s, o)
@@ -70,9 +70,9 @@ func common(a, b served) (at uint64) {
 // moment, and starts them in a drawn order, some of them late. Nobody can say what is
 // right then. But nobody may serve another history than the others, and where a
 // majority came back without the rest, the rest finds out.
-func (n *nemesis) images() {
+func (n *damages) images() {
 	l := n.w.leader()
-	if l == nil || n.lost != nil || n.branching || !n.mayLose(l) {
+	if l == nil || n.lost != nil || n.w.branching || !n.mayLose(l) {
 		return
 	}
 	voters := n.w.voterMembers(l)
@@ -94,7 +94,7 @@ func (n *nemesis) images() {
 }
 
 // putBack ends the story of faults: what comes is the story of the images.
-func (n *nemesis) putBack(voters []*member, old map[*member]image) {
+func (n *damages) putBack(voters []*member, old map[*member]image) {
 	n.held = true
 	for _, m := range n.w.members {
 		m.kill(false)
@@ -113,26 +113,6 @@ func (n *nemesis) putBack(voters []*member, old map[*member]image) {
 		m.after(at, "start", m.start)
 		at += pick(n.w.rnd, 0, n.w.cfg.tick, 3*n.w.cfg.electionTimeout())
 	}
-}
-
-// mendNetwork leaves every disk and every link well.
-func (n *nemesis) mendNetwork() {
-	n.w.net.calm()
-	n.w.net.heal()
-	for _, m := range n.w.members {
-		m.rate = 1
-		m.disk.slow, m.disk.stalled = 2*time.Millisecond, 0
-		m.disk.mem.SetCapacity(0)
-		m.disk.failing, m.disk.crashIn, m.disk.crashAt = nil, -1, ""
-	}
-}
-
-// voterMembers are those of a leader's membership.
-func (w *world) voterMembers(l *member) (list []*member) {
-	for _, id := range l.status().Membership.Voters() {
-		list = append(list, w.nemesis.member(id))
-	}
-	return list
 }
 
 // image is the content of a disk.

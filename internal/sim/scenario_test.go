@@ -315,7 +315,7 @@ func (s *scenario) name(m *member) string {
 }
 
 func (s *scenario) nameOf(id uint64) string {
-	if m := s.w.nemesis.member(id); m != nil {
+	if m := s.w.member(id); m != nil {
 		return s.name(m)
 	}
 	return "nobody"

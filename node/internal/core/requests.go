@@ -13,15 +13,14 @@ import (
 type requests struct {
 	guard
 
-	// waiting are requests that nobody could be given yet, of waitingBytes in
-	// all; placing are those that raft has taken, whose place the next Ready
+	queue
+	// placing are those that raft has taken, whose place the next Ready
 	// shows; pending have a place; returned are those that another member sent back, to
 	// be tried again at the next tick or under the next leader, or when that can be
 	// reached again.
-	waiting, placing, returned []request
-	waitingBytes               int64
-	pending                    pending
-	forwarded                  forwarded
+	placing, returned []request
+	pending           pending
+	forwarded         forwarded
 	// unchanged wait until this member has applied a membership that a leader
 	// found to be as it was asked to be.
 	unchanged []unchanged
@@ -141,40 +140,6 @@ func (c *Core) stepRequests(in *Input) {
 		c.forward(&st)
 	default:
 		c.waitForLeader()
-	}
-}
-
-// wait queues a request until somebody can serve it.
-func (c *requests) wait(it request) {
-	c.waiting = append(c.waiting, it)
-	c.waitingBytes += int64(len(it.Data))
-}
-
-// tookWaiting empties the queue after everything in it was served.
-func (c *requests) tookWaiting() {
-	clear(c.waiting)
-	c.waiting, c.waitingBytes = c.waiting[:0], 0
-}
-
-// keepWaiting keeps those for which keep is true.
-func (c *requests) keepWaiting(keep func(*request) bool) {
-	all := c.waiting
-	c.waiting, c.waitingBytes = all[:0], 0
-	for i := range all {
-		if keep(&all[i]) {
-			c.wait(all[i])
-		}
-	}
-	clear(all[len(c.waiting):])
-}
-
-// pruneWaiting forgets requests whose callers gave up: while a disk or an
-// election takes long, they must not pile up.
-func (c *requests) pruneWaiting() {
-	if len(c.waiting) > 0 {
-		c.keepWaiting(func(it *request) bool {
-			return it.from != 0 || it.Waiter == nil || it.taken || !it.Waiter.Gone()
-		})
 	}
 }
 
