@@ -144,7 +144,7 @@ entries    4, from 2 to 5, and 2 that were replaced; 42 bytes of data and 1 conf
 terms      1 from 2, 2 from 4
 marks      1 of term 1
 hard state term 2, vote a, commit 4
-snapshot   index 1 of term 1, 36 bytes, of a state machine that keeps its own data
+snapshot   index 1 of term 1, 104 bytes, of a state machine that keeps its own data
 end        whole, with an end mark that proves it
 result     whole`, "log", "verify", dir)
 }
