@@ -13,7 +13,6 @@ import (
 	"github.com/octopii/octopii/internal/stepped"
 	"github.com/octopii/octopii/internal/vfs"
 	"github.com/octopii/octopii/node/internal/core"
-	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/raftstore"
 	"github.com/octopii/octopii/wal"
 )
@@ -73,7 +72,7 @@ type appender struct {
 // what there is to do.
 type appendJob struct {
 	append *core.Append
-	mark   *octopiipb.SnapshotHeader
+	mark   *raftstore.SnapshotHeader
 	marked func(error)
 	// shed: there is no new mark; the log before the newest one goes.
 	shed bool

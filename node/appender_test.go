@@ -13,7 +13,6 @@ import (
 
 	"github.com/octopii/octopii/internal/vfs/vfstest"
 	"github.com/octopii/octopii/node/internal/core"
-	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/raftstore"
 	"github.com/octopii/octopii/wal"
 )
@@ -171,9 +170,9 @@ func newAppenderBench(t *testing.T, disk fakeDisk) *appenderBench {
 	return b
 }
 
-func snapshotAt(t *testing.T, store *raftstore.Store, index uint64) octopiipb.SnapshotHeader {
+func snapshotAt(t *testing.T, store *raftstore.Store, index uint64) raftstore.SnapshotHeader {
 	t.Helper()
-	h := octopiipb.SnapshotHeader{Metadata: raftpb.SnapshotMetadata{Index: index, Term: 1, ConfState: raftpb.ConfState{Voters: []uint64{1}}}}
+	h := raftstore.SnapshotHeader{Metadata: raftpb.SnapshotMetadata{Index: index, Term: 1, ConfState: raftpb.ConfState{Voters: []uint64{1}}}}
 	w, err := store.CreateSnapshot(h)
 	if err != nil {
 		t.Fatal(err)
@@ -414,7 +413,7 @@ func TestGroupIsBounded(t *testing.T) {
 	for i := range uint64(10) {
 		jobs = append(jobs, appendJob{append: &core.Append{Entries: []raftpb.Entry{{Index: i + 1, Data: big}}}})
 	}
-	jobs = append(jobs, appendJob{mark: &octopiipb.SnapshotHeader{}})
+	jobs = append(jobs, appendJob{mark: &raftstore.SnapshotHeader{}})
 	var got []int
 	for rest := jobs; len(rest) > 0; {
 		n := nextGroup(rest)

@@ -9,7 +9,7 @@ import (
 
 	"github.com/octopii/octopii/internal/vfs"
 	"github.com/octopii/octopii/node/internal/core"
-	octopiipb "github.com/octopii/octopii/proto"
+	"github.com/octopii/octopii/raftstore"
 )
 
 // applier owns the state machine: its goroutine makes all calls to it.
@@ -35,7 +35,7 @@ type applier struct {
 // capture, a look at what is durable.
 type applyJob struct {
 	apply   *core.Apply
-	restore *octopiipb.SnapshotHeader
+	restore *raftstore.SnapshotHeader
 	capture func(core.Label, Snapshot, error)
 	durable func(index uint64)
 }
@@ -135,7 +135,7 @@ func (a *applier) callDurable() uint64 {
 	return index
 }
 
-func (a *applier) callRestore(h octopiipb.SnapshotHeader) error {
+func (a *applier) callRestore(h raftstore.SnapshotHeader) error {
 	a.node.callbacks.applier.enter("StateMachine.Restore")
 	defer a.node.callbacks.applier.leave()
 	return restoreFrom(a.node, a.sm, h)
@@ -196,7 +196,7 @@ func (a *applier) answer(results [][]byte) {
 }
 
 // restore gives a snapshot file to the state machine.
-func (a *applier) restore(h octopiipb.SnapshotHeader) error {
+func (a *applier) restore(h raftstore.SnapshotHeader) error {
 	meta := h.Metadata
 	if err := a.restoreWhenPossible(h); err != nil {
 		return err
@@ -221,7 +221,7 @@ const (
 // restoreWhenPossible gives a snapshot file to the state machine, again and again while
 // the system has no space, descriptors or memory for it: nothing else can be applied
 // before it, and its file stays. It ends when the node does.
-func (a *applier) restoreWhenPossible(h octopiipb.SnapshotHeader) error {
+func (a *applier) restoreWhenPossible(h raftstore.SnapshotHeader) error {
 	for pause := restorePauseMin; ; pause = min(2*pause, restorePauseMax) {
 		err := a.callRestore(h)
 		if !vfs.Exhausted(err) {
@@ -237,7 +237,7 @@ func (a *applier) restoreWhenPossible(h octopiipb.SnapshotHeader) error {
 	}
 }
 
-func labelOf(h octopiipb.SnapshotHeader) core.Label {
+func labelOf(h raftstore.SnapshotHeader) core.Label {
 	ms := h.Membership
 	return core.Label{
 		Index:      h.Metadata.Index,

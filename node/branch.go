@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
 	"github.com/octopii/octopii/node/internal/core"
@@ -101,17 +102,17 @@ func (d *doubt) part() {
 // contradicts refuses a snapshot that would take the place of committed entries which are
 // not in it: its log has another term at the index that is committed here. This member
 // stops serving and asks the majority.
-func (h handler) contradicts(from uint64, s *octopiipb.SnapshotStream) error {
+func (h handler) contradicts(from, leaderTerm uint64, meta raftpb.SnapshotMetadata, terms []octopiipb.TermStart) error {
 	at := h.place.Load()
 	if at == nil || at.Term == 0 {
 		return nil
 	}
-	term := core.TermIn(s.Header.Terms, s.Header.Metadata.Index, at.Index)
-	if term == 0 || term == at.Term || s.Term < h.status().Term {
+	term := core.TermIn(terms, meta.Index, at.Index)
+	if term == 0 || term == at.Term || leaderTerm < h.status().Term {
 		return nil
 	}
 	text := fmt.Sprintf("the snapshot of leader %x at %d is of a log with term %d at index %d, and the entry that is committed here has term %d",
-		from, s.Header.Metadata.Index, term, at.Index, at.Term)
+		from, meta.Index, term, at.Index, at.Term)
 	h.inbox.call(func() {
 		l := h.loop
 		l.suspect(core.Suspect{ID: from, Claim: core.Diverged, Index: at.Index, Reason: text})

@@ -33,7 +33,7 @@ func TestDatabaseOfAnotherBranch(t *testing.T) {
 	if err := store.SetIdentity(raftstore.Identity{Node: 1, Incarnation: 1}); err != nil {
 		t.Fatal(err)
 	}
-	header := octopiipb.SnapshotHeader{Metadata: raftpb.SnapshotMetadata{Index: 5, Term: 2, ConfState: raftpb.ConfState{Voters: []uint64{1}}}, External: true}
+	header := raftstore.SnapshotHeader{Metadata: raftpb.SnapshotMetadata{Index: 5, Term: 2, ConfState: raftpb.ConfState{Voters: []uint64{1}}}, External: true}
 	w, err := store.CreateSnapshot(header)
 	if err != nil {
 		t.Fatal(err)
@@ -78,7 +78,7 @@ func TestBranchesAreBounded(t *testing.T) {
 	l := bareLoop()
 	d := &doubt{loop: l}
 	for id := range uint64(2*branchesMax + 1) {
-		l.membership = &octopiipb.Membership{Members: []octopiipb.Member{{ID: id + 1}}}
+		l.membership = &octopiipb.Membership{Members: []octopiipb.Member{{ID: id + 1, Kind: octopiipb.Voter}}}
 		d.keep(l.membership)
 		d.branched(Branch{ID: id + 1, First: 5, Last: 9}, false)
 		d.branched(Branch{ID: id + 1, First: 6, Last: 9, Term: 2}, true)

@@ -118,10 +118,10 @@ func TestRefusedCallsDoNotCount(t *testing.T) {
 // half of them may not be able to elect a leader without it.
 func TestRemovedMemberStaysUntilAMajorityKnows(t *testing.T) {
 	for voters := 1; voters <= 7; voters++ {
-		ms := &octopiipb.Membership{Members: []octopiipb.Member{{ID: 100, Learner: true}}}
+		ms := &octopiipb.Membership{Members: []octopiipb.Member{{ID: 100, Kind: octopiipb.Learner}}}
 		l := leaving{refused: map[uint64]bool{100: true, 200: true}} // a learner, and one that was removed, too
 		for id := range uint64(voters) {
-			ms.Members = append(ms.Members, octopiipb.Member{ID: id + 1})
+			ms.Members = append(ms.Members, octopiipb.Member{ID: id + 1, Kind: octopiipb.Voter})
 		}
 		for know := 0; know <= voters; know++ {
 			if know > 0 {
@@ -157,7 +157,7 @@ func TestStreamsCloseWhatWasCaptured(t *testing.T) {
 	for _, broken := range []error{nil, errors.New("the connection broke")} {
 		s := &snapshots{loop: &loop{group: bareGroupOn(sendsTo{err: broken})}}
 		data := new(closes)
-		if err := s.stream(raftpb.Message{To: 2}, octopiipb.SnapshotHeader{}, data); !errors.Is(err, broken) {
+		if err := s.stream(raftpb.Message{To: 2}, raftpb.SnapshotMetadata{}, data, data.Close); !errors.Is(err, broken) {
 			t.Errorf("a stream that ends with %v: %v", broken, err)
 		}
 		if data.closed != 1 {
@@ -243,10 +243,10 @@ func TestTransportHasTheMembership(t *testing.T) {
 		{3: "b:2", 4: "a:4"},
 		{2: "c:2"},
 	} {
-		ms := &octopiipb.Membership{Index: uint64(i) + 1, Members: []octopiipb.Member{{ID: 1, Address: "a:1"}}}
+		ms := &octopiipb.Membership{Index: uint64(i) + 1, Members: []octopiipb.Member{{ID: 1, Address: "a:1", Kind: octopiipb.Voter}}}
 		for id := uint64(2); id <= 4; id++ {
 			if at, ok := want[id]; ok {
-				ms.Members = append(ms.Members, octopiipb.Member{ID: id, Address: at})
+				ms.Members = append(ms.Members, octopiipb.Member{ID: id, Address: at, Kind: octopiipb.Voter})
 			}
 		}
 		l.setMembership(ms)

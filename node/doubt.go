@@ -361,7 +361,7 @@ func (d *doubt) refused(peer transport.Hello, reason string) {
 	d.refusals[peer.Node] = true
 	voters, against := 0, 0
 	for _, m := range l.membership.Members {
-		if !m.Learner {
+		if m.Kind == octopiipb.Voter {
 			voters++
 			if d.refusals[m.ID] {
 				against++
@@ -583,7 +583,7 @@ func (d *doubt) heard(from transport.Hello, q *octopiipb.CompareRequest) {
 	}
 	if q.Suspect {
 		d.note(from.Node, q)
-		if m := recordOf(l.membership, from.Node); m != nil && m.Address == from.Address {
+		if m := recordOf(l.membership, from.Node); m != nil && m.Address == from.Host.Address {
 			l.hint(func(t transport.Hinted) { t.Doubt(m.ID) }) // a copy of its disk that has more may run elsewhere
 		}
 	}

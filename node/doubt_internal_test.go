@@ -94,7 +94,7 @@ func TestClaimsByAMajoritysAnswer(t *testing.T) {
 			if l.suspension() == nil {
 				t.Errorf("%s: it is not suspended", name)
 			}
-			d.vouched(&octopiipb.Member{ID: 1, Address: "m1"}, st.Commit, st.Commit, l.core.PlaceAt(2))
+			d.vouched(&octopiipb.Member{ID: 1, Address: "m1", Kind: octopiipb.Voter}, st.Commit, st.Commit, l.core.PlaceAt(2))
 			if c.branch.ID != 0 {
 				c.branch.First = st.Commit + 1
 			}
@@ -120,7 +120,7 @@ func TestDivergedWhereNobodyCanLookItUp(t *testing.T) {
 	onLoop(t, n, func(l *loop) {
 		st := l.core.Status()
 		l.doubt.suspected(claim{by: 3, kind: core.Diverged, at: 3, text: "leader 3 has another entry"})
-		l.doubt.vouched(&octopiipb.Member{ID: 1, Address: "m1"}, st.Commit, st.Commit, core.Place{Index: 3})
+		l.doubt.vouched(&octopiipb.Member{ID: 1, Address: "m1", Kind: octopiipb.Voter}, st.Commit, st.Commit, core.Place{Index: 3})
 		l.doubt.asking = 0
 	})
 	<-n.Done()
@@ -164,7 +164,7 @@ func TestAnswersThatDecideNothing(t *testing.T) {
 			if err != nil {
 				t.Error(err)
 			}
-			d.answered(&octopiipb.Member{ID: 1, Address: "m1"}, st.Commit, asked, payload, nil)
+			d.answered(&octopiipb.Member{ID: 1, Address: "m1", Kind: octopiipb.Voter}, st.Commit, asked, payload, nil)
 			if c.decides != (l.suspension() == nil) {
 				t.Errorf("%s: suspended: %v", c.name, l.suspension())
 			}
@@ -208,7 +208,7 @@ func TestLossIsAcceptedForWhatIsMissingOnly(t *testing.T) {
 // forgotten.
 func TestStrangerThatAMajorityIntroduces(t *testing.T) {
 	n := threeVoters(t)[1]
-	at := octopiipb.Member{ID: 9, Address: "m9"}
+	at := octopiipb.Member{ID: 9, Address: "m9", Kind: octopiipb.Voter}
 	more := claim{by: 9, kind: core.Forgot, at: 2, memory: transport.Memory{Match: 99, Term: 9, Commit: 99}}
 	begin := func(l *loop) *doubt {
 		d := &l.doubt
@@ -223,7 +223,7 @@ func TestStrangerThatAMajorityIntroduces(t *testing.T) {
 		}
 	}
 	onLoop(t, n, func(l *loop) {
-		one := &octopiipb.Member{ID: 1, Address: "m1"}
+		one := &octopiipb.Member{ID: 1, Address: "m1", Kind: octopiipb.Voter}
 		d := begin(l)
 		d.introduced(one, 7, &octopiipb.CompareReply{})
 		ended("an answer about somebody else", l, false)
@@ -236,7 +236,7 @@ func TestStrangerThatAMajorityIntroduces(t *testing.T) {
 		if d.newer.record != at {
 			t.Errorf("it is called at %q, want m9", d.newer.record.Address)
 		}
-		d.introduced(&octopiipb.Member{ID: 9, Address: "m8"}, 9, &octopiipb.CompareReply{Stranger: &at})
+		d.introduced(&octopiipb.Member{ID: 9, Address: "m8", Kind: octopiipb.Voter}, 9, &octopiipb.CompareReply{Stranger: &at})
 		ended("it answers elsewhere", l, false)
 		d.introduced(&at, 9, &octopiipb.CompareReply{})
 		ended("it remembers nothing", l, true)
@@ -297,7 +297,7 @@ func TestNothingIsDoubtedWithoutALog(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = n.Close() })
-	peer := transport.Hello{Node: 2, Cluster: 7, Address: "b", Dialed: "b", Remembers: transport.Memory{Match: 9, Term: 9, Commit: 9}}
+	peer := transport.Hello{Node: 2, Cluster: 7, Host: transport.Host{Address: "b"}, Dialed: "b", Remembers: transport.Memory{Match: 9, Term: 9, Commit: 9}}
 	onLoop(t, n, func(l *loop) {
 		l.doubt.met(peer)
 		l.doubt.refused(peer, "another disk")

@@ -67,7 +67,7 @@ func (n *Node) Branched(id uint64) bool {
 // Hello is how this member introduces itself where a peer called it at its address.
 func (n *Node) Hello() transport.Hello {
 	address := n.cfg.Transport.Address()
-	return transport.Hello{Node: n.id, Cluster: n.cluster.Load(), Incarnation: n.identity.Incarnation, Address: address, Dialed: address}
+	return transport.Hello{Node: n.id, Cluster: n.cluster.Load(), Incarnation: n.identity.Incarnation, Host: transport.Host{Address: address}, Dialed: address}
 }
 
 // RefuseRemoved is the refusal of a member that was removed.

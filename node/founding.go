@@ -11,6 +11,7 @@ import (
 	"github.com/octopii/octopii/internal/selfheal"
 	"github.com/octopii/octopii/internal/vfs"
 	octopiipb "github.com/octopii/octopii/proto"
+	"github.com/octopii/octopii/raftstore"
 	"github.com/octopii/octopii/transport"
 	"github.com/octopii/octopii/wal"
 )
@@ -125,8 +126,8 @@ func (f *founding) sought(peer transport.Hello) {
 	if o.Replaces == 0 && peer.To != l.id {
 		o.Replaces = peer.To
 	}
-	if peer.Address != "" && !slices.Contains(o.Addresses, peer.Address) && len(o.Addresses) < soughtMax {
-		o.Addresses = append(o.Addresses, peer.Address)
+	if peer.Host.Address != "" && !slices.Contains(o.Addresses, peer.Host.Address) && len(o.Addresses) < soughtMax {
+		o.Addresses = append(o.Addresses, peer.Host.Address)
 	}
 	if f.origin.Member && o.Replaces == f.origin.Replaces && len(o.Addresses) == len(f.origin.Addresses) {
 		return
@@ -298,7 +299,7 @@ func (f *founding) propose() {
 		}
 	}
 	if !slices.Equal(f.proposed.Members, members) {
-		f.proposed = octopiipb.Round{Cluster: randomID(), Members: members, FailoverByTimeout: l.cfg.FailoverByTimeout}
+		f.proposed = octopiipb.Round{Cluster: randomID(), Members: members, Settings: l.settings()}
 	}
 	round := f.proposed
 	if err := checkRound(&round); err != nil {
@@ -330,7 +331,7 @@ func (f *founding) allPromised(members []octopiipb.Member) bool {
 // checkRound says why no cluster can begin with the members of a round.
 func checkRound(round *octopiipb.Round) error {
 	for i, m := range round.Members {
-		if m.ID == 0 || m.ID > idMax || m.Learner {
+		if m.ID == 0 || m.ID > idMax || m.Kind != octopiipb.Voter {
 			return fmt.Errorf("member %x cannot be a first voter", m.ID)
 		}
 		for _, o := range round.Members[:i] {
@@ -369,7 +370,12 @@ func (f *founding) foundAlone() {
 
 // roundAlone founds a cluster of this member.
 func (g *group) roundAlone() octopiipb.Round {
-	return octopiipb.Round{Cluster: randomID(), Members: []octopiipb.Member{g.self()}, FailoverByTimeout: g.cfg.FailoverByTimeout}
+	return octopiipb.Round{Cluster: randomID(), Members: []octopiipb.Member{g.self()}, Settings: g.settings()}
+}
+
+// settings are those of a cluster that this member founds.
+func (g *group) settings() octopiipb.Settings {
+	return octopiipb.Settings{FailoverByTimeout: g.cfg.FailoverByTimeout}
 }
 
 // found makes the first log of a cluster from a round: its founder's, or that of a member
@@ -401,9 +407,9 @@ func (f *founding) found(round octopiipb.Round) {
 // which has nothing yet, and the log behind it. The log begins behind a snapshot at index 1
 // that names the first members: a first index that is not 0 forces every newcomer through
 // a snapshot, so that all start from the same state.
-func (g *group) foundLog(round octopiipb.Round) (octopiipb.SnapshotHeader, error) {
+func (g *group) foundLog(round octopiipb.Round) (raftstore.SnapshotHeader, error) {
 	if index, ok := g.cfg.StateMachine.Durable(); ok && index > 0 {
-		return octopiipb.SnapshotHeader{}, g.orphaned(index)
+		return raftstore.SnapshotHeader{}, g.orphaned(index)
 	}
 	header := foundHeader(round)
 	snapshot, err := g.cfg.StateMachine.Snapshot()

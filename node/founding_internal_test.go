@@ -53,9 +53,9 @@ func TestStrangersGetNoPromise(t *testing.T) {
 	a := expectant(t, network, "a", t.TempDir())
 	b := expectant(t, network, "b", t.TempDir())
 	self, peer := a.self(), b.self()
-	stranger := octopiipb.Member{ID: 9, Name: "s", Address: "c", Incarnation: 9}
+	stranger := octopiipb.Member{ID: 9, Name: "s", Address: "c", Incarnation: 9, Kind: octopiipb.Voter}
 	learner := self
-	learner.Learner = true
+	learner.Kind = octopiipb.Learner
 	round := func(members ...octopiipb.Member) octopiipb.Round {
 		return octopiipb.Round{Cluster: 77, Members: members}
 	}
@@ -70,13 +70,13 @@ func TestStrangersGetNoPromise(t *testing.T) {
 		"this one twice":           {Member: peer, Round: round(peer, self, self)},
 		"of another founder":       {Member: peer, Round: round(self, peer)},
 		"of one that is elsewhere": {Member: other, Round: round(other, self)},
-		"with an ID of raft's":     {Member: peer, Round: round(peer, self, octopiipb.Member{ID: idMax + 1, Name: "x", Address: "x"})},
+		"with an ID of raft's":     {Member: peer, Round: round(peer, self, octopiipb.Member{ID: idMax + 1, Name: "x", Address: "x", Kind: octopiipb.Voter})},
 	} {
 		if reply := ask(t, a, r); reply.Promised || reply.Reason == "" {
 			t.Errorf("%s: it promises: %v", name, reply)
 		}
 	}
-	_ = newHandler(a.group).Accept(transport.Hello{Node: peer.ID, Cluster: 77, Incarnation: peer.Incarnation, Address: "b"})
+	_ = newHandler(a.group).Accept(transport.Hello{Node: peer.ID, Cluster: 77, Incarnation: peer.Incarnation, Host: transport.Host{Address: "b"}})
 	// The loop has heard of it when it answers.
 	if reply := ask(t, a, octopiipb.FoundRequest{Member: peer}); !reply.WasMember || reply.Cluster != 0 {
 		t.Errorf("after a made-up hello it says %v", reply)

@@ -16,6 +16,7 @@ import (
 	"github.com/octopii/octopii/internal/vfs/vfstest"
 	"github.com/octopii/octopii/node/internal/core"
 	octopiipb "github.com/octopii/octopii/proto"
+	"github.com/octopii/octopii/raftstore"
 	"github.com/octopii/octopii/transport"
 	"github.com/octopii/octopii/wal"
 )
@@ -144,7 +145,7 @@ func arrivals(list ...arrival) (b []byte) {
 // arrive hands something to the member as its transport does: after Accept.
 func (r *receiver) arrive(a arrival) {
 	from := uint64(a.from)
-	hello := transport.Hello{Cluster: 7, Node: from, Incarnation: from, Address: "n"}
+	hello := transport.Hello{Cluster: 7, Node: from, Incarnation: from, Host: transport.Host{Address: "n"}}
 	if a.by == byTime {
 		r.settle(len(a.payload) % 32)
 		return
@@ -186,7 +187,7 @@ func (r *receiver) snapshot(from uint64, payload []byte) {
 	header, data := payload[2:2+n], payload[2+n:]
 	before := r.mem.Names("/d/snap")
 	// A stream that breaks off hands out what came.
-	body := io.Reader(bytes.NewReader(data))
+	body := io.Reader(bytes.NewReader(r.framed(header, data)))
 	if len(data) > 0 && data[len(data)-1] == 0xff {
 		body = io.MultiReader(body, brokenOff{})
 	}
@@ -200,11 +201,39 @@ func (r *receiver) snapshot(from uint64, payload []byte) {
 	if err := s.Unmarshal(header); err != nil {
 		r.t.Fatalf("a header that cannot be read was taken: %v", err)
 	}
-	cs, mine := s.Header.Metadata.ConfState, r.node.n.cluster.Load()
-	if named := slices.Concat(cs.Voters, cs.Learners, cs.VotersOutgoing); !slices.Contains(named, 1) ||
-		s.Header.Membership.Cluster == 0 || mine != 0 && s.Header.Membership.Cluster != mine {
-		r.t.Errorf("a snapshot of cluster %x for %v was taken by member 1 of %x", s.Header.Membership.Cluster, named, mine)
+	cs := s.Metadata.ConfState
+	if named := slices.Concat(cs.Voters, cs.Learners, cs.VotersOutgoing); !slices.Contains(named, 1) {
+		r.t.Errorf("a snapshot for %v was taken by member 1", named)
 	}
+	if after := r.mem.Names("/d/snap"); !slices.Equal(before, after) {
+		file, err := raftstore.ReadSnapshotStream(bytes.NewReader(r.framed(header, data)))
+		if err != nil {
+			r.t.Fatalf("what is no snapshot was stored: %v", err)
+		}
+		if mine, got := r.node.n.cluster.Load(), file.Header.Membership.Cluster; got == 0 || mine != 0 && got != mine {
+			r.t.Errorf("a snapshot of cluster %x was stored by a member of %x", got, mine)
+		}
+	}
+}
+
+// framed is the body of a snapshot: sections with right checksums where data begins with the
+// length of a membership and that, and what it is where it does not.
+func (r *receiver) framed(header, data []byte) []byte {
+	var s octopiipb.SnapshotStream
+	var h raftstore.SnapshotHeader
+	if len(data) < 2 || s.Unmarshal(header) != nil {
+		return data
+	}
+	n := int(binary.LittleEndian.Uint16(data))
+	if n > len(data)-2 || h.Membership.Unmarshal(data[2:][:n]) != nil {
+		return data
+	}
+	h.Metadata = s.Metadata
+	var file bytes.Buffer
+	if _, err := raftstore.WriteSnapshot(&file, h, bytes.NewReader(data[2+n:])); err != nil {
+		r.t.Fatal(err)
+	}
+	return file.Bytes()
 }
 
 type brokenOff struct{}
@@ -219,23 +248,32 @@ func encoded(t testing.TB, m interface{ Marshal() ([]byte, error) }) []byte {
 	return b
 }
 
+// announced is a snapshot of a membership, and how it is announced.
+type announced struct {
+	octopiipb.SnapshotStream
+	membership octopiipb.Membership
+}
+
 // streamed is a snapshot as bySnapshot has it.
-func streamed(t testing.TB, s octopiipb.SnapshotStream, data string) []byte {
-	header := encoded(t, &s)
-	return append(append(binary.LittleEndian.AppendUint16(nil, uint16(len(header))), header...), data...)
+func streamed(t testing.TB, s announced, data string) []byte {
+	var list []byte
+	for _, m := range [][]byte{encoded(t, &s.SnapshotStream), encoded(t, &s.membership)} {
+		list = append(binary.LittleEndian.AppendUint16(list, uint16(len(m))), m...)
+	}
+	return append(list, data...)
 }
 
 // clusterOf is a snapshot of members that begin with some voters.
-func clusterOf(index, term uint64, voters []uint64, learners ...uint64) octopiipb.SnapshotStream {
+func clusterOf(index, term uint64, voters []uint64, learners ...uint64) announced {
 	ms := octopiipb.Membership{Cluster: 7, Index: 1}
 	for _, id := range voters {
-		ms.Members = append(ms.Members, octopiipb.Member{ID: id, Name: "m", Address: "n"})
+		ms.Members = append(ms.Members, octopiipb.Member{ID: id, Name: "m", Address: "n", Kind: octopiipb.Voter})
 	}
 	for _, id := range learners {
-		ms.Members = append(ms.Members, octopiipb.Member{ID: id, Name: "l", Address: "n", Learner: true})
+		ms.Members = append(ms.Members, octopiipb.Member{ID: id, Name: "l", Address: "n", Kind: octopiipb.Learner})
 	}
-	return octopiipb.SnapshotStream{Term: term, Header: octopiipb.SnapshotHeader{Membership: ms,
-		Metadata: raftpb.SnapshotMetadata{Index: index, Term: term, ConfState: raftpb.ConfState{Voters: voters, Learners: learners}}}}
+	return announced{octopiipb.SnapshotStream{Term: term,
+		Metadata: raftpb.SnapshotMetadata{Index: index, Term: term, ConfState: raftpb.ConfState{Voters: voters, Learners: learners}}}, ms}
 }
 
 // FuzzPeer lets anything come from peers to a member that is uninitialized, a
@@ -249,7 +287,7 @@ func FuzzPeer(f *testing.F) {
 		head := binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64([]byte{3}, from), id)
 		return append(head, core.FrameProposal(data)...)
 	}
-	message := func(m raftpb.Message) []byte { return encoded(f, &m) }
+	message := func(m raftpb.Message) []byte { return encoded(f, &octopiipb.PeerMessage{Message: m}) }
 	change := raftpb.ConfChangeV2{
 		Changes: []raftpb.ConfChangeSingle{{Type: raftpb.ConfChangeAddLearnerNode, NodeID: 5}},
 		Context: encoded(f, &octopiipb.MembershipChange{Changes: []octopiipb.MemberChange{{Op: 1, Member: octopiipb.Member{ID: 5, Address: "n5"}}}}),
@@ -261,12 +299,12 @@ func FuzzPeer(f *testing.F) {
 	asked := change
 	asked.Context = encoded(f, &octopiipb.MembershipChange{Changes: []octopiipb.MemberChange{{Op: 1, Member: octopiipb.Member{ID: 5, Address: "n5"}}}, Origin: 2, ID: 2})
 	sound := clusterOf(9, 3, []uint64{1, 2, 3}, 4)
-	none, noCluster, absent, external, twice := sound, sound, clusterOf(9, 3, []uint64{2, 3}), sound, clusterOf(9, 3, []uint64{1, 2}, 2)
-	none.Header.Membership.Members = nil
-	noCluster.Header.Membership.Cluster = 0
-	external.Header.External = true
+	none, noCluster, absent, witness, twice := sound, sound, clusterOf(9, 3, []uint64{2, 3}), clusterOf(9, 3, []uint64{1, 2, 3}), clusterOf(9, 3, []uint64{1, 2}, 2)
+	none.membership.Members = nil
+	noCluster.membership.Cluster = 0
+	witness.membership.Members[1].Kind = octopiipb.Witness
 	removed := clusterOf(9, 3, []uint64{1, 2, 3})
-	removed.Header.Membership.Removed = []uint64{1, 5}
+	removed.membership.Removed = []uint64{1, 5}
 	late := clusterOf(1<<62, 3, []uint64{1, 2, 3})
 	entries := []raftpb.Entry{
 		{Index: 6, Term: 3, Data: core.FrameProposal([]byte("p"))},
@@ -282,7 +320,7 @@ func FuzzPeer(f *testing.F) {
 	}
 	heartbeat := message(raftpb.Message{Type: raftpb.MsgHeartbeat, From: 2, To: 1, Term: 3})
 	for state := range uint8(3) {
-		for _, s := range []octopiipb.SnapshotStream{sound, none, noCluster, absent, external, twice, removed, late} {
+		for _, s := range []announced{sound, none, noCluster, absent, witness, twice, removed, late} {
 			f.Add(state, arrivals(arrival{bySnapshot, 2, streamed(f, s, "data")}, arrival{byRaft, 2, heartbeat}))
 		}
 		f.Add(state, arrivals(arrival{bySnapshot, 2, streamed(f, sound, "broken off \xff")}, arrival{bySnapshot, 2, streamed(f, sound, "")}))
@@ -293,9 +331,9 @@ func FuzzPeer(f *testing.F) {
 		f.Add(state, arrivals(arrival{byRaft, 2, odd(raftpb.Entry{Type: raftpb.EntryConfChangeV2, Data: []byte{0xff}})}))
 		f.Add(state, arrivals(arrival{byRaft, 2, odd(raftpb.Entry{Type: raftpb.EntryConfChange, Data: []byte{0x10, 1}})}))
 		f.Add(state, arrivals(arrival{byRaft, 3, appended}, arrival{byUnknown, 3, appended}, arrival{byRaft, 2, []byte{0xff}}))
-		f.Add(state, arrivals(arrival{byJoin, 6, join(octopiipb.Member{ID: 6, Address: "n6", Name: "new", Incarnation: 6})},
-			arrival{byJoin, 5, join(octopiipb.Member{ID: 6, Address: "n6"})}, arrival{byJoin, 6, join(octopiipb.Member{ID: 6})}, arrival{byTime, 0, make([]byte, 9)}))
-		f.Add(state, arrivals(arrival{byJoin, 2, join(octopiipb.Member{ID: 2, Address: "elsewhere", Priority: -1, Promote: true, Learner: true})}))
+		f.Add(state, arrivals(arrival{byJoin, 6, join(octopiipb.Member{ID: 6, Address: "n6", Name: "new", Incarnation: 6, Kind: octopiipb.Voter})},
+			arrival{byJoin, 5, join(octopiipb.Member{ID: 6, Address: "n6", Kind: octopiipb.Voter})}, arrival{byJoin, 6, join(octopiipb.Member{ID: 6, Kind: octopiipb.Voter})}, arrival{byTime, 0, make([]byte, 9)}))
+		f.Add(state, arrivals(arrival{byJoin, 2, join(octopiipb.Member{ID: 2, Address: "elsewhere", Priority: -1, Promote: true, Kind: octopiipb.Learner})}))
 		f.Add(state, arrivals(arrival{byRequests, 2, request(
 			octopiipb.Request{ID: 1, Proposal: forwarded(2, 1, []byte("p"))}, octopiipb.Request{ID: 2, ConfChange: encoded(f, &asked)},
 			octopiipb.Request{ID: 7, Proposal: forwarded(3, 7, nil)}, octopiipb.Request{ID: 8, ConfChange: encoded(f, &change)},

@@ -13,6 +13,7 @@ import (
 	"github.com/octopii/octopii/internal/vfs"
 	"github.com/octopii/octopii/node/internal/core"
 	octopiipb "github.com/octopii/octopii/proto"
+	"github.com/octopii/octopii/raftstore"
 	"github.com/octopii/octopii/transport"
 )
 
@@ -50,10 +51,10 @@ var _ transport.Handler = handler{}
 // Hello implements transport.Handler.
 func (h handler) Hello(peer uint64) transport.Hello {
 	return transport.Hello{
+		Host:        transport.Host{Address: h.cfg.Transport.Address(), OldestFormat: oldestFormat, NewestFormat: newestFormat},
 		Cluster:     h.cluster.Load(),
 		Node:        h.id,
 		Incarnation: h.identity.Incarnation,
-		Address:     h.cfg.Transport.Address(),
 		Remembers:   h.memory.get(peer),
 	}
 }
@@ -67,7 +68,7 @@ func (h handler) Accept(peer transport.Hello) error {
 		if peer.To == h.id && h.cluster.Load() != 0 {
 			h.Sought(peer) // another cluster wants a member that has this one's ID
 		}
-		h.warnSome(&h.quiet.refusals, "refused a peer", zap.String("peer", hex(peer.Node)), zap.String("address", peer.Address), zap.Error(err))
+		h.warnSome(&h.quiet.refusals, "refused a peer", zap.String("peer", hex(peer.Node)), zap.String("address", peer.Host.Address), zap.Error(err))
 		h.events.peerRefused(peer.Node, err)
 		return err
 	}
@@ -129,23 +130,23 @@ func (h handler) refuse(peer transport.Hello) error {
 
 // HandleMessages implements transport.Handler.
 func (h handler) HandleMessages(from uint64, batch []transport.Inbound) {
-	messages := make([]raftpb.Message, 0, len(batch))
+	messages := make([]octopiipb.PeerMessage, 0, len(batch))
 	size := 0
 	for _, in := range batch {
 		var err error
 		switch in.Kind {
 		case kindRaft:
-			var m raftpb.Message
-			if m, err = decodeMessage(in.Payload); err == nil && m.From != from {
+			var m octopiipb.PeerMessage
+			if err = m.Unmarshal(in.Payload); err == nil && m.From != from {
 				err = fmt.Errorf("it claims to be from member %x", m.From)
 			}
 			if err == nil && m.Type == raftpb.MsgSnap {
 				err = errors.New("a snapshot must come as a stream")
 			}
 			if err == nil {
-				err = h.maySend(&m)
+				err = h.maySend(&m.Message)
 			}
-			if err == nil && !h.hasRoomFor(&m) {
+			if err == nil && !h.hasRoomFor(&m.Message) {
 				continue
 			}
 			if err == nil {
@@ -273,21 +274,15 @@ func (s service) Answer(from transport.Hello, in transport.Inbound, done func(tr
 func (h handler) HandleSnapshot(from uint64, header []byte, body io.Reader) error {
 	var s octopiipb.SnapshotStream
 	if err := s.Unmarshal(header); err != nil {
-		return fmt.Errorf("snapshot header cannot be read: %w", err)
+		return fmt.Errorf("announcement of a snapshot cannot be read: %w", err)
 	}
-	meta := s.Header.Metadata
+	meta := s.Metadata
 	m := raftpb.Message{Type: raftpb.MsgSnap, From: from, To: h.id, Term: s.Term,
 		Snapshot: &raftpb.Snapshot{Metadata: meta}}
 	if !core.Bootstraps(&m, h.id) {
 		return fmt.Errorf("the snapshot at %d is not one for member %x", meta.Index, h.id)
 	}
-	if err := core.CheckMembership(&s.Header.Membership, meta.ConfState); err != nil {
-		return fmt.Errorf("the snapshot at %d: %w", meta.Index, err)
-	}
-	if mine := h.cluster.Load(); s.Header.Membership.Cluster == 0 || mine != 0 && mine != s.Header.Membership.Cluster {
-		return fmt.Errorf("the snapshot at %d belongs to cluster %x, and this is cluster %x", meta.Index, PublicClusterID(s.Header.Membership.Cluster), PublicClusterID(mine))
-	}
-	if err := h.contradicts(from, &s); err != nil {
+	if err := h.contradicts(from, s.Term, meta, []octopiipb.TermStart{{First: meta.Index, Term: meta.Term}}); err != nil {
 		return err
 	}
 	if h.appender.stuck.Load() {
@@ -297,34 +292,41 @@ func (h handler) HandleSnapshot(from uint64, header []byte, body io.Reader) erro
 		return errors.New("another snapshot is being received; try again")
 	}
 	defer h.incoming.Unlock()
-	// One that is not news is not stored: raft answers with what it has.
+	// One that is not news is neither read nor stored: raft answers with what it has.
 	if meta.Index > h.committed.Load() {
-		if err := h.receive(s.Header, body); err != nil {
+		if err := h.receive(from, &s, body); err != nil {
 			return err
 		}
 	}
-	if !h.inbox.peer(1, 0, func(in *core.Input) { in.Messages = append(in.Messages, m) }) {
+	if !h.inbox.peer(1, 0, func(in *core.Input) { in.Messages = append(in.Messages, octopiipb.PeerMessage{Message: m}) }) {
 		return errors.New("too much is queued; try again")
 	}
 	return nil
 }
 
-func (h handler) receive(header octopiipb.SnapshotHeader, body io.Reader) error {
-	header.External = false
-	w, err := h.createSnapshot(header)
+// receive puts a snapshot in place that is one for this member.
+func (h handler) receive(from uint64, s *octopiipb.SnapshotStream, body io.Reader) error {
+	stream, err := raftstore.ReadSnapshotStream(body)
+	if err != nil {
+		return fmt.Errorf("receive the snapshot at %d: %w", s.Metadata.Index, err)
+	}
+	if err := h.admitSnapshot(from, s, &stream.Header); err != nil {
+		return err
+	}
+	w, err := h.receiveSnapshot(stream.Header)
 	if vfs.Full(err) {
 		h.hasNoRoomToReceive()
 	}
 	if err != nil {
 		return err
 	}
-	if _, err := io.Copy(w, body); err != nil {
+	if _, err := stream.WriteTo(w); err != nil {
 		w.Abort()
 		if vfs.Full(err) {
 			h.hasNoRoomToReceive()
 			err = fmt.Errorf("%w; %s", err, AdviceNoRoomForSnapshot)
 		}
-		return fmt.Errorf("receive the snapshot at %d: %w", header.Metadata.Index, err)
+		return fmt.Errorf("receive the snapshot at %d: %w", s.Metadata.Index, err)
 	}
 	if _, err = w.Commit(); err == nil {
 		h.incoming.noRoom.Store(false)
@@ -332,14 +334,22 @@ func (h handler) receive(header octopiipb.SnapshotHeader, body io.Reader) error 
 	return err
 }
 
+// admitSnapshot says why a snapshot is not taken, by its header.
+func (h handler) admitSnapshot(from uint64, s *octopiipb.SnapshotStream, header *raftstore.SnapshotHeader) error {
+	meta, ms := header.Metadata, &header.Membership
+	if meta.Index != s.Metadata.Index || meta.Term != s.Metadata.Term || meta.ConfState.Equivalent(s.Metadata.ConfState) != nil {
+		return fmt.Errorf("the snapshot at %d of term %d was announced as one at %d of term %d, or of another configuration", meta.Index, meta.Term, s.Metadata.Index, s.Metadata.Term)
+	}
+	if err := core.CheckMembership(ms, meta.ConfState); err != nil {
+		return fmt.Errorf("the snapshot at %d: %w", meta.Index, err)
+	}
+	if mine := h.cluster.Load(); ms.Cluster == 0 || mine != 0 && mine != ms.Cluster {
+		return fmt.Errorf("the snapshot at %d belongs to cluster %x, and this is cluster %x", meta.Index, PublicClusterID(ms.Cluster), PublicClusterID(mine))
+	}
+	return h.contradicts(from, s.Term, meta, header.Terms)
+}
+
 func (h handler) hasNoRoomToReceive() {
 	h.incoming.noRoomAt.Store(h.committed.Load() + 1)
 	h.incoming.noRoom.Store(true)
-}
-
-// decodeMessage reads a raft message.
-func decodeMessage(payload []byte) (raftpb.Message, error) {
-	var m raftpb.Message
-	err := m.Unmarshal(payload)
-	return m, err
 }

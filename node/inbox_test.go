@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/octopii/octopii/node/internal/core"
+	octopiipb "github.com/octopii/octopii/proto"
 )
 
 // woken says whether the loop would wake up now.
@@ -21,7 +22,7 @@ func woken(b *inbox) bool {
 }
 
 // messages queues what a peer sent.
-func messages(b *inbox, ms []raftpb.Message, bytes int) bool {
+func messages(b *inbox, ms []octopiipb.PeerMessage, bytes int) bool {
 	return b.peer(len(ms), bytes, func(in *core.Input) { in.Messages = append(in.Messages, ms...) })
 }
 
@@ -30,7 +31,7 @@ func TestInboxWakesAndEmpties(t *testing.T) {
 	for name, put := range map[string]func(b *inbox){
 		"ticks and more": func(b *inbox) { b.add(func(in *core.Input) { in.PeersDown = append(in.PeersDown, 7) }) },
 		"a request":      func(b *inbox) { b.request(core.Request{Kind: core.Read}) },
-		"messages":       func(b *inbox) { messages(b, make([]raftpb.Message, 1), 10) },
+		"messages":       func(b *inbox) { messages(b, make([]octopiipb.PeerMessage, 1), 10) },
 		"a call":         func(b *inbox) { b.call(func() {}) },
 	} {
 		b := newInbox()
@@ -110,7 +111,7 @@ func TestInboxReusesRoom(t *testing.T) {
 	var calls []func()
 	for round := uint64(1); round <= 5; round++ {
 		for i := range round {
-			messages(b, []raftpb.Message{{From: round, Index: i}}, 1)
+			messages(b, []octopiipb.PeerMessage{{Message: raftpb.Message{From: round, Index: i}}}, 1)
 			b.request(core.Request{To: round})
 			b.call(func() {})
 			b.add(func(in *core.Input) {
@@ -149,7 +150,7 @@ func TestInboxReusesRoom(t *testing.T) {
 func TestResetLeavesNothing(t *testing.T) {
 	request := []core.Request{{Data: []byte("x")}}
 	in := core.Input{
-		Ticks: 3, NoSpace: true, Room: core.RoomFor(7), Stuck: true, Messages: make([]raftpb.Message, 1), Appended: make([]*core.Append, 1), Applied: make([]*core.Apply, 1),
+		Ticks: 3, NoSpace: true, Room: core.RoomFor(7), Stuck: true, Messages: make([]octopiipb.PeerMessage, 1), Appended: make([]*core.Append, 1), Applied: make([]*core.Apply, 1),
 		SnapshotsSent: make([]core.SnapshotSent, 1), PeersUp: make([]core.PeerUp, 1), PeersDown: []uint64{1},
 		PeersGone: []uint64{1}, Campaign: true, Refuse: ErrSuspect, Undelivered: make([]core.Forward, 1), Compacted: core.Place{Index: 5},
 		Requests: request, Remote: make([]core.RemoteRequests, 1), Replies: make([]core.RemoteReplies, 1),
@@ -195,7 +196,7 @@ func TestInboxFromManyGoroutines(t *testing.T) {
 	for s := range uint64(senders) {
 		wg.Go(func() {
 			for i := range uint64(each) {
-				messages(b, []raftpb.Message{{From: s, Index: i}}, 1)
+				messages(b, []octopiipb.PeerMessage{{Message: raftpb.Message{From: s, Index: i}}}, 1)
 			}
 		})
 	}

@@ -187,7 +187,11 @@ func (s service) handleJoin(from transport.Hello, payload []byte, done func(tran
 			m.Name, other.ID, other.Address)}, nil)
 		return
 	}
-	m.Learner, m.Promote = true, true // the leader knows whether it is to vote
+	if m.Kind != octopiipb.Voter {
+		done(&octopiipb.JoinReply{Code: joinRetry, Reason: fmt.Sprintf("member %x wants to be a %v, and this version knows how to make a voter of it only", m.ID, m.Kind)}, nil)
+		return
+	}
+	m.Promote = true // the leader knows whether it is to vote
 	s.changeSoon(core.Change{Op: core.AddLearner, Member: m, IfSilent: true}, joinTries, func(err error) {
 		switch {
 		case err == nil:
@@ -224,7 +228,7 @@ func formerSelf(ms *octopiipb.Membership, m *octopiipb.Member) uint64 {
 		return 0
 	}
 	return cmp.Or(
-		first(func(o *octopiipb.Member) bool { return o.Address == m.Address && !o.Learner }),
+		first(func(o *octopiipb.Member) bool { return o.Address == m.Address && o.Kind == octopiipb.Voter }),
 		first(func(o *octopiipb.Member) bool { return o.Address == m.Address }))
 }
 
@@ -315,8 +319,8 @@ func (s service) answerKnock(from transport.Hello) *octopiipb.KnockReply {
 		if isProven(ms.Cluster, ms, from) {
 			reply.Members = s.whereabouts.list(ms)
 		}
-		if m.Address != from.Address && from.Address != "" && isProven(ms.Cluster, ms, from) {
-			m.Address = from.Address
+		if m.Address != from.Host.Address && from.Host.Address != "" && isProven(ms.Cluster, ms, from) {
+			m.Address = from.Host.Address
 			s.changeSoon(core.Change{Op: core.UpdateAddress, Member: m, IfSilent: true}, 0, func(err error) {
 				if err != nil {
 					s.log.Debug("cannot tell where a member moved", zap.String("peer", hex(m.ID)), zap.Error(err))

@@ -101,7 +101,7 @@ func (l *loop) dismissed(peer transport.Hello) {
 
 // whyRemoved is why a member stops that has not applied its removal.
 func (l *loop) whyRemoved() error {
-	if m := recordOf(l.membership, l.id); m != nil && m.Learner && m.Promote {
+	if m := recordOf(l.membership, l.id); m != nil && m.Kind == octopiipb.Learner && m.Promote {
 		return fmt.Errorf("%w: %w", ErrGivenUp, ErrRemoved)
 	}
 	return ErrRemoved
@@ -147,7 +147,7 @@ func (l *loop) maybeLeave() {
 func (l *leaving) majorityKnows(ms *octopiipb.Membership) bool {
 	voters, know := 0, 0
 	for i := range ms.Members {
-		if m := &ms.Members[i]; !m.Learner {
+		if m := &ms.Members[i]; m.Kind == octopiipb.Voter {
 			voters++
 			if l.refused[m.ID] {
 				know++

@@ -79,7 +79,7 @@ func TestLargestProposal(t *testing.T) {
 	ms := make([]*member, 3)
 	for i := range ms {
 		m := newMember(t, uint64(i+1))
-		m.cfg.Bootstrap, m.cfg.ProposalBytesMax, m.frameBytes = i == 0, boundedBytes-64-1<<10-6, boundedBytes
+		m.cfg.Bootstrap, m.cfg.ProposalBytesMax, m.frameBytes = i == 0, boundedBytes-64-1<<10-16, boundedBytes
 		if ms[i] = m.start(); i > 0 {
 			add(t, ms[0], m)
 		}

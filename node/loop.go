@@ -127,7 +127,7 @@ func (l *loop) readLog(f func() error) (err error) {
 
 // startCore makes this member part of a cluster. applied is what the state
 // machine has already; founded: this member has just founded it with others.
-func (l *loop) startCore(start octopiipb.SnapshotHeader, applied uint64, founded bool) error {
+func (l *loop) startCore(start raftstore.SnapshotHeader, applied uint64, founded bool) error {
 	cfg := core.Config{
 		ID:                  l.id,
 		Start:               labelOf(start),
@@ -277,7 +277,7 @@ func (l *loop) step() {
 // appended makes a durable append visible to raft, before raft hears of it.
 func (l *loop) appended(a *core.Append) {
 	if a.Snapshot != nil {
-		header := octopiipb.SnapshotHeader{Metadata: a.Snapshot.Metadata, Membership: *a.Installed.Membership, Terms: a.Installed.Terms, Sums: sumsOf(a.Installed.Sums)}
+		header := raftstore.SnapshotHeader{Metadata: a.Snapshot.Metadata, Membership: *a.Installed.Membership, Terms: a.Installed.Terms, Sums: sumsOf(a.Installed.Sums)}
 		l.view.Installed(header)
 		l.applier.jobs.put(applyJob{restore: &header})
 		l.events.snapshotInstalled(SnapshotInfo{Index: a.Installed.Index, Term: a.Installed.Term})
@@ -406,12 +406,12 @@ func (l *loop) checkRemoved(eff *core.Effects) {
 func (l *loop) stepUninitialized() {
 	if l.input.Ticks > 0 {
 		if l.unborn != nil {
-			l.input.Messages = append(l.input.Messages, *l.unborn)
+			l.input.Messages = append(l.input.Messages, octopiipb.PeerMessage{Message: *l.unborn})
 		}
 		l.publish()
 	}
 	for i := range l.input.Messages {
-		m := &l.input.Messages[i]
+		m := &l.input.Messages[i].Message
 		if core.Bootstraps(m, l.id) {
 			err := l.bringToLife(m)
 			if errors.Is(err, wal.ErrNoSpace) {
@@ -434,7 +434,7 @@ func (l *loop) stepUninitialized() {
 			return
 		}
 		if reply, ok := core.AnswerUninitialized(m, l.id); ok {
-			l.transport.Send(reply.To, kindRaft, &reply)
+			l.transport.Send(reply.To, kindRaft, &octopiipb.PeerMessage{Message: reply})
 		}
 	}
 	for _, r := range l.input.Requests {

@@ -84,7 +84,11 @@ func (n *Node) SetFailoverByTimeout(ctx context.Context, on bool) (Membership, e
 	if err := n.ready(ctx, "SetFailoverByTimeout"); err != nil {
 		return Membership{}, err
 	}
-	ms, err := n.change(ctx, core.Change{Op: core.SetFailover, Member: octopiipb.Member{ID: n.id}, FailoverByTimeout: on})
+	value := uint64(0)
+	if on {
+		value = 1
+	}
+	ms, err := n.submit(ctx, func(w core.Waiter) core.Request { return core.NewSettingChange(core.FailoverByTimeout, value, w) })
 	if err != nil {
 		return ms, err
 	}
@@ -195,14 +199,16 @@ const changeRetry = 20 * time.Millisecond
 
 // change has a change of membership applied, behind others that are under way.
 func (v verbs) change(ctx context.Context, c core.Change) (Membership, error) {
-	return v.submit(ctx, core.Request{Kind: core.ChangeMembership, Changes: []core.Change{c}})
+	return v.submit(ctx, func(w core.Waiter) core.Request {
+		return core.Request{Kind: core.ChangeMembership, Changes: []core.Change{c}, Waiter: w}
+	})
 }
 
-func (v verbs) submit(ctx context.Context, r core.Request) (Membership, error) {
+// submit has a change made that request makes for each try.
+func (v verbs) submit(ctx context.Context, request func(core.Waiter) core.Request) (Membership, error) {
 	for {
 		w := newWaiter()
-		r.Waiter = w
-		v.inbox.request(r)
+		v.inbox.request(request(w))
 		a, err := v.wait(ctx, w)
 		if err == nil {
 			if a.Membership == nil {
@@ -291,5 +297,5 @@ func (g *group) sameCluster(peer transport.Hello) error {
 		theirs = "another cluster"
 	}
 	return fmt.Errorf("cluster mismatch: member %x at %s belongs to %s and not to this one; start it with an empty directory to move it",
-		peer.Node, peer.Address, theirs)
+		peer.Node, peer.Host.Address, theirs)
 }

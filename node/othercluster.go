@@ -177,9 +177,9 @@ func (r *rivals) settled(cluster uint64) bool {
 // dialed takes note of a member of another cluster that dials this address for a member of
 // its own. One of this cluster, which this member joined meanwhile, is none.
 func (r *rivals) dialed(peer transport.Hello) {
-	same := func(o transport.Hello) bool { return o.Cluster == peer.Cluster && o.Address == peer.Address }
+	same := func(o transport.Hello) bool { return o.Cluster == peer.Cluster && o.Host.Address == peer.Host.Address }
 	switch {
-	case r.loop.core == nil || peer.Cluster == r.loop.cluster.Load() || peer.Address == "" || len(peer.Address) > addressBytesMax || r.settled(peer.Cluster):
+	case r.loop.core == nil || peer.Cluster == r.loop.cluster.Load() || peer.Host.Address == "" || len(peer.Host.Address) > addressBytesMax || r.settled(peer.Cluster):
 		return
 	case len(r.dialers) == dialersMax || slices.ContainsFunc(r.dialers, same):
 		return
@@ -209,7 +209,7 @@ func (t trust) fromLater(ms *octopiipb.Membership, peer transport.Hello) {
 // so: nothing else follows from a stranger's word.
 func (r *rivals) later(peer transport.Hello) {
 	l := r.loop
-	if l.core == nil || peer.Address == "" || len(peer.Address) > addressBytesMax {
+	if l.core == nil || peer.Host.Address == "" || len(peer.Host.Address) > addressBytesMax {
 		return
 	}
 	had := peer.Remembers
@@ -219,10 +219,10 @@ func (r *rivals) later(peer transport.Hello) {
 	}
 	if !slices.Equal(l.public.Voters(), []uint64{l.id}) {
 		r.warn(fmt.Errorf("member %x at %s, which the records here do not have, names this cluster and remembers that this member had its log up to index %d in term %d, of which %d is committed, and it ends at index %d: if the disks of a majority were set back to before that one joined, what was acknowledged since is missing here: stop them, and put newer copies back, or empty their directories one after the other and let them join that one",
-			peer.Node, peer.Address, had.Match, had.Term, had.Commit, last), "a majority may have forgotten what it acknowledged")
+			peer.Node, peer.Host.Address, had.Match, had.Term, had.Commit, last), "a majority may have forgotten what it acknowledged")
 		return
 	}
-	if len(r.dialers) < dialersMax && !slices.ContainsFunc(r.dialers, func(o transport.Hello) bool { return o.Address == peer.Address }) {
+	if len(r.dialers) < dialersMax && !slices.ContainsFunc(r.dialers, func(o transport.Hello) bool { return o.Host.Address == peer.Host.Address }) {
 		r.dialers = append(r.dialers, peer)
 		if r.wait == 0 {
 			r.ask()
@@ -252,7 +252,7 @@ func (r *rivals) ask() {
 		r.keep()
 	}
 	for _, peer := range r.dialers {
-		r.question(rivalQuestion{kindTestify, peer.Cluster, peer.Address})
+		r.question(rivalQuestion{kindTestify, peer.Cluster, peer.Host.Address})
 	}
 	r.dialers = nil
 	if r.rival == nil {

@@ -59,13 +59,13 @@ func newRivalAt(t *testing.T, network *localnet.Network, address string, id uint
 // claim is a statement of three voters, of which one is at an address.
 func claim(address string, commit uint64) *octopiipb.VouchReply {
 	return &octopiipb.VouchReply{Cluster: rivalCluster, Term: 3, Commit: commit, AtAddress: 99, Members: []octopiipb.Member{
-		{ID: 99, Address: address}, {ID: 5, Address: "r"}, {ID: 6, Address: "r6"}}}
+		{ID: 99, Address: address, Kind: octopiipb.Voter}, {ID: 5, Address: "r", Kind: octopiipb.Voter}, {ID: 6, Address: "r6", Kind: octopiipb.Voter}}}
 }
 
 // noClaim is a statement that there is nobody at this address.
 func noClaim(commit uint64) *octopiipb.VouchReply {
 	return &octopiipb.VouchReply{Cluster: rivalCluster, Term: 3, Commit: commit, Members: []octopiipb.Member{
-		{ID: 98, Address: "elsewhere"}, {ID: 5, Address: "r"}, {ID: 6, Address: "r6"}}}
+		{ID: 98, Address: "elsewhere", Kind: octopiipb.Voter}, {ID: 5, Address: "r", Kind: octopiipb.Voter}, {ID: 6, Address: "r6", Kind: octopiipb.Voter}}}
 }
 
 // answers changes what it says.
@@ -93,7 +93,7 @@ func (r *rival) dials(address, what string, ok func() bool) {
 }
 
 func (r *rival) Hello(uint64) transport.Hello {
-	return transport.Hello{Cluster: r.cluster, Node: r.id, Incarnation: 55, Address: r.address}
+	return transport.Hello{Cluster: r.cluster, Node: r.id, Incarnation: 55, Host: transport.Host{Address: r.address}}
 }
 
 func (r *rival) HandleCall(_ context.Context, _ transport.Hello, in transport.Inbound) (transport.Message, error) {
@@ -314,7 +314,7 @@ func TestMajorityOfStrangersMovesNoOldFiles(t *testing.T) {
 // need not dial again.
 func TestDialedWhileItFounds(t *testing.T) {
 	t.Parallel()
-	peer := transport.Hello{Cluster: rivalCluster, Node: 5, Incarnation: 55, Address: "r"}
+	peer := transport.Hello{Cluster: rivalCluster, Node: 5, Incarnation: 55, Host: transport.Host{Address: "r"}}
 	for name, dial := range map[string]func(*member){
 		"for a member with its ID": func(m *member) {
 			if err := m.Met(peer); err != nil {

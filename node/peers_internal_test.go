@@ -26,7 +26,7 @@ func TestMessagesThatNoMemberSends(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = n.Close() })
 	<-n.Initialized()
-	snapshot := raftpb.Message{Type: raftpb.MsgSnap, From: 2, To: 1, Term: 9, Snapshot: &raftpb.Snapshot{Metadata: raftpb.SnapshotMetadata{Index: 90, Term: 9, ConfState: raftpb.ConfState{Voters: []uint64{1}}}}}
+	snapshot := octopiipb.PeerMessage{Message: raftpb.Message{Type: raftpb.MsgSnap, From: 2, To: 1, Term: 9, Snapshot: &raftpb.Snapshot{Metadata: raftpb.SnapshotMetadata{Index: 90, Term: 9, ConfState: raftpb.ConfState{Voters: []uint64{1}}}}}}
 	payload, err := snapshot.Marshal()
 	if err != nil {
 		t.Fatal(err)
@@ -39,7 +39,7 @@ func TestMessagesThatNoMemberSends(t *testing.T) {
 	if len(reasons) != 1 || !strings.Contains(reasons[0], "must come as a stream") {
 		t.Errorf("dropped for %q", reasons)
 	}
-	self := transport.Hello{Node: n.id, Cluster: n.cluster.Load(), Incarnation: n.identity.Incarnation, Address: "a", Call: true}
+	self := transport.Hello{Node: n.id, Cluster: n.cluster.Load(), Incarnation: n.identity.Incarnation, Host: transport.Host{Address: "a"}, Call: true}
 	if m, err := (newHandler(n.group)).HandleCall(t.Context(), self, transport.Inbound{Kind: 200}); err == nil || !strings.Contains(err.Error(), "not known here") {
 		t.Errorf("a call of an unknown kind is answered with %v, %v", m, err)
 	}
@@ -58,7 +58,7 @@ func TestAnswersOfExpectedMembers(t *testing.T) {
 		}
 		return b
 	}
-	two := octopiipb.Member{ID: 2, Name: "n2", Address: "b"}
+	two := octopiipb.Member{ID: 2, Name: "n2", Address: "b", Kind: octopiipb.Voter}
 	for name, c := range map[string]struct {
 		payload []byte
 		err     error
@@ -91,7 +91,7 @@ func TestRoundsThatCannotBe(t *testing.T) {
 		return octopiipb.FoundRequest{Member: peer, Round: octopiipb.Round{Cluster: 77, Members: members}}
 	}
 	learner := self
-	learner.Learner = true
+	learner.Kind = octopiipb.Learner
 	// Who was not met yet is told so, whatever it asks.
 	var last octopiipb.FoundReply
 	for met := false; !met; {
@@ -102,7 +102,7 @@ func TestRoundsThatCannotBe(t *testing.T) {
 		"is there twice":           round(peer, self, self),
 		"cannot be a first voter":  round(peer, learner),
 		"does not take part":       round(peer),
-		"cannot be a first voter ": round(peer, self, octopiipb.Member{ID: idMax + 1, Name: "x", Address: "x"}),
+		"cannot be a first voter ": round(peer, self, octopiipb.Member{ID: idMax + 1, Name: "x", Address: "x", Kind: octopiipb.Voter}),
 	} {
 		if reply := ask(t, a, r); reply.Promised || !strings.Contains(reply.Reason, strings.TrimSpace(want)) {
 			t.Errorf("it says %v, want %q", reply, want)

@@ -19,15 +19,15 @@ func (g *group) orphaned(index uint64) error {
 }
 
 // foundHeader is that of the snapshot at which the log of a new cluster begins.
-func foundHeader(round octopiipb.Round) octopiipb.SnapshotHeader {
-	h := octopiipb.SnapshotHeader{
+func foundHeader(round octopiipb.Round) raftstore.SnapshotHeader {
+	h := raftstore.SnapshotHeader{
 		Metadata: raftpb.SnapshotMetadata{Index: 1, Term: 1},
 		Membership: octopiipb.Membership{
 			Cluster: round.Cluster,
 			Index:   1,
 			Members: round.Members,
 
-			FailoverByTimeout: round.FailoverByTimeout,
+			Settings: round.Settings,
 		},
 	}
 	for _, m := range round.Members {
@@ -36,10 +36,11 @@ func foundHeader(round octopiipb.Round) octopiipb.SnapshotHeader {
 	return h
 }
 
-// self is this member's record.
+// self is this member's record, as that of a voter, which it wants to be.
 func (g *group) self() octopiipb.Member {
 	return octopiipb.Member{
 		ID:          g.id,
+		Kind:        octopiipb.Voter,
 		Name:        g.identity.Name,
 		Address:     g.cfg.Transport.Address(),
 		Incarnation: g.identity.Incarnation,
@@ -49,7 +50,7 @@ func (g *group) self() octopiipb.Member {
 
 // recoverStateMachine brings the state machine to where the log begins, unless
 // it is further by itself. It returns the index that it has.
-func (l *loop) recoverStateMachine(start octopiipb.SnapshotHeader) (uint64, error) {
+func (l *loop) recoverStateMachine(start raftstore.SnapshotHeader) (uint64, error) {
 	begin := start.Metadata.Index
 	if !l.durable {
 		return begin, restoreFrom(l.group, l.cfg.StateMachine, start)
@@ -92,7 +93,7 @@ func (l *loop) checkBranch(index uint64) error {
 }
 
 // restoreFrom gives a snapshot file to the state machine.
-func restoreFrom(g *group, sm StateMachine, h octopiipb.SnapshotHeader) error {
+func restoreFrom(g *group, sm StateMachine, h raftstore.SnapshotHeader) error {
 	index := h.Metadata.Index
 	r, err := g.store.OpenSnapshot(h.Metadata.Term, index)
 	if err != nil {
@@ -116,7 +117,7 @@ func restoreFrom(g *group, sm StateMachine, h octopiipb.SnapshotHeader) error {
 type restoring struct {
 	*raftstore.SnapshotReader
 	id     uint64
-	header octopiipb.SnapshotHeader
+	header raftstore.SnapshotHeader
 }
 
 // Bytes implements Releaser.
@@ -125,7 +126,7 @@ func (r *restoring) Bytes() int64 { return r.Size }
 // Release implements Releaser. The file of a voter stays until its state machine has
 // the snapshot: this member acknowledged it, and may be one of a bare majority that has it.
 func (r *restoring) Release(dir string) error {
-	if m := recordOf(&r.header.Membership, r.id); m == nil || !m.Learner {
+	if m := recordOf(&r.header.Membership, r.id); m == nil || m.Kind == octopiipb.Voter {
 		return errors.New("node: the snapshot file of a voter stays until it is restored")
 	}
 	same, err := vfs.SameVolume(dir, r.Path())
@@ -140,7 +141,7 @@ func (r *restoring) Release(dir string) error {
 
 // writeSnapshot writes a snapshot file and closes snapshot; nil is a mark
 // without data. It returns the file's size.
-func (g *group) writeSnapshot(header octopiipb.SnapshotHeader, snapshot Snapshot) (size int64, err error) {
+func (g *group) writeSnapshot(header raftstore.SnapshotHeader, snapshot Snapshot) (size int64, err error) {
 	index := header.Metadata.Index
 	if snapshot != nil {
 		defer func() { err = errors.Join(err, g.callbacks.write(snapshot.Close)) }()

@@ -17,12 +17,12 @@ import (
 // is too large for a promise.
 func TestCheckRound(t *testing.T) {
 	member := func(id uint64, name, address string) octopiipb.Member {
-		return octopiipb.Member{ID: id, Name: name, Address: address}
+		return octopiipb.Member{ID: id, Name: name, Address: address, Kind: octopiipb.Voter}
 	}
 	first := member(1, "a", "h:1")
 	for want, second := range map[string]octopiipb.Member{
 		"":                           member(2, "b", "h:2"),
-		"cannot be a first voter":    {ID: 2, Name: "b", Address: "h:2", Learner: true},
+		"cannot be a first voter":    {ID: 2, Name: "b", Address: "h:2", Kind: octopiipb.Learner},
 		"member 0 cannot be":         member(0, "b", "h:2"),
 		"is there twice":             member(1, "b", "h:2"),
 		`have the name "a"`:          member(2, "a", "h:2"),
@@ -124,7 +124,7 @@ func TestTestifiesToItsRivalOnly(t *testing.T) {
 	}
 	for _, cluster := range []uint64{0, 7} {
 		if n.cluster.Store(cluster); cluster != 0 {
-			n.members.Store(&octopiipb.Membership{Cluster: cluster, Members: []octopiipb.Member{{ID: 1}}})
+			n.members.Store(&octopiipb.Membership{Cluster: cluster, Members: []octopiipb.Member{{ID: 1, Kind: octopiipb.Voter}}})
 		}
 		if r, err := testify(question); err != nil || r.Code != vouchNone || r.Cluster != 0 || len(r.Members) > 0 {
 			t.Errorf("a member of cluster %d is asked as one of 8: %v, %v", cluster, r, err)
@@ -167,7 +167,7 @@ func TestBranchedMembersAreForgotten(t *testing.T) {
 			t.Errorf("member %d: it is news once that it is on a branch", id)
 		}
 	}
-	g.keep(&octopiipb.Membership{Cluster: 7, Members: []octopiipb.Member{{ID: 2}}})
+	g.keep(&octopiipb.Membership{Cluster: 7, Members: []octopiipb.Member{{ID: 2, Kind: octopiipb.Voter}}})
 	if want := (map[uint64]bool{2: true}); fmt.Sprint(g.branched) != fmt.Sprint(want) {
 		t.Errorf("branched are %v, want %v", g.branched, want)
 	}
@@ -185,7 +185,7 @@ func TestGuestThatBecomesAMember(t *testing.T) {
 	members := func(ids ...uint64) *octopiipb.Membership {
 		ms := &octopiipb.Membership{Cluster: 7}
 		for _, id := range ids {
-			ms.Members = append(ms.Members, octopiipb.Member{ID: id})
+			ms.Members = append(ms.Members, octopiipb.Member{ID: id, Kind: octopiipb.Voter})
 		}
 		return ms
 	}

@@ -149,8 +149,8 @@ func TestStartReadsStoreBesideLoop(t *testing.T) {
 					return
 				}
 				for i := range ms {
-					if reply, ok := core.AnswerUninitialized(&ms[i], n.id); ok {
-						n.transport.Send(reply.To, kindRaft, &reply)
+					if reply, ok := core.AnswerUninitialized(&ms[i].Message, n.id); ok {
+						n.transport.Send(reply.To, kindRaft, &octopiipb.PeerMessage{Message: reply})
 					}
 				}
 				<-time.After(time.Millisecond)

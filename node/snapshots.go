@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"time"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/octopii/octopii/node/internal/core"
 	octopiipb "github.com/octopii/octopii/proto"
+	"github.com/octopii/octopii/raftstore"
 )
 
 // snapshots takes this member's snapshots and streams them to others. It
@@ -197,7 +199,7 @@ func (s *snapshots) take(done func(SnapshotInfo, error)) {
 	describe := s.describe()
 	l.applier.jobs.put(applyJob{capture: func(label core.Label, snapshot Snapshot, err error) {
 		if err != nil {
-			s.report(octopiipb.SnapshotHeader{}, 0, fmt.Errorf("node: the state machine failed to capture a snapshot: %w", err))
+			s.report(raftstore.SnapshotHeader{}, 0, fmt.Errorf("node: the state machine failed to capture a snapshot: %w", err))
 			return
 		}
 		header := describe(label)
@@ -214,12 +216,12 @@ func (s *snapshots) markDurable(index uint64) {
 	index = min(index, l.core.Status().Applied)
 	if newest := l.view.Newest(); index <= newest.Index { // nothing new is durable
 		s.shed()
-		s.finish(octopiipb.SnapshotHeader{Metadata: newest}, 0, nil)
+		s.finish(raftstore.SnapshotHeader{Metadata: newest}, 0, nil)
 		return
 	}
 	label, err := l.core.LabelAt(index)
 	if err != nil {
-		s.finish(octopiipb.SnapshotHeader{}, 0, err)
+		s.finish(raftstore.SnapshotHeader{}, 0, err)
 		return
 	}
 	label.Sums = l.core.PlaceAt(index).Sums
@@ -250,7 +252,7 @@ func (s *snapshots) shed() {
 		return
 	}
 	s.shedTo = newest.Index
-	h := octopiipb.SnapshotHeader{Metadata: newest}
+	h := raftstore.SnapshotHeader{Metadata: newest}
 	l.appender.jobs.put(appendJob{mark: &h, shed: true, marked: func(err error) {
 		l.inbox.call(func() {
 			if err != nil {
@@ -263,7 +265,7 @@ func (s *snapshots) shed() {
 }
 
 // write writes the snapshot file; a nil snapshot is a mark without data.
-func (s *snapshots) write(header octopiipb.SnapshotHeader, snapshot Snapshot) {
+func (s *snapshots) write(header raftstore.SnapshotHeader, snapshot Snapshot) {
 	header.External = snapshot == nil
 	size, err := s.loop.writeSnapshot(header, snapshot)
 	if err != nil {
@@ -276,13 +278,13 @@ func (s *snapshots) write(header octopiipb.SnapshotHeader, snapshot Snapshot) {
 }
 
 // report lets the loop finish what another goroutine did.
-func (s *snapshots) report(h octopiipb.SnapshotHeader, size int64, err error) {
+func (s *snapshots) report(h raftstore.SnapshotHeader, size int64, err error) {
 	s.loop.inbox.call(func() { s.finish(h, size, err) })
 }
 
 // finish ends the snapshot that is under way and begins the next one if
 // somebody waits for it.
-func (s *snapshots) finish(h octopiipb.SnapshotHeader, size int64, err error) {
+func (s *snapshots) finish(h raftstore.SnapshotHeader, size int64, err error) {
 	l := s.loop
 	info := SnapshotInfo{Index: h.Metadata.Index, Term: h.Metadata.Term, Bytes: size}
 	switch {
@@ -318,7 +320,10 @@ func (s *snapshots) send(m raftpb.Message) {
 			s.sent(m.To, fmt.Errorf("node: the state machine failed to capture a snapshot: %w", err))
 			return
 		}
-		l.host.helper(&l.helpers, func() { s.sent(m.To, s.stream(m, describe(label), snapshot)) })
+		header := describe(label)
+		l.host.helper(&l.helpers, func() {
+			s.sent(m.To, s.stream(m, header.Metadata, framed{header, snapshot}, snapshot.Close))
+		})
 	}})
 }
 
@@ -328,17 +333,27 @@ func (s *snapshots) sendFile(m raftpb.Message) error {
 	if err != nil {
 		return err
 	}
-	return s.stream(m, r.Header, r)
+	return s.stream(m, r.Header.Metadata, r.Raw(), r.Close)
 }
 
-// stream sends what data writes and closes it.
-func (s *snapshots) stream(m raftpb.Message, header octopiipb.SnapshotHeader, data Snapshot) error {
+// framed writes what the state machine captured as the file of the snapshot would be.
+type framed struct {
+	header raftstore.SnapshotHeader
+	data   Snapshot
+}
+
+func (f framed) WriteTo(w io.Writer) (int64, error) {
+	return raftstore.WriteSnapshot(w, f.header, f.data)
+}
+
+// stream sends what body writes, the bytes of a snapshot file, and closes what it comes from.
+func (s *snapshots) stream(m raftpb.Message, meta raftpb.SnapshotMetadata, body io.WriterTo, done func() error) error {
 	l := s.loop
-	l.log.Info("streaming a snapshot", zap.String("to", hex(m.To)), zap.Uint64("index", header.Metadata.Index))
+	l.log.Info("streaming a snapshot", zap.String("to", hex(m.To)), zap.Uint64("index", meta.Index))
 	err := l.callbacks.write(func() error {
-		return l.transport.SendSnapshot(l.ctx, m.To, &octopiipb.SnapshotStream{Header: header, Term: m.Term}, data)
+		return l.transport.SendSnapshot(l.ctx, m.To, &octopiipb.SnapshotStream{Metadata: meta, Term: m.Term}, body)
 	})
-	return errors.Join(err, l.callbacks.write(data.Close))
+	return errors.Join(err, l.callbacks.write(done))
 }
 
 func (s *snapshots) sent(to uint64, err error) {
@@ -346,8 +361,8 @@ func (s *snapshots) sent(to uint64, err error) {
 }
 
 // headerOf describes a state in a snapshot's header.
-func headerOf(label core.Label) octopiipb.SnapshotHeader {
-	return octopiipb.SnapshotHeader{
+func headerOf(label core.Label) raftstore.SnapshotHeader {
+	return raftstore.SnapshotHeader{
 		Metadata:   raftpb.SnapshotMetadata{Index: label.Index, Term: label.Term, ConfState: label.ConfState},
 		Membership: *label.Membership,
 		Terms:      label.Terms,
@@ -365,9 +380,9 @@ func sumsOf(s core.Sums) []uint64 {
 
 // describe returns what makes a header of the label behind all that was handed to the
 // applier up to now. It is called on the loop, where the log can be read.
-func (s *snapshots) describe() func(core.Label) octopiipb.SnapshotHeader {
+func (s *snapshots) describe() func(core.Label) raftstore.SnapshotHeader {
 	at := s.loop.core.HandedPlace()
-	return func(label core.Label) octopiipb.SnapshotHeader {
+	return func(label core.Label) raftstore.SnapshotHeader {
 		if label.Index == at.Index {
 			label.Sums = at.Sums
 		}

@@ -34,7 +34,7 @@ func (deaf) RemovePeer(uint64)      {}
 func (deaf) Address() string        { return "m1" }
 
 var threeMembers = &octopiipb.Membership{Cluster: 7, Members: []octopiipb.Member{
-	{ID: 1, Address: "m1", Incarnation: 101}, {ID: 2, Address: "m2", Incarnation: 102}, {ID: 3, Address: "m3", Incarnation: 103}, {ID: 4, Address: "m4", Learner: true}}}
+	{ID: 1, Address: "m1", Incarnation: 101, Kind: octopiipb.Voter}, {ID: 2, Address: "m2", Incarnation: 102, Kind: octopiipb.Voter}, {ID: 3, Address: "m3", Incarnation: 103, Kind: octopiipb.Voter}, {ID: 4, Address: "m4", Kind: octopiipb.Learner}}}
 
 // What a handshake of a stranger says never reaches the loop, whatever it makes up.
 func TestStrangersRemindNobody(t *testing.T) {
@@ -142,13 +142,13 @@ func TestWhoWasGivenUp(t *testing.T) {
 		self octopiipb.Member
 		want bool
 	}{
-		"a voter":              {octopiipb.Member{ID: 1}, false},
-		"a learner for good":   {octopiipb.Member{ID: 1, Learner: true}, false},
-		"on its way to a vote": {octopiipb.Member{ID: 1, Learner: true, Promote: true}, true},
+		"a voter":              {octopiipb.Member{ID: 1, Kind: octopiipb.Voter}, false},
+		"a learner for good":   {octopiipb.Member{ID: 1, Kind: octopiipb.Learner}, false},
+		"on its way to a vote": {octopiipb.Member{ID: 1, Kind: octopiipb.Learner, Promote: true}, true},
 	} {
 		l := bareLoop()
 		l.core = new(core.Core)
-		l.membership = &octopiipb.Membership{Members: []octopiipb.Member{c.self, {ID: 2, Address: "m2"}}}
+		l.membership = &octopiipb.Membership{Members: []octopiipb.Member{c.self, {ID: 2, Address: "m2", Kind: octopiipb.Voter}}}
 		l.public = publicMembership(l.membership)
 		l.dismissed(transport.Hello{Node: 2, Dialed: "m2"})
 		if err := l.err(); !errors.Is(err, ErrRemoved) || errors.Is(err, ErrGivenUp) != c.want {
@@ -173,8 +173,8 @@ func TestWhoMaySend(t *testing.T) {
 	heartbeat := func(from uint64) *raftpb.Message {
 		return &raftpb.Message{Type: raftpb.MsgHeartbeat, From: from, To: 1, Term: 1 << 40}
 	}
-	_ = n.Accept(transport.Hello{Node: 9, Address: "m9"})
-	_ = n.Accept(transport.Hello{Node: 4, Address: "m4"})
+	_ = n.Accept(transport.Hello{Node: 9, Host: transport.Host{Address: "m9"}})
+	_ = n.Accept(transport.Hello{Node: 4, Host: transport.Host{Address: "m4"}})
 	for from, want := range map[uint64]bool{2: true, 3: true, 4: false, 9: false} {
 		if got := n.maySend(heartbeat(from)) == nil; got != want {
 			t.Errorf("a heartbeat of %d is taken: %v, want %v", from, got, want)
@@ -183,8 +183,8 @@ func TestWhoMaySend(t *testing.T) {
 	if err := n.maySend(&raftpb.Message{Type: raftpb.MsgAppResp, From: 4, To: 1}); err != nil {
 		t.Errorf("an answer of a learner without a log: %v", err)
 	}
-	_ = n.Accept(transport.Hello{Node: 4, Cluster: 7, Address: "m4", Incarnation: 104})
-	_ = n.Accept(transport.Hello{Node: 9, Cluster: 7, Address: "m9"})
+	_ = n.Accept(transport.Hello{Node: 4, Cluster: 7, Host: transport.Host{Address: "m4"}, Incarnation: 104})
+	_ = n.Accept(transport.Hello{Node: 9, Cluster: 7, Host: transport.Host{Address: "m9"}})
 	for _, from := range []uint64{4, 9} {
 		if err := n.maySend(heartbeat(from)); err != nil {
 			t.Errorf("%d named the cluster, and may lead in a membership that is not here yet: %v", from, err)
@@ -211,14 +211,14 @@ func TestRefusalsTellNoIncarnation(t *testing.T) {
 func TestNothingIsKeptOfStrangers(t *testing.T) {
 	n := lonelyNode(7, threeMembers)
 	for id := uint64(10); id < 1000; id++ {
-		_ = n.Accept(transport.Hello{Node: id, Address: "nowhere", Remembers: transport.Memory{Term: 1, Match: 1 << 40}})
-		_ = n.Accept(transport.Hello{Node: id, Cluster: 8, Address: "nowhere"})
+		_ = n.Accept(transport.Hello{Node: id, Host: transport.Host{Address: "nowhere"}, Remembers: transport.Memory{Term: 1, Match: 1 << 40}})
+		_ = n.Accept(transport.Hello{Node: id, Cluster: 8, Host: transport.Host{Address: "nowhere"}})
 	}
 	if len(n.guests.list)+len(n.guests.inbound)+len(n.whereabouts.of)+len(n.inbox.calls)+len(n.inbox.input.PeersUp) > 0 {
 		t.Errorf("something is kept of strangers: %+v, %v, %d calls", n.guests.list, n.whereabouts.of, len(n.inbox.calls))
 	}
 	for id := uint64(10); id < 1000; id++ {
-		_ = n.Accept(transport.Hello{Node: id, Cluster: 7, Address: "nowhere"})
+		_ = n.Accept(transport.Hello{Node: id, Cluster: 7, Host: transport.Host{Address: "nowhere"}})
 	}
 	if len(n.guests.list) > guestsMax {
 		t.Errorf("%d guests are kept", len(n.guests.list))
@@ -232,7 +232,7 @@ func TestStrangersDoNotFillTheLog(t *testing.T) {
 	n.log = zap.New(seen)
 	n.host = &frozen{}
 	for id := uint64(10); id < 1000; id++ {
-		_ = n.Accept(transport.Hello{Node: id, Cluster: 8, Address: "nowhere"})
+		_ = n.Accept(transport.Hello{Node: id, Cluster: 8, Host: transport.Host{Address: "nowhere"}})
 		n.HandleMessages(id, []transport.Inbound{{Kind: 99}, {Kind: kindRaft, Payload: []byte("no message")}})
 	}
 	if logs.Len() > 2 {

@@ -65,7 +65,7 @@ func (v verbs) afterRemoval(c Change) (Membership, bool) {
 		return publicMembership(ms), c.Member.ID == v.id
 	case VerbReplace:
 		return publicMembership(ms), c.Old == v.id && slices.ContainsFunc(ms.Members, func(m octopiipb.Member) bool {
-			return !m.Learner && (m.ID == c.Member.ID || c.Member.ID == 0 && m.Address == c.Member.Address)
+			return m.Kind == octopiipb.Voter && (m.ID == c.Member.ID || c.Member.ID == 0 && m.Address == c.Member.Address)
 		})
 	}
 	return Membership{}, false
@@ -85,7 +85,10 @@ func (n *Node) Plan(ctx context.Context, c Change) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
-	if _, err := n.submit(ctx, core.Request{Kind: core.ChangeMembership, Changes: []core.Change{first}, DryRun: true}); err != nil {
+	_, err = n.submit(ctx, func(w core.Waiter) core.Request {
+		return core.Request{Kind: core.ChangeMembership, Changes: []core.Change{first}, DryRun: true, Waiter: w}
+	})
+	if err != nil {
 		return Plan{}, err
 	}
 	ms := n.members.Load()
@@ -148,7 +151,7 @@ func (v verbs) steps(ctx context.Context, c Change) (first core.Change, then []c
 			return first, nil, fmt.Errorf("%w: member %x cannot replace %x", ErrUnsafeMembership, record.ID, c.Old)
 		}
 		ms := v.members.Load()
-		if there := recordOf(ms, record.ID); there != nil && !there.Learner && recordOf(ms, c.Old) != nil {
+		if there := recordOf(ms, record.ID); there != nil && there.Kind == octopiipb.Voter && recordOf(ms, c.Old) != nil {
 			return first, nil, fmt.Errorf("%w: member %x at %s votes already, and so would take nobody's place: there would be one voter less; name the address of a new member, or remove member %x without one",
 				ErrUnsafeMembership, record.ID, there.Address, c.Old)
 		}

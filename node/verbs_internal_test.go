@@ -9,7 +9,7 @@ import (
 
 // A removed member answers for what is in force by what it has applied, and for nothing else.
 func TestAfterRemoval(t *testing.T) {
-	members := []octopiipb.Member{{ID: 1}, {ID: 2}, {ID: 3, Address: "h:3", Learner: true, Promote: true, Replaces: 1}}
+	members := []octopiipb.Member{{ID: 1, Kind: octopiipb.Voter}, {ID: 2, Kind: octopiipb.Voter}, {ID: 3, Address: "h:3", Kind: octopiipb.Learner, Promote: true, Replaces: 1}}
 	change := func(op core.ChangeOp, id uint64) octopiipb.MemberChange {
 		return octopiipb.MemberChange{Op: uint32(op), Member: octopiipb.Member{ID: id}}
 	}

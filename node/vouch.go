@@ -185,7 +185,7 @@ func readProof(q Question, address string, payload []byte, err error) (Proof, er
 	p := Proof{sealed: sealed(q.Keys, q.message(), &r, seal), Cluster: r.Cluster, Term: r.Term, Leader: r.Leader, Commit: r.Commit, IsMember: r.IsMember, Removed: r.Removed,
 		AtAddress: r.AtAddress, Named: r.Named, Witness: address}
 	for _, m := range r.Members {
-		p.Members = append(p.Members, Member{ID: m.ID, Name: m.Name, Address: m.Address, Learner: m.Learner, Priority: int(m.Priority)})
+		p.Members = append(p.Members, publicMember(m))
 	}
 	return p, nil
 }

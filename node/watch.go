@@ -76,11 +76,17 @@ func (v verbs) until(ctx context.Context, ok func(Status) bool) (Status, error) 
 }
 
 func publicMembership(ms *octopiipb.Membership) Membership {
-	out := Membership{Index: ms.Index, Members: make([]Member, len(ms.Members)), Joint: len(ms.UnderWay) > 0, FailoverByTimeout: ms.FailoverByTimeout}
+	out := Membership{Index: ms.Index, Members: make([]Member, len(ms.Members)), Joint: len(ms.UnderWay) > 0, FailoverByTimeout: ms.Settings.FailoverByTimeout}
 	for i, m := range ms.Members {
-		out.Members[i] = Member{ID: m.ID, Name: m.Name, Address: m.Address, Learner: m.Learner, Priority: int(m.Priority)}
+		out.Members[i] = publicMember(m)
 	}
 	return out
+}
+
+// publicMember is a record as callers see it. A peer of a newer version may tell of a kind
+// that is not known here: it is not counted as a voter.
+func publicMember(m octopiipb.Member) Member {
+	return Member{ID: m.ID, Name: m.Name, Address: m.Address, Learner: m.Kind != octopiipb.Voter, Priority: int(m.Priority)}
 }
 
 // hex is how IDs are written.

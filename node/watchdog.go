@@ -9,7 +9,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/octopii/octopii/internal/stepped"
-	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/raftstore"
 )
 
@@ -132,11 +131,20 @@ func (d *diskState) look(l *loop, unwritten int) {
 }
 
 // createSnapshot begins to write a snapshot file, under the watchdog's eyes.
-func (g *group) createSnapshot(header octopiipb.SnapshotHeader) (watchedFile, error) {
+func (g *group) createSnapshot(header raftstore.SnapshotHeader) (watchedFile, error) {
 	files := &g.watchdog.files
 	files.begin()
 	defer files.end()
 	w, err := g.store.CreateSnapshot(header)
+	return watchedFile{w, files}, err
+}
+
+// receiveSnapshot is createSnapshot for one that comes framed from another member.
+func (g *group) receiveSnapshot(header raftstore.SnapshotHeader) (watchedFile, error) {
+	files := &g.watchdog.files
+	files.begin()
+	defer files.end()
+	w, err := g.store.ReceiveSnapshot(header)
 	return watchedFile{w, files}, err
 }
 

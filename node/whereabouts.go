@@ -18,7 +18,7 @@ type whereabouts struct {
 
 // met notes where a peer was reached, or says that it is.
 func (w *whereabouts) met(peer transport.Hello) {
-	address := cmp.Or(peer.At, peer.Address)
+	address := cmp.Or(peer.At, peer.Host.Address)
 	if address == "" {
 		return
 	}

@@ -25,30 +25,60 @@ var _ = math.Inf
 // proto package needs to be updated.
 const _ = proto.GoGoProtoPackageIsVersion3 // please upgrade the proto package
 
-// Hello is the first frame in both directions of every connection.
+// MemberKind is what a member is. 0 is none: where a record is only asked for, or a change
+// says by its operation what becomes of the member.
+type MemberKind int32
+
+const (
+	NoKind MemberKind = 0
+	// VOTER counts for a majority.
+	Voter MemberKind = 1
+	// LEARNER receives the log and does not vote.
+	Learner MemberKind = 2
+	// WITNESS is reserved for a member that votes and has no data. There is none yet, and a
+	// record with it is refused.
+	Witness MemberKind = 3
+)
+
+var MemberKind_name = map[int32]string{
+	0: "NO_KIND",
+	1: "VOTER",
+	2: "LEARNER",
+	3: "WITNESS",
+}
+
+var MemberKind_value = map[string]int32{
+	"NO_KIND": 0,
+	"VOTER":   1,
+	"LEARNER": 2,
+	"WITNESS": 3,
+}
+
+func (x MemberKind) String() string {
+	return proto.EnumName(MemberKind_name, int32(x))
+}
+
+func (MemberKind) EnumDescriptor() ([]byte, []int) {
+	return fileDescriptor_bc1d802f940925d1, []int{0}
+}
+
+// Hello is the first frame in both directions of every connection: which process speaks,
+// for which of its members, and what the connection is for. version and refused keep their
+// numbers in every version, so that one of another version is told why it is refused.
 type Hello struct {
 	// version is the protocol version of the sender; a receiver refuses one it does not know.
 	Version uint32 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
 	// purpose says what the connection is for: see transport/tcp.
 	Purpose uint32 `protobuf:"varint,2,opt,name=purpose,proto3" json:"purpose,omitempty"`
-	// cluster is 0 while the sender is not yet part of one.
-	Cluster uint64 `protobuf:"varint,3,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	From    uint64 `protobuf:"varint,4,opt,name=from,proto3" json:"from,omitempty"`
-	// to is the member that the dialer wants; 0 accepts whoever listens there.
-	To uint64 `protobuf:"varint,5,opt,name=to,proto3" json:"to,omitempty"`
-	// incarnation is drawn when a data directory is first used.
-	Incarnation uint64 `protobuf:"varint,6,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
-	// address is where the sender listens for peers.
-	Address string `protobuf:"bytes,7,opt,name=address,proto3" json:"address,omitempty"`
 	// refused is the reason for which the acceptor closes the connection; empty: accepted.
 	Refused string `protobuf:"bytes,8,opt,name=refused,proto3" json:"refused,omitempty"`
-	// remembers is what the sender knows that the receiver acknowledged to it.
-	Remembers Memory `protobuf:"bytes,9,opt,name=remembers,proto3" json:"remembers"`
 	// lane tells apart the message connections of one dialer: 0 is the first, more are made
 	// where that one loses packets.
 	Lane uint32 `protobuf:"varint,10,opt,name=lane,proto3" json:"lane,omitempty"`
 	// refused_code says to the other side's program why it is refused; 0: only refused does.
-	RefusedCode uint32 `protobuf:"varint,11,opt,name=refused_code,json=refusedCode,proto3" json:"refused_code,omitempty"`
+	RefusedCode uint32      `protobuf:"varint,11,opt,name=refused_code,json=refusedCode,proto3" json:"refused_code,omitempty"`
+	Host        HelloHost   `protobuf:"bytes,12,opt,name=host,proto3" json:"host"`
+	Member      HelloMember `protobuf:"bytes,13,opt,name=member,proto3" json:"member"`
 }
 
 func (m *Hello) Reset()         { *m = Hello{} }
@@ -84,6 +114,98 @@ func (m *Hello) XXX_DiscardUnknown() {
 
 var xxx_messageInfo_Hello proto.InternalMessageInfo
 
+// HelloHost is the process that speaks, whatever members it has.
+type HelloHost struct {
+	// id is drawn at each start of a process: another one under the same address is another process.
+	ID uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// address is where the process listens for peers.
+	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	// oldest_format and newest_format are the range of formats that the process reads: see node/format.go.
+	OldestFormat uint32 `protobuf:"varint,3,opt,name=oldest_format,json=oldestFormat,proto3" json:"oldest_format,omitempty"`
+	NewestFormat uint32 `protobuf:"varint,4,opt,name=newest_format,json=newestFormat,proto3" json:"newest_format,omitempty"`
+}
+
+func (m *HelloHost) Reset()         { *m = HelloHost{} }
+func (m *HelloHost) String() string { return proto.CompactTextString(m) }
+func (*HelloHost) ProtoMessage()    {}
+func (*HelloHost) Descriptor() ([]byte, []int) {
+	return fileDescriptor_bc1d802f940925d1, []int{1}
+}
+func (m *HelloHost) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *HelloHost) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_HelloHost.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *HelloHost) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_HelloHost.Merge(m, src)
+}
+func (m *HelloHost) XXX_Size() int {
+	return m.Size()
+}
+func (m *HelloHost) XXX_DiscardUnknown() {
+	xxx_messageInfo_HelloHost.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_HelloHost proto.InternalMessageInfo
+
+// HelloMember is the member for which the process speaks.
+type HelloMember struct {
+	// group is that of both members; 0: the only one that there is today.
+	Group uint64 `protobuf:"varint,1,opt,name=group,proto3" json:"group,omitempty"`
+	// cluster is 0 while the sender is not yet part of one.
+	Cluster uint64 `protobuf:"varint,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	From    uint64 `protobuf:"varint,3,opt,name=from,proto3" json:"from,omitempty"`
+	// to is the member that the dialer wants; 0 accepts any.
+	To uint64 `protobuf:"varint,4,opt,name=to,proto3" json:"to,omitempty"`
+	// incarnation is drawn when a data directory is first used.
+	Incarnation uint64 `protobuf:"varint,5,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// remembers is what the sender knows that the receiver acknowledged to it.
+	Remembers Memory `protobuf:"bytes,6,opt,name=remembers,proto3" json:"remembers"`
+}
+
+func (m *HelloMember) Reset()         { *m = HelloMember{} }
+func (m *HelloMember) String() string { return proto.CompactTextString(m) }
+func (*HelloMember) ProtoMessage()    {}
+func (*HelloMember) Descriptor() ([]byte, []int) {
+	return fileDescriptor_bc1d802f940925d1, []int{2}
+}
+func (m *HelloMember) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *HelloMember) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_HelloMember.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *HelloMember) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_HelloMember.Merge(m, src)
+}
+func (m *HelloMember) XXX_Size() int {
+	return m.Size()
+}
+func (m *HelloMember) XXX_DiscardUnknown() {
+	xxx_messageInfo_HelloMember.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_HelloMember proto.InternalMessageInfo
+
 // Memory is what the sender knows of another member's disk: that it knows of that
 // term, and has its log up to match, in that term, of which commit is committed.
 type Memory struct {
@@ -99,7 +221,7 @@ func (m *Memory) Reset()         { *m = Memory{} }
 func (m *Memory) String() string { return proto.CompactTextString(m) }
 func (*Memory) ProtoMessage()    {}
 func (*Memory) Descriptor() ([]byte, []int) {
-	return fileDescriptor_bc1d802f940925d1, []int{1}
+	return fileDescriptor_bc1d802f940925d1, []int{3}
 }
 func (m *Memory) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -128,6 +250,104 @@ func (m *Memory) XXX_DiscardUnknown() {
 
 var xxx_messageInfo_Memory proto.InternalMessageInfo
 
+// PeerMessage is a message of raft between two members, and what its sender says beside it. So
+// a field of raft's means what raft means by it.
+type PeerMessage struct {
+	raftpb.Message `protobuf:"bytes,1,opt,name=message,proto3,embedded=message" json:"message"`
+	Note           Note `protobuf:"bytes,2,opt,name=note,proto3" json:"note"`
+}
+
+func (m *PeerMessage) Reset()         { *m = PeerMessage{} }
+func (m *PeerMessage) String() string { return proto.CompactTextString(m) }
+func (*PeerMessage) ProtoMessage()    {}
+func (*PeerMessage) Descriptor() ([]byte, []int) {
+	return fileDescriptor_bc1d802f940925d1, []int{4}
+}
+func (m *PeerMessage) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *PeerMessage) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_PeerMessage.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *PeerMessage) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_PeerMessage.Merge(m, src)
+}
+func (m *PeerMessage) XXX_Size() int {
+	return m.Size()
+}
+func (m *PeerMessage) XXX_DiscardUnknown() {
+	xxx_messageInfo_PeerMessage.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_PeerMessage proto.InternalMessageInfo
+
+// Note is what members tell each other beside what raft has words for. The type of the message
+// says which of its fields mean something; the others are 0.
+type Note struct {
+	// MsgHeartbeat: the leader's own log is durable up to durable, which nobody else could tell,
+	// as a leader may commit without its own copy. It ends at last, with an entry of last_term;
+	// last is 0 if that is not known.
+	Durable  uint64 `protobuf:"varint,1,opt,name=durable,proto3" json:"durable,omitempty"`
+	Last     uint64 `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"`
+	LastTerm uint64 `protobuf:"varint,3,opt,name=last_term,json=lastTerm,proto3" json:"last_term,omitempty"`
+	// MsgHeartbeat: the state machines of a majority have little room left.
+	Tight bool `protobuf:"varint,4,opt,name=tight,proto3" json:"tight,omitempty"`
+	// MsgHeartbeatResp, and MsgAppResp that accepts: what the sender's state machine has applied,
+	// and how much room there is behind that: see core.Room. Of a MsgAppResp both are 0 where
+	// room is without a limit.
+	Applied uint64 `protobuf:"varint,5,opt,name=applied,proto3" json:"applied,omitempty"`
+	Room    uint64 `protobuf:"varint,6,opt,name=room,proto3" json:"room,omitempty"`
+	// MsgVoteResp, and MsgPreVoteResp that refuses: what the sender knows to be committed; of the
+	// latter commit_term is the term of the entry there, 0 if that is not known.
+	Commit     uint64 `protobuf:"varint,7,opt,name=commit,proto3" json:"commit,omitempty"`
+	CommitTerm uint64 `protobuf:"varint,8,opt,name=commit_term,json=commitTerm,proto3" json:"commit_term,omitempty"`
+	// MsgApp, the first to a member that was just met: checksums of the last 1, 4 and 32 entries
+	// up to the message's index, 0 for one that is not known.
+	Sums []uint64 `protobuf:"fixed64,9,rep,packed,name=sums,proto3" json:"sums,omitempty"`
+}
+
+func (m *Note) Reset()         { *m = Note{} }
+func (m *Note) String() string { return proto.CompactTextString(m) }
+func (*Note) ProtoMessage()    {}
+func (*Note) Descriptor() ([]byte, []int) {
+	return fileDescriptor_bc1d802f940925d1, []int{5}
+}
+func (m *Note) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *Note) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_Note.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *Note) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_Note.Merge(m, src)
+}
+func (m *Note) XXX_Size() int {
+	return m.Size()
+}
+func (m *Note) XXX_DiscardUnknown() {
+	xxx_messageInfo_Note.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_Note proto.InternalMessageInfo
+
 // Identity is written into a data directory before anything else, and once more when its first log is there.
 type Identity struct {
 	Node        uint64 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -141,7 +361,7 @@ func (m *Identity) Reset()         { *m = Identity{} }
 func (m *Identity) String() string { return proto.CompactTextString(m) }
 func (*Identity) ProtoMessage()    {}
 func (*Identity) Descriptor() ([]byte, []int) {
-	return fileDescriptor_bc1d802f940925d1, []int{2}
+	return fileDescriptor_bc1d802f940925d1, []int{6}
 }
 func (m *Identity) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -172,11 +392,11 @@ var xxx_messageInfo_Identity proto.InternalMessageInfo
 
 // Member is one member of a cluster as all of its members know it.
 type Member struct {
-	ID       uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	Name     string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Address  string `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
-	Learner  bool   `protobuf:"varint,4,opt,name=learner,proto3" json:"learner,omitempty"`
-	Priority int32  `protobuf:"varint,5,opt,name=priority,proto3" json:"priority,omitempty"`
+	ID       uint64     `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name     string     `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Address  string     `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
+	Kind     MemberKind `protobuf:"varint,4,opt,name=kind,proto3,enum=octopiipb.MemberKind" json:"kind,omitempty"`
+	Priority int32      `protobuf:"varint,5,opt,name=priority,proto3" json:"priority,omitempty"`
 	// incarnation is what the member showed in the handshake before it was promoted; 0: not known.
 	Incarnation uint64 `protobuf:"varint,6,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	// promote: the leader makes this learner a voter as soon as it has caught up.
@@ -189,7 +409,7 @@ func (m *Member) Reset()         { *m = Member{} }
 func (m *Member) String() string { return proto.CompactTextString(m) }
 func (*Member) ProtoMessage()    {}
 func (*Member) Descriptor() ([]byte, []int) {
-	return fileDescriptor_bc1d802f940925d1, []int{3}
+	return fileDescriptor_bc1d802f940925d1, []int{7}
 }
 func (m *Member) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -218,7 +438,7 @@ func (m *Member) XXX_DiscardUnknown() {
 
 var xxx_messageInfo_Member proto.InternalMessageInfo
 
-// Membership is replicated with the log and travels in every snapshot header.
+// Membership is replicated with the log and travels in every snapshot.
 type Membership struct {
 	Cluster uint64 `protobuf:"varint,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	// index of the log entry that last changed it.
@@ -228,15 +448,14 @@ type Membership struct {
 	Removed []uint64 `protobuf:"varint,4,rep,packed,name=removed,proto3" json:"removed,omitempty"`
 	// under_way are the changes that take effect when the joint configuration is left.
 	UnderWay []MemberChange `protobuf:"bytes,5,rep,name=under_way,json=underWay,proto3" json:"under_way"`
-	// failover_by_timeout: a leader whose process seems dead is waited for as any other.
-	FailoverByTimeout bool `protobuf:"varint,6,opt,name=failover_by_timeout,json=failoverByTimeout,proto3" json:"failover_by_timeout,omitempty"`
+	Settings Settings       `protobuf:"bytes,6,opt,name=settings,proto3" json:"settings"`
 }
 
 func (m *Membership) Reset()         { *m = Membership{} }
 func (m *Membership) String() string { return proto.CompactTextString(m) }
 func (*Membership) ProtoMessage()    {}
 func (*Membership) Descriptor() ([]byte, []int) {
-	return fileDescriptor_bc1d802f940925d1, []int{4}
+	return fileDescriptor_bc1d802f940925d1, []int{8}
 }
 func (m *Membership) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -265,22 +484,100 @@ func (m *Membership) XXX_DiscardUnknown() {
 
 var xxx_messageInfo_Membership proto.InternalMessageInfo
 
+// Settings are those of a cluster as a whole.
+type Settings struct {
+	// failover_by_timeout: a leader whose process seems dead is waited for as any other.
+	FailoverByTimeout bool `protobuf:"varint,1,opt,name=failover_by_timeout,json=failoverByTimeout,proto3" json:"failover_by_timeout,omitempty"`
+}
+
+func (m *Settings) Reset()         { *m = Settings{} }
+func (m *Settings) String() string { return proto.CompactTextString(m) }
+func (*Settings) ProtoMessage()    {}
+func (*Settings) Descriptor() ([]byte, []int) {
+	return fileDescriptor_bc1d802f940925d1, []int{9}
+}
+func (m *Settings) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *Settings) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_Settings.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *Settings) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_Settings.Merge(m, src)
+}
+func (m *Settings) XXX_Size() int {
+	return m.Size()
+}
+func (m *Settings) XXX_DiscardUnknown() {
+	xxx_messageInfo_Settings.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_Settings proto.InternalMessageInfo
+
+// SettingChange gives one of the settings another value. It stands in an entry of its own.
+type SettingChange struct {
+	// setting is core.Setting, and value what it gets: 0 or 1 for one that is on or off.
+	Setting uint32 `protobuf:"varint,1,opt,name=setting,proto3" json:"setting,omitempty"`
+	Value   uint64 `protobuf:"varint,2,opt,name=value,proto3" json:"value,omitempty"`
+}
+
+func (m *SettingChange) Reset()         { *m = SettingChange{} }
+func (m *SettingChange) String() string { return proto.CompactTextString(m) }
+func (*SettingChange) ProtoMessage()    {}
+func (*SettingChange) Descriptor() ([]byte, []int) {
+	return fileDescriptor_bc1d802f940925d1, []int{10}
+}
+func (m *SettingChange) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *SettingChange) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_SettingChange.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *SettingChange) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_SettingChange.Merge(m, src)
+}
+func (m *SettingChange) XXX_Size() int {
+	return m.Size()
+}
+func (m *SettingChange) XXX_DiscardUnknown() {
+	xxx_messageInfo_SettingChange.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_SettingChange proto.InternalMessageInfo
+
 // MemberChange is what becomes of one member.
 type MemberChange struct {
 	// op is core.ChangeOp.
-	Op     uint32 `protobuf:"varint,1,opt,name=op,proto3" json:"op,omitempty"`
+	Op uint32 `protobuf:"varint,1,opt,name=op,proto3" json:"op,omitempty"`
+	// member has no kind: the operation says what it will be.
 	Member Member `protobuf:"bytes,2,opt,name=member,proto3" json:"member"`
 	// if_silent: only if the member that it replaces was not heard of lately.
 	IfSilent bool `protobuf:"varint,3,opt,name=if_silent,json=ifSilent,proto3" json:"if_silent,omitempty"`
-	// failover_by_timeout is what becomes of Membership.failover_by_timeout; member is the one that asked.
-	FailoverByTimeout bool `protobuf:"varint,4,opt,name=failover_by_timeout,json=failoverByTimeout,proto3" json:"failover_by_timeout,omitempty"`
 }
 
 func (m *MemberChange) Reset()         { *m = MemberChange{} }
 func (m *MemberChange) String() string { return proto.CompactTextString(m) }
 func (*MemberChange) ProtoMessage()    {}
 func (*MemberChange) Descriptor() ([]byte, []int) {
-	return fileDescriptor_bc1d802f940925d1, []int{5}
+	return fileDescriptor_bc1d802f940925d1, []int{11}
 }
 func (m *MemberChange) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -322,7 +619,7 @@ func (m *MembershipChange) Reset()         { *m = MembershipChange{} }
 func (m *MembershipChange) String() string { return proto.CompactTextString(m) }
 func (*MembershipChange) ProtoMessage()    {}
 func (*MembershipChange) Descriptor() ([]byte, []int) {
-	return fileDescriptor_bc1d802f940925d1, []int{6}
+	return fileDescriptor_bc1d802f940925d1, []int{12}
 }
 func (m *MembershipChange) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -351,32 +648,31 @@ func (m *MembershipChange) XXX_DiscardUnknown() {
 
 var xxx_messageInfo_MembershipChange proto.InternalMessageInfo
 
-// SnapshotHeader begins every snapshot, in a file and on the wire.
-type SnapshotHeader struct {
-	Metadata   raftpb.SnapshotMetadata `protobuf:"bytes,1,opt,name=metadata,proto3" json:"metadata"`
-	Membership Membership              `protobuf:"bytes,2,opt,name=membership,proto3" json:"membership"`
-	// external: a durable state machine holds the data itself, and nothing follows the header.
-	External bool `protobuf:"varint,3,opt,name=external,proto3" json:"external,omitempty"`
+// SnapshotMeta is what raft knows of a snapshot, in section 1 of it.
+type SnapshotMeta struct {
+	Metadata raftpb.SnapshotMetadata `protobuf:"bytes,1,opt,name=metadata,proto3" json:"metadata"`
+	// external: a durable state machine holds the data itself, and there is no section for it.
+	External bool `protobuf:"varint,2,opt,name=external,proto3" json:"external,omitempty"`
 	// terms are those of the log up to here, by where each begins, oldest first: the newest
 	// 512 at most. Where the first one begins may be later than in the log.
-	Terms []TermStart `protobuf:"bytes,4,rep,name=terms,proto3" json:"terms"`
+	Terms []TermStart `protobuf:"bytes,3,rep,name=terms,proto3" json:"terms"`
 	// sums are checksums of the last 1, 4 and 32 entries up to here, 0 for one that is not
 	// known: entries of one index and term differ where a term was led twice.
-	Sums []uint64 `protobuf:"fixed64,5,rep,packed,name=sums,proto3" json:"sums,omitempty"`
+	Sums []uint64 `protobuf:"fixed64,4,rep,packed,name=sums,proto3" json:"sums,omitempty"`
 }
 
-func (m *SnapshotHeader) Reset()         { *m = SnapshotHeader{} }
-func (m *SnapshotHeader) String() string { return proto.CompactTextString(m) }
-func (*SnapshotHeader) ProtoMessage()    {}
-func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return fileDescriptor_bc1d802f940925d1, []int{7}
+func (m *SnapshotMeta) Reset()         { *m = SnapshotMeta{} }
+func (m *SnapshotMeta) String() string { return proto.CompactTextString(m) }
+func (*SnapshotMeta) ProtoMessage()    {}
+func (*SnapshotMeta) Descriptor() ([]byte, []int) {
+	return fileDescriptor_bc1d802f940925d1, []int{13}
 }
-func (m *SnapshotHeader) XXX_Unmarshal(b []byte) error {
+func (m *SnapshotMeta) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
 }
-func (m *SnapshotHeader) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+func (m *SnapshotMeta) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
 	if deterministic {
-		return xxx_messageInfo_SnapshotHeader.Marshal(b, m, deterministic)
+		return xxx_messageInfo_SnapshotMeta.Marshal(b, m, deterministic)
 	} else {
 		b = b[:cap(b)]
 		n, err := m.MarshalToSizedBuffer(b)
@@ -386,17 +682,17 @@ func (m *SnapshotHeader) XXX_Marshal(b []byte, deterministic bool) ([]byte, erro
 		return b[:n], nil
 	}
 }
-func (m *SnapshotHeader) XXX_Merge(src proto.Message) {
-	xxx_messageInfo_SnapshotHeader.Merge(m, src)
+func (m *SnapshotMeta) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_SnapshotMeta.Merge(m, src)
 }
-func (m *SnapshotHeader) XXX_Size() int {
+func (m *SnapshotMeta) XXX_Size() int {
 	return m.Size()
 }
-func (m *SnapshotHeader) XXX_DiscardUnknown() {
-	xxx_messageInfo_SnapshotHeader.DiscardUnknown(m)
+func (m *SnapshotMeta) XXX_DiscardUnknown() {
+	xxx_messageInfo_SnapshotMeta.DiscardUnknown(m)
 }
 
-var xxx_messageInfo_SnapshotHeader proto.InternalMessageInfo
+var xxx_messageInfo_SnapshotMeta proto.InternalMessageInfo
 
 // TermStart is the first index of a term in a log.
 type TermStart struct {
@@ -408,7 +704,7 @@ func (m *TermStart) Reset()         { *m = TermStart{} }
 func (m *TermStart) String() string { return proto.CompactTextString(m) }
 func (*TermStart) ProtoMessage()    {}
 func (*TermStart) Descriptor() ([]byte, []int) {
-	return fileDescriptor_bc1d802f940925d1, []int{8}
+	return fileDescriptor_bc1d802f940925d1, []int{14}
 }
 func (m *TermStart) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -437,9 +733,11 @@ func (m *TermStart) XXX_DiscardUnknown() {
 
 var xxx_messageInfo_TermStart proto.InternalMessageInfo
 
-// SnapshotStream begins a snapshot on the wire.
+// SnapshotStream begins a snapshot on the wire: what its receiver decides from whether it
+// wants the rest. That is the bytes of a snapshot file.
 type SnapshotStream struct {
-	Header SnapshotHeader `protobuf:"bytes,1,opt,name=header,proto3" json:"header"`
+	// metadata is that of section 1.
+	Metadata raftpb.SnapshotMetadata `protobuf:"bytes,1,opt,name=metadata,proto3" json:"metadata"`
 	// term is the leader's.
 	Term uint64 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`
 }
@@ -448,7 +746,7 @@ func (m *SnapshotStream) Reset()         { *m = SnapshotStream{} }
 func (m *SnapshotStream) String() string { return proto.CompactTextString(m) }
 func (*SnapshotStream) ProtoMessage()    {}
 func (*SnapshotStream) Descriptor() ([]byte, []int) {
-	return fileDescriptor_bc1d802f940925d1, []int{9}
+	return fileDescriptor_bc1d802f940925d1, []int{15}
 }
 func (m *SnapshotStream) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -494,7 +792,7 @@ func (m *Request) Reset()         { *m = Request{} }
 func (m *Request) String() string { return proto.CompactTextString(m) }
 func (*Request) ProtoMessage()    {}
 func (*Request) Descriptor() ([]byte, []int) {
-	return fileDescriptor_bc1d802f940925d1, []int{10}
+	return fileDescriptor_bc1d802f940925d1, []int{16}
 }
 func (m *Request) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -534,7 +832,7 @@ func (m *Requests) Reset()         { *m = Requests{} }
 func (m *Requests) String() string { return proto.CompactTextString(m) }
 func (*Requests) ProtoMessage()    {}
 func (*Requests) Descriptor() ([]byte, []int) {
-	return fileDescriptor_bc1d802f940925d1, []int{11}
+	return fileDescriptor_bc1d802f940925d1, []int{17}
 }
 func (m *Requests) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -577,7 +875,7 @@ func (m *Reply) Reset()         { *m = Reply{} }
 func (m *Reply) String() string { return proto.CompactTextString(m) }
 func (*Reply) ProtoMessage()    {}
 func (*Reply) Descriptor() ([]byte, []int) {
-	return fileDescriptor_bc1d802f940925d1, []int{12}
+	return fileDescriptor_bc1d802f940925d1, []int{18}
 }
 func (m *Reply) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -614,7 +912,7 @@ func (m *Replies) Reset()         { *m = Replies{} }
 func (m *Replies) String() string { return proto.CompactTextString(m) }
 func (*Replies) ProtoMessage()    {}
 func (*Replies) Descriptor() ([]byte, []int) {
-	return fileDescriptor_bc1d802f940925d1, []int{13}
+	return fileDescriptor_bc1d802f940925d1, []int{19}
 }
 func (m *Replies) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -655,7 +953,7 @@ func (m *JoinRequest) Reset()         { *m = JoinRequest{} }
 func (m *JoinRequest) String() string { return proto.CompactTextString(m) }
 func (*JoinRequest) ProtoMessage()    {}
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return fileDescriptor_bc1d802f940925d1, []int{14}
+	return fileDescriptor_bc1d802f940925d1, []int{20}
 }
 func (m *JoinRequest) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -694,7 +992,7 @@ func (m *JoinReply) Reset()         { *m = JoinReply{} }
 func (m *JoinReply) String() string { return proto.CompactTextString(m) }
 func (*JoinReply) ProtoMessage()    {}
 func (*JoinReply) Descriptor() ([]byte, []int) {
-	return fileDescriptor_bc1d802f940925d1, []int{15}
+	return fileDescriptor_bc1d802f940925d1, []int{21}
 }
 func (m *JoinReply) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -732,7 +1030,7 @@ func (m *KnockRequest) Reset()         { *m = KnockRequest{} }
 func (m *KnockRequest) String() string { return proto.CompactTextString(m) }
 func (*KnockRequest) ProtoMessage()    {}
 func (*KnockRequest) Descriptor() ([]byte, []int) {
-	return fileDescriptor_bc1d802f940925d1, []int{16}
+	return fileDescriptor_bc1d802f940925d1, []int{22}
 }
 func (m *KnockRequest) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -771,7 +1069,7 @@ func (m *KnockReply) Reset()         { *m = KnockReply{} }
 func (m *KnockReply) String() string { return proto.CompactTextString(m) }
 func (*KnockReply) ProtoMessage()    {}
 func (*KnockReply) Descriptor() ([]byte, []int) {
-	return fileDescriptor_bc1d802f940925d1, []int{17}
+	return fileDescriptor_bc1d802f940925d1, []int{23}
 }
 func (m *KnockReply) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -825,7 +1123,7 @@ func (m *CompareRequest) Reset()         { *m = CompareRequest{} }
 func (m *CompareRequest) String() string { return proto.CompactTextString(m) }
 func (*CompareRequest) ProtoMessage()    {}
 func (*CompareRequest) Descriptor() ([]byte, []int) {
-	return fileDescriptor_bc1d802f940925d1, []int{18}
+	return fileDescriptor_bc1d802f940925d1, []int{24}
 }
 func (m *CompareRequest) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -866,7 +1164,7 @@ func (m *Branch) Reset()         { *m = Branch{} }
 func (m *Branch) String() string { return proto.CompactTextString(m) }
 func (*Branch) ProtoMessage()    {}
 func (*Branch) Descriptor() ([]byte, []int) {
-	return fileDescriptor_bc1d802f940925d1, []int{19}
+	return fileDescriptor_bc1d802f940925d1, []int{25}
 }
 func (m *Branch) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -918,7 +1216,7 @@ func (m *CompareReply) Reset()         { *m = CompareReply{} }
 func (m *CompareReply) String() string { return proto.CompactTextString(m) }
 func (*CompareReply) ProtoMessage()    {}
 func (*CompareReply) Descriptor() ([]byte, []int) {
-	return fileDescriptor_bc1d802f940925d1, []int{20}
+	return fileDescriptor_bc1d802f940925d1, []int{26}
 }
 func (m *CompareReply) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -956,7 +1254,7 @@ func (m *Memories) Reset()         { *m = Memories{} }
 func (m *Memories) String() string { return proto.CompactTextString(m) }
 func (*Memories) ProtoMessage()    {}
 func (*Memories) Descriptor() ([]byte, []int) {
-	return fileDescriptor_bc1d802f940925d1, []int{21}
+	return fileDescriptor_bc1d802f940925d1, []int{27}
 }
 func (m *Memories) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -995,7 +1293,7 @@ func (m *MemoryOf) Reset()         { *m = MemoryOf{} }
 func (m *MemoryOf) String() string { return proto.CompactTextString(m) }
 func (*MemoryOf) ProtoMessage()    {}
 func (*MemoryOf) Descriptor() ([]byte, []int) {
-	return fileDescriptor_bc1d802f940925d1, []int{22}
+	return fileDescriptor_bc1d802f940925d1, []int{28}
 }
 func (m *MemoryOf) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -1041,7 +1339,7 @@ func (m *VouchRequest) Reset()         { *m = VouchRequest{} }
 func (m *VouchRequest) String() string { return proto.CompactTextString(m) }
 func (*VouchRequest) ProtoMessage()    {}
 func (*VouchRequest) Descriptor() ([]byte, []int) {
-	return fileDescriptor_bc1d802f940925d1, []int{23}
+	return fileDescriptor_bc1d802f940925d1, []int{29}
 }
 func (m *VouchRequest) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -1096,7 +1394,7 @@ func (m *VouchReply) Reset()         { *m = VouchReply{} }
 func (m *VouchReply) String() string { return proto.CompactTextString(m) }
 func (*VouchReply) ProtoMessage()    {}
 func (*VouchReply) Descriptor() ([]byte, []int) {
-	return fileDescriptor_bc1d802f940925d1, []int{24}
+	return fileDescriptor_bc1d802f940925d1, []int{30}
 }
 func (m *VouchReply) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -1149,7 +1447,7 @@ func (m *Origin) Reset()         { *m = Origin{} }
 func (m *Origin) String() string { return proto.CompactTextString(m) }
 func (*Origin) ProtoMessage()    {}
 func (*Origin) Descriptor() ([]byte, []int) {
-	return fileDescriptor_bc1d802f940925d1, []int{25}
+	return fileDescriptor_bc1d802f940925d1, []int{31}
 }
 func (m *Origin) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -1194,7 +1492,7 @@ func (m *Rival) Reset()         { *m = Rival{} }
 func (m *Rival) String() string { return proto.CompactTextString(m) }
 func (*Rival) ProtoMessage()    {}
 func (*Rival) Descriptor() ([]byte, []int) {
-	return fileDescriptor_bc1d802f940925d1, []int{26}
+	return fileDescriptor_bc1d802f940925d1, []int{32}
 }
 func (m *Rival) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -1229,15 +1527,15 @@ type Round struct {
 	Cluster uint64 `protobuf:"varint,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	// members are all that take part, the founder first: the voters of the cluster.
 	Members []Member `protobuf:"bytes,2,rep,name=members,proto3" json:"members"`
-	// failover_by_timeout is the founder's setting: see Membership.
-	FailoverByTimeout bool `protobuf:"varint,3,opt,name=failover_by_timeout,json=failoverByTimeout,proto3" json:"failover_by_timeout,omitempty"`
+	// settings are those with which the cluster begins.
+	Settings Settings `protobuf:"bytes,3,opt,name=settings,proto3" json:"settings"`
 }
 
 func (m *Round) Reset()         { *m = Round{} }
 func (m *Round) String() string { return proto.CompactTextString(m) }
 func (*Round) ProtoMessage()    {}
 func (*Round) Descriptor() ([]byte, []int) {
-	return fileDescriptor_bc1d802f940925d1, []int{27}
+	return fileDescriptor_bc1d802f940925d1, []int{33}
 }
 func (m *Round) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -1281,7 +1579,7 @@ func (m *FoundRequest) Reset()         { *m = FoundRequest{} }
 func (m *FoundRequest) String() string { return proto.CompactTextString(m) }
 func (*FoundRequest) ProtoMessage()    {}
 func (*FoundRequest) Descriptor() ([]byte, []int) {
-	return fileDescriptor_bc1d802f940925d1, []int{28}
+	return fileDescriptor_bc1d802f940925d1, []int{34}
 }
 func (m *FoundRequest) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -1330,7 +1628,7 @@ func (m *FoundReply) Reset()         { *m = FoundReply{} }
 func (m *FoundReply) String() string { return proto.CompactTextString(m) }
 func (*FoundReply) ProtoMessage()    {}
 func (*FoundReply) Descriptor() ([]byte, []int) {
-	return fileDescriptor_bc1d802f940925d1, []int{29}
+	return fileDescriptor_bc1d802f940925d1, []int{35}
 }
 func (m *FoundReply) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -1360,14 +1658,21 @@ func (m *FoundReply) XXX_DiscardUnknown() {
 var xxx_messageInfo_FoundReply proto.InternalMessageInfo
 
 func init() {
+	proto.RegisterEnum("octopiipb.MemberKind", MemberKind_name, MemberKind_value)
 	proto.RegisterType((*Hello)(nil), "octopiipb.Hello")
+	proto.RegisterType((*HelloHost)(nil), "octopiipb.HelloHost")
+	proto.RegisterType((*HelloMember)(nil), "octopiipb.HelloMember")
 	proto.RegisterType((*Memory)(nil), "octopiipb.Memory")
+	proto.RegisterType((*PeerMessage)(nil), "octopiipb.PeerMessage")
+	proto.RegisterType((*Note)(nil), "octopiipb.Note")
 	proto.RegisterType((*Identity)(nil), "octopiipb.Identity")
 	proto.RegisterType((*Member)(nil), "octopiipb.Member")
 	proto.RegisterType((*Membership)(nil), "octopiipb.Membership")
+	proto.RegisterType((*Settings)(nil), "octopiipb.Settings")
+	proto.RegisterType((*SettingChange)(nil), "octopiipb.SettingChange")
 	proto.RegisterType((*MemberChange)(nil), "octopiipb.MemberChange")
 	proto.RegisterType((*MembershipChange)(nil), "octopiipb.MembershipChange")
-	proto.RegisterType((*SnapshotHeader)(nil), "octopiipb.SnapshotHeader")
+	proto.RegisterType((*SnapshotMeta)(nil), "octopiipb.SnapshotMeta")
 	proto.RegisterType((*TermStart)(nil), "octopiipb.TermStart")
 	proto.RegisterType((*SnapshotStream)(nil), "octopiipb.SnapshotStream")
 	proto.RegisterType((*Request)(nil), "octopiipb.Request")
@@ -1395,113 +1700,135 @@ func init() {
 func init() { proto.RegisterFile("octopii.proto", fileDescriptor_bc1d802f940925d1) }
 
 var fileDescriptor_bc1d802f940925d1 = []byte{
-	// 1696 bytes of a gzipped FileDescriptorProto
-	0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0xff, 0x9c, 0x58, 0x4f, 0x6f, 0xe4, 0x48,
-	0x15, 0x8f, 0xdd, 0xb6, 0xdb, 0xfd, 0xba, 0x37, 0x24, 0x35, 0xd9, 0xac, 0x19, 0x98, 0xa4, 0xf1,
-	0x01, 0x02, 0x82, 0xce, 0x32, 0x30, 0x8a, 0xb4, 0x73, 0x40, 0x24, 0x68, 0x35, 0xbb, 0x68, 0x14,
-	0xc9, 0x89, 0x00, 0x21, 0xa1, 0x56, 0x75, 0xbb, 0x9c, 0x36, 0x6b, 0xbb, 0x4c, 0xb9, 0x3a, 0xb3,
-	0x2d, 0xae, 0x70, 0x41, 0x1c, 0xf8, 0x00, 0x2b, 0xf1, 0x25, 0xb8, 0x72, 0x1f, 0x6e, 0x7b, 0xdc,
-	0x03, 0x1a, 0x41, 0xe6, 0xc8, 0x99, 0xfb, 0xaa, 0xfe, 0xb9, 0xab, 0x27, 0xdd, 0x51, 0x66, 0x4e,
-	0xa9, 0x57, 0xf5, 0xfa, 0xd5, 0x7b, 0xbf, 0xf7, 0x7b, 0xaf, 0x9e, 0x03, 0xef, 0xd1, 0x29, 0xa7,
-	0x75, 0x9e, 0x8f, 0x6a, 0x46, 0x39, 0x45, 0x3d, 0x2d, 0xd6, 0x93, 0x87, 0x7b, 0x57, 0xf4, 0x8a,
-	0xca, 0xdd, 0x63, 0xb1, 0x52, 0x0a, 0x0f, 0x77, 0x19, 0xce, 0x78, 0x3d, 0x39, 0x16, 0x7f, 0xd4,
-	0x56, 0xfc, 0x4f, 0x17, 0xfc, 0x67, 0xa4, 0x28, 0x28, 0x8a, 0xa0, 0x7b, 0x4d, 0x58, 0x93, 0xd3,
-	0x2a, 0x72, 0x86, 0xce, 0xd1, 0x7b, 0x89, 0x11, 0xc5, 0x49, 0x3d, 0x67, 0x35, 0x6d, 0x48, 0xe4,
-	0xaa, 0x13, 0x2d, 0x8a, 0x93, 0x69, 0x31, 0x6f, 0x38, 0x61, 0x51, 0x67, 0xe8, 0x1c, 0x79, 0x89,
-	0x11, 0x11, 0x02, 0x2f, 0x63, 0xb4, 0x8c, 0x3c, 0xb9, 0x2d, 0xd7, 0x68, 0x1b, 0x5c, 0x4e, 0x23,
-	0x5f, 0xee, 0xb8, 0x9c, 0xa2, 0x21, 0xf4, 0xf3, 0x6a, 0x8a, 0x59, 0x85, 0xb9, 0xb8, 0x35, 0x90,
-	0x07, 0xf6, 0x96, 0xb0, 0x8f, 0xd3, 0x94, 0x91, 0xa6, 0x89, 0xba, 0x43, 0xe7, 0xa8, 0x97, 0x18,
-	0x51, 0x9c, 0x30, 0x92, 0xcd, 0x1b, 0x92, 0x46, 0xa1, 0x3a, 0xd1, 0x22, 0x7a, 0x02, 0x3d, 0x46,
-	0x4a, 0x52, 0x4e, 0x08, 0x6b, 0xa2, 0xde, 0xd0, 0x39, 0xea, 0x3f, 0xde, 0x1d, 0xb5, 0xc8, 0x8c,
-	0x9e, 0x93, 0x92, 0xb2, 0xc5, 0xa9, 0xf7, 0xf2, 0xd5, 0xe1, 0x56, 0xb2, 0xd4, 0x14, 0x0e, 0x17,
-	0xb8, 0x22, 0x11, 0xc8, 0x08, 0xe5, 0x1a, 0x7d, 0x07, 0x06, 0xda, 0xea, 0x78, 0x4a, 0x53, 0x12,
-	0xf5, 0xe5, 0x59, 0x5f, 0xef, 0x9d, 0xd1, 0x94, 0xc4, 0x7f, 0x71, 0x20, 0x50, 0x26, 0x85, 0x05,
-	0x4e, 0x58, 0x29, 0xd1, 0xf3, 0x12, 0xb9, 0x46, 0x7b, 0xe0, 0x97, 0x98, 0x4f, 0x67, 0x12, 0x38,
-	0x2f, 0x51, 0x02, 0xda, 0x87, 0x60, 0x4a, 0xcb, 0x32, 0xe7, 0x1a, 0x35, 0x2d, 0xa1, 0x47, 0x00,
-	0x52, 0x61, 0x2c, 0xed, 0x28, 0xe8, 0x7a, 0x72, 0xe7, 0x52, 0x18, 0x3b, 0x84, 0xbe, 0x52, 0x54,
-	0xe7, 0x0a, 0x48, 0x50, 0x5b, 0x42, 0x21, 0xae, 0x20, 0xfc, 0x24, 0x25, 0x15, 0xcf, 0xb9, 0xf4,
-	0xa6, 0x12, 0x3e, 0x6b, 0x6f, 0xc4, 0x5a, 0xee, 0xe1, 0x52, 0x65, 0xb1, 0x97, 0xc8, 0xf5, 0x9b,
-	0x49, 0xe8, 0xac, 0x4d, 0x82, 0x49, 0xb2, 0xb7, 0x92, 0xe4, 0xf8, 0xdf, 0x2a, 0xf8, 0x09, 0x61,
-	0x68, 0x1f, 0xdc, 0x3c, 0x55, 0x97, 0x9d, 0x06, 0x37, 0xaf, 0x0e, 0xdd, 0x4f, 0x7e, 0x91, 0xb8,
-	0x79, 0xba, 0xf6, 0x4a, 0x2b, 0xab, 0x9d, 0x5b, 0x59, 0x2d, 0x08, 0x66, 0x95, 0xbe, 0x2a, 0x4c,
-	0x8c, 0x88, 0x1e, 0x42, 0x58, 0xb3, 0x9c, 0xb2, 0x9c, 0x2f, 0x64, 0xe0, 0x7e, 0xd2, 0xca, 0xf7,
-	0xe3, 0x51, 0xcd, 0x68, 0x49, 0x39, 0x91, 0x3c, 0x0a, 0x13, 0x23, 0x0a, 0xbb, 0x8c, 0xd4, 0x05,
-	0x9e, 0x92, 0x46, 0x12, 0xc9, 0x4b, 0x5a, 0x39, 0xfe, 0xbf, 0x03, 0xa0, 0xc2, 0x6b, 0x66, 0x79,
-	0x6d, 0xe3, 0xe0, 0xac, 0x92, 0x7d, 0x0f, 0xfc, 0xbc, 0x4a, 0xc9, 0xe7, 0x26, 0xcb, 0x52, 0x40,
-	0x3f, 0x86, 0xae, 0xa1, 0x61, 0x67, 0xd8, 0xb9, 0x4d, 0xc3, 0x09, 0x61, 0x9a, 0x86, 0x46, 0x4f,
-	0xb1, 0xba, 0xa4, 0xd7, 0x24, 0x8d, 0xbc, 0x61, 0x47, 0x5c, 0xa1, 0x45, 0xf4, 0x11, 0xf4, 0xe6,
-	0x55, 0x4a, 0xd8, 0xf8, 0x05, 0x16, 0x00, 0x08, 0x73, 0x1f, 0xdc, 0x32, 0x77, 0x36, 0xc3, 0xd5,
-	0x15, 0xd1, 0x46, 0x43, 0xa9, 0xff, 0x6b, 0xbc, 0x40, 0x23, 0x78, 0x90, 0xe1, 0xbc, 0xa0, 0xd7,
-	0x84, 0x8d, 0x27, 0x8b, 0x31, 0xcf, 0x4b, 0x42, 0xe7, 0x5c, 0xe2, 0x14, 0x26, 0xbb, 0xe6, 0xe8,
-	0x74, 0x71, 0xa9, 0x0e, 0xe2, 0x2f, 0x1c, 0x18, 0xd8, 0x06, 0x45, 0xe1, 0xd2, 0x5a, 0x77, 0x05,
-	0x97, 0xd6, 0xe8, 0x18, 0x02, 0xe5, 0xb1, 0x0c, 0xf8, 0x8e, 0xc0, 0xb4, 0x1a, 0xfa, 0x16, 0xf4,
-	0xf2, 0x6c, 0xdc, 0xe4, 0x05, 0xa9, 0x14, 0xe7, 0xc3, 0x24, 0xcc, 0xb3, 0x0b, 0x29, 0x6f, 0x72,
-	0xcf, 0xdb, 0xe4, 0xde, 0x1f, 0x61, 0x67, 0x99, 0x15, 0xed, 0xe1, 0x09, 0x74, 0xa7, 0x72, 0xd5,
-	0x44, 0xce, 0x7d, 0xc0, 0x31, 0xda, 0xa2, 0x14, 0x29, 0xcb, 0xaf, 0xf2, 0x4a, 0xe7, 0x4e, 0x4b,
-	0x9a, 0xcf, 0x9d, 0x37, 0xf9, 0x1c, 0xff, 0xcf, 0x81, 0xed, 0x8b, 0x0a, 0xd7, 0xcd, 0x8c, 0xf2,
-	0x67, 0x04, 0xa7, 0x84, 0xa1, 0x8f, 0x20, 0x2c, 0x09, 0xc7, 0x29, 0xe6, 0x58, 0x62, 0xd4, 0x7f,
-	0x1c, 0x8d, 0x54, 0xa3, 0x1d, 0x19, 0xcd, 0xe7, 0xfa, 0xdc, 0xa4, 0xc6, 0xe8, 0xa3, 0xa7, 0x00,
-	0x65, 0x1b, 0x8b, 0x46, 0xf3, 0xfd, 0x5b, 0xae, 0x8b, 0x43, 0xfd, 0x53, 0x4b, 0x5d, 0x70, 0x97,
-	0x7c, 0xce, 0x09, 0xab, 0x70, 0x61, 0x40, 0x35, 0x32, 0xfa, 0x10, 0x7c, 0xd1, 0x24, 0x1a, 0xc9,
-	0xa3, 0xfe, 0xe3, 0x3d, 0xcb, 0xa6, 0x68, 0x15, 0x17, 0x1c, 0x33, 0xae, 0x4d, 0x2a, 0x45, 0x51,
-	0xa9, 0xcd, 0xbc, 0x6c, 0x24, 0xb9, 0x82, 0x44, 0xae, 0xe3, 0x27, 0xd0, 0x6b, 0xb5, 0x05, 0xcb,
-	0xb3, 0x9c, 0x35, 0x5c, 0xb3, 0x5f, 0x09, 0x6d, 0xd7, 0x73, 0x97, 0x5d, 0x2f, 0xfe, 0xdd, 0x12,
-	0xa3, 0x0b, 0xce, 0x08, 0x2e, 0xd1, 0x09, 0x04, 0x33, 0x89, 0x96, 0x46, 0xe8, 0x9b, 0x96, 0x3f,
-	0xab, 0x70, 0x1a, 0xe6, 0x28, 0xf5, 0xb5, 0xe6, 0xff, 0xe1, 0x40, 0x37, 0x21, 0x7f, 0x98, 0x93,
-	0x86, 0x6f, 0xec, 0x3b, 0xb2, 0x5f, 0xd0, 0x9a, 0x36, 0xb8, 0x90, 0xbf, 0x1d, 0x24, 0xad, 0xac,
-	0xfa, 0x68, 0x95, 0x8d, 0x15, 0x07, 0x24, 0x74, 0x03, 0xd1, 0x47, 0xab, 0x4c, 0xb3, 0xe9, 0x10,
-	0xfa, 0x9c, 0xe1, 0xaa, 0xc9, 0x08, 0x1b, 0x73, 0xaa, 0xbb, 0x1e, 0x98, 0xad, 0x4b, 0x2a, 0xac,
-	0x1b, 0x49, 0x76, 0xa3, 0x30, 0x69, 0x65, 0xf4, 0x01, 0x74, 0x53, 0xb6, 0x18, 0xb3, 0x79, 0xa5,
-	0x2b, 0x2c, 0x48, 0xd9, 0x22, 0x99, 0x57, 0xf1, 0x25, 0x84, 0xda, 0xeb, 0x06, 0xfd, 0x54, 0xb4,
-	0x1d, 0xb5, 0xd6, 0x84, 0x45, 0x16, 0x22, 0x5a, 0xcd, 0xb0, 0xc5, 0x68, 0xae, 0x05, 0xe3, 0x0a,
-	0xfc, 0x84, 0xd4, 0xc5, 0x62, 0x23, 0x12, 0xeb, 0x9b, 0x13, 0x02, 0x4f, 0x3e, 0x69, 0x9e, 0x7a,
-	0xee, 0xc4, 0x5a, 0xd4, 0x02, 0x23, 0xb8, 0xa1, 0x95, 0x8c, 0xa9, 0x97, 0x68, 0xe9, 0x53, 0x2f,
-	0xec, 0xec, 0x78, 0xf1, 0x53, 0x01, 0x7a, 0x5d, 0xe4, 0xa4, 0x41, 0x1f, 0x8a, 0x36, 0x25, 0x97,
-	0xda, 0xf9, 0x9d, 0x15, 0xe7, 0xeb, 0xc2, 0xbc, 0xaf, 0x46, 0x2d, 0xfe, 0x0d, 0xf4, 0x3f, 0xa5,
-	0x79, 0x65, 0xb2, 0xb6, 0x6c, 0x20, 0xce, 0xfd, 0x1a, 0x88, 0x6c, 0x8c, 0xbf, 0xa7, 0x79, 0xd5,
-	0xc8, 0x30, 0xc2, 0xc4, 0x88, 0xf1, 0x09, 0xf4, 0x94, 0x65, 0x81, 0x81, 0x89, 0xca, 0x59, 0x1b,
-	0x95, 0x6b, 0x47, 0x15, 0x6f, 0xc3, 0xe0, 0x97, 0x15, 0x9d, 0x7e, 0xa6, 0x7d, 0x8a, 0x7f, 0x06,
-	0xa0, 0x65, 0x61, 0xc9, 0x6a, 0xde, 0xce, 0xfd, 0x9a, 0x77, 0xfc, 0x85, 0x0b, 0xdb, 0x67, 0xb4,
-	0xac, 0x31, 0x23, 0x26, 0xce, 0x16, 0x7b, 0xc7, 0xc6, 0x3e, 0x82, 0x6e, 0x33, 0x6f, 0x6a, 0x32,
-	0xe5, 0x26, 0x18, 0x2d, 0xaa, 0x21, 0xa4, 0x31, 0x63, 0x81, 0x5c, 0xa3, 0x13, 0x00, 0x33, 0xa5,
-	0xc8, 0x67, 0xe1, 0xce, 0x81, 0xc6, 0x52, 0xb5, 0xa6, 0x0c, 0x7f, 0x65, 0xca, 0x30, 0x2c, 0xea,
-	0x5a, 0x73, 0xca, 0x31, 0x04, 0x13, 0x86, 0xab, 0xe9, 0x4c, 0x72, 0x76, 0xf5, 0x82, 0x53, 0x79,
-	0x60, 0x12, 0xa2, 0xd4, 0x44, 0x05, 0x34, 0x82, 0xf2, 0x57, 0x84, 0x99, 0x77, 0xd3, 0xc8, 0x22,
-	0xea, 0x8a, 0x56, 0x53, 0x22, 0xa7, 0xaf, 0x41, 0xa2, 0x84, 0xf8, 0x63, 0x08, 0x94, 0xa5, 0xcd,
-	0x8d, 0x44, 0xc6, 0xee, 0x5a, 0xb1, 0x1b, 0x57, 0x3b, 0x16, 0xe1, 0x6f, 0x1c, 0x18, 0xb4, 0x30,
-	0x8b, 0x54, 0xbd, 0xed, 0xbb, 0xbc, 0xc6, 0x68, 0xdb, 0xfc, 0xd4, 0xab, 0x2b, 0xd7, 0xe8, 0x47,
-	0x56, 0x88, 0xfe, 0x06, 0x9a, 0x5a, 0x51, 0xaf, 0xe6, 0x29, 0xb8, 0x7f, 0x9e, 0xc4, 0xdd, 0x04,
-	0x17, 0x32, 0x1f, 0x83, 0x44, 0xae, 0xe3, 0x27, 0x10, 0x4a, 0x7d, 0x51, 0x6d, 0xdf, 0x07, 0x97,
-	0x66, 0x9a, 0x85, 0x0f, 0x6e, 0x19, 0x3c, 0xcf, 0xb4, 0x49, 0x97, 0x66, 0xf1, 0x85, 0xfe, 0xd9,
-	0xe2, 0x3c, 0x13, 0xe9, 0xb7, 0x6a, 0xcc, 0x6b, 0x4b, 0x49, 0xd5, 0x1e, 0x65, 0x8b, 0xf5, 0x8f,
-	0xf7, 0xd2, 0x47, 0xad, 0x16, 0xff, 0xc9, 0x81, 0xc1, 0xaf, 0xe8, 0x7c, 0x3a, 0x33, 0xac, 0xde,
-	0x0c, 0xf8, 0xfe, 0xca, 0x60, 0xe0, 0xd9, 0xe5, 0xbb, 0x61, 0xe2, 0x33, 0xf3, 0xa1, 0x67, 0xcd,
-	0x87, 0x2d, 0x7f, 0x7c, 0x9b, 0x3f, 0xff, 0x72, 0x01, 0xb4, 0x1b, 0x6f, 0x59, 0xea, 0x77, 0x7f,
-	0xa6, 0x58, 0xb3, 0xb6, 0xe2, 0xc2, 0x3e, 0x04, 0x85, 0x7a, 0xab, 0x74, 0xdd, 0x28, 0xc9, 0xaa,
-	0xa7, 0x60, 0xa5, 0x9e, 0xc4, 0x70, 0xd3, 0x8c, 0x75, 0xdc, 0x5d, 0x3d, 0xdc, 0x34, 0xcf, 0xad,
-	0xc6, 0xa5, 0x26, 0xba, 0xd0, 0x34, 0x2e, 0x35, 0xd1, 0x3d, 0x02, 0xc0, 0x7c, 0x6c, 0x60, 0xe9,
-	0xa9, 0x61, 0x1f, 0xf3, 0x9f, 0x6b, 0x60, 0x04, 0x08, 0xb8, 0x24, 0xa9, 0xfc, 0x20, 0xf1, 0x12,
-	0x25, 0xd8, 0x6d, 0xa9, 0x7f, 0xcf, 0x99, 0xd2, 0xd0, 0x6b, 0x60, 0xd1, 0xeb, 0xaf, 0x2e, 0x04,
-	0xe7, 0x66, 0xd0, 0xb1, 0x69, 0x12, 0xb6, 0x29, 0xb3, 0x07, 0x63, 0x77, 0x75, 0x30, 0x46, 0xdf,
-	0x86, 0x9e, 0xf6, 0x9b, 0xa8, 0xd9, 0xb6, 0x97, 0x2c, 0x37, 0xd0, 0x08, 0x02, 0x46, 0xe7, 0x55,
-	0x6a, 0x66, 0x8f, 0x95, 0xc7, 0x41, 0x1c, 0x18, 0x7e, 0x29, 0x2d, 0xf4, 0x5d, 0xf0, 0x59, 0x7e,
-	0x8d, 0x8b, 0x68, 0x47, 0xf2, 0x71, 0x45, 0x5d, 0xec, 0x27, 0xea, 0x18, 0xbd, 0x0f, 0x41, 0x45,
-	0xf9, 0x98, 0x66, 0xd1, 0xae, 0xac, 0x52, 0xbf, 0xa2, 0xfc, 0x3c, 0x13, 0x08, 0x67, 0xc2, 0x10,
-	0x49, 0x23, 0x34, 0x74, 0x8e, 0x3a, 0x89, 0x11, 0xd1, 0xf7, 0xe0, 0x1b, 0x7a, 0x39, 0x36, 0xe9,
-	0x7f, 0x20, 0x23, 0xd9, 0xd6, 0xdb, 0x67, 0xfa, 0x3b, 0xe6, 0xcf, 0x0e, 0xf8, 0xf2, 0xaa, 0x77,
-	0xa0, 0xf6, 0x3e, 0x04, 0xd7, 0x94, 0xab, 0x21, 0x5f, 0x30, 0x51, 0x4b, 0xab, 0x18, 0x79, 0x6f,
-	0x62, 0xb4, 0x07, 0x7e, 0x93, 0x1b, 0x8a, 0x77, 0x12, 0x25, 0x88, 0x4a, 0xf3, 0x25, 0x42, 0x77,
-	0xf8, 0x61, 0x31, 0xc0, 0xbd, 0x27, 0x03, 0x36, 0x0c, 0xd8, 0x9d, 0x4d, 0x03, 0xf6, 0xdf, 0x1d,
-	0x18, 0x7c, 0x2c, 0xdc, 0x78, 0xe7, 0xe7, 0xfa, 0x87, 0xe0, 0xcb, 0xe4, 0xea, 0x16, 0xb3, 0x89,
-	0x01, 0x4a, 0x49, 0xcf, 0x6a, 0x65, 0x2e, 0x3e, 0xe6, 0x3b, 0x32, 0xb5, 0xad, 0xbc, 0xec, 0x05,
-	0x3b, 0x76, 0x2f, 0xf8, 0xca, 0x01, 0xd0, 0x1e, 0x8a, 0x5e, 0xf0, 0x2e, 0xe3, 0x84, 0x81, 0xd7,
-	0x5d, 0x85, 0xf7, 0x11, 0xc0, 0x0b, 0xdc, 0x56, 0xb3, 0x82, 0xa8, 0xf7, 0x02, 0x9b, 0x72, 0xb6,
-	0x5d, 0x55, 0x1f, 0x28, 0x4b, 0x57, 0x37, 0x8c, 0x4f, 0x36, 0x41, 0x55, 0xe3, 0x68, 0x09, 0x8a,
-	0xc0, 0x2b, 0x31, 0xfb, 0x4c, 0xc7, 0x26, 0xd7, 0xa7, 0xcf, 0x5e, 0xfe, 0xf7, 0x60, 0xeb, 0xe5,
-	0xcd, 0x81, 0xf3, 0xe5, 0xcd, 0x81, 0xf3, 0x9f, 0x9b, 0x03, 0xe7, 0x6f, 0xaf, 0x0f, 0xb6, 0xbe,
-	0x7c, 0x7d, 0xb0, 0xf5, 0xd5, 0xeb, 0x83, 0xad, 0xdf, 0xfe, 0xe0, 0x2a, 0xe7, 0xb3, 0xf9, 0x64,
-	0x34, 0xa5, 0xe5, 0xb1, 0x8e, 0xb1, 0xfd, 0x2b, 0xff, 0xa1, 0xf3, 0xb4, 0x8d, 0x7c, 0x12, 0xc8,
-	0x8d, 0x9f, 0x7c, 0x1d, 0x00, 0x00, 0xff, 0xff, 0xc8, 0x2d, 0x9c, 0x4a, 0x26, 0x12, 0x00, 0x00,
+	// 2043 bytes of a gzipped FileDescriptorProto
+	0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0xff, 0xa4, 0x58, 0x4f, 0x6f, 0x1b, 0xc7,
+	0x15, 0xd7, 0x92, 0xcb, 0xe5, 0xee, 0x23, 0xa5, 0xd0, 0x63, 0x45, 0x21, 0xd4, 0x5a, 0x62, 0xb7,
+	0x40, 0x2b, 0x07, 0xad, 0x94, 0x3a, 0x31, 0x0c, 0x38, 0x87, 0x20, 0x72, 0x6c, 0xf8, 0x4f, 0x24,
+	0x15, 0x2b, 0xc1, 0x2e, 0x7a, 0x61, 0x47, 0xdc, 0x21, 0xb5, 0xf5, 0xee, 0xce, 0x76, 0x76, 0x28,
+	0x87, 0xe8, 0xb5, 0x45, 0x0b, 0xb7, 0x87, 0x7e, 0x80, 0x1a, 0x3d, 0xf4, 0xda, 0x63, 0x4f, 0xfd,
+	0x04, 0xee, 0xcd, 0xc7, 0x9c, 0x8c, 0x56, 0x3e, 0xf7, 0x1b, 0x14, 0x45, 0x31, 0xff, 0x96, 0x43,
+	0x89, 0x34, 0x14, 0xe7, 0xc4, 0x79, 0x33, 0x6f, 0x67, 0xde, 0xfb, 0xbd, 0xdf, 0x7b, 0xf3, 0x86,
+	0xb0, 0x4c, 0x07, 0x9c, 0x16, 0x49, 0xb2, 0x5d, 0x30, 0xca, 0x29, 0x0a, 0xb4, 0x58, 0x1c, 0xaf,
+	0xaf, 0x8e, 0xe8, 0x88, 0xca, 0xd9, 0x1d, 0x31, 0x52, 0x0a, 0xeb, 0x57, 0x18, 0x1e, 0xf2, 0xe2,
+	0x78, 0x47, 0xfc, 0xa8, 0xa9, 0xf0, 0x7f, 0x0e, 0x34, 0xee, 0x93, 0x34, 0xa5, 0xa8, 0x0b, 0xcd,
+	0x53, 0xc2, 0xca, 0x84, 0xe6, 0x5d, 0xa7, 0xe7, 0x6c, 0x2d, 0x47, 0x46, 0x14, 0x2b, 0xc5, 0x98,
+	0x15, 0xb4, 0x24, 0xdd, 0x9a, 0x5a, 0xd1, 0xa2, 0x58, 0x61, 0x64, 0x38, 0x2e, 0x49, 0xdc, 0xf5,
+	0x7b, 0xce, 0x56, 0x10, 0x19, 0x11, 0x21, 0x70, 0x53, 0x9c, 0x93, 0x2e, 0xc8, 0x0f, 0xe4, 0x18,
+	0x7d, 0x0f, 0xda, 0x7a, 0xb9, 0x3f, 0xa0, 0x31, 0xe9, 0xb6, 0xe4, 0x5a, 0x4b, 0xcf, 0xdd, 0xa1,
+	0x31, 0x41, 0xdb, 0xe0, 0x9e, 0xd0, 0x92, 0x77, 0xdb, 0x3d, 0x67, 0xab, 0x75, 0x63, 0x75, 0xbb,
+	0xf2, 0x68, 0x5b, 0x1a, 0x79, 0x9f, 0x96, 0x7c, 0xd7, 0x7d, 0xf9, 0x7a, 0x73, 0x29, 0x92, 0x7a,
+	0xe8, 0x13, 0xf0, 0x32, 0x92, 0x1d, 0x13, 0xd6, 0x5d, 0x96, 0x5f, 0xac, 0x9d, 0xff, 0x62, 0x4f,
+	0xae, 0xea, 0x6f, 0xb4, 0xee, 0x43, 0xd7, 0xaf, 0x77, 0xfc, 0x87, 0xae, 0x1f, 0x74, 0x20, 0xfc,
+	0x9d, 0x03, 0x41, 0xb5, 0x37, 0x5a, 0x83, 0x5a, 0x12, 0x4b, 0xff, 0xdd, 0x5d, 0xef, 0xec, 0xf5,
+	0x66, 0xed, 0xc1, 0x17, 0x51, 0x2d, 0x89, 0x85, 0xa3, 0x38, 0x8e, 0x19, 0x29, 0x4b, 0x09, 0x41,
+	0x10, 0x19, 0x11, 0x7d, 0x1f, 0x96, 0x69, 0x1a, 0x93, 0x92, 0xf7, 0x87, 0x94, 0x65, 0x98, 0x77,
+	0xeb, 0xd2, 0xab, 0xb6, 0x9a, 0xbc, 0x27, 0xe7, 0x84, 0x52, 0x4e, 0x9e, 0x59, 0x4a, 0xae, 0x52,
+	0x52, 0x93, 0x4a, 0x29, 0xfc, 0x87, 0x03, 0x2d, 0xcb, 0x66, 0xb4, 0x0a, 0x8d, 0x11, 0xa3, 0xe3,
+	0x42, 0x99, 0x13, 0x29, 0x41, 0x58, 0x32, 0x48, 0xc7, 0x25, 0x27, 0x4c, 0x5a, 0xe2, 0x46, 0x46,
+	0x14, 0x90, 0x0f, 0x19, 0xcd, 0xa4, 0x01, 0x6e, 0x24, 0xc7, 0x68, 0x05, 0x6a, 0x9c, 0xca, 0xd3,
+	0xdc, 0xa8, 0xc6, 0x29, 0xea, 0x41, 0x2b, 0xc9, 0x07, 0x98, 0xe5, 0x98, 0x8b, 0x40, 0x37, 0xe4,
+	0x82, 0x3d, 0x85, 0x6e, 0x42, 0xc0, 0x88, 0xc2, 0xa9, 0xec, 0x7a, 0x12, 0xd4, 0x2b, 0x16, 0xa8,
+	0x7b, 0x24, 0xa3, 0x6c, 0xa2, 0xf1, 0x9c, 0x6a, 0x86, 0xcf, 0x1d, 0xf0, 0xd4, 0x9a, 0xb0, 0x83,
+	0x13, 0x96, 0x69, 0xb3, 0xe5, 0x58, 0xf8, 0x92, 0x61, 0x3e, 0x38, 0xd1, 0x36, 0x2b, 0x01, 0xad,
+	0x81, 0x37, 0xa0, 0x59, 0x96, 0x70, 0x6d, 0xb3, 0x96, 0xd0, 0x35, 0x00, 0xa9, 0xd0, 0x97, 0xfb,
+	0x28, 0xeb, 0x03, 0x39, 0x73, 0x24, 0x36, 0xdb, 0x84, 0x96, 0x52, 0x54, 0xeb, 0xca, 0x09, 0x50,
+	0x53, 0x42, 0x21, 0xcc, 0xa0, 0xf5, 0x53, 0x42, 0xd8, 0x1e, 0x29, 0x4b, 0x3c, 0x22, 0xe8, 0x63,
+	0x68, 0x66, 0x6a, 0x28, 0x6d, 0x6a, 0xdd, 0x78, 0x6f, 0x5b, 0x25, 0xc2, 0xb6, 0xd6, 0xd8, 0xf5,
+	0x85, 0x3b, 0xaf, 0x5e, 0x6f, 0x3a, 0x91, 0xd1, 0x44, 0xd7, 0xc1, 0xcd, 0x29, 0x57, 0x8c, 0x17,
+	0x5f, 0x4c, 0x21, 0xd8, 0xa7, 0x9c, 0x18, 0x12, 0x0a, 0x95, 0xf0, 0xcc, 0x01, 0x57, 0x4c, 0x8a,
+	0xd8, 0xc4, 0x63, 0x86, 0x8f, 0x53, 0xa2, 0x9d, 0x37, 0xa2, 0x4a, 0x87, 0x92, 0x6b, 0xf7, 0xe5,
+	0x18, 0x7d, 0x07, 0x02, 0xf1, 0xab, 0x9c, 0x50, 0x00, 0xf8, 0x62, 0xe2, 0x48, 0x03, 0xc6, 0x93,
+	0xd1, 0x89, 0x62, 0x8a, 0x1f, 0x29, 0x41, 0xd2, 0xb0, 0x28, 0xd2, 0x84, 0xc4, 0xda, 0x6b, 0x23,
+	0x8a, 0x03, 0x18, 0xa5, 0x99, 0x8c, 0x98, 0x1b, 0xc9, 0xb1, 0x05, 0x6f, 0x73, 0x06, 0xde, 0x73,
+	0xf8, 0xf9, 0xe7, 0xf1, 0x13, 0x9b, 0x95, 0xe3, 0xac, 0xec, 0x06, 0xbd, 0xfa, 0x96, 0x17, 0xc9,
+	0x71, 0x98, 0x83, 0xff, 0x20, 0x26, 0x39, 0x4f, 0xb8, 0x8c, 0x70, 0x2e, 0x12, 0x58, 0x47, 0x58,
+	0x8c, 0xe5, 0x1c, 0xce, 0x88, 0x4e, 0x0f, 0x39, 0x3e, 0xcf, 0xb6, 0xfa, 0x45, 0xb6, 0x59, 0x6c,
+	0x76, 0x67, 0xd8, 0x1c, 0xfe, 0x47, 0x11, 0x4a, 0x24, 0xc2, 0xa2, 0xa4, 0x9c, 0x77, 0xa4, 0x95,
+	0xa8, 0xf5, 0xd9, 0x44, 0xbd, 0x0e, 0xee, 0xd3, 0x24, 0x8f, 0xe5, 0x39, 0x2b, 0x37, 0xde, 0x9f,
+	0xe5, 0xf4, 0x31, 0x61, 0x8f, 0x92, 0x3c, 0x8e, 0xa4, 0x0a, 0x5a, 0x07, 0xbf, 0x60, 0x09, 0x65,
+	0x09, 0x9f, 0x48, 0x9c, 0x1b, 0x51, 0x25, 0x9f, 0xf7, 0xc9, 0x9b, 0xeb, 0x53, 0xc1, 0x68, 0x26,
+	0xc8, 0xd3, 0x94, 0xc1, 0x33, 0xa2, 0xd8, 0x97, 0x91, 0x22, 0xc5, 0x03, 0x52, 0x6a, 0xd4, 0x2b,
+	0x39, 0xfc, 0xaf, 0x03, 0xa0, 0x0c, 0x29, 0x4f, 0x92, 0x99, 0x34, 0x77, 0x66, 0xd3, 0x7c, 0x15,
+	0x1a, 0x49, 0x1e, 0x93, 0xaf, 0x4c, 0x2a, 0x49, 0x01, 0xfd, 0x44, 0x70, 0x5c, 0x25, 0x6d, 0xbd,
+	0x57, 0xbf, 0x98, 0xb4, 0xd3, 0x22, 0x68, 0xf4, 0x54, 0xf1, 0xce, 0xe8, 0x29, 0x11, 0x98, 0xd4,
+	0xc5, 0x11, 0x5a, 0x44, 0xb7, 0x21, 0x18, 0xe7, 0x31, 0x61, 0xfd, 0x67, 0x58, 0x00, 0x20, 0xb6,
+	0xfb, 0xe0, 0xc2, 0x76, 0x77, 0x4e, 0x70, 0x3e, 0x32, 0x89, 0xe0, 0x4b, 0xfd, 0x27, 0x78, 0x82,
+	0x6e, 0x82, 0x5f, 0x12, 0xce, 0x93, 0x7c, 0x64, 0xca, 0xc7, 0x55, 0xeb, 0xd3, 0x43, 0xbd, 0x64,
+	0x3e, 0x33, 0xaa, 0xe1, 0x6d, 0xf0, 0xcd, 0x1a, 0xda, 0x86, 0xab, 0x43, 0x9c, 0xa4, 0xf4, 0x94,
+	0xb0, 0xfe, 0xf1, 0xa4, 0xcf, 0x93, 0x8c, 0xd0, 0x31, 0x97, 0x38, 0xf8, 0xd1, 0x15, 0xb3, 0xb4,
+	0x3b, 0x39, 0x52, 0x0b, 0xe1, 0x67, 0xb0, 0xac, 0xbf, 0x55, 0x36, 0x09, 0xcf, 0xf4, 0xc6, 0xe6,
+	0x2a, 0xd3, 0xa2, 0x00, 0xef, 0x14, 0xa7, 0x63, 0x62, 0xc0, 0x93, 0x42, 0x98, 0x42, 0xdb, 0xf6,
+	0x49, 0x54, 0x4d, 0x5a, 0xe8, 0x4f, 0x6b, 0xb4, 0x40, 0x3b, 0xd5, 0x2d, 0x53, 0x9b, 0x57, 0x10,
+	0x2f, 0x5c, 0x30, 0x22, 0xb5, 0x93, 0x61, 0xbf, 0x4c, 0x52, 0x92, 0xab, 0xda, 0xe6, 0x47, 0x7e,
+	0x32, 0x3c, 0x94, 0x72, 0xf8, 0x6b, 0xe8, 0x4c, 0x03, 0xad, 0x4f, 0xbc, 0x05, 0xcd, 0x81, 0x1c,
+	0x95, 0x5d, 0xe7, 0x32, 0x78, 0x1b, 0x6d, 0x91, 0xe3, 0x94, 0x25, 0xa3, 0x24, 0xd7, 0x1e, 0x69,
+	0x49, 0xe7, 0x4c, 0xfd, 0x7c, 0xce, 0x84, 0x7f, 0x73, 0xa0, 0x7d, 0x98, 0xe3, 0xa2, 0x3c, 0xa1,
+	0x7c, 0x8f, 0x70, 0x8c, 0x6e, 0x83, 0x9f, 0x11, 0x8e, 0x63, 0xcc, 0xb1, 0xae, 0x8e, 0x5d, 0x53,
+	0x1d, 0x6d, 0x3d, 0xb1, 0x6e, 0x82, 0x66, 0xf4, 0x05, 0x9f, 0xc9, 0x57, 0x9c, 0xb0, 0x1c, 0xa7,
+	0xf2, 0x78, 0x3f, 0xaa, 0x64, 0xf4, 0x11, 0x34, 0x44, 0x75, 0x31, 0x74, 0xb4, 0xaf, 0x72, 0x51,
+	0x63, 0x0e, 0x39, 0x66, 0xe6, 0x2a, 0x57, 0x8a, 0x55, 0xd5, 0x71, 0xad, 0xaa, 0x73, 0x13, 0x82,
+	0x4a, 0x5b, 0x04, 0x6f, 0x98, 0xb0, 0x92, 0x9b, 0x0b, 0x51, 0x0a, 0xd5, 0x75, 0x53, 0x9b, 0x5e,
+	0x37, 0xe1, 0x2f, 0x60, 0xc5, 0x18, 0x7f, 0xc8, 0x19, 0xc1, 0xd9, 0xb7, 0x72, 0x73, 0xde, 0x09,
+	0x7f, 0x77, 0xa0, 0x19, 0x91, 0x5f, 0x8d, 0xc9, 0x5b, 0x9a, 0x06, 0x59, 0x46, 0x68, 0x41, 0x4b,
+	0x0d, 0x4f, 0x3b, 0xaa, 0x64, 0x55, 0x83, 0xf3, 0x61, 0x5f, 0xc5, 0x51, 0x06, 0xaa, 0x2d, 0x6a,
+	0x70, 0x3e, 0xd4, 0x8c, 0xd8, 0x84, 0x16, 0x67, 0x38, 0x2f, 0x87, 0x84, 0xf5, 0xab, 0x2b, 0x1c,
+	0xcc, 0xd4, 0x11, 0x15, 0xbb, 0x1b, 0x49, 0x16, 0x29, 0x3f, 0xaa, 0x64, 0xf4, 0x01, 0x34, 0x63,
+	0x36, 0xe9, 0xb3, 0xb1, 0x2a, 0x50, 0x7e, 0xe4, 0xc5, 0x6c, 0x12, 0x8d, 0xf3, 0xf0, 0x08, 0x7c,
+	0x6d, 0x75, 0x89, 0x3e, 0x11, 0xd5, 0x48, 0x8d, 0x35, 0xe9, 0x90, 0x15, 0x24, 0xad, 0x66, 0xc0,
+	0x30, 0x9a, 0x73, 0xc1, 0x18, 0x41, 0x23, 0x22, 0x45, 0x3a, 0x59, 0x88, 0xc4, 0xfc, 0x9a, 0x85,
+	0xc0, 0x95, 0x7d, 0xa0, 0x6a, 0x86, 0xe4, 0x58, 0xf0, 0x99, 0x11, 0x5c, 0xea, 0xde, 0x24, 0x88,
+	0xb4, 0x24, 0x5b, 0x36, 0x37, 0xfc, 0x54, 0x80, 0x2e, 0x2e, 0xbc, 0x12, 0x7d, 0x24, 0xaa, 0x97,
+	0x1c, 0x6a, 0xe3, 0x3b, 0x33, 0xc6, 0x17, 0xa9, 0x69, 0x52, 0x8c, 0x5a, 0xf8, 0x33, 0x68, 0x3d,
+	0xa4, 0x49, 0x6e, 0xa2, 0x36, 0x4d, 0x6a, 0xe7, 0x72, 0x49, 0x2d, 0xeb, 0xe5, 0x2f, 0x69, 0x92,
+	0x97, 0x9a, 0xec, 0x46, 0x0c, 0x6f, 0x41, 0xa0, 0x76, 0x16, 0x18, 0x18, 0xaf, 0x9c, 0xb9, 0x5e,
+	0xd5, 0x6c, 0xaf, 0xc2, 0x15, 0x68, 0x3f, 0xca, 0xe9, 0xe0, 0xa9, 0xb6, 0x29, 0xfc, 0x0c, 0x40,
+	0xcb, 0x62, 0x27, 0xab, 0xa6, 0x3b, 0x97, 0xab, 0xe9, 0xe1, 0x9f, 0x6b, 0xb0, 0x72, 0x87, 0x66,
+	0x05, 0x66, 0xc4, 0xf8, 0x59, 0x61, 0xef, 0xd8, 0xd8, 0x8b, 0x12, 0x39, 0x2e, 0x0b, 0x32, 0xe0,
+	0xc6, 0x19, 0x2d, 0x56, 0xad, 0x4a, 0xdd, 0x6a, 0x55, 0x6e, 0x01, 0x98, 0x56, 0x8f, 0xa8, 0x1b,
+	0xf4, 0x2d, 0x5d, 0xa1, 0xa5, 0x6a, 0xb5, 0x20, 0x8d, 0x99, 0x16, 0xc4, 0xb0, 0xa8, 0x69, 0xf5,
+	0x88, 0x3b, 0xe0, 0x1d, 0x33, 0x9c, 0x0f, 0x4e, 0xe6, 0xb4, 0x9d, 0xbb, 0x72, 0xc1, 0x04, 0x44,
+	0xa9, 0x89, 0x0c, 0x28, 0x05, 0xe5, 0x47, 0x84, 0x99, 0xeb, 0xd4, 0xc8, 0xc2, 0xeb, 0x9c, 0xe6,
+	0x03, 0xd2, 0x0d, 0x64, 0x66, 0x29, 0x21, 0xbc, 0x07, 0x9e, 0xda, 0x69, 0x71, 0x2d, 0xb9, 0xd0,
+	0xa6, 0x19, 0x53, 0xeb, 0x16, 0xe1, 0xcf, 0x1c, 0x68, 0x57, 0x30, 0x8b, 0x50, 0x7d, 0xd3, 0xeb,
+	0x7a, 0xce, 0xa6, 0x33, 0xf5, 0xcf, 0x55, 0xf5, 0x0f, 0xfd, 0xd8, 0x72, 0xb1, 0xb1, 0x80, 0xa6,
+	0x96, 0xd7, 0xb3, 0x71, 0xf2, 0x2e, 0x1f, 0x27, 0x71, 0x36, 0xc1, 0xa9, 0x8c, 0x47, 0x3b, 0x92,
+	0xe3, 0xf0, 0x26, 0xf8, 0x52, 0x5f, 0x64, 0xdb, 0x75, 0xa8, 0xd1, 0xa1, 0x66, 0xe1, 0xd5, 0x0b,
+	0x1b, 0x1e, 0x0c, 0xf5, 0x96, 0x35, 0x3a, 0x0c, 0x0f, 0xf5, 0x67, 0x93, 0x83, 0xa1, 0x08, 0xbf,
+	0x95, 0x63, 0x6e, 0x95, 0x4a, 0x2a, 0xf7, 0x28, 0x9b, 0xcc, 0xbf, 0x50, 0xa7, 0x36, 0x6a, 0xb5,
+	0xf0, 0x37, 0x0e, 0xb4, 0x1f, 0xd3, 0xf1, 0xe0, 0xc4, 0xb0, 0x7a, 0x31, 0xe0, 0x6b, 0x33, 0x97,
+	0xb5, 0x6b, 0xa7, 0xef, 0x82, 0xce, 0xd0, 0xf4, 0x91, 0xae, 0xd5, 0x47, 0x56, 0xfc, 0x69, 0xd8,
+	0xfc, 0xf9, 0x67, 0x0d, 0x40, 0x9b, 0xf1, 0x0d, 0x53, 0xdd, 0x36, 0xb8, 0x7e, 0xe1, 0xdd, 0x66,
+	0xbd, 0x73, 0x14, 0x17, 0xd6, 0xc0, 0x4b, 0x09, 0x8e, 0x75, 0xd4, 0xdd, 0x48, 0x4b, 0x56, 0x3e,
+	0x79, 0x33, 0xf9, 0x24, 0x1a, 0x8e, 0xb2, 0xaf, 0xfd, 0x6e, 0xea, 0x86, 0xa3, 0xdc, 0xb3, 0x0a,
+	0x97, 0x6a, 0xf4, 0x7c, 0x53, 0xb8, 0x54, 0xa3, 0x77, 0x0d, 0x00, 0xf3, 0xbe, 0x81, 0x25, 0x50,
+	0x0f, 0x2d, 0xcc, 0x3f, 0xd7, 0xc0, 0x08, 0x10, 0x70, 0x46, 0x62, 0xf9, 0x8a, 0x77, 0x23, 0x25,
+	0xd8, 0x65, 0xa9, 0x75, 0xc9, 0x56, 0xd3, 0xd0, 0xab, 0x6d, 0xd1, 0xeb, 0x8f, 0x35, 0xf0, 0x0e,
+	0x4c, 0xb3, 0x62, 0xd3, 0xc4, 0xaf, 0x42, 0x66, 0xf7, 0xcb, 0xb5, 0xd9, 0x7e, 0x19, 0x7d, 0x17,
+	0x02, 0x6d, 0x37, 0x51, 0x3d, 0x46, 0x10, 0x4d, 0x27, 0xd0, 0x36, 0x78, 0x8c, 0x8e, 0xf3, 0x58,
+	0x65, 0xd3, 0xb9, 0xcb, 0x41, 0x2c, 0x18, 0x7e, 0x29, 0x2d, 0xf4, 0x03, 0x68, 0xb0, 0xe4, 0x14,
+	0xa7, 0xdd, 0x8e, 0xe4, 0xe3, 0x8c, 0xba, 0x98, 0x8f, 0xd4, 0x32, 0x7a, 0x1f, 0xbc, 0x9c, 0xf2,
+	0x3e, 0x1d, 0x76, 0xaf, 0xc8, 0x2c, 0x6d, 0xe4, 0x94, 0x1f, 0x0c, 0x05, 0xc2, 0x43, 0xb1, 0x11,
+	0x89, 0xbb, 0xa8, 0xe7, 0x6c, 0xd5, 0x23, 0x23, 0xa2, 0x1f, 0xc2, 0x7b, 0x7a, 0xd8, 0x37, 0xe1,
+	0xbf, 0x2a, 0x3d, 0x59, 0xd1, 0xd3, 0x77, 0xf4, 0x7b, 0xe7, 0xb7, 0x0e, 0x34, 0xe4, 0x51, 0xef,
+	0x40, 0xed, 0x35, 0xf0, 0x4e, 0x29, 0x57, 0xbd, 0xbf, 0x60, 0xa2, 0x96, 0x66, 0x31, 0x72, 0xcf,
+	0x63, 0xb4, 0x0a, 0x8d, 0x32, 0x31, 0x14, 0xaf, 0x47, 0x4a, 0x08, 0xff, 0x20, 0xec, 0x10, 0xa6,
+	0xbd, 0xc5, 0x0e, 0x8b, 0x01, 0xb5, 0x4b, 0x32, 0xc0, 0x7e, 0x16, 0xd4, 0x2f, 0xff, 0x2c, 0xf8,
+	0x8b, 0x03, 0xed, 0x7b, 0xc2, 0x9a, 0x77, 0xbe, 0xb5, 0x7f, 0x04, 0x0d, 0x19, 0x63, 0x5d, 0x69,
+	0x16, 0x11, 0x41, 0x29, 0xe9, 0x96, 0x2d, 0x4b, 0x4a, 0x12, 0x4b, 0x52, 0xb9, 0x51, 0x25, 0x4f,
+	0x4b, 0x42, 0xc7, 0x2e, 0x09, 0x5f, 0x3b, 0x00, 0xda, 0x42, 0x51, 0x12, 0xde, 0xa5, 0xab, 0x58,
+	0xf0, 0x7f, 0xce, 0x35, 0x80, 0x67, 0xb8, 0x4a, 0x6a, 0xf5, 0x8a, 0x08, 0x9e, 0x61, 0x93, 0xd5,
+	0xb6, 0xa9, 0xea, 0x4f, 0x82, 0xa9, 0xa9, 0x0b, 0xba, 0x28, 0x9b, 0xa7, 0xaa, 0x7e, 0x54, 0x3c,
+	0x45, 0xe0, 0x66, 0x98, 0x3d, 0xd5, 0xbe, 0xc9, 0xf1, 0x87, 0x63, 0xf3, 0x22, 0x15, 0x4f, 0x63,
+	0xd1, 0x53, 0xee, 0x1f, 0xf4, 0x1f, 0x3d, 0xd8, 0xff, 0xa2, 0xb3, 0xb4, 0x0e, 0xcf, 0x5f, 0xf4,
+	0xbc, 0x7d, 0x2a, 0x17, 0x56, 0xa1, 0xf1, 0xf8, 0xe0, 0xe8, 0x6e, 0xd4, 0x71, 0xd6, 0x83, 0xe7,
+	0x2f, 0x7a, 0x8d, 0xc7, 0x82, 0x7c, 0xe2, 0xa8, 0x2f, 0xef, 0x7e, 0x1e, 0xed, 0xdf, 0x8d, 0x3a,
+	0xb5, 0xf5, 0xd6, 0xf3, 0x17, 0xbd, 0xe6, 0x97, 0x04, 0xb3, 0x5c, 0xad, 0x3c, 0x79, 0x70, 0xb4,
+	0x7f, 0xf7, 0xf0, 0xb0, 0x53, 0x57, 0x2b, 0x4f, 0x12, 0x9e, 0x93, 0xb2, 0x5c, 0x77, 0x7f, 0xff,
+	0xd7, 0x8d, 0xa5, 0xdd, 0xfb, 0x2f, 0xff, 0xbd, 0xb1, 0xf4, 0xf2, 0x6c, 0xc3, 0x79, 0x75, 0xb6,
+	0xe1, 0xfc, 0xeb, 0x6c, 0xc3, 0xf9, 0xd3, 0x9b, 0x8d, 0xa5, 0x57, 0x6f, 0x36, 0x96, 0xbe, 0x7e,
+	0xb3, 0xb1, 0xf4, 0xf3, 0x0f, 0x47, 0x09, 0x3f, 0x19, 0x1f, 0x6f, 0x0f, 0x68, 0xb6, 0xa3, 0xa1,
+	0xad, 0x7e, 0xe5, 0x5f, 0x9a, 0x9f, 0x56, 0x80, 0x1f, 0x7b, 0x72, 0xe2, 0xe3, 0xff, 0x07, 0x00,
+	0x00, 0xff, 0xff, 0x48, 0x8c, 0x86, 0x60, 0x28, 0x15, 0x00, 0x00,
 }
 
 func (m *Hello) Marshal() (dAtA []byte, err error) {
@@ -1524,6 +1851,26 @@ func (m *Hello) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	_ = i
 	var l int
 	_ = l
+	{
+		size, err := m.Member.MarshalToSizedBuffer(dAtA[:i])
+		if err != nil {
+			return 0, err
+		}
+		i -= size
+		i = encodeVarintOctopii(dAtA, i, uint64(size))
+	}
+	i--
+	dAtA[i] = 0x6a
+	{
+		size, err := m.Host.MarshalToSizedBuffer(dAtA[:i])
+		if err != nil {
+			return 0, err
+		}
+		i -= size
+		i = encodeVarintOctopii(dAtA, i, uint64(size))
+	}
+	i--
+	dAtA[i] = 0x62
 	if m.RefusedCode != 0 {
 		i = encodeVarintOctopii(dAtA, i, uint64(m.RefusedCode))
 		i--
@@ -1534,6 +1881,91 @@ func (m *Hello) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 		i--
 		dAtA[i] = 0x50
 	}
+	if len(m.Refused) > 0 {
+		i -= len(m.Refused)
+		copy(dAtA[i:], m.Refused)
+		i = encodeVarintOctopii(dAtA, i, uint64(len(m.Refused)))
+		i--
+		dAtA[i] = 0x42
+	}
+	if m.Purpose != 0 {
+		i = encodeVarintOctopii(dAtA, i, uint64(m.Purpose))
+		i--
+		dAtA[i] = 0x10
+	}
+	if m.Version != 0 {
+		i = encodeVarintOctopii(dAtA, i, uint64(m.Version))
+		i--
+		dAtA[i] = 0x8
+	}
+	return len(dAtA) - i, nil
+}
+
+func (m *HelloHost) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *HelloHost) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *HelloHost) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if m.NewestFormat != 0 {
+		i = encodeVarintOctopii(dAtA, i, uint64(m.NewestFormat))
+		i--
+		dAtA[i] = 0x20
+	}
+	if m.OldestFormat != 0 {
+		i = encodeVarintOctopii(dAtA, i, uint64(m.OldestFormat))
+		i--
+		dAtA[i] = 0x18
+	}
+	if len(m.Address) > 0 {
+		i -= len(m.Address)
+		copy(dAtA[i:], m.Address)
+		i = encodeVarintOctopii(dAtA, i, uint64(len(m.Address)))
+		i--
+		dAtA[i] = 0x12
+	}
+	if m.ID != 0 {
+		i = encodeVarintOctopii(dAtA, i, uint64(m.ID))
+		i--
+		dAtA[i] = 0x8
+	}
+	return len(dAtA) - i, nil
+}
+
+func (m *HelloMember) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *HelloMember) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *HelloMember) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
 	{
 		size, err := m.Remembers.MarshalToSizedBuffer(dAtA[:i])
 		if err != nil {
@@ -1543,48 +1975,29 @@ func (m *Hello) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 		i = encodeVarintOctopii(dAtA, i, uint64(size))
 	}
 	i--
-	dAtA[i] = 0x4a
-	if len(m.Refused) > 0 {
-		i -= len(m.Refused)
-		copy(dAtA[i:], m.Refused)
-		i = encodeVarintOctopii(dAtA, i, uint64(len(m.Refused)))
-		i--
-		dAtA[i] = 0x42
-	}
-	if len(m.Address) > 0 {
-		i -= len(m.Address)
-		copy(dAtA[i:], m.Address)
-		i = encodeVarintOctopii(dAtA, i, uint64(len(m.Address)))
-		i--
-		dAtA[i] = 0x3a
-	}
+	dAtA[i] = 0x32
 	if m.Incarnation != 0 {
 		i = encodeVarintOctopii(dAtA, i, uint64(m.Incarnation))
 		i--
-		dAtA[i] = 0x30
+		dAtA[i] = 0x28
 	}
 	if m.To != 0 {
 		i = encodeVarintOctopii(dAtA, i, uint64(m.To))
 		i--
-		dAtA[i] = 0x28
+		dAtA[i] = 0x20
 	}
 	if m.From != 0 {
 		i = encodeVarintOctopii(dAtA, i, uint64(m.From))
 		i--
-		dAtA[i] = 0x20
+		dAtA[i] = 0x18
 	}
 	if m.Cluster != 0 {
 		i = encodeVarintOctopii(dAtA, i, uint64(m.Cluster))
 		i--
-		dAtA[i] = 0x18
-	}
-	if m.Purpose != 0 {
-		i = encodeVarintOctopii(dAtA, i, uint64(m.Purpose))
-		i--
 		dAtA[i] = 0x10
 	}
-	if m.Version != 0 {
-		i = encodeVarintOctopii(dAtA, i, uint64(m.Version))
+	if m.Group != 0 {
+		i = encodeVarintOctopii(dAtA, i, uint64(m.Group))
 		i--
 		dAtA[i] = 0x8
 	}
@@ -1633,6 +2046,126 @@ func (m *Memory) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	}
 	if m.Term != 0 {
 		i = encodeVarintOctopii(dAtA, i, uint64(m.Term))
+		i--
+		dAtA[i] = 0x8
+	}
+	return len(dAtA) - i, nil
+}
+
+func (m *PeerMessage) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *PeerMessage) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *PeerMessage) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	{
+		size, err := m.Note.MarshalToSizedBuffer(dAtA[:i])
+		if err != nil {
+			return 0, err
+		}
+		i -= size
+		i = encodeVarintOctopii(dAtA, i, uint64(size))
+	}
+	i--
+	dAtA[i] = 0x12
+	{
+		size, err := m.Message.MarshalToSizedBuffer(dAtA[:i])
+		if err != nil {
+			return 0, err
+		}
+		i -= size
+		i = encodeVarintOctopii(dAtA, i, uint64(size))
+	}
+	i--
+	dAtA[i] = 0xa
+	return len(dAtA) - i, nil
+}
+
+func (m *Note) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *Note) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *Note) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if len(m.Sums) > 0 {
+		for iNdEx := len(m.Sums) - 1; iNdEx >= 0; iNdEx-- {
+			i -= 8
+			encoding_binary.LittleEndian.PutUint64(dAtA[i:], uint64(m.Sums[iNdEx]))
+		}
+		i = encodeVarintOctopii(dAtA, i, uint64(len(m.Sums)*8))
+		i--
+		dAtA[i] = 0x4a
+	}
+	if m.CommitTerm != 0 {
+		i = encodeVarintOctopii(dAtA, i, uint64(m.CommitTerm))
+		i--
+		dAtA[i] = 0x40
+	}
+	if m.Commit != 0 {
+		i = encodeVarintOctopii(dAtA, i, uint64(m.Commit))
+		i--
+		dAtA[i] = 0x38
+	}
+	if m.Room != 0 {
+		i = encodeVarintOctopii(dAtA, i, uint64(m.Room))
+		i--
+		dAtA[i] = 0x30
+	}
+	if m.Applied != 0 {
+		i = encodeVarintOctopii(dAtA, i, uint64(m.Applied))
+		i--
+		dAtA[i] = 0x28
+	}
+	if m.Tight {
+		i--
+		if m.Tight {
+			dAtA[i] = 1
+		} else {
+			dAtA[i] = 0
+		}
+		i--
+		dAtA[i] = 0x20
+	}
+	if m.LastTerm != 0 {
+		i = encodeVarintOctopii(dAtA, i, uint64(m.LastTerm))
+		i--
+		dAtA[i] = 0x18
+	}
+	if m.Last != 0 {
+		i = encodeVarintOctopii(dAtA, i, uint64(m.Last))
+		i--
+		dAtA[i] = 0x10
+	}
+	if m.Durable != 0 {
+		i = encodeVarintOctopii(dAtA, i, uint64(m.Durable))
 		i--
 		dAtA[i] = 0x8
 	}
@@ -1729,13 +2262,8 @@ func (m *Member) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 		i--
 		dAtA[i] = 0x28
 	}
-	if m.Learner {
-		i--
-		if m.Learner {
-			dAtA[i] = 1
-		} else {
-			dAtA[i] = 0
-		}
+	if m.Kind != 0 {
+		i = encodeVarintOctopii(dAtA, i, uint64(m.Kind))
 		i--
 		dAtA[i] = 0x20
 	}
@@ -1781,16 +2309,16 @@ func (m *Membership) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	_ = i
 	var l int
 	_ = l
-	if m.FailoverByTimeout {
-		i--
-		if m.FailoverByTimeout {
-			dAtA[i] = 1
-		} else {
-			dAtA[i] = 0
+	{
+		size, err := m.Settings.MarshalToSizedBuffer(dAtA[:i])
+		if err != nil {
+			return 0, err
 		}
-		i--
-		dAtA[i] = 0x30
+		i -= size
+		i = encodeVarintOctopii(dAtA, i, uint64(size))
 	}
+	i--
+	dAtA[i] = 0x32
 	if len(m.UnderWay) > 0 {
 		for iNdEx := len(m.UnderWay) - 1; iNdEx >= 0; iNdEx-- {
 			{
@@ -1806,20 +2334,20 @@ func (m *Membership) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 		}
 	}
 	if len(m.Removed) > 0 {
-		dAtA3 := make([]byte, len(m.Removed)*10)
-		var j2 int
+		dAtA8 := make([]byte, len(m.Removed)*10)
+		var j7 int
 		for _, num := range m.Removed {
 			for num >= 1<<7 {
-				dAtA3[j2] = uint8(uint64(num)&0x7f | 0x80)
+				dAtA8[j7] = uint8(uint64(num)&0x7f | 0x80)
 				num >>= 7
-				j2++
+				j7++
 			}
-			dAtA3[j2] = uint8(num)
-			j2++
+			dAtA8[j7] = uint8(num)
+			j7++
 		}
-		i -= j2
-		copy(dAtA[i:], dAtA3[:j2])
-		i = encodeVarintOctopii(dAtA, i, uint64(j2))
+		i -= j7
+		copy(dAtA[i:], dAtA8[:j7])
+		i = encodeVarintOctopii(dAtA, i, uint64(j7))
 		i--
 		dAtA[i] = 0x22
 	}
@@ -1850,6 +2378,72 @@ func (m *Membership) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	return len(dAtA) - i, nil
 }
 
+func (m *Settings) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *Settings) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *Settings) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if m.FailoverByTimeout {
+		i--
+		if m.FailoverByTimeout {
+			dAtA[i] = 1
+		} else {
+			dAtA[i] = 0
+		}
+		i--
+		dAtA[i] = 0x8
+	}
+	return len(dAtA) - i, nil
+}
+
+func (m *SettingChange) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *SettingChange) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *SettingChange) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if m.Value != 0 {
+		i = encodeVarintOctopii(dAtA, i, uint64(m.Value))
+		i--
+		dAtA[i] = 0x10
+	}
+	if m.Setting != 0 {
+		i = encodeVarintOctopii(dAtA, i, uint64(m.Setting))
+		i--
+		dAtA[i] = 0x8
+	}
+	return len(dAtA) - i, nil
+}
+
 func (m *MemberChange) Marshal() (dAtA []byte, err error) {
 	size := m.Size()
 	dAtA = make([]byte, size)
@@ -1870,16 +2464,6 @@ func (m *MemberChange) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	_ = i
 	var l int
 	_ = l
-	if m.FailoverByTimeout {
-		i--
-		if m.FailoverByTimeout {
-			dAtA[i] = 1
-		} else {
-			dAtA[i] = 0
-		}
-		i--
-		dAtA[i] = 0x20
-	}
 	if m.IfSilent {
 		i--
 		if m.IfSilent {
@@ -1955,7 +2539,7 @@ func (m *MembershipChange) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	return len(dAtA) - i, nil
 }
 
-func (m *SnapshotHeader) Marshal() (dAtA []byte, err error) {
+func (m *SnapshotMeta) Marshal() (dAtA []byte, err error) {
 	size := m.Size()
 	dAtA = make([]byte, size)
 	n, err := m.MarshalToSizedBuffer(dAtA[:size])
@@ -1965,12 +2549,12 @@ func (m *SnapshotHeader) Marshal() (dAtA []byte, err error) {
 	return dAtA[:n], nil
 }
 
-func (m *SnapshotHeader) MarshalTo(dAtA []byte) (int, error) {
+func (m *SnapshotMeta) MarshalTo(dAtA []byte) (int, error) {
 	size := m.Size()
 	return m.MarshalToSizedBuffer(dAtA[:size])
 }
 
-func (m *SnapshotHeader) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+func (m *SnapshotMeta) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	i := len(dAtA)
 	_ = i
 	var l int
@@ -1982,7 +2566,7 @@ func (m *SnapshotHeader) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 		}
 		i = encodeVarintOctopii(dAtA, i, uint64(len(m.Sums)*8))
 		i--
-		dAtA[i] = 0x2a
+		dAtA[i] = 0x22
 	}
 	if len(m.Terms) > 0 {
 		for iNdEx := len(m.Terms) - 1; iNdEx >= 0; iNdEx-- {
@@ -1995,7 +2579,7 @@ func (m *SnapshotHeader) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 				i = encodeVarintOctopii(dAtA, i, uint64(size))
 			}
 			i--
-			dAtA[i] = 0x22
+			dAtA[i] = 0x1a
 		}
 	}
 	if m.External {
@@ -2006,18 +2590,8 @@ func (m *SnapshotHeader) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 			dAtA[i] = 0
 		}
 		i--
-		dAtA[i] = 0x18
+		dAtA[i] = 0x10
 	}
-	{
-		size, err := m.Membership.MarshalToSizedBuffer(dAtA[:i])
-		if err != nil {
-			return 0, err
-		}
-		i -= size
-		i = encodeVarintOctopii(dAtA, i, uint64(size))
-	}
-	i--
-	dAtA[i] = 0x12
 	{
 		size, err := m.Metadata.MarshalToSizedBuffer(dAtA[:i])
 		if err != nil {
@@ -2090,7 +2664,7 @@ func (m *SnapshotStream) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 		dAtA[i] = 0x10
 	}
 	{
-		size, err := m.Header.MarshalToSizedBuffer(dAtA[:i])
+		size, err := m.Metadata.MarshalToSizedBuffer(dAtA[:i])
 		if err != nil {
 			return 0, err
 		}
@@ -2604,20 +3178,20 @@ func (m *CompareReply) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 		dAtA[i] = 0x2a
 	}
 	if len(m.Sums) > 0 {
-		dAtA14 := make([]byte, len(m.Sums)*10)
-		var j13 int
+		dAtA18 := make([]byte, len(m.Sums)*10)
+		var j17 int
 		for _, num := range m.Sums {
 			for num >= 1<<7 {
-				dAtA14[j13] = uint8(uint64(num)&0x7f | 0x80)
+				dAtA18[j17] = uint8(uint64(num)&0x7f | 0x80)
 				num >>= 7
-				j13++
+				j17++
 			}
-			dAtA14[j13] = uint8(num)
-			j13++
+			dAtA18[j17] = uint8(num)
+			j17++
 		}
-		i -= j13
-		copy(dAtA[i:], dAtA14[:j13])
-		i = encodeVarintOctopii(dAtA, i, uint64(j13))
+		i -= j17
+		copy(dAtA[i:], dAtA18[:j17])
+		i = encodeVarintOctopii(dAtA, i, uint64(j17))
 		i--
 		dAtA[i] = 0x22
 	}
@@ -2909,20 +3483,20 @@ func (m *Origin) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 		dAtA[i] = 0x90
 	}
 	if len(m.NotOf) > 0 {
-		dAtA17 := make([]byte, len(m.NotOf)*10)
-		var j16 int
+		dAtA21 := make([]byte, len(m.NotOf)*10)
+		var j20 int
 		for _, num := range m.NotOf {
 			for num >= 1<<7 {
-				dAtA17[j16] = uint8(uint64(num)&0x7f | 0x80)
+				dAtA21[j20] = uint8(uint64(num)&0x7f | 0x80)
 				num >>= 7
-				j16++
+				j20++
 			}
-			dAtA17[j16] = uint8(num)
-			j16++
+			dAtA21[j20] = uint8(num)
+			j20++
 		}
-		i -= j16
-		copy(dAtA[i:], dAtA17[:j16])
-		i = encodeVarintOctopii(dAtA, i, uint64(j16))
+		i -= j20
+		copy(dAtA[i:], dAtA21[:j20])
+		i = encodeVarintOctopii(dAtA, i, uint64(j20))
 		i--
 		dAtA[i] = 0x1
 		i--
@@ -3055,16 +3629,16 @@ func (m *Round) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	_ = i
 	var l int
 	_ = l
-	if m.FailoverByTimeout {
-		i--
-		if m.FailoverByTimeout {
-			dAtA[i] = 1
-		} else {
-			dAtA[i] = 0
+	{
+		size, err := m.Settings.MarshalToSizedBuffer(dAtA[:i])
+		if err != nil {
+			return 0, err
 		}
-		i--
-		dAtA[i] = 0x18
+		i -= size
+		i = encodeVarintOctopii(dAtA, i, uint64(size))
 	}
+	i--
+	dAtA[i] = 0x1a
 	if len(m.Members) > 0 {
 		for iNdEx := len(m.Members) - 1; iNdEx >= 0; iNdEx-- {
 			{
@@ -3117,20 +3691,20 @@ func (m *FoundRequest) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 		dAtA[i] = 0x82
 	}
 	if len(m.Promised) > 0 {
-		dAtA20 := make([]byte, len(m.Promised)*10)
-		var j19 int
+		dAtA25 := make([]byte, len(m.Promised)*10)
+		var j24 int
 		for _, num := range m.Promised {
 			for num >= 1<<7 {
-				dAtA20[j19] = uint8(uint64(num)&0x7f | 0x80)
+				dAtA25[j24] = uint8(uint64(num)&0x7f | 0x80)
 				num >>= 7
-				j19++
+				j24++
 			}
-			dAtA20[j19] = uint8(num)
-			j19++
+			dAtA25[j24] = uint8(num)
+			j24++
 		}
-		i -= j19
-		copy(dAtA[i:], dAtA20[:j19])
-		i = encodeVarintOctopii(dAtA, i, uint64(j19))
+		i -= j24
+		copy(dAtA[i:], dAtA25[:j24])
+		i = encodeVarintOctopii(dAtA, i, uint64(j24))
 		i--
 		dAtA[i] = 0x1a
 	}
@@ -3259,6 +3833,54 @@ func (m *Hello) Size() (n int) {
 	if m.Purpose != 0 {
 		n += 1 + sovOctopii(uint64(m.Purpose))
 	}
+	l = len(m.Refused)
+	if l > 0 {
+		n += 1 + l + sovOctopii(uint64(l))
+	}
+	if m.Lane != 0 {
+		n += 1 + sovOctopii(uint64(m.Lane))
+	}
+	if m.RefusedCode != 0 {
+		n += 1 + sovOctopii(uint64(m.RefusedCode))
+	}
+	l = m.Host.Size()
+	n += 1 + l + sovOctopii(uint64(l))
+	l = m.Member.Size()
+	n += 1 + l + sovOctopii(uint64(l))
+	return n
+}
+
+func (m *HelloHost) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	if m.ID != 0 {
+		n += 1 + sovOctopii(uint64(m.ID))
+	}
+	l = len(m.Address)
+	if l > 0 {
+		n += 1 + l + sovOctopii(uint64(l))
+	}
+	if m.OldestFormat != 0 {
+		n += 1 + sovOctopii(uint64(m.OldestFormat))
+	}
+	if m.NewestFormat != 0 {
+		n += 1 + sovOctopii(uint64(m.NewestFormat))
+	}
+	return n
+}
+
+func (m *HelloMember) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	if m.Group != 0 {
+		n += 1 + sovOctopii(uint64(m.Group))
+	}
 	if m.Cluster != 0 {
 		n += 1 + sovOctopii(uint64(m.Cluster))
 	}
@@ -3271,22 +3893,8 @@ func (m *Hello) Size() (n int) {
 	if m.Incarnation != 0 {
 		n += 1 + sovOctopii(uint64(m.Incarnation))
 	}
-	l = len(m.Address)
-	if l > 0 {
-		n += 1 + l + sovOctopii(uint64(l))
-	}
-	l = len(m.Refused)
-	if l > 0 {
-		n += 1 + l + sovOctopii(uint64(l))
-	}
 	l = m.Remembers.Size()
 	n += 1 + l + sovOctopii(uint64(l))
-	if m.Lane != 0 {
-		n += 1 + sovOctopii(uint64(m.Lane))
-	}
-	if m.RefusedCode != 0 {
-		n += 1 + sovOctopii(uint64(m.RefusedCode))
-	}
 	return n
 }
 
@@ -3310,6 +3918,55 @@ func (m *Memory) Size() (n int) {
 	}
 	if m.CommitTerm != 0 {
 		n += 1 + sovOctopii(uint64(m.CommitTerm))
+	}
+	return n
+}
+
+func (m *PeerMessage) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	l = m.Message.Size()
+	n += 1 + l + sovOctopii(uint64(l))
+	l = m.Note.Size()
+	n += 1 + l + sovOctopii(uint64(l))
+	return n
+}
+
+func (m *Note) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	if m.Durable != 0 {
+		n += 1 + sovOctopii(uint64(m.Durable))
+	}
+	if m.Last != 0 {
+		n += 1 + sovOctopii(uint64(m.Last))
+	}
+	if m.LastTerm != 0 {
+		n += 1 + sovOctopii(uint64(m.LastTerm))
+	}
+	if m.Tight {
+		n += 2
+	}
+	if m.Applied != 0 {
+		n += 1 + sovOctopii(uint64(m.Applied))
+	}
+	if m.Room != 0 {
+		n += 1 + sovOctopii(uint64(m.Room))
+	}
+	if m.Commit != 0 {
+		n += 1 + sovOctopii(uint64(m.Commit))
+	}
+	if m.CommitTerm != 0 {
+		n += 1 + sovOctopii(uint64(m.CommitTerm))
+	}
+	if len(m.Sums) > 0 {
+		n += 1 + sovOctopii(uint64(len(m.Sums)*8)) + len(m.Sums)*8
 	}
 	return n
 }
@@ -3353,8 +4010,8 @@ func (m *Member) Size() (n int) {
 	if l > 0 {
 		n += 1 + l + sovOctopii(uint64(l))
 	}
-	if m.Learner {
-		n += 2
+	if m.Kind != 0 {
+		n += 1 + sovOctopii(uint64(m.Kind))
 	}
 	if m.Priority != 0 {
 		n += 1 + sovOctopii(uint64(m.Priority))
@@ -3402,8 +4059,34 @@ func (m *Membership) Size() (n int) {
 			n += 1 + l + sovOctopii(uint64(l))
 		}
 	}
+	l = m.Settings.Size()
+	n += 1 + l + sovOctopii(uint64(l))
+	return n
+}
+
+func (m *Settings) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
 	if m.FailoverByTimeout {
 		n += 2
+	}
+	return n
+}
+
+func (m *SettingChange) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	if m.Setting != 0 {
+		n += 1 + sovOctopii(uint64(m.Setting))
+	}
+	if m.Value != 0 {
+		n += 1 + sovOctopii(uint64(m.Value))
 	}
 	return n
 }
@@ -3420,9 +4103,6 @@ func (m *MemberChange) Size() (n int) {
 	l = m.Member.Size()
 	n += 1 + l + sovOctopii(uint64(l))
 	if m.IfSilent {
-		n += 2
-	}
-	if m.FailoverByTimeout {
 		n += 2
 	}
 	return n
@@ -3449,15 +4129,13 @@ func (m *MembershipChange) Size() (n int) {
 	return n
 }
 
-func (m *SnapshotHeader) Size() (n int) {
+func (m *SnapshotMeta) Size() (n int) {
 	if m == nil {
 		return 0
 	}
 	var l int
 	_ = l
 	l = m.Metadata.Size()
-	n += 1 + l + sovOctopii(uint64(l))
-	l = m.Membership.Size()
 	n += 1 + l + sovOctopii(uint64(l))
 	if m.External {
 		n += 2
@@ -3495,7 +4173,7 @@ func (m *SnapshotStream) Size() (n int) {
 	}
 	var l int
 	_ = l
-	l = m.Header.Size()
+	l = m.Metadata.Size()
 	n += 1 + l + sovOctopii(uint64(l))
 	if m.Term != 0 {
 		n += 1 + sovOctopii(uint64(m.Term))
@@ -3921,9 +4599,8 @@ func (m *Round) Size() (n int) {
 			n += 1 + l + sovOctopii(uint64(l))
 		}
 	}
-	if m.FailoverByTimeout {
-		n += 2
-	}
+	l = m.Settings.Size()
+	n += 1 + l + sovOctopii(uint64(l))
 	return n
 }
 
@@ -4055,114 +4732,6 @@ func (m *Hello) Unmarshal(dAtA []byte) error {
 					break
 				}
 			}
-		case 3:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Cluster", wireType)
-			}
-			m.Cluster = 0
-			for shift := uint(0); ; shift += 7 {
-				if shift >= 64 {
-					return ErrIntOverflowOctopii
-				}
-				if iNdEx >= l {
-					return io.ErrUnexpectedEOF
-				}
-				b := dAtA[iNdEx]
-				iNdEx++
-				m.Cluster |= uint64(b&0x7F) << shift
-				if b < 0x80 {
-					break
-				}
-			}
-		case 4:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field From", wireType)
-			}
-			m.From = 0
-			for shift := uint(0); ; shift += 7 {
-				if shift >= 64 {
-					return ErrIntOverflowOctopii
-				}
-				if iNdEx >= l {
-					return io.ErrUnexpectedEOF
-				}
-				b := dAtA[iNdEx]
-				iNdEx++
-				m.From |= uint64(b&0x7F) << shift
-				if b < 0x80 {
-					break
-				}
-			}
-		case 5:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field To", wireType)
-			}
-			m.To = 0
-			for shift := uint(0); ; shift += 7 {
-				if shift >= 64 {
-					return ErrIntOverflowOctopii
-				}
-				if iNdEx >= l {
-					return io.ErrUnexpectedEOF
-				}
-				b := dAtA[iNdEx]
-				iNdEx++
-				m.To |= uint64(b&0x7F) << shift
-				if b < 0x80 {
-					break
-				}
-			}
-		case 6:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Incarnation", wireType)
-			}
-			m.Incarnation = 0
-			for shift := uint(0); ; shift += 7 {
-				if shift >= 64 {
-					return ErrIntOverflowOctopii
-				}
-				if iNdEx >= l {
-					return io.ErrUnexpectedEOF
-				}
-				b := dAtA[iNdEx]
-				iNdEx++
-				m.Incarnation |= uint64(b&0x7F) << shift
-				if b < 0x80 {
-					break
-				}
-			}
-		case 7:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Address", wireType)
-			}
-			var stringLen uint64
-			for shift := uint(0); ; shift += 7 {
-				if shift >= 64 {
-					return ErrIntOverflowOctopii
-				}
-				if iNdEx >= l {
-					return io.ErrUnexpectedEOF
-				}
-				b := dAtA[iNdEx]
-				iNdEx++
-				stringLen |= uint64(b&0x7F) << shift
-				if b < 0x80 {
-					break
-				}
-			}
-			intStringLen := int(stringLen)
-			if intStringLen < 0 {
-				return ErrInvalidLengthOctopii
-			}
-			postIndex := iNdEx + intStringLen
-			if postIndex < 0 {
-				return ErrInvalidLengthOctopii
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			m.Address = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
 		case 8:
 			if wireType != 2 {
 				return fmt.Errorf("proto: wrong wireType = %d for field Refused", wireType)
@@ -4194,39 +4763,6 @@ func (m *Hello) Unmarshal(dAtA []byte) error {
 				return io.ErrUnexpectedEOF
 			}
 			m.Refused = string(dAtA[iNdEx:postIndex])
-			iNdEx = postIndex
-		case 9:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Remembers", wireType)
-			}
-			var msglen int
-			for shift := uint(0); ; shift += 7 {
-				if shift >= 64 {
-					return ErrIntOverflowOctopii
-				}
-				if iNdEx >= l {
-					return io.ErrUnexpectedEOF
-				}
-				b := dAtA[iNdEx]
-				iNdEx++
-				msglen |= int(b&0x7F) << shift
-				if b < 0x80 {
-					break
-				}
-			}
-			if msglen < 0 {
-				return ErrInvalidLengthOctopii
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return ErrInvalidLengthOctopii
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			if err := m.Remembers.Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
 			iNdEx = postIndex
 		case 10:
 			if wireType != 0 {
@@ -4266,6 +4802,389 @@ func (m *Hello) Unmarshal(dAtA []byte) error {
 					break
 				}
 			}
+		case 12:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Host", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			if err := m.Host.Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
+		case 13:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Member", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			if err := m.Member.Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
+		default:
+			iNdEx = preIndex
+			skippy, err := skipOctopii(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *HelloHost) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowOctopii
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: HelloHost: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: HelloHost: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field ID", wireType)
+			}
+			m.ID = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.ID |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 2:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Address", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Address = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		case 3:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field OldestFormat", wireType)
+			}
+			m.OldestFormat = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.OldestFormat |= uint32(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 4:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field NewestFormat", wireType)
+			}
+			m.NewestFormat = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.NewestFormat |= uint32(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		default:
+			iNdEx = preIndex
+			skippy, err := skipOctopii(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *HelloMember) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowOctopii
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: HelloMember: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: HelloMember: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Group", wireType)
+			}
+			m.Group = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Group |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 2:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Cluster", wireType)
+			}
+			m.Cluster = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Cluster |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 3:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field From", wireType)
+			}
+			m.From = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.From |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 4:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field To", wireType)
+			}
+			m.To = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.To |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 5:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Incarnation", wireType)
+			}
+			m.Incarnation = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Incarnation |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 6:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Remembers", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			if err := m.Remembers.Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
 			skippy, err := skipOctopii(dAtA[iNdEx:])
@@ -4410,6 +5329,377 @@ func (m *Memory) Unmarshal(dAtA []byte) error {
 				if b < 0x80 {
 					break
 				}
+			}
+		default:
+			iNdEx = preIndex
+			skippy, err := skipOctopii(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *PeerMessage) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowOctopii
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: PeerMessage: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: PeerMessage: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Message", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			if err := m.Message.Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
+		case 2:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Note", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			if err := m.Note.Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
+		default:
+			iNdEx = preIndex
+			skippy, err := skipOctopii(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *Note) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowOctopii
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: Note: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: Note: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Durable", wireType)
+			}
+			m.Durable = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Durable |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 2:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Last", wireType)
+			}
+			m.Last = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Last |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 3:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field LastTerm", wireType)
+			}
+			m.LastTerm = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.LastTerm |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 4:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Tight", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.Tight = bool(v != 0)
+		case 5:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Applied", wireType)
+			}
+			m.Applied = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Applied |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 6:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Room", wireType)
+			}
+			m.Room = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Room |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 7:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Commit", wireType)
+			}
+			m.Commit = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Commit |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 8:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field CommitTerm", wireType)
+			}
+			m.CommitTerm = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.CommitTerm |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 9:
+			if wireType == 1 {
+				var v uint64
+				if (iNdEx + 8) > l {
+					return io.ErrUnexpectedEOF
+				}
+				v = uint64(encoding_binary.LittleEndian.Uint64(dAtA[iNdEx:]))
+				iNdEx += 8
+				m.Sums = append(m.Sums, v)
+			} else if wireType == 2 {
+				var packedLen int
+				for shift := uint(0); ; shift += 7 {
+					if shift >= 64 {
+						return ErrIntOverflowOctopii
+					}
+					if iNdEx >= l {
+						return io.ErrUnexpectedEOF
+					}
+					b := dAtA[iNdEx]
+					iNdEx++
+					packedLen |= int(b&0x7F) << shift
+					if b < 0x80 {
+						break
+					}
+				}
+				if packedLen < 0 {
+					return ErrInvalidLengthOctopii
+				}
+				postIndex := iNdEx + packedLen
+				if postIndex < 0 {
+					return ErrInvalidLengthOctopii
+				}
+				if postIndex > l {
+					return io.ErrUnexpectedEOF
+				}
+				var elementCount int
+				elementCount = packedLen / 8
+				if elementCount != 0 && len(m.Sums) == 0 {
+					m.Sums = make([]uint64, 0, elementCount)
+				}
+				for iNdEx < postIndex {
+					var v uint64
+					if (iNdEx + 8) > l {
+						return io.ErrUnexpectedEOF
+					}
+					v = uint64(encoding_binary.LittleEndian.Uint64(dAtA[iNdEx:]))
+					iNdEx += 8
+					m.Sums = append(m.Sums, v)
+				}
+			} else {
+				return fmt.Errorf("proto: wrong wireType = %d for field Sums", wireType)
 			}
 		default:
 			iNdEx = preIndex
@@ -4685,9 +5975,9 @@ func (m *Member) Unmarshal(dAtA []byte) error {
 			iNdEx = postIndex
 		case 4:
 			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Learner", wireType)
+				return fmt.Errorf("proto: wrong wireType = %d for field Kind", wireType)
 			}
-			var v int
+			m.Kind = 0
 			for shift := uint(0); ; shift += 7 {
 				if shift >= 64 {
 					return ErrIntOverflowOctopii
@@ -4697,12 +5987,11 @@ func (m *Member) Unmarshal(dAtA []byte) error {
 				}
 				b := dAtA[iNdEx]
 				iNdEx++
-				v |= int(b&0x7F) << shift
+				m.Kind |= MemberKind(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}
 			}
-			m.Learner = bool(v != 0)
 		case 5:
 			if wireType != 0 {
 				return fmt.Errorf("proto: wrong wireType = %d for field Priority", wireType)
@@ -5013,6 +6302,89 @@ func (m *Membership) Unmarshal(dAtA []byte) error {
 			}
 			iNdEx = postIndex
 		case 6:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Settings", wireType)
+			}
+			var msglen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				msglen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if msglen < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			if err := m.Settings.Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
+		default:
+			iNdEx = preIndex
+			skippy, err := skipOctopii(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *Settings) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowOctopii
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: Settings: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: Settings: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
 			if wireType != 0 {
 				return fmt.Errorf("proto: wrong wireType = %d for field FailoverByTimeout", wireType)
 			}
@@ -5032,6 +6404,94 @@ func (m *Membership) Unmarshal(dAtA []byte) error {
 				}
 			}
 			m.FailoverByTimeout = bool(v != 0)
+		default:
+			iNdEx = preIndex
+			skippy, err := skipOctopii(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *SettingChange) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowOctopii
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: SettingChange: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: SettingChange: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Setting", wireType)
+			}
+			m.Setting = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Setting |= uint32(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 2:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Value", wireType)
+			}
+			m.Value = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowOctopii
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Value |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := skipOctopii(dAtA[iNdEx:])
@@ -5154,26 +6614,6 @@ func (m *MemberChange) Unmarshal(dAtA []byte) error {
 				}
 			}
 			m.IfSilent = bool(v != 0)
-		case 4:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field FailoverByTimeout", wireType)
-			}
-			var v int
-			for shift := uint(0); ; shift += 7 {
-				if shift >= 64 {
-					return ErrIntOverflowOctopii
-				}
-				if iNdEx >= l {
-					return io.ErrUnexpectedEOF
-				}
-				b := dAtA[iNdEx]
-				iNdEx++
-				v |= int(b&0x7F) << shift
-				if b < 0x80 {
-					break
-				}
-			}
-			m.FailoverByTimeout = bool(v != 0)
 		default:
 			iNdEx = preIndex
 			skippy, err := skipOctopii(dAtA[iNdEx:])
@@ -5317,7 +6757,7 @@ func (m *MembershipChange) Unmarshal(dAtA []byte) error {
 	}
 	return nil
 }
-func (m *SnapshotHeader) Unmarshal(dAtA []byte) error {
+func (m *SnapshotMeta) Unmarshal(dAtA []byte) error {
 	l := len(dAtA)
 	iNdEx := 0
 	for iNdEx < l {
@@ -5340,10 +6780,10 @@ func (m *SnapshotHeader) Unmarshal(dAtA []byte) error {
 		fieldNum := int32(wire >> 3)
 		wireType := int(wire & 0x7)
 		if wireType == 4 {
-			return fmt.Errorf("proto: SnapshotHeader: wiretype end group for non-group")
+			return fmt.Errorf("proto: SnapshotMeta: wiretype end group for non-group")
 		}
 		if fieldNum <= 0 {
-			return fmt.Errorf("proto: SnapshotHeader: illegal tag %d (wire type %d)", fieldNum, wire)
+			return fmt.Errorf("proto: SnapshotMeta: illegal tag %d (wire type %d)", fieldNum, wire)
 		}
 		switch fieldNum {
 		case 1:
@@ -5380,39 +6820,6 @@ func (m *SnapshotHeader) Unmarshal(dAtA []byte) error {
 			}
 			iNdEx = postIndex
 		case 2:
-			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Membership", wireType)
-			}
-			var msglen int
-			for shift := uint(0); ; shift += 7 {
-				if shift >= 64 {
-					return ErrIntOverflowOctopii
-				}
-				if iNdEx >= l {
-					return io.ErrUnexpectedEOF
-				}
-				b := dAtA[iNdEx]
-				iNdEx++
-				msglen |= int(b&0x7F) << shift
-				if b < 0x80 {
-					break
-				}
-			}
-			if msglen < 0 {
-				return ErrInvalidLengthOctopii
-			}
-			postIndex := iNdEx + msglen
-			if postIndex < 0 {
-				return ErrInvalidLengthOctopii
-			}
-			if postIndex > l {
-				return io.ErrUnexpectedEOF
-			}
-			if err := m.Membership.Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
-				return err
-			}
-			iNdEx = postIndex
-		case 3:
 			if wireType != 0 {
 				return fmt.Errorf("proto: wrong wireType = %d for field External", wireType)
 			}
@@ -5432,7 +6839,7 @@ func (m *SnapshotHeader) Unmarshal(dAtA []byte) error {
 				}
 			}
 			m.External = bool(v != 0)
-		case 4:
+		case 3:
 			if wireType != 2 {
 				return fmt.Errorf("proto: wrong wireType = %d for field Terms", wireType)
 			}
@@ -5466,7 +6873,7 @@ func (m *SnapshotHeader) Unmarshal(dAtA []byte) error {
 				return err
 			}
 			iNdEx = postIndex
-		case 5:
+		case 4:
 			if wireType == 1 {
 				var v uint64
 				if (iNdEx + 8) > l {
@@ -5658,7 +7065,7 @@ func (m *SnapshotStream) Unmarshal(dAtA []byte) error {
 		switch fieldNum {
 		case 1:
 			if wireType != 2 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Header", wireType)
+				return fmt.Errorf("proto: wrong wireType = %d for field Metadata", wireType)
 			}
 			var msglen int
 			for shift := uint(0); ; shift += 7 {
@@ -5685,7 +7092,7 @@ func (m *SnapshotStream) Unmarshal(dAtA []byte) error {
 			if postIndex > l {
 				return io.ErrUnexpectedEOF
 			}
-			if err := m.Header.Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
+			if err := m.Metadata.Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
 				return err
 			}
 			iNdEx = postIndex
@@ -8488,10 +9895,10 @@ func (m *Round) Unmarshal(dAtA []byte) error {
 			}
 			iNdEx = postIndex
 		case 3:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field FailoverByTimeout", wireType)
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Settings", wireType)
 			}
-			var v int
+			var msglen int
 			for shift := uint(0); ; shift += 7 {
 				if shift >= 64 {
 					return ErrIntOverflowOctopii
@@ -8501,12 +9908,25 @@ func (m *Round) Unmarshal(dAtA []byte) error {
 				}
 				b := dAtA[iNdEx]
 				iNdEx++
-				v |= int(b&0x7F) << shift
+				msglen |= int(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}
 			}
-			m.FailoverByTimeout = bool(v != 0)
+			if msglen < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			postIndex := iNdEx + msglen
+			if postIndex < 0 {
+				return ErrInvalidLengthOctopii
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			if err := m.Settings.Unmarshal(dAtA[iNdEx:postIndex]); err != nil {
+				return err
+			}
+			iNdEx = postIndex
 		default:
 			iNdEx = preIndex
 			skippy, err := skipOctopii(dAtA[iNdEx:])

@@ -9,7 +9,6 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/octopii/octopii/internal/vfs"
-	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/raftstore"
 	"github.com/octopii/octopii/wal"
 	"github.com/octopii/octopii/wal/etcdwal"
@@ -35,7 +34,7 @@ type dead struct{ wal.Log }
 
 func (dead) Append([]wal.Batch) error { return errCrash }
 
-func write(t *testing.T, s *raftstore.Store, h octopiipb.SnapshotHeader) {
+func write(t *testing.T, s *raftstore.Store, h raftstore.SnapshotHeader) {
 	w, err := s.CreateSnapshot(h)
 	if err != nil {
 		t.Fatal(err)
@@ -45,8 +44,8 @@ func write(t *testing.T, s *raftstore.Store, h octopiipb.SnapshotHeader) {
 	}
 }
 
-func head(index uint64) octopiipb.SnapshotHeader {
-	return octopiipb.SnapshotHeader{Metadata: raftpb.SnapshotMetadata{Index: index, Term: 1, ConfState: raftpb.ConfState{Voters: []uint64{1}}}}
+func head(index uint64) raftstore.SnapshotHeader {
+	return raftstore.SnapshotHeader{Metadata: raftpb.SnapshotMetadata{Index: index, Term: 1, ConfState: raftpb.ConfState{Voters: []uint64{1}}}}
 }
 
 // One Append holds a snapshot at 100, entries 101 and 102, and a HardState that

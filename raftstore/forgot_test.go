@@ -30,7 +30,7 @@ func beginLog(t *testing.T, after int) (mem *vfstest.Mem, ended bool) {
 	s, err := openSides(Options{FS: fs, Dir: "/d", Backend: wal.New(wal.Options{FS: fs, SegmentBytes: 64 << 10})})
 	noError(t, err)
 	noError(t, s.SetIdentity(someIdentity))
-	h := octopiipb.SnapshotHeader{
+	h := SnapshotHeader{
 		Metadata:   raftpb.SnapshotMetadata{Index: 7, Term: 3, ConfState: raftpb.ConfState{Voters: []uint64{1}}},
 		Membership: octopiipb.Membership{Cluster: 0xc, Index: 7},
 	}
@@ -108,7 +108,7 @@ func TestOrphanSnapshots(t *testing.T) {
 	} {
 		mem := vfstest.NewMem()
 		s := openMem(t, mem)
-		w, err := s.CreateSnapshot(octopiipb.SnapshotHeader{Metadata: raftpb.SnapshotMetadata{Index: 5, Term: 2, ConfState: raftpb.ConfState{Voters: []uint64{1}}}})
+		w, err := s.CreateSnapshot(SnapshotHeader{Metadata: raftpb.SnapshotMetadata{Index: 5, Term: 2, ConfState: raftpb.ConfState{Voters: []uint64{1}}}})
 		noError(t, err)
 		_, err = w.Commit()
 		noError(t, err)

@@ -21,7 +21,7 @@ import (
 const (
 	identityFile     = "identity"
 	identityMagic    = "OCTOIDEN"
-	identityVersion  = 1
+	identityVersion  = 2
 	identityBytesMax = 64 << 10
 	// headBytes is what stands before the message: magic, version and length.
 	headBytes = 16
@@ -195,7 +195,18 @@ func unseal(data []byte, version uint32) ([]byte, error) {
 		return nil, fmt.Errorf("%w: wrong checksum", wal.ErrCorrupt)
 	}
 	if v := binary.LittleEndian.Uint32(data[8:]); v != version {
-		return nil, fmt.Errorf("format version %d, and this program reads version %d: use the program that wrote it, or a newer one", v, version)
+		return nil, errVersion(v, version)
 	}
 	return data[headBytes:end], nil
+}
+
+// adviceNewer is what to do about a file that is newer than this program.
+const adviceNewer = "use the program that wrote it, or a newer one"
+
+// errVersion refuses a file by its version, and says what to do.
+func errVersion(is, reads uint32) error {
+	if is < reads {
+		return fmt.Errorf("format version %d, which no release wrote, and this program reads version %d: use the program that wrote it, or let the member join anew with an empty directory", is, reads)
+	}
+	return fmt.Errorf("format version %d, and this program reads version %d: %s", is, reads, adviceNewer)
 }

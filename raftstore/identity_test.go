@@ -92,9 +92,14 @@ func TestIdentityDamage(t *testing.T) {
 	wantCorrupt("no message", sealed(identityMagic, identityVersion, []byte{0xff}))
 	wantCorrupt("no node", sealed(identityMagic, identityVersion, nil))
 
-	noError(t, os.WriteFile(path, sealed(identityMagic, identityVersion+1, []byte("whatever")), 0o600))
-	if _, err := readIdentity(vfs.OS, dir); err == nil || errors.Is(err, wal.ErrCorrupt) || !strings.Contains(err.Error(), "version 2") {
-		t.Errorf("a newer version: %v, want an error that is not wal.ErrCorrupt and names the version", err)
+	for version, want := range map[uint32]string{
+		identityVersion + 1: "version 3, and this program reads version 2: use the program that wrote it, or a newer one",
+		1:                   "version 1, which no release wrote",
+	} {
+		noError(t, os.WriteFile(path, sealed(identityMagic, version, []byte("whatever")), 0o600))
+		if _, err := readIdentity(vfs.OS, dir); err == nil || errors.Is(err, wal.ErrCorrupt) || !strings.Contains(err.Error(), want) {
+			t.Errorf("version %d: %v, want an error that is not wal.ErrCorrupt and says %q", version, err, want)
+		}
 	}
 }
 

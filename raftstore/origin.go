@@ -16,7 +16,7 @@ import (
 const (
 	originFile    = "origin"
 	originMagic   = "OCTOORIG"
-	originVersion = 1
+	originVersion = 2
 )
 
 // Origin returns what was written last. One that cannot be read says that the directory

@@ -308,7 +308,7 @@ func TestSnapshotHeaderIsBounded(t *testing.T) {
 	s, err := m.open()
 	noError(t, err)
 	h := headerOf(1, 1, 1)
-	h.Membership.Members = []octopiipb.Member{{ID: 1, Name: strings.Repeat("x", snapshotHeaderBytesMax)}}
+	h.Membership.Members = []octopiipb.Member{{ID: 1, Name: strings.Repeat("x", sectionsBytesMax), Kind: octopiipb.Voter}}
 	if w, err := s.CreateSnapshot(h); err == nil {
 		w.Abort()
 		t.Error("a header of more than its bound is written")

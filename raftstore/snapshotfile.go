@@ -2,10 +2,8 @@ package raftstore
 
 import (
 	"cmp"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	iofs "io/fs"
 	"path/filepath"
@@ -13,29 +11,11 @@ import (
 	"strings"
 
 	"github.com/octopii/octopii/internal/vfs"
-	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/wal"
 )
 
-// A snapshot file:
-//
-//	"OCTOSNAP"  u32 version  u32 length  SnapshotHeader  u32 crc of all that
-//	u32 length  u32 crc of length and bytes  bytes          any number of times
-//	u32 0       u64 sum of all lengths  u32 crc of both     and nothing more
-//
-// Every checksum continues the one before it, so that chunks that are right by
-// themselves, but not at their place, are found out. Of an external snapshot there
-// is only the first line.
-const (
-	snapshotMagic          = "OCTOSNAP"
-	snapshotVersion        = 1
-	snapshotHeaderBytesMax = 4 << 20
-	chunkBytesMax          = 256 << 10
-	chunkHeadBytes         = 8
-	endBytes               = 16
-	// temporariesMax bounds the files of one snapshot that are written at once.
-	temporariesMax = 100
-)
+// temporariesMax bounds the files of one snapshot that are written at once.
+const temporariesMax = 100
 
 // snapshotName is the name of a snapshot file.
 type snapshotName struct{ Term, Index uint64 }
@@ -49,7 +29,7 @@ func parseSnapshotName(name string) (snapshotName, bool) {
 	return n, err == nil && n.String() == name
 }
 
-func nameOf(h octopiipb.SnapshotHeader) snapshotName {
+func nameOf(h SnapshotHeader) snapshotName {
 	return snapshotName{Term: h.Metadata.Term, Index: h.Metadata.Index}
 }
 
@@ -96,40 +76,37 @@ type SnapshotWriter struct {
 	dir        string
 	temp, path string
 	file       vfs.File
-	external   bool
-	// chunk is the frame of the next chunk: its head, then what was written.
-	chunk []byte
-	// size of the file so far, and total of the data in it.
-	size, total int64
-	// crc is the last checksum that was written.
-	crc uint32
+	// sections frames what is written; nil: what comes is framed, and written as it is.
+	sections *sectionWriter
+	external bool
+	// size of the file so far.
+	size int64
 	// err is why nothing more is written; nil while all is well.
 	err error
 }
 
 // createSnapshot begins a snapshot under a temporary name of its own, so that
 // several may be written at once, even of the same index.
-func createSnapshot(fs vfs.FS, dir string, h octopiipb.SnapshotHeader) (*SnapshotWriter, error) {
-	path := filepath.Join(dir, nameOf(h).String())
-	header, err := h.Marshal()
-	if err == nil && len(header) > snapshotHeaderBytesMax {
-		err = fmt.Errorf("header of %d bytes, more than %d", len(header), snapshotHeaderBytesMax)
-	}
+func createSnapshot(fs vfs.FS, dir string, h SnapshotHeader) (*SnapshotWriter, error) {
+	w, err := createFile(fs, dir, h)
 	if err != nil {
-		return nil, fmt.Errorf("raftstore: create snapshot %s: %w", path, err)
+		return nil, err
 	}
-	w := &SnapshotWriter{fs: fs, dir: dir, path: path, external: h.External}
-	if w.file, w.temp, err = createTemporary(fs, path); err != nil {
-		return nil, fmt.Errorf("raftstore: create snapshot %s: %w", path, err)
-	}
-	head := sealed(snapshotMagic, snapshotVersion, header)
-	w.crc = lastChecksum(head)
-	if err := w.put(head); err != nil {
+	w.sections = &sectionWriter{w: fileWriter{w}}
+	if err := w.sections.begin(h); err != nil {
+		err = w.fail(err)
 		w.Abort()
 		return nil, err
 	}
-	if !w.external {
-		w.chunk = make([]byte, chunkHeadBytes, chunkHeadBytes+chunkBytesMax)
+	return w, nil
+}
+
+// createFile begins the file of a snapshot.
+func createFile(fs vfs.FS, dir string, h SnapshotHeader) (*SnapshotWriter, error) {
+	w := &SnapshotWriter{fs: fs, dir: dir, path: filepath.Join(dir, nameOf(h).String()), external: h.External}
+	var err error
+	if w.file, w.temp, err = createTemporary(fs, w.path); err != nil {
+		return nil, fmt.Errorf("raftstore: create snapshot %s: %w", w.path, err)
 	}
 	return w, nil
 }
@@ -149,47 +126,25 @@ func createTemporary(fs vfs.FS, path string) (vfs.File, string, error) {
 
 // Write adds to the snapshot's data. It returns an error for an external one.
 func (w *SnapshotWriter) Write(p []byte) (int, error) {
-	if w.external && w.err == nil {
+	switch {
+	case w.err != nil:
+		return 0, w.err
+	case w.sections == nil:
+		return fileWriter{w}.Write(p)
+	case w.external:
 		return 0, w.fail(errors.New("an external snapshot has no data"))
 	}
-	written := 0
-	for len(p) > 0 && w.err == nil {
-		n := min(len(p), cap(w.chunk)-len(w.chunk))
-		w.chunk = append(w.chunk, p[:n]...)
-		p = p[n:]
-		written += n
-		if len(w.chunk) == cap(w.chunk) {
-			w.flush()
-		}
-	}
-	return written, w.err
+	n, err := w.sections.Write(p)
+	return n, w.fail(err)
 }
 
-// flush writes the chunk that was gathered, if there is one.
-func (w *SnapshotWriter) flush() {
-	n := len(w.chunk) - chunkHeadBytes
-	if n == 0 || w.err != nil {
-		return
-	}
-	binary.LittleEndian.PutUint32(w.chunk, uint32(n))
-	w.crc = chunkSum(w.crc, w.chunk[:4], w.chunk[chunkHeadBytes:])
-	binary.LittleEndian.PutUint32(w.chunk[4:], w.crc)
-	w.total += int64(n)
-	_ = w.put(w.chunk)
-	w.chunk = w.chunk[:chunkHeadBytes]
-}
+// fileWriter writes to the file itself.
+type fileWriter struct{ *SnapshotWriter }
 
-func chunkSum(crc uint32, length, data []byte) uint32 {
-	return crc32.Update(crc32.Update(crc, castagnoli, length), castagnoli, data)
-}
-
-// lastChecksum is the one at the end of what sealed made.
-func lastChecksum(b []byte) uint32 { return binary.LittleEndian.Uint32(b[len(b)-crcBytes:]) }
-
-func (w *SnapshotWriter) put(b []byte) error {
-	_, err := w.file.Write(b)
-	w.size += int64(len(b))
-	return w.fail(err)
+func (w fileWriter) Write(p []byte) (int, error) {
+	n, err := w.file.Write(p)
+	w.size += int64(n)
+	return n, w.fail(err)
 }
 
 func (w *SnapshotWriter) fail(err error) error {
@@ -208,18 +163,11 @@ func (w *SnapshotWriter) Commit() (size int64, err error) {
 			w.Abort()
 		}
 	}()
-	if !w.external {
-		w.flush()
+	if w.err == nil && w.sections != nil {
+		_ = w.fail(w.sections.end(w.external))
 	}
 	if w.err != nil {
 		return 0, w.err
-	}
-	if !w.external {
-		end := binary.LittleEndian.AppendUint64(make([]byte, 4, endBytes), uint64(w.total))
-		end = binary.LittleEndian.AppendUint32(end, crc32.Update(w.crc, castagnoli, end))
-		if err := w.put(end); err != nil {
-			return 0, err
-		}
 	}
 	if err := w.publish(); err != nil {
 		return 0, w.fail(err)
@@ -263,19 +211,16 @@ func (w *SnapshotWriter) Abort() {
 // SnapshotReader reads one snapshot file. One goroutine calls it. It holds one
 // chunk in memory, and hands out no byte that it has not verified.
 type SnapshotReader struct {
-	Header octopiipb.SnapshotHeader
+	Header SnapshotHeader
 	// Size of the file in bytes.
 	Size int64
 
 	fs   vfs.FS
 	path string
 	file vfs.File
-	// offset is how far the file has been read, and total how much data that was.
-	offset, total int64
-	// crc is the last checksum that was read and found right.
-	crc uint32
-	// chunk is what was verified and not yet handed out, in buf.
-	chunk, buf []byte
+	sections
+	// chunk is what was verified and not yet handed out.
+	chunk []byte
 	// puncher gives back the space of what was handed out, up to released so far; nil: it
 	// is kept.
 	puncher  vfs.HolePuncher
@@ -325,6 +270,7 @@ func openSnapshot(fs vfs.FS, path string) (*SnapshotReader, error) {
 		return nil, fmt.Errorf("raftstore: open snapshot %s: %w", path, err)
 	}
 	r := &SnapshotReader{fs: fs, path: path, file: f}
+	r.r = f
 	if err := r.open(); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
@@ -336,36 +282,27 @@ func (r *SnapshotReader) open() error {
 	if r.Size, err = r.file.Size(); err != nil {
 		return r.fail(err)
 	}
-	head := make([]byte, headBytes)
-	if err := r.take(head); err != nil {
-		return err
-	}
-	n, err := bodyBytes(head, snapshotMagic, snapshotHeaderBytesMax)
-	if err != nil {
+	if r.Header, r.head, err = r.header(); err != nil {
 		return r.fail(err)
-	}
-	if int64(n+crcBytes) > r.Size-r.offset {
-		return r.corrupt("ends within the header")
-	}
-	data := append(head, make([]byte, n+crcBytes)...)
-	if err := r.take(data[headBytes:]); err != nil {
-		return err
-	}
-	body, err := unseal(data, snapshotVersion)
-	if err != nil {
-		return r.fail(err)
-	}
-	r.crc = lastChecksum(data)
-	if err := r.Header.Unmarshal(body); err != nil {
-		return r.corrupt(err.Error())
 	}
 	if name, ok := parseSnapshotName(filepath.Base(r.path)); ok && name != nameOf(r.Header) {
-		return r.corrupt(fmt.Sprintf("holds snapshot %v", nameOf(r.Header)))
+		return r.fail(fmt.Errorf("%w: holds snapshot %v", wal.ErrCorrupt, nameOf(r.Header)))
 	}
 	if r.Header.External {
-		return r.end()
+		r.err = io.EOF
 	}
 	return nil
+}
+
+// Raw returns what writes the file as it is, every byte of it verified before it is written.
+// It takes the place of Read.
+func (r *SnapshotReader) Raw() io.WriterTo { return rawFile{r} }
+
+type rawFile struct{ *SnapshotReader }
+
+func (r rawFile) WriteTo(w io.Writer) (int64, error) {
+	n, err := r.copyTo(w)
+	return n, r.fail(err)
 }
 
 // Read implements io.Reader. It returns io.EOF only when the whole file was
@@ -415,79 +352,25 @@ func (r *SnapshotReader) fill() error {
 	if err := r.release(); err != nil {
 		return err
 	}
-	var head [chunkHeadBytes]byte
-	if err := r.take(head[:4]); err != nil {
-		return err
+	for len(r.chunk) == 0 {
+		p, err := r.next()
+		if err == nil && p == pieceEnd {
+			if err = r.finish(); err == nil {
+				err = io.EOF
+			}
+		}
+		if err == io.EOF {
+			r.err = err
+			return err
+		}
+		if err != nil {
+			return r.fail(err)
+		}
+		if r.kind == sectionState {
+			r.chunk = r.data
+		}
 	}
-	n := binary.LittleEndian.Uint32(head[:])
-	if n == 0 {
-		return r.readEnd()
-	}
-	if n > chunkBytesMax {
-		return r.corrupt(fmt.Sprintf("chunk of %d bytes, more than %d", n, chunkBytesMax))
-	}
-	if err := r.take(head[4:]); err != nil {
-		return err
-	}
-	if cap(r.buf) < int(n) {
-		r.buf = make([]byte, n)
-	}
-	data := r.buf[:n]
-	if err := r.take(data); err != nil {
-		return err
-	}
-	if r.crc = chunkSum(r.crc, head[:4], data); r.crc != binary.LittleEndian.Uint32(head[4:]) {
-		return r.corrupt("wrong checksum of a chunk")
-	}
-	r.chunk = data
-	r.total += int64(n)
 	return nil
-}
-
-// readEnd reads what follows the length of the end chunk.
-func (r *SnapshotReader) readEnd() error {
-	var end [endBytes]byte
-	if err := r.take(end[4:]); err != nil {
-		return err
-	}
-	if crc32.Update(r.crc, castagnoli, end[:12]) != binary.LittleEndian.Uint32(end[12:]) {
-		return r.corrupt("wrong checksum of the end")
-	}
-	if total := binary.LittleEndian.Uint64(end[4:]); total != uint64(r.total) {
-		return r.corrupt(fmt.Sprintf("%d bytes of data instead of %d", r.total, total))
-	}
-	if err := r.end(); err != nil {
-		return err
-	}
-	return r.err
-}
-
-// end expects the end of the file, and makes it that of the data.
-func (r *SnapshotReader) end() error {
-	var more [1]byte
-	n, err := io.ReadFull(r.file, more[:])
-	if n > 0 {
-		return r.corrupt("goes on behind its end")
-	}
-	if err != io.EOF {
-		return r.fail(err)
-	}
-	r.err = io.EOF
-	return nil
-}
-
-// take reads exactly len(b) bytes.
-func (r *SnapshotReader) take(b []byte) error {
-	n, err := io.ReadFull(r.file, b)
-	r.offset += int64(n)
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
-		return r.corrupt("ends too early")
-	}
-	return r.fail(err)
-}
-
-func (r *SnapshotReader) corrupt(what string) error {
-	return r.fail(fmt.Errorf("%w: %s", wal.ErrCorrupt, what))
 }
 
 // fail makes the first error final.

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -25,15 +26,15 @@ import (
 	"github.com/octopii/octopii/wal"
 )
 
-func headerAt(term, index uint64) octopiipb.SnapshotHeader {
-	return octopiipb.SnapshotHeader{
+func headerAt(term, index uint64) SnapshotHeader {
+	return SnapshotHeader{
 		Metadata:   raftpb.SnapshotMetadata{Term: term, Index: index, ConfState: raftpb.ConfState{Voters: []uint64{1, 2}}},
-		Membership: octopiipb.Membership{Cluster: 7, Index: 3, Members: []octopiipb.Member{{ID: 1, Name: "a", Address: "h:1"}}, Removed: []uint64{9}},
+		Membership: octopiipb.Membership{Cluster: 7, Index: 3, Members: []octopiipb.Member{{ID: 1, Name: "a", Address: "h:1", Kind: octopiipb.Voter}}, Removed: []uint64{9}},
 	}
 }
 
 // writeSnapshot writes a snapshot in pieces of uneven size and returns its path.
-func writeSnapshot(t testing.TB, dir string, h octopiipb.SnapshotHeader, data []byte) string {
+func writeSnapshot(t testing.TB, dir string, h SnapshotHeader, data []byte) string {
 	t.Helper()
 	w, err := createSnapshot(vfs.OS, dir, h)
 	noError(t, err)
@@ -167,7 +168,7 @@ func TestSnapshotDamageOfChunks(t *testing.T) {
 	path := writeSnapshot(t, t.TempDir(), headerAt(2, 5), randomBytes(2*chunkBytesMax+100))
 	damaged(t, path, func(check func(string, []byte), whole []byte) {
 		frame := chunkHeadBytes + chunkBytesMax
-		first := len(whole) - endBytes - (chunkHeadBytes + 100) - 2*frame
+		first := len(whole) - sectionHeadBytes - sectionTailBytes - (chunkHeadBytes + 100) - 2*frame
 		without := append(append([]byte(nil), whole[:first]...), whole[first+frame:]...)
 		check("without the first chunk", without)
 		swapped := append([]byte(nil), whole...)
@@ -181,9 +182,16 @@ func TestSnapshotDamageOfChunks(t *testing.T) {
 
 func TestSnapshotOfNewerVersion(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
-	noError(t, os.WriteFile(path, sealed(snapshotMagic, snapshotVersion+1, []byte("whatever")), 0o600))
-	if _, err := openSnapshot(vfs.OS, path); err == nil || errors.Is(err, wal.ErrCorrupt) || !strings.Contains(err.Error(), "version 2") {
-		t.Errorf("%v, want an error that is not wal.ErrCorrupt and names the version", err)
+	newer := newRaw(snapshotVersion + 1)
+	for want, file := range map[string][]byte{
+		"version 3, and this program reads version 2: use the program that wrote it, or a newer one": newer.out.Bytes(),
+		// A file of before sections has a length where the checksum is now.
+		"version 1, which no release wrote": sealed(snapshotMagic, 1, []byte("whatever")),
+	} {
+		noError(t, os.WriteFile(path, file, 0o600))
+		if _, err := openSnapshot(vfs.OS, path); err == nil || errors.Is(err, wal.ErrCorrupt) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want an error that is not wal.ErrCorrupt and says %q", err, want)
+		}
 	}
 }
 
@@ -322,18 +330,74 @@ func (f faultyFS) Create(path string) (vfs.File, error) {
 func TestSnapshotWriteFails(t *testing.T) {
 	dir := t.TempDir()
 	data := randomBytes(200)
-	size := len(sealed(snapshotMagic, snapshotVersion, mustMarshal(t, headerAt(2, 5)))) + chunkHeadBytes + len(data) + endBytes
+	size := len(newRaw(snapshotVersion).header(t, headerAt(2, 5)).state(data).bytes())
 	for room := 0; room <= size; room += 1 + size/40 {
 		writeFailing(t, dir, data, room)
 	}
 	writeFailing(t, dir, data, size)
 }
 
-func mustMarshal(t testing.TB, h octopiipb.SnapshotHeader) []byte {
+// raw writes snapshot files as docs/FORMATS.md has them, and others that are wrong.
+type raw struct {
+	out   bytes.Buffer
+	crc   uint32
+	total uint64
+}
+
+func newRaw(version uint32) *raw {
+	r := new(raw)
+	return r.sum(binary.LittleEndian.AppendUint32([]byte("OCTOSNAP"), version))
+}
+
+// sum writes what has its checksum behind it.
+func (r *raw) sum(b []byte) *raw {
+	r.crc = crc32.Update(r.crc, castagnoli, b)
+	r.out.Write(b)
+	r.out.Write(binary.LittleEndian.AppendUint32(nil, r.crc))
+	return r
+}
+
+func (r *raw) head(kind, flags byte) *raw { return r.sum([]byte{kind, flags, 0, 0}) }
+
+func (r *raw) chunk(data []byte) *raw {
+	n := binary.LittleEndian.AppendUint32(nil, uint32(len(data)))
+	r.crc = crc32.Update(crc32.Update(r.crc, castagnoli, n), castagnoli, data)
+	r.out.Write(n)
+	r.out.Write(binary.LittleEndian.AppendUint32(nil, r.crc))
+	r.out.Write(data)
+	r.total += uint64(len(data))
+	return r
+}
+
+func (r *raw) tail() *raw {
+	b := binary.LittleEndian.AppendUint64(make([]byte, 4), r.total)
+	r.total = 0
+	return r.sum(b)
+}
+
+// section is a whole one of a chunk, or none if there is no data.
+func (r *raw) section(kind, flags byte, data []byte) *raw {
+	if r.head(kind, flags); len(data) > 0 {
+		r.chunk(data)
+	}
+	return r.tail()
+}
+
+// header are the first two sections.
+func (r *raw) header(t testing.TB, h SnapshotHeader) *raw {
 	t.Helper()
-	b, err := h.Marshal()
+	meta, err := (&octopiipb.SnapshotMeta{Metadata: h.Metadata, External: h.External, Terms: h.Terms, Sums: h.Sums}).Marshal()
 	noError(t, err)
-	return b
+	ms, err := h.Membership.Marshal()
+	noError(t, err)
+	return r.section(1, 1, meta).section(2, 1, ms)
+}
+
+func (r *raw) state(data []byte) *raw { return r.section(240, 1, data) }
+func (r *raw) end() *raw              { return r.head(255, 1) }
+func (r *raw) bytes() []byte {
+	r.end()
+	return r.out.Bytes()
 }
 
 // writeFailing expects that a writer with this much room says what went wrong
@@ -363,24 +427,17 @@ func FuzzSnapshotFile(f *testing.F) {
 	path := writeSnapshot(f, f.TempDir(), headerAt(2, 5), []byte("some data"))
 	whole, err := os.ReadFile(path)
 	noError(f, err)
-	header := mustMarshal(f, headerAt(2, 5))
-	external := headerAt(2, 5)
-	external.External = true
+	begun := newRaw(snapshotVersion).header(f, headerAt(2, 5)).out.Bytes()
 	f.Add(whole)
 	f.Add(whole[:40])
-	f.Add(whole[:headBytes+len(header)-1])
 	f.Add(append(whole[:len(whole):len(whole)], 0))
-	f.Add(sealed(snapshotMagic, snapshotVersion, nil))
-	f.Add(sealed(snapshotMagic, snapshotVersion+1, header))
-	f.Add(header)
-	f.Add(mustMarshal(f, external))
+	f.Add(whole[preambleBytes:])
+	f.Add(whole[len(begun):])
 	f.Add([]byte{0xff})
-	f.Add(whole[len(sealed(snapshotMagic, snapshotVersion, header)):])
 	f.Fuzz(func(t *testing.T, data []byte) {
-		// As it is, behind a right header, and as a right header.
-		variants := [][]byte{data, append(sealed(snapshotMagic, snapshotVersion, nil), data...), sealed(snapshotMagic, snapshotVersion, data)}
-		for _, v := range variants {
-			readAnything(t, v)
+		// As it is, behind a right preamble, and behind a right header.
+		for _, before := range [][]byte{nil, newRaw(snapshotVersion).out.Bytes(), begun} {
+			readAnything(t, append(before[:len(before):len(before)], data...))
 		}
 	})
 }
@@ -388,8 +445,8 @@ func FuzzSnapshotFile(f *testing.F) {
 // readAnything returns what can be read of a file, and the error.
 func readAnything(t *testing.T, file []byte) (got []byte, err error) {
 	defer func() {
-		other := len(file) > headBytes && bytes.HasPrefix(file, []byte(snapshotMagic)) && binary.LittleEndian.Uint32(file[8:]) != snapshotVersion
-		if err != nil && !errors.Is(err, wal.ErrCorrupt) && !other {
+		other := len(file) >= preambleBytes && bytes.HasPrefix(file, []byte(snapshotMagic)) && binary.LittleEndian.Uint32(file[8:]) != snapshotVersion
+		if err != nil && !errors.Is(err, wal.ErrCorrupt) && !other && !strings.Contains(err.Error(), adviceNewer) {
 			t.Errorf("%x: %v, want wal.ErrCorrupt", file, err)
 		}
 		if again := verifySnapshot(memoryFS{data: file}, "s"); (err == nil) != (again == nil) {
@@ -407,59 +464,73 @@ func readAnything(t *testing.T, file []byte) (got []byte, err error) {
 	return got, err
 }
 
-// FuzzSnapshotChunks reads a file whose header is right, and whose chunks are what
-// a list says: each a byte for what it is, one for its length, and the data. So
-// the fuzzer gets behind the checksums.
-func FuzzSnapshotChunks(f *testing.F) {
-	const right, unchained, ending, wrongEnding, rest = 0, 1, 2, 3, 4
-	f.Add([]byte{right, 2, 'a', 'b', right, 1, 'c', ending, 0})
-	f.Add([]byte{ending, 0})
-	f.Add([]byte{right, 0, ending, 0})
-	f.Add([]byte{right, 2, 'a', 'b', unchained, 1, 'c', ending, 0})
-	f.Add([]byte{right, 2, 'a', 'b', wrongEnding, 0})
-	f.Add([]byte{right, 2, 'a', 'b', ending, 0, right, 1, 'c', ending, 0})
-	f.Add([]byte{right, 2, 'a', 'b', rest, 4, 1, 2, 3, 4})
-	f.Add([]byte{right, 2, 'a', 'b', rest, 8, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0})
-	f.Add([]byte{right, 2, 'a', 'b'})
+// FuzzSnapshotSections reads a file whose first two sections are right, and whose pieces behind
+// them are what a list says: each a byte for what it is, one for its length or the kind of a
+// section, and the data of a chunk. So the fuzzer gets behind the checksums.
+func FuzzSnapshotSections(f *testing.F) {
+	const mandatory, optional, chunk, unchained, tail, wrongTail, rest = 0, 1, 2, 3, 4, 5, 6
+	state, end := []byte{mandatory, 240}, []byte{mandatory, 255}
+	list := func(pieces ...[]byte) []byte { return slices.Concat(pieces...) }
+	a, b := []byte{chunk, 2, 'a', 'b'}, []byte{chunk, 1, 'c'}
+	f.Add(list(state, a, b, []byte{tail, 0}, end))
+	f.Add(list(state, []byte{tail, 0}, end))
+	f.Add(list(end))
+	f.Add(list(state, a, end))
+	f.Add(list([]byte{optional, 7}, a, []byte{tail, 0}, state, b, []byte{tail, 0}, []byte{optional, 250}, a, []byte{tail, 0}, end))
+	f.Add(list([]byte{mandatory, 7}, a, []byte{tail, 0}, state, b, []byte{tail, 0}, end))
+	f.Add(list(state, a, []byte{tail, 0}, state, b, []byte{tail, 0}, end))
+	f.Add(list([]byte{optional, 7}, a, []byte{tail, 0}, []byte{optional, 7}, a, []byte{tail, 0}, state, []byte{tail, 0}, end))
+	f.Add(list(state, a, []byte{unchained, 1, 'c'}, []byte{tail, 0}, end))
+	f.Add(list(state, a, []byte{wrongTail, 0}, end))
+	f.Add(list(state, a, []byte{tail, 0}, end, b))
+	f.Add(list(state, a, []byte{rest, 8, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0}))
 	f.Fuzz(func(t *testing.T, list []byte) {
-		file := sealed(snapshotMagic, snapshotVersion, mustMarshal(t, headerAt(2, 5)))
-		crc := lastChecksum(file)
+		r := newRaw(snapshotVersion).header(t, headerAt(2, 5))
 		var want []byte
-		// open: all was right so far, and there was no end; whole: and then the end.
-		open, whole := true, false
-		for total := 0; len(list) >= 2; {
-			what, n := list[0]%(rest+1), min(int(list[1]), len(list)-2)
-			data := list[2:][:n]
-			list = list[2+n:]
-			head := binary.LittleEndian.AppendUint32(nil, uint32(n))
-			switch what {
-			case right, unchained:
-				if n == 0 {
+		// right: all was so far. open is the section that has begun, last the one before it.
+		right, whole, open, last, hasState := true, false, byte(0), byte(2), false
+		for len(list) >= 2 {
+			what, n := list[0]%(rest+1), list[1]
+			list = list[2:]
+			var data []byte
+			if what == chunk || what == unchained || what == rest {
+				data = list[:min(int(n), len(list))]
+				list = list[len(data):]
+				if len(data) == 0 {
 					continue
 				}
-				if what == unchained {
-					crc++
+			}
+			right, whole = right && !whole, false
+			switch what {
+			case mandatory, optional:
+				known := n == 240 || n == 255
+				right = right && open == 0 && n > last && (known || what == optional)
+				if r.head(n, 1-what); right {
+					last, open, hasState = n, n, hasState || n == 240
+					if n == 255 {
+						right = hasState
+						whole, open = right, 0
+					}
 				}
-				if open = open && what == right; open {
+			case chunk, unchained:
+				if what == unchained {
+					r.crc++
+				}
+				r.chunk(data)
+				if right = right && what == chunk && open != 0; right && open == 240 {
 					want = append(want, data...)
 				}
-				whole = false
-				crc = chunkSum(crc, head, data)
-				file = append(binary.LittleEndian.AppendUint32(append(file, head...), crc), data...)
-				total += n
-			case ending, wrongEnding:
-				end := binary.LittleEndian.AppendUint64(make([]byte, 4), uint64(total)+uint64(what-ending))
-				crc = crc32.Update(crc, castagnoli, end)
-				file = binary.LittleEndian.AppendUint32(append(file, end...), crc)
-				open, whole = false, open && what == ending
+			case tail, wrongTail:
+				r.total += uint64(what - tail)
+				r.tail()
+				right = right && open != 0 && what == tail
+				open = 0
 			case rest:
-				if n > 0 {
-					open, whole = false, false
-					file = append(file, data...)
-				}
+				right = false
+				r.out.Write(data)
 			}
 		}
-		got, err := readAnything(t, file)
+		got, err := readAnything(t, r.out.Bytes())
 		if !bytes.Equal(got, want) || (err == nil) != whole {
 			t.Errorf("read %x, %v; want %x, whole %v", got, err, want, whole)
 		}

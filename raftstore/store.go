@@ -162,7 +162,7 @@ func (s *Store) noteLog() error {
 
 // withLog is the identity of a directory that has the log of a cluster, and says whether it
 // is what the file has.
-func (s *Store) withLog(h octopiipb.SnapshotHeader) (id Identity, noted bool) {
+func (s *Store) withLog(h SnapshotHeader) (id Identity, noted bool) {
 	id = s.identity
 	id.Cluster = h.Membership.Cluster
 	return id, id == s.identity
@@ -280,7 +280,7 @@ func (s *Store) Forgot() bool {
 // none, and the same may come again.
 //
 // It uses the View and the Writer: nobody else may meanwhile.
-func (s *Store) Found(h octopiipb.SnapshotHeader, hs raftpb.HardState) error {
+func (s *Store) Found(h SnapshotHeader, hs raftpb.HardState) error {
 	id, _ := s.withLog(h)
 	if err := prepareIdentity(s.fs, s.dir, id); vfs.Refused(err) {
 		return fmt.Errorf("%w: %w", wal.ErrNoSpace, err)
@@ -301,8 +301,14 @@ func (s *Store) Found(h octopiipb.SnapshotHeader, hs raftpb.HardState) error {
 }
 
 // CreateSnapshot begins a snapshot file. It may be called from any goroutine.
-func (s *Store) CreateSnapshot(h octopiipb.SnapshotHeader) (*SnapshotWriter, error) {
+func (s *Store) CreateSnapshot(h SnapshotHeader) (*SnapshotWriter, error) {
 	return createSnapshot(s.fs, s.snapDir(), h)
+}
+
+// ReceiveSnapshot begins the file of a snapshot that comes as it is to be in the file: see
+// SnapshotStream.WriteTo. It may be called from any goroutine.
+func (s *Store) ReceiveSnapshot(h SnapshotHeader) (*SnapshotWriter, error) {
+	return createFile(s.fs, s.snapDir(), h)
 }
 
 // OpenSnapshot opens a snapshot file that is in place. It may be called from
@@ -329,7 +335,7 @@ func (s *Store) Restored(index uint64) error { return s.removeSnapshots(index) }
 
 // Replace puts a mark in the place of a snapshot that a durable state machine has restored:
 // its file is not needed any more. After a crash there is one of the two.
-func (s *Store) Replace(h octopiipb.SnapshotHeader) error {
+func (s *Store) Replace(h SnapshotHeader) error {
 	h.External = true
 	w, err := s.CreateSnapshot(h)
 	if err != nil {

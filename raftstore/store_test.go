@@ -13,7 +13,6 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/octopii/octopii/internal/vfs"
-	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/wal"
 	"github.com/octopii/octopii/wal/etcdwal"
 )
@@ -54,7 +53,7 @@ func reopen(t *testing.T, s sides) sides {
 }
 
 // putSnapshot puts a snapshot file in place.
-func putSnapshot(t *testing.T, s sides, h octopiipb.SnapshotHeader) {
+func putSnapshot(t *testing.T, s sides, h SnapshotHeader) {
 	t.Helper()
 	w, err := s.CreateSnapshot(h)
 	noError(t, err)
@@ -85,7 +84,7 @@ func appendDurably(t *testing.T, s sides, hs raftpb.HardState, entries []raftpb.
 }
 
 // mark takes a local snapshot and lets the log begin behind it.
-func mark(t *testing.T, s sides, h octopiipb.SnapshotHeader) {
+func mark(t *testing.T, s sides, h SnapshotHeader) {
 	t.Helper()
 	putSnapshot(t, s, h)
 	noError(t, s.Mark(h))
@@ -561,7 +560,7 @@ func testCrashPoints(t *testing.T, b wal.Backend) {
 func TestInstallKeepsWhatIsNotRestored(t *testing.T) {
 	eachBackend(t, func(t *testing.T, b wal.Backend) {
 		s := founded(t, b)
-		for _, h := range []octopiipb.SnapshotHeader{headerOf(4, 10, 1), headerOf(4, 20, 1)} {
+		for _, h := range []SnapshotHeader{headerOf(4, 10, 1), headerOf(4, 20, 1)} {
 			putSnapshot(t, s, h)
 			noError(t, s.Install(h, raftpb.HardState{Term: 4, Commit: h.Metadata.Index}, nil))
 			s.Installed(h)

@@ -8,7 +8,6 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
-	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/wal"
 )
 
@@ -42,14 +41,9 @@ type tail struct {
 	// hardState is what the log held when it was opened.
 	hardState raftpb.HardState
 	// start is the header at which the log was opened or last installed.
-	start octopiipb.SnapshotHeader
-	// snap is the newest durable snapshot or mark; handed is how far the state
-	// machine was handed the log.
-	snap, handed raftpb.SnapshotMetadata
+	start SnapshotHeader
 	// released is the index up to which the log on disk may be gone.
 	released uint64
-	external bool
-	wanted   bool
 }
 
 // block is a piece of the log.
@@ -66,8 +60,7 @@ type block struct {
 func (b *block) next() uint64 { return b.first + b.count }
 
 // load takes over what a log held when it was opened. Nothing of it is read yet.
-func (t *tail) load(h octopiipb.SnapshotHeader, state wal.State, external bool) error {
-	t.external = external
+func (t *tail) load(h SnapshotHeader, state wal.State) error {
 	t.reset(h)
 	t.hardState = state.HardState
 	t.hardState.Commit = max(t.hardState.Commit, h.Metadata.Index)
@@ -95,9 +88,8 @@ func (t *tail) load(h octopiipb.SnapshotHeader, state wal.State, external bool) 
 }
 
 // reset makes a snapshot the beginning of an empty log.
-func (t *tail) reset(h octopiipb.SnapshotHeader) {
+func (t *tail) reset(h SnapshotHeader) {
 	t.start = h
-	t.snap, t.handed = h.Metadata, h.Metadata
 	t.runs = []wal.TermRun{{First: h.Metadata.Index, Term: h.Metadata.Term}}
 	t.end, t.released = h.Metadata.Index, h.Metadata.Index
 	t.blocks, t.cold = nil, 0
@@ -288,12 +280,11 @@ func (t *tail) count(entries []raftpb.Entry) {
 	}
 }
 
-// marked makes a durable mark the newest one. released is the index up to which
-// the log on disk may be gone.
-func (t *tail) marked(meta raftpb.SnapshotMetadata, released, trailing, trailingBytes uint64) {
-	t.snap = meta
+// marked leaves so many entries and bytes behind a durable mark. released is the index up
+// to which the log on disk may be gone.
+func (t *tail) marked(index, released, trailing, trailingBytes uint64) {
 	t.released = released
-	t.compactBehind(meta.Index, trailing, trailingBytes)
+	t.compactBehind(index, trailing, trailingBytes)
 	t.hideReleased()
 }
 
@@ -345,18 +336,6 @@ func (t *tail) compact(index uint64) {
 	t.runs = slices.Delete(t.runs, 0, r)
 	t.runs[0].First = index
 	t.uncounted = max(t.uncounted, index+1)
-}
-
-func (t *tail) snapshot() (raftpb.Snapshot, error) {
-	if t.external {
-		// What is streamed is cut when it is asked for: it has all of this.
-		return raftpb.Snapshot{Metadata: t.handed}, nil
-	}
-	if t.snap.ConfState.Equivalent(t.handed.ConfState) != nil {
-		t.wanted = true
-		return raftpb.Snapshot{}, raft.ErrSnapshotTemporarilyUnavailable
-	}
-	return raftpb.Snapshot{Metadata: t.snap}, nil
 }
 
 // entryBytes is about what an entry takes in memory.

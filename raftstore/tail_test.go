@@ -10,12 +10,11 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"pgregory.net/rapid"
 
-	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/wal"
 )
 
 // headerOf is a snapshot header with the given voters.
-func headerOf(term, index uint64, voters ...uint64) octopiipb.SnapshotHeader {
+func headerOf(term, index uint64, voters ...uint64) SnapshotHeader {
 	h := headerAt(term, index)
 	h.Metadata.ConfState = raftpb.ConfState{Voters: voters}
 	return h
@@ -50,7 +49,7 @@ func (d *disk) Entries(lo, hi, maxBytes uint64) ([]raftpb.Entry, error) {
 }
 
 // newReading is the side of a store that raft reads, with so much memory.
-func newReading(t rapid.TB, h octopiipb.SnapshotHeader, d *disk, limit uint64) *View {
+func newReading(t rapid.TB, h SnapshotHeader, d *disk, limit uint64) *View {
 	t.Helper()
 	v := &View{files: &files{}}
 	v.tail.limit = limit
@@ -63,10 +62,10 @@ func newReading(t rapid.TB, h octopiipb.SnapshotHeader, d *disk, limit uint64) *
 	return v
 }
 
-func newTail(t rapid.TB, h octopiipb.SnapshotHeader) *tail {
+func newTail(t rapid.TB, h SnapshotHeader) *tail {
 	t.Helper()
 	tl := tail{limit: 1 << 40}
-	if err := tl.load(h, wal.State{Last: h.Metadata.Index}, false); err != nil {
+	if err := tl.load(h, wal.State{Last: h.Metadata.Index}); err != nil {
 		t.Fatal(err)
 	}
 	return &tl
@@ -112,16 +111,18 @@ func TestTailIsMemoryStorage(t *testing.T) {
 					_ = ms.Compact(index)
 				}
 			case "mark": // what the one before it released is gone from the disk
-				index := rapid.Uint64Range(max(first-1, tl.snap.Index), max(last, tl.snap.Index)).Draw(t, "index")
+				index := rapid.Uint64Range(max(first-1, s.offer.snap.Index), max(last, s.offer.snap.Index)).Draw(t, "index")
 				trailing := rapid.Uint64Range(0, 8).Draw(t, "trailing")
-				d.released = tl.snap.Index
-				tl.marked(raftpb.SnapshotMetadata{Index: index, Term: term}, d.released, trailing, 1<<30)
+				d.released = s.offer.snap.Index
+				s.offer.snap = raftpb.SnapshotMetadata{Index: index, Term: term}
+				tl.marked(index, d.released, trailing, 1<<30)
 				if keep := index - min(trailing, index); keep >= first && index <= last {
 					_ = ms.Compact(keep)
 				}
 			case "reset":
 				h := headerOf(term, last+rapid.Uint64Range(1, 3).Draw(t, "ahead"), 1)
 				tl.reset(h)
+				s.offer.reset(h.Metadata)
 				_ = ms.ApplySnapshot(raftpb.Snapshot{Metadata: h.Metadata})
 				d.released = h.Metadata.Index
 			}
@@ -292,17 +293,18 @@ func TestTailKeepsWhatTrails(t *testing.T) {
 	}
 }
 
-func TestTailSnapshotIsOfTheConfigurationInForce(t *testing.T) {
-	tl := newTail(t, headerOf(1, 5, 1))
-	if s, err := tl.snapshot(); err != nil || s.Metadata.Index != 5 || tl.wanted {
-		t.Errorf("at the start: %v, %v, wanted %v; want the snapshot at 5", s.Metadata, err, tl.wanted)
+func TestSnapshotIsOfTheConfigurationInForce(t *testing.T) {
+	var o offer
+	o.reset(headerOf(1, 5, 1).Metadata)
+	if s, err := o.snapshot(); err != nil || s.Metadata.Index != 5 || o.wanted {
+		t.Errorf("at the start: %v, %v, wanted %v; want the snapshot at 5", s.Metadata, err, o.wanted)
 	}
-	tl.handed = raftpb.SnapshotMetadata{Index: 8, Term: 1, ConfState: raftpb.ConfState{Voters: []uint64{1}, Learners: []uint64{2}}}
-	if _, err := tl.snapshot(); err != raft.ErrSnapshotTemporarilyUnavailable || !tl.wanted {
-		t.Errorf("after a change of membership: %v, wanted %v; want it temporarily unavailable, and wanted", err, tl.wanted)
+	o.handed = raftpb.SnapshotMetadata{Index: 8, Term: 1, ConfState: raftpb.ConfState{Voters: []uint64{1}, Learners: []uint64{2}}}
+	if _, err := o.snapshot(); err != raft.ErrSnapshotTemporarilyUnavailable || !o.wanted {
+		t.Errorf("after a change of membership: %v, wanted %v; want it temporarily unavailable, and wanted", err, o.wanted)
 	}
-	tl.snap = tl.handed
-	if s, err := tl.snapshot(); err != nil || s.Metadata.Index != 8 {
+	o.snap = o.handed
+	if s, err := o.snapshot(); err != nil || s.Metadata.Index != 8 {
 		t.Errorf("with a new snapshot: %v, %v; want the one at 8", s.Metadata, err)
 	}
 }
@@ -312,7 +314,7 @@ func TestTailSnapshotIsOfTheConfigurationInForce(t *testing.T) {
 func TestTailRefusesALogThatLostItsEnd(t *testing.T) {
 	load := func(commit, last uint64, terms ...wal.TermRun) (uint64, error) {
 		var tl tail
-		err := tl.load(headerOf(1, 5, 1), wal.State{HardState: raftpb.HardState{Term: 1, Commit: commit}, Last: last, Terms: terms}, false)
+		err := tl.load(headerOf(1, 5, 1), wal.State{HardState: raftpb.HardState{Term: 1, Commit: commit}, Last: last, Terms: terms})
 		return tl.hardState.Commit, err
 	}
 	run := func(first, term uint64) wal.TermRun { return wal.TermRun{First: first, Term: term} }

@@ -7,7 +7,6 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
-	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/wal"
 )
 
@@ -16,7 +15,8 @@ import (
 // Installed and Marked.
 type View struct {
 	*files
-	tail tail
+	tail  tail
+	offer offer
 	// seq is the number of the log that tail is of, 0 if there is none, and readErr why it
 	// could not be read.
 	seq     uint64
@@ -29,13 +29,15 @@ var _ raft.Storage = (*View)(nil)
 func (v *View) Initialized() bool { return v.seq != 0 }
 
 // load lets raft see the log that was just opened.
-func (v *View) load(h octopiipb.SnapshotHeader, seq uint64, state wal.State) error {
+func (v *View) load(h SnapshotHeader, seq uint64, state wal.State) error {
 	v.seq = seq
-	return v.tail.load(h, state, v.external)
+	v.offer.external = v.external
+	v.offer.reset(h.Metadata)
+	return v.tail.load(h, state)
 }
 
 // Start returns the header of the snapshot or mark at which the log begins.
-func (v *View) Start() octopiipb.SnapshotHeader { return v.tail.start }
+func (v *View) Start() SnapshotHeader { return v.tail.start }
 
 // InitialState implements raft.Storage.
 func (v *View) InitialState() (raftpb.HardState, raftpb.ConfState, error) {
@@ -82,18 +84,18 @@ func (v *View) FirstIndex() (uint64, error) { return v.tail.first(), nil }
 // the newest one has another configuration than the one in force: raft's
 // receiver ignores a snapshot that does not name it, and so the leader would
 // wait for ever. SnapshotWanted then says that a new one is needed.
-func (v *View) Snapshot() (raftpb.Snapshot, error) { return v.tail.snapshot() }
+func (v *View) Snapshot() (raftpb.Snapshot, error) { return v.offer.snapshot() }
 
 // Handed tells how far the state machine was handed the log, and which
 // configuration is in force there.
 func (v *View) Handed(index, term uint64, cs raftpb.ConfState) {
-	v.tail.handed = raftpb.SnapshotMetadata{Index: index, Term: term, ConfState: cs}
+	v.offer.handed = raftpb.SnapshotMetadata{Index: index, Term: term, ConfState: cs}
 }
 
 // SnapshotWanted says, once, that raft asked for a snapshot that there is not.
 func (v *View) SnapshotWanted() bool {
-	wanted := v.tail.wanted
-	v.tail.wanted = false
+	wanted := v.offer.wanted
+	v.offer.wanted = false
 	return wanted
 }
 
@@ -107,23 +109,25 @@ func (v *View) Appended(entries []raftpb.Entry) { v.tail.append(entries) }
 
 // Installed makes an installed snapshot the beginning of what raft sees. It is
 // called once for every Writer.Install that succeeded, in their order.
-func (v *View) Installed(h octopiipb.SnapshotHeader) {
+func (v *View) Installed(h SnapshotHeader) {
 	v.seq++
 	v.tail.reset(h)
+	v.offer.reset(h.Metadata)
 }
 
 // Marked makes a durable mark the snapshot that raft offers to others. Behind
 // it, at most so many entries and bytes stay in the log for slow followers, and
 // none that Writer.Mark released and memory does not hold.
-func (v *View) Marked(h octopiipb.SnapshotHeader, trailing, trailingBytes uint64) {
-	v.tail.marked(h.Metadata, v.reader.releasedIndex(), trailing, trailingBytes)
+func (v *View) Marked(h SnapshotHeader, trailing, trailingBytes uint64) {
+	v.offer.snap = h.Metadata
+	v.tail.marked(h.Metadata.Index, v.reader.releasedIndex(), trailing, trailingBytes)
 }
 
 // Newest describes the newest durable snapshot or mark.
-func (v *View) Newest() raftpb.SnapshotMetadata { return v.tail.snap }
+func (v *View) Newest() raftpb.SnapshotMetadata { return v.offer.snap }
 
 // SnapshotIndex is that of the newest snapshot or mark.
-func (v *View) SnapshotIndex() uint64 { return v.tail.snap.Index }
+func (v *View) SnapshotIndex() uint64 { return v.offer.snap.Index }
 
 // readCold reads [lo, hi) from disk.
 //
@@ -137,7 +141,7 @@ func (v *View) readCold(lo, hi, maxSize uint64) ([]raftpb.Entry, error) {
 	switch {
 	case errors.Is(err, errReplaced):
 		return nil, raft.ErrCompacted
-	case errors.Is(err, raft.ErrCompacted) && lo <= v.tail.snap.Index:
+	case errors.Is(err, raft.ErrCompacted) && lo <= v.offer.snap.Index:
 		// A new mark released it, and Marked is still to come: the follower that
 		// wants it gets a snapshot. What is yet to be applied is behind the newest
 		// mark that Marked told of, and that much is never released.

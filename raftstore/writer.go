@@ -7,7 +7,6 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
-	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/wal"
 )
 
@@ -74,7 +73,7 @@ func (w *Writer) Reserve() error {
 // is useful until the new one appears under its name with all that it must
 // hold, so a crash leaves one of the two. With wal.ErrNoSpace the old one stays
 // in force, and the same may come again.
-func (w *Writer) Install(h octopiipb.SnapshotHeader, hs raftpb.HardState, entries []raftpb.Entry) error {
+func (w *Writer) Install(h SnapshotHeader, hs raftpb.HardState, entries []raftpb.Entry) error {
 	index := h.Metadata.Index
 	if raft.IsEmptyHardState(hs) {
 		hs = w.hardState
@@ -131,7 +130,7 @@ func (w *Writer) discard(log wal.Log, seq uint64) error {
 // can be opened. Two are kept, and the log from the older one on: should the
 // newer one rot, the older one is still the whole truth. With wal.ErrNoSpace there
 // is no mark, and it may be tried again.
-func (w *Writer) Mark(h octopiipb.SnapshotHeader) error {
+func (w *Writer) Mark(h SnapshotHeader) error {
 	index := h.Metadata.Index
 	if index <= w.mark {
 		return nil
@@ -173,6 +172,6 @@ func (w *Writer) releaseTo(previous uint64) error {
 	return w.removeSnapshots(previous)
 }
 
-func markOf(h octopiipb.SnapshotHeader) wal.Mark {
+func markOf(h SnapshotHeader) wal.Mark {
 	return wal.Mark{Index: h.Metadata.Index, Term: h.Metadata.Term, ConfState: h.Metadata.ConfState}
 }

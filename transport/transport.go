@@ -45,8 +45,22 @@ type Inbound struct {
 // is part of one, and does not say of which. No cluster has that ID.
 const SomeCluster uint64 = 1<<64 - 1
 
-// Hello is what the two sides of a connection tell each other first.
+// Host is one process: it may speak for several members.
+type Host struct {
+	// ID tells processes apart, also those that run one after the other at one address. A
+	// Transport draws it when it is made, and sets it in whatever its Handler says.
+	ID uint64
+	// Address is where the process listens for its peers.
+	Address string
+	// OldestFormat and NewestFormat are the range of formats that the process reads. The
+	// transport carries them unread.
+	OldestFormat, NewestFormat uint32
+}
+
+// Hello is what the two sides of a connection tell each other first: which process speaks, and
+// for which of its members.
 type Hello struct {
+	Host Host
 	// Cluster is 0 for a member that is not yet part of one, and SomeCluster in the answer of
 	// a member to somebody who is not of its cluster.
 	Cluster uint64
@@ -54,8 +68,6 @@ type Hello struct {
 	// Incarnation is drawn when a data directory is first used: the same node
 	// with another incarnation has lost its disk.
 	Incarnation uint64
-	// Address is where the sender listens for its peers.
-	Address string
 	// Remembers is what the sender knows of the receiver's log.
 	Remembers Memory
 	// To is whom the sender wants, 0 whoever listens; known of a sender that called. Of a
@@ -78,7 +90,7 @@ func (h Hello) For(caller Hello) Hello {
 	if h.Cluster == 0 || h.Cluster == caller.Cluster {
 		return h
 	}
-	return Hello{Cluster: SomeCluster, Node: h.Node, Address: h.Address, At: h.At, Dialed: h.Dialed, Call: h.Call}
+	return Hello{Host: h.Host, Cluster: SomeCluster, Node: h.Node, At: h.At, Dialed: h.Dialed, Call: h.Call}
 }
 
 // Refusing returns what a member tells a caller that it refuses: less than For, as one that
@@ -103,8 +115,8 @@ type Memory struct{ Term, Match, Commit, MatchTerm, CommitTerm uint64 }
 // the way of everything else from that peer.
 type Handler interface {
 	// Hello is this member's own side of the handshake with a peer, 0 if that is
-	// not known yet. It is asked anew for every connection, because the cluster
-	// becomes known only when one is joined.
+	// not known yet, without Host.ID. It is asked anew for every connection, because the
+	// cluster becomes known only when one is joined.
 	Hello(peer uint64) Hello
 	// Accept judges what a peer said of itself, on incoming and outgoing
 	// connections. An error refuses the connection; its text, and its code if it has one

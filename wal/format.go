@@ -25,7 +25,7 @@ const (
 	// frame.
 	frameBegins = 1 << 31
 
-	version     = 1
+	version     = 2
 	magic       = "OCTOPWAL"
 	frameHeader = 72
 	entryHeader = 16
@@ -146,12 +146,20 @@ func decodeHeader(s sector) (header, error) {
 		// Before the version, so that damage to it is not taken for a newer one.
 		return h, errors.New("the header of the segment has a wrong checksum")
 	case le.Uint32(b[8:]) != version:
-		return h, fmt.Errorf("%w: version %d of the log; this program knows version %d: use the one that wrote it, or a newer one",
-			ErrVersion, le.Uint32(b[8:]), version)
+		return h, errVersion(le.Uint32(b[8:]))
 	case uint32(h.seq) != s.life() || h.size < 3*blockBytes || h.size%blockBytes != 0:
 		return h, errors.New("the header of the segment contradicts itself")
 	}
 	return h, nil
+}
+
+// errVersion refuses a segment by its version, and says what to do.
+func errVersion(is uint32) error {
+	if is < version {
+		return fmt.Errorf("%w: version %d of the log, which no release wrote; this program knows version %d: use the one that wrote it, or let the member join anew with an empty directory",
+			ErrVersion, is, version)
+	}
+	return fmt.Errorf("%w: version %d of the log; this program knows version %d: use the one that wrote it, or a newer one", ErrVersion, is, version)
 }
 
 // frame is one write.

@@ -84,7 +84,7 @@ func TestFormatAsDrawn(t *testing.T) {
 	data := must[[]byte](t)(os.ReadFile(filepath.Join(goldenLog(t), "0000000000000001.seg")))
 	u32, u64 := binary.LittleEndian.Uint32, binary.LittleEndian.Uint64
 	table := crc32.MakeTable(crc32.Castagnoli)
-	if string(data[16:24]) != "OCTOPWAL" || u32(data[24:]) != 1 || u64(data[48:]) != uint64(len(data)) {
+	if string(data[16:24]) != "OCTOPWAL" || u32(data[24:]) != 2 || u64(data[48:]) != uint64(len(data)) {
 		t.Fatalf("header %x", data[:80])
 	}
 	salt := crc32.Checksum(data[32:40], table)
@@ -161,7 +161,8 @@ func TestUnknownVersion(t *testing.T) {
 		value uint32
 		want  string
 	}{
-		"version":                {24, 2, "version 2 of the log; this program knows version 1"},
+		"newer version":          {24, 3, "version 3 of the log; this program knows version 2: use the one that wrote it, or a newer one"},
+		"version of before":      {24, 1, "version 1 of the log, which no release wrote; this program knows version 2"},
 		"kinds of a frame":       {2*blockBytes + sectorHeader + 16, 1 | 64, "a frame of kinds 0x41; this program knows 0x3f"},
 		"kinds of a first frame": {blockBytes + sectorHeader + 16, 12 | 1<<31, "a frame of kinds 0x8000000c; this program knows 0x3f"},
 	} {

@@ -6,10 +6,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"sync"
 
 	"go.etcd.io/raft/v3"
-	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/octopii/octopii/internal/vfs"
 )
@@ -19,51 +17,35 @@ var errInput = errors.New("not what a log can take")
 
 // segmentedLog is an open log in the native format.
 type segmentedLog struct {
-	fs   vfs.FS
-	dir  string
 	opts Options
+	dir  string
 	lock io.Closer
 	// names is dir, to make the names in it durable.
 	names *vfs.Dir
 	salt  uint32
+	// readable is what readers see.
+	readable readable
+	spares   spares
 
 	// What follows belongs to the goroutine that appends.
 
 	// err is why nothing is written any more; nil while all is well.
 	err error
-	// seq is the sequence of the next frame, sum the checksum of the one before
-	// it, at where in the newest segment it goes.
-	seq uint64
-	sum uint32
-	at  int64
-	// ended: an end mark stands there that says all there is to say.
-	ended bool
-	// hard is the last hard state; its commit index may not be on disk yet.
-	hard     raftpb.HardState
-	lastTerm uint64
-	marks    []Mark
-	encoder  encoder
-	spans    spans
-
-	spares spares
+	tip
+	// ended: an end mark of this log's own stands at the tip, and says all there is to
+	// say. One that was read may be in no place but the memory of the system.
+	ended   bool
+	encoder encoder
+	spans   spans
 	// older are segments before those that were opened: of an older mark.
 	older []uint64
-
-	// mu guards what readers see.
-	mu       sync.Mutex
-	segments []*segment
-	index    index
-	// first is the index behind which entries can be read, last that of the last.
-	first, last uint64
 }
 
 // newLog makes a log that was read ready to append.
 func newLog(opts Options, dir string, lock io.Closer, c *scan, files listing) (*segmentedLog, error) {
 	l := &segmentedLog{
-		fs: opts.FS, dir: dir, opts: opts, lock: lock, salt: c.newest().salt(),
-		seq: c.seq, sum: c.sum, at: c.at,
-		hard: c.hard, lastTerm: c.lastTerm, marks: c.marks,
-		segments: c.segments, index: c.index, first: c.after, last: c.last,
+		dir: dir, opts: opts, lock: lock, salt: c.newest().salt(), tip: c.tip,
+		readable: readable{segments: c.segments, index: c.index, after: c.after, last: c.last},
 	}
 	l.older = files.segments[:len(files.segments)-len(c.segments)]
 	l.spares = spares{fs: opts.FS, dir: dir, size: opts.SegmentBytes}
@@ -86,7 +68,7 @@ func (l *segmentedLog) begin(c *scan) error {
 	if err := l.names.Sync(); err != nil {
 		return err
 	}
-	if err := l.fs.SyncDir(filepath.Dir(l.dir)); err != nil {
+	if err := l.opts.FS.SyncDir(filepath.Dir(l.dir)); err != nil {
 		return err
 	}
 	if err := l.seal(); err != nil {
@@ -103,12 +85,13 @@ func (l *segmentedLog) begin(c *scan) error {
 // seal makes the mark at the end of the segment before the newest, if whoever cut
 // the log was stopped before that.
 func (l *segmentedLog) seal() (err error) {
+	segments := l.readable.segments
 	newest, old := l.newest(), (*segment)(nil)
 	switch {
-	case len(l.segments) > 1:
-		old = l.segments[len(l.segments)-2]
+	case len(segments) > 1:
+		old = segments[len(segments)-2]
 	case len(l.older) > 0:
-		old, err = openSegment(l.fs, l.dir, newest.seq-1, true)
+		old, err = openSegment(l.opts.FS, l.dir, newest.seq-1, true)
 		if errors.Is(err, ErrCorrupt) {
 			return nil // it is of an older mark, and not needed to open the log here
 		}
@@ -147,7 +130,7 @@ func (l *segmentedLog) settle(c *scan) error {
 }
 
 // newest is the segment that is written.
-func (l *segmentedLog) newest() *segment { return l.segments[len(l.segments)-1] }
+func (l *segmentedLog) newest() *segment { return l.readable.newest() }
 
 // Append implements Log.
 func (l *segmentedLog) Append(batches []Batch) error {
@@ -192,8 +175,8 @@ func (l *segmentedLog) join(batches []Batch, f *frame) error {
 				return fmt.Errorf("%w: entry %d where %d must be", errInput, ents[j].Index, want)
 			}
 		}
-		if first > f.last+1 || first <= l.marks[len(l.marks)-1].Index {
-			return fmt.Errorf("%w: entry %d in a log that ends at %d and has a mark at %d", errInput, first, f.last, l.marks[len(l.marks)-1].Index)
+		if first > f.last+1 || first <= l.mark().Index {
+			return fmt.Errorf("%w: entry %d in a log that ends at %d and has a mark at %d", errInput, first, f.last, l.mark().Index)
 		}
 		// What it replaces need not be written at all.
 		for n := len(l.spans); n > 0; n-- {
@@ -221,12 +204,12 @@ func (l *segmentedLog) SetMark(m Mark) error {
 	if l.err != nil {
 		return l.err
 	}
-	if newest := l.marks[len(l.marks)-1]; m.Index > l.last || m.Index < newest.Index {
+	if newest := l.mark(); m.Index > l.last || m.Index < newest.Index {
 		return l.fail("mark", fmt.Errorf("%w: a mark at %d in a log that ends at %d and has one at %d: a snapshot that replaces the log begins a new one", errInput, m.Index, l.last, newest.Index))
 	}
-	hard := l.hard
-	hard.Commit = max(hard.Commit, m.Index)
-	if err := l.write(&frame{kinds: kindMarks, last: l.last, lastTerm: l.lastTerm, hard: hard, marks: []Mark{m}}); err != nil {
+	f := l.frame(kindMarks)
+	f.marks, f.hard.Commit = []Mark{m}, max(f.hard.Commit, m.Index)
+	if err := l.write(&f); err != nil {
 		return err
 	}
 	l.marks = append(l.marks, m)
@@ -259,13 +242,10 @@ func (l *segmentedLog) write(f *frame) error {
 	if err := s.file.Sync(); err != nil {
 		return l.fail("sync", err)
 	}
-	l.mu.Lock()
 	if len(l.spans) > 0 {
-		l.index.add(point{index: f.first, seq: f.seq, off: l.at, segment: s}, f.kinds&kindTruncates != 0)
+		l.readable.append(point{index: f.first, seq: f.seq, off: l.at, segment: s}, f)
 	}
-	l.last = f.last
-	l.mu.Unlock()
-	l.lastTerm, l.hard = f.lastTerm, f.hard
+	l.last, l.lastTerm, l.hard = f.last, f.lastTerm, f.hard
 	l.seq, l.sum, l.at = l.seq+1, sum, l.at+int64(len(blocks))
 	return nil
 }
@@ -285,7 +265,7 @@ func (l *segmentedLog) Idle() error {
 // end makes an end mark durable behind the last frame of a segment, which has
 // room for it.
 func (l *segmentedLog) end(s *segment, at int64, kind kinds) error {
-	f := frame{seq: l.seq, previous: l.sum, kinds: kind, last: l.last, lastTerm: l.lastTerm, hard: l.hard}
+	f := l.frame(kind)
 	if s != l.newest() { // what the newest begins with
 		f.seq, f.previous = l.newest().frame, l.newest().sum
 	}
@@ -299,19 +279,11 @@ func (l *segmentedLog) end(s *segment, at int64, kind kinds) error {
 // Close implements Log. After an error it returns that, and gives up the lock
 // nevertheless.
 func (l *segmentedLog) Close() error {
-	if l.segments == nil {
+	if l.readable.segments == nil {
 		return l.err
 	}
 	err := l.Idle()
-	l.mu.Lock()
-	segments := l.segments
-	l.segments, l.index = nil, index{}
-	l.mu.Unlock()
-	errs := []error{err}
-	for _, s := range segments {
-		errs = append(errs, l.closeSegment(s))
-	}
-	err = errors.Join(append(errs, l.spares.close(), l.names.Close(), l.lock.Close())...)
+	err = errors.Join(err, l.readable.close(), l.spares.close(), l.names.Close(), l.lock.Close())
 	if l.err == nil {
 		l.err = fmt.Errorf("wal: log %s: %w", l.dir, os.ErrClosed)
 	}

@@ -18,7 +18,7 @@ func TestNoMarkIsDamage(t *testing.T) {
 	var begins []uint64
 	for next := uint64(2); len(begins) < 2; next++ {
 		check(t, l.Append([]Batch{{Entries: []raftpb.Entry{{Index: next, Term: 1, Data: make([]byte, 5000)}}}}))
-		if n := len(l.(*segmentedLog).segments); n > len(begins)+1 {
+		if n := len(l.(*segmentedLog).readable.segments); n > len(begins)+1 {
 			begins = append(begins, next-1)
 		}
 	}

@@ -13,15 +13,18 @@ func (l *segmentedLog) Entries(lo, hi, maxBytes uint64) ([]raftpb.Entry, error) 
 	var r reading
 	r.maxBytes = maxBytes
 	for want := lo; want < hi && !r.full; {
-		s, p, limit, err := l.locate(want, hi)
+		s, p, limit, err := l.readable.locate(want, hi)
 		if err != nil {
-			if err == raft.ErrCompacted && want > lo {
-				break // released meanwhile: what was read is right
+			switch {
+			case err == raft.ErrCompacted && want > lo:
+				return r.entries, nil // released meanwhile: what was read is right
+			case err == os.ErrClosed:
+				err = fmt.Errorf("wal: log %s: %w", l.dir, err)
 			}
 			return nil, err
 		}
 		err = r.read(s, p, want, limit)
-		if closeErr := l.unlocate(s); err == nil {
+		if closeErr := l.readable.unlocate(s); err == nil {
 			err = closeErr
 		}
 		if err != nil {
@@ -30,67 +33,6 @@ func (l *segmentedLog) Entries(lo, hi, maxBytes uint64) ([]raftpb.Entry, error) 
 		want = limit
 	}
 	return r.entries, nil
-}
-
-// locate returns where to look for an entry, and up to which index the frames
-// from there on hold the log. The segment stays until unlocate.
-func (l *segmentedLog) locate(want, hi uint64) (*segment, point, uint64, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	switch {
-	case l.segments == nil:
-		return nil, point{}, 0, fmt.Errorf("wal: log %s: %w", l.dir, os.ErrClosed)
-	case want <= l.first:
-		return nil, point{}, 0, raft.ErrCompacted
-	case hi > l.last+1:
-		return nil, point{}, 0, raft.ErrUnavailable
-	}
-	p, next, ok := l.index.find(want)
-	if !ok {
-		panic(fmt.Sprintf("wal: no frame is known for entry %d of %d to %d", want, l.first+1, l.last))
-	}
-	if next == 0 || next > hi {
-		next = hi
-	}
-	p.segment.readers++
-	return p.segment, p, next, nil
-}
-
-// unlocate ends a read.
-func (l *segmentedLog) unlocate(s *segment) error {
-	l.mu.Lock()
-	s.readers--
-	last := s.gone && s.readers == 0
-	l.mu.Unlock()
-	if last {
-		return s.file.Close()
-	}
-	return nil
-}
-
-// closeSegment closes a segment that is in no list any more, when nobody reads
-// it.
-func (l *segmentedLog) closeSegment(s *segment) error {
-	l.mu.Lock()
-	s.gone = true
-	idle := s.readers == 0
-	l.mu.Unlock()
-	if idle {
-		return s.file.Close()
-	}
-	return nil
-}
-
-// closeUnread is closeSegment, and says whether nobody reads it.
-func (l *segmentedLog) closeUnread(s *segment) bool {
-	l.mu.Lock()
-	s.gone = true
-	idle := s.readers == 0
-	l.mu.Unlock()
-	if idle {
-		_ = s.file.Close() // it was synced, and its content counts no more
-	}
-	return idle
 }
 
 // reading collects entries.

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"go.etcd.io/raft/v3/raftpb"
-
 	"github.com/octopii/octopii/internal/vfs"
 )
 
@@ -18,26 +16,15 @@ type scan struct {
 	segments []*segment
 	// started: the first frame has been read, and what follows continues it.
 	started bool
-	// What the frames up to here amount to: the sequence of the next one and the
-	// checksum of the one before it, the last entry, the hard state, the marks.
-	seq            uint64
-	sum            uint32
-	last, lastTerm uint64
-	hard           raftpb.HardState
-	marks          []Mark
-	// at is where the next frame goes in the newest segment, and lastAt where the
-	// last one begins.
-	at, lastAt int64
-	// ended: an end mark stands there. torn is the end of the last sector of a
+	// tip is that of the frames up to here.
+	tip
+	// lastAt is where the last frame begins in the newest segment.
+	lastAt int64
+	// ended: an end mark stands at the tip. torn is the end of the last sector of a
 	// write that did not become whole; 0: there is none.
 	ended bool
 	torn  int64
-
-	// after is the index behind which terms and index are wanted.
-	after     uint64
-	afterTerm uint64
-	terms     []TermRun
-	index     index
+	found
 
 	// visit, if set, is called for every whole frame. Its error, kept in stop, ends
 	// the scan.
@@ -344,47 +331,12 @@ func (c *scan) add(s *segment, off int64, f *frame) error {
 	case f.first > c.last+1, (f.first <= c.last) != (f.kinds&kindTruncates != 0):
 		return fmt.Errorf("entries from %d on in a log that ends at %d", f.first, c.last)
 	default:
-		if err := c.addEntries(s, off, f); err != nil {
+		if err := c.addEntries(point{index: f.first, seq: f.seq, off: off, segment: s}, f); err != nil {
 			return err
 		}
 	}
 	c.marks = append(c.marks, f.marks...)
 	return nil
-}
-
-func (c *scan) addEntries(s *segment, off int64, f *frame) error {
-	c.index.add(point{index: f.first, seq: f.seq, off: off, segment: s}, f.kinds&kindTruncates != 0)
-	if f.first > c.after {
-		c.terms = cutTerms(c.terms, f.first)
-	} else {
-		c.terms = c.terms[:0]
-	}
-	lastTerm := uint64(0)
-	err := f.eachEntry(func(e raftpb.Entry) {
-		c.noteTerm(e.Index, e.Term)
-		lastTerm = e.Term
-		if n := len(c.terms); e.Index > c.after && (n == 0 || c.terms[n-1].Term != e.Term) {
-			c.terms = append(c.terms, TermRun{First: e.Index, Term: e.Term})
-		}
-	})
-	if err == nil && lastTerm != f.lastTerm {
-		err = fmt.Errorf("the last of the entries has term %d, and not %d", lastTerm, f.lastTerm)
-	}
-	return err
-}
-
-func (c *scan) noteTerm(index, term uint64) {
-	if index == c.after {
-		c.afterTerm = term
-	}
-}
-
-// cutTerms drops what the runs say of entries from first on.
-func cutTerms(runs []TermRun, first uint64) []TermRun {
-	for len(runs) > 0 && runs[len(runs)-1].First >= first {
-		runs = runs[:len(runs)-1]
-	}
-	return runs
 }
 
 func (c *scan) unreadable(s *segment, off int64, err error) error {

@@ -207,7 +207,7 @@ func (b *Segmented) open(dir string, m Mark) (_ *segmentedLog, _ State, err erro
 	if err != nil {
 		return nil, State{}, err
 	}
-	c := scan{fs: b.opts.FS, dir: dir, after: m.Index}
+	c := scan{fs: b.opts.FS, dir: dir, found: found{after: m.Index}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.close(0), lock.Close())

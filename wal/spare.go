@@ -176,6 +176,14 @@ func (p *spares) trim() error {
 	}
 }
 
+// missing is how many files more are wanted.
+func (p *spares) missing() int {
+	room := p.wanted()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return room - len(p.ready)
+}
+
 func (p *spares) add(n uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -352,148 +360,4 @@ func (p *spares) give() error {
 	return nil
 }
 
-// GiveSpares gives the space back that is ready for the next segments. The log makes a new
-// one, or a short one, when it needs it.
-func (l *segmentedLog) GiveSpares() error {
-	if l.err != nil {
-		return l.err
-	}
-	return l.fail("remove spare files of", l.spares.give())
-}
-
 func noSpace(err error) error { return fmt.Errorf("%w: %w", ErrNoSpace, err) }
-
-// Reserved implements Log.
-func (l *segmentedLog) Reserved() bool { return l.spares.any() }
-
-// Reserve implements Log.
-func (l *segmentedLog) Reserve() error {
-	if err := l.spares.make(); err != nil {
-		return fmt.Errorf("wal: reserve the next segment in %s: %w", l.dir, err)
-	}
-	return nil
-}
-
-// cut begins the next segment, with room for a frame of so many bytes. It
-// appears under its name with all that makes it one, so that a segment without a
-// header is damage. The end of the old one then says that there is a next: a log
-// whose newest file was lost is found out.
-func (l *segmentedLog) cut(need int64, frees bool) error {
-	old := l.newest()
-	begin := frame{seq: l.seq, previous: l.sum, kinds: kindBegin | kindMarks, last: l.last, lastTerm: l.lastTerm, hard: l.hard, marks: l.marks}
-	size := max(l.opts.SegmentBytes, begin.beginsSegmentOf(need))
-	spare, f, err := l.spares.take(size)
-	if errors.Is(err, ErrNoSpace) {
-		leave := l.spares.size / spareShare
-		if frees || l.marks[len(l.marks)-1].Index == l.last {
-			leave = min(leave, bridgeSpareBytes)
-		}
-		size = begin.beginsSegmentOf(need + bridgeBytes)
-		spare, f, err = l.spares.bridge(size, leave)
-	}
-	if errors.Is(err, ErrNoSpace) {
-		return fmt.Errorf("wal: begin a segment in %s: %w", l.dir, err)
-	}
-	if err != nil {
-		return l.fail("begin a segment in", err)
-	}
-	next := &segment{
-		header: header{salt: old.header.salt, seq: old.seq + 1, size: size, frame: l.seq, sum: l.sum, before: l.at},
-		path:   segmentPath(l.dir, old.seq+1),
-		file:   f,
-		begin:  l.last, beginTerm: l.lastTerm,
-	}
-	at, sum, err := beginSegment(f, &l.encoder, next.header, &begin)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err == nil {
-		err = l.fs.Rename(spare, next.path)
-	}
-	if err == nil {
-		err = l.names.Sync()
-	}
-	if err == nil {
-		err = l.end(old, l.at, kindSealed)
-	}
-	if err != nil {
-		return l.fail("begin a segment in", errors.Join(err, f.Close()))
-	}
-	l.mu.Lock()
-	l.segments = append(l.segments, next)
-	l.mu.Unlock()
-	l.seq, l.sum, l.at, l.ended = l.seq+1, sum, at, false
-	return l.fail("remove spare files of", l.spares.trim())
-}
-
-// Release implements Log. A segment is not needed when the next one begins at or
-// before index. Some are kept to be used again: under a name that says so, and
-// durably, before a byte of them changes.
-func (l *segmentedLog) Release(index uint64) error {
-	if l.err != nil {
-		return l.err
-	}
-	index = min(index, l.marks[len(l.marks)-1].Index)
-	for len(l.marks) > 1 && l.marks[0].Index < index {
-		l.marks = append(l.marks[:0], l.marks[1:]...)
-	}
-	l.mu.Lock()
-	l.first = max(l.first, index)
-	n := 0
-	for n+1 < len(l.segments) && l.segments[n+1].begin <= index {
-		l.index.drop(l.segments[n])
-		n++
-	}
-	released := l.segments[:n:n]
-	l.segments = append([]*segment(nil), l.segments[n:]...)
-	l.mu.Unlock()
-	if l.segments[0].begin <= index {
-		for len(l.older) > 0 {
-			err := l.fs.Remove(segmentPath(l.dir, l.older[0]))
-			if vfs.Refused(err) {
-				break // the next Release tries again
-			}
-			if err != nil {
-				return l.fail("release segments of", err)
-			}
-			l.older = l.older[1:]
-		}
-	}
-	return l.fail("release segments of", l.free(released))
-}
-
-func (l *segmentedLog) free(released []*segment) error {
-	if len(released) == 0 {
-		return nil
-	}
-	room := l.spares.wanted()
-	l.spares.mu.Lock()
-	room -= len(l.spares.ready)
-	l.spares.mu.Unlock()
-	var recycled []uint64
-	for _, s := range released {
-		idle := l.closeUnread(s)
-		if !idle || s.size != l.opts.SegmentBytes || len(recycled) >= room {
-			if err := l.fs.Remove(s.path); err != nil && !vfs.Refused(err) {
-				return err
-			}
-			continue
-		}
-		n := l.spares.number()
-		err := l.fs.Rename(s.path, l.spares.path(n))
-		if vfs.Refused(err) {
-			continue // it stays under its name, as what was released may
-		}
-		if err != nil {
-			return err
-		}
-		recycled = append(recycled, n)
-	}
-	if err := l.names.Sync(); err != nil {
-		return err
-	}
-	for _, n := range recycled {
-		l.spares.add(n)
-	}
-	return l.spares.tryOpen()
-}

@@ -11,7 +11,6 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 
-	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/raftstore"
 	"github.com/octopii/octopii/wal"
 	"github.com/octopii/octopii/wal/etcdwal"
@@ -38,7 +37,7 @@ func data(t *testing.T, format string) (dir, log string) {
 	s, _, writer, err := raftstore.Open(raftstore.Options{Dir: filepath.Join(dir, "node"), Backend: backends[format]})
 	check(t, err)
 	check(t, s.SetIdentity(raftstore.Identity{Node: 0xa, Name: "n1", Incarnation: 1}))
-	h := octopiipb.SnapshotHeader{Metadata: raftpb.SnapshotMetadata{Index: 1, Term: 1, ConfState: raftpb.ConfState{Voters: []uint64{0xa}}}, External: true}
+	h := raftstore.SnapshotHeader{Metadata: raftpb.SnapshotMetadata{Index: 1, Term: 1, ConfState: raftpb.ConfState{Voters: []uint64{0xa}}}, External: true}
 	w, err := s.CreateSnapshot(h)
 	check(t, err)
 	_, err = w.Commit()
@@ -145,7 +144,7 @@ entries    4, from 2 to 5, and 2 that were replaced; 42 bytes of data and 1 conf
 terms      1 from 2, 2 from 4
 marks      1 of term 1
 hard state term 2, vote a, commit 4
-snapshot   index 1 of term 1, 36 bytes, of a state machine that keeps its own data
+snapshot   index 1 of term 1, 104 bytes, of a state machine that keeps its own data
 end        whole, with an end mark that proves it
 result     whole`, "log", "verify", dir)
 }

@@ -3,7 +3,6 @@ package kv
 import (
 	"errors"
 	"fmt"
-	"math"
 	"sync"
 
 	"go.etcd.io/bbolt"
@@ -14,10 +13,19 @@ import (
 // batch is the one write transaction of a checkedBackend. mu guards all of it, and
 // is held while an entry is applied: a commit has all of an entry, or nothing.
 type batch struct {
-	b  *checkedBackend
+	*fault
+	db    *bbolt.DB
+	views *views
+	// opsMax is how many writes bring the next commit at once.
+	opsMax int
+
 	mu sync.Mutex
 	// afterLock is called by LockInsideApply.
 	afterLock func()
+	// beforeCommit is called before every commit, and afterCommit after every one that
+	// succeeded. The lock is held.
+	beforeCommit func(backend.UnsafeReadWriter)
+	afterCommit  func()
 	// tx is nil when it could not begin, and after end.
 	tx *bbolt.Tx
 	// ops counts writes since the last commit. deleted: there was one that removes
@@ -34,13 +42,13 @@ type batch struct {
 func (t *batch) LockInsideApply() {
 	t.mu.Lock()
 	if t.afterLock != nil {
-		backend.ValidateCalledInsideApply(t.b.lg)
+		backend.ValidateCalledInsideApply(t.lg)
 		t.afterLock()
 	}
 }
 
 func (t *batch) LockOutsideApply() {
-	backend.ValidateCalledOutSideApply(t.b.lg)
+	backend.ValidateCalledOutSideApply(t.lg)
 	t.mu.Lock()
 }
 
@@ -51,48 +59,50 @@ func (t *batch) Lock() { t.mu.Lock() }
 func (t *batch) Unlock() {
 	defer t.mu.Unlock()
 	switch {
-	case t.deleted || t.ops >= t.b.limits.batchOps:
+	case t.deleted || t.ops >= t.opsMax:
 		t.commit()
-	case t.ops > 0 && t.b.failure() == nil:
-		t.b.mu.Lock()
-		t.b.visible.pending = t.pending
-		t.b.mu.Unlock()
+	case t.ops > 0 && t.failure() == nil:
+		t.views.wrote(t.pending)
 	}
 }
 
-// Commit commits what is pending.
-func (t *batch) Commit() { t.b.ForceCommit() }
+// Commit commits what is pending. Whether that worked is in failure.
+func (t *batch) Commit() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.commit()
+}
 
 // CommitAndStop is in the interface, and nobody's business but Close's.
 func (t *batch) CommitAndStop() { panic("kv: only Close ends the batch") }
 
 // commit makes what is pending durable, and visible. mu is held.
 func (t *batch) commit() {
-	if t.b.failure() != nil {
+	if t.failure() != nil {
 		return
 	}
 	// An entry that wrote nothing moves the applied position all the same.
-	if t.b.beforeCommit != nil {
-		t.b.beforeCommit(t)
+	if t.beforeCommit != nil {
+		t.beforeCommit(t)
 	}
 	t.storeContent()
-	if t.ops == 0 || t.b.failure() != nil {
+	if t.ops == 0 || t.failure() != nil {
 		return
 	}
 	if t.mayRemap() {
-		t.b.retire()
+		t.views.retire()
 	}
 	var err error
-	t.b.protect("commit", func() {
+	t.protect("commit", func() {
 		err = t.tx.Commit()
 		t.tx = nil // bbolt ended it, whatever became of it
 	})
 	if err != nil {
-		t.b.fail(fmt.Errorf("commit: %w", err))
+		t.fail(fmt.Errorf("commit: %w", err))
 	}
-	if t.b.failure() == nil {
-		if t.b.afterCommit != nil {
-			t.b.afterCommit()
+	if t.failure() == nil {
+		if t.afterCommit != nil {
+			t.afterCommit()
 		}
 		t.begin()
 	}
@@ -105,7 +115,7 @@ const remapMargin = 64 << 20
 // mayRemap says whether the file may outgrow the memory that it is mapped to by the
 // next commit: bbolt waits then until nobody reads.
 func (t *batch) mayRemap() bool {
-	return t.b.Size()+4*t.bytes+remapMargin > int64(mmapBytes)
+	return t.views.sizes().total+4*t.bytes+remapMargin > int64(mmapBytes)
 }
 
 // storeContent writes what the key bucket holds into the open transaction.
@@ -120,24 +130,12 @@ func (t *batch) storeContent() {
 func (t *batch) begin() {
 	t.ops, t.bytes, t.deleted, t.pending = 0, 0, false, pending{}
 	var err error
-	t.b.protect("begin to write", func() { t.tx, err = t.b.db.Begin(true) })
+	t.protect("begin to write", func() { t.tx, err = t.db.Begin(true) })
 	if err != nil {
-		t.b.fail(fmt.Errorf("begin to write: %w", err))
+		t.fail(fmt.Errorf("begin to write: %w", err))
 		return
 	}
-	v := t.b.newView()
-	if v == nil {
-		return
-	}
-	total := v.tx.Size()
-	// bbolt takes the pages that a commit gave up for the second commit behind it. They count
-	// at once: there may be no other commit, where writes are refused for want of free pages.
-	stats := t.b.db.Stats()
-	free := int64(stats.FreePageN+stats.PendingPageN) * int64(t.b.db.Info().PageSize)
-	t.b.mu.Lock()
-	t.b.size = sizes{total, total - free}
-	t.b.mu.Unlock()
-	t.b.publish(v, pending{})
+	t.views.committed()
 }
 
 // load reads the content of the key bucket, once, after opening.
@@ -150,7 +148,7 @@ func (t *batch) load() {
 	}
 	c, err := contentFrom(stored)
 	if err != nil {
-		t.b.fail(err)
+		t.fail(err)
 	}
 	t.content, t.stored = c, c
 }
@@ -162,24 +160,24 @@ func (t *batch) end() error {
 	}
 	var err error
 	done := false
-	t.b.protect("roll back", func() {
+	t.protect("roll back", func() {
 		err = t.tx.Rollback()
 		done = true
 	})
 	t.tx = nil
 	if !done {
-		err = errors.Join(err, t.b.failure())
+		err = errors.Join(err, t.failure())
 	}
 	return err
 }
 
 // write runs f on a bucket of the open transaction, if there still is one.
 func (t *batch) write(of backend.Bucket, f func(*bbolt.Bucket) error) {
-	if t.tx == nil || t.b.failure() != nil {
+	if t.tx == nil || t.failure() != nil {
 		return
 	}
 	var err error
-	t.b.protect("write", func() {
+	t.protect("write", func() {
 		bucket := t.tx.Bucket(of.Name())
 		if bucket == nil {
 			err = fmt.Errorf("%w: there is no bucket %q", ErrDamaged, of.Name())
@@ -188,19 +186,19 @@ func (t *batch) write(of backend.Bucket, f func(*bbolt.Bucket) error) {
 		err = f(bucket)
 	})
 	if err != nil {
-		t.b.fail(fmt.Errorf("write to bucket %q: %w", of.Name(), err))
+		t.fail(fmt.Errorf("write to bucket %q: %w", of.Name(), err))
 	}
 	t.ops++
 }
 
 func (t *batch) UnsafeCreateBucket(of backend.Bucket) {
-	if t.tx == nil || t.b.failure() != nil {
+	if t.tx == nil || t.failure() != nil {
 		return
 	}
 	var err error
-	t.b.protect("make a bucket", func() { _, err = t.tx.CreateBucketIfNotExists(of.Name()) })
+	t.protect("make a bucket", func() { _, err = t.tx.CreateBucketIfNotExists(of.Name()) })
 	if err != nil {
-		t.b.fail(fmt.Errorf("make bucket %q: %w", of.Name(), err))
+		t.fail(fmt.Errorf("make bucket %q: %w", of.Name(), err))
 	}
 	t.ops++
 }
@@ -252,23 +250,18 @@ func (t *batch) UnsafeDelete(of backend.Bucket, key []byte) {
 	})
 }
 
-func (t *batch) bucket(of backend.Bucket) (bucket *bbolt.Bucket) {
-	if t.tx != nil && t.b.failure() == nil {
-		t.b.protect("open a bucket", func() { bucket = t.tx.Bucket(of.Name()) })
+func (t *batch) bucket(of backend.Bucket) bucket {
+	b := bucket{fault: t.fault, of: of}
+	if t.tx != nil && t.failure() == nil {
+		t.protect("open a bucket", func() { b.in = t.tx.Bucket(of.Name()) })
 	}
-	return bucket
+	return b
 }
 
 func (t *batch) UnsafeRange(of backend.Bucket, key, endKey []byte, limit int64) (keys, values [][]byte) {
-	if len(endKey) == 0 {
-		return t.b.readOne(t.bucket(of), of, key)
-	}
-	if limit <= 0 {
-		limit = math.MaxInt64
-	}
-	return t.b.readRange(t.bucket(of), of, key, endKey, limit)
+	return t.bucket(of).read(key, endKey, limit)
 }
 
 func (t *batch) UnsafeForEach(of backend.Bucket, visit func(key, value []byte) error) error {
-	return t.b.forEach(t.bucket(of), of, visit)
+	return t.bucket(of).forEach(visit)
 }

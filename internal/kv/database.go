@@ -99,6 +99,18 @@ func (db *database) close() error {
 	return errors.Join(err, db.be.Close(), db.room.close())
 }
 
+// moveTo says that there is nothing between the last entry in db and index that
+// a state machine would have seen: raft writes entries of its own.
+func (db *database) moveTo(index uint64) {
+	tx := db.be.BatchTx()
+	tx.LockOutsideApply()
+	db.applied.index = index
+	db.applying = db.applied
+	db.store(tx)
+	tx.Unlock()
+	db.be.ForceCommit()
+}
+
 // recoverFailed turns a panic of etcd's store into err if the database failed: then
 // it is because of what was not there to read. Any other panic goes on.
 func (db *database) recoverFailed(err *error) {

@@ -52,13 +52,13 @@ func (s *Store) ReadTxn(ctx context.Context, r *pb.TxnRequest, grant Grant) (res
 }
 
 // view gives read the present state.
-func (s *Store) view(ctx context.Context, grant Grant, read func(mvcc.TxnRead, *meter, *database) error) error {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if s.db == nil {
+func (c *current) view(ctx context.Context, grant Grant, read func(mvcc.TxnRead, *meter, *database) error) error {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.db == nil {
 		return ErrClosed
 	}
-	_, err := guarded(s.db, func() (struct{}, error) { return struct{}{}, s.db.metering(ctx, grant, read) })
+	_, err := guarded(c.db, func() (struct{}, error) { return struct{}{}, c.db.metering(ctx, grant, read) })
 	return err
 }
 
@@ -143,10 +143,10 @@ func (s *Store) WaitCompacted(ctx context.Context) error {
 }
 
 // commitOf commits db unless it was replaced meanwhile.
-func (s *Store) commitOf(db *database) error {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if s.db != db {
+func (c *current) commitOf(db *database) error {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.db != db {
 		return ErrClosed
 	}
 	// What is not committed would be compacted once more after a crash.

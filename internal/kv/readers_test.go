@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,31 +21,23 @@ import (
 // will be no next commit, and Close waits for them.
 func TestReadersDoNotWaitForAFailedCommit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := &checkedBackend{lg: zap.NewNop(), failed: make(chan struct{})}
-		b.changed.L = &b.mu
-		b.retire()
-		read := 0
+		v := &views{fault: newFault(zap.NewNop(), nil)}
+		v.retire()
+		var read atomic.Int64
 		for range 3 {
 			go func() {
-				b.release(b.acquire().view)
-				b.mu.Lock()
-				defer b.mu.Unlock()
-				read++
+				v.release(v.acquire().view)
+				read.Add(1)
 			}()
 		}
 		synctest.Wait()
-		b.mu.Lock()
-		early := read
-		b.mu.Unlock()
-		b.fail(errors.New("commit: the disk is gone"))
+		early := read.Load()
+		v.fail(errors.New("commit: the disk is gone"))
 		synctest.Wait()
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		if early != 0 || read != 3 {
+		if read := read.Load(); early != 0 || read != 3 {
 			t.Errorf("%d of 3 readers went on before the database failed, and %d then; want 0 and 3", early, read)
 		}
-		b.retired = false // so that none is left if this test failed
-		b.changed.Broadcast()
+		v.publish(nil) // so that none is left if this test failed
 	})
 }
 

@@ -2,11 +2,8 @@ package kv
 
 import (
 	"errors"
-	"fmt"
-	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -44,8 +41,7 @@ var errNoRoom = errors.New("there is no space for the next commit, and the store
 // reserve. Where nothing of it is left, what would be applied waits.
 type room struct {
 	lg *zap.Logger
-	// file is the database, by a handle of its own.
-	file *os.File
+	extent
 	// reserve in bytes is wanted behind what is used.
 	reserve int64
 	// size is how much of the file is used, and how much of that is not free.
@@ -61,12 +57,6 @@ type room struct {
 	// free is what the volume had beside when the keeper looked last.
 	free atomic.Int64
 
-	mu sync.Mutex
-	// allocated is how much of the file has its space.
-	allocated int64
-	// grown is closed, and replaced, when allocated grows.
-	grown chan struct{}
-
 	// look wakes the keeper; stopping ends it and all who wait for room.
 	look     chan struct{}
 	stopping chan struct{}
@@ -75,42 +65,19 @@ type room struct {
 }
 
 // openRoom takes what the file at path has.
-func openRoom(path string, reserve int64, lg *zap.Logger) (_ *room, err error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, f.Close())
-		}
-	}()
-	info, err := f.Stat()
-	if err != nil {
+func openRoom(path string, reserve int64, lg *zap.Logger) (*room, error) {
+	r := &room{lg: lg, reserve: reserve, look: make(chan struct{}, 1), stopping: make(chan struct{})}
+	if err := r.extent.open(path); err != nil {
 		return nil, err
 	}
 	if reserve == 0 {
-		total, _, err := vfs.Space(f)
+		total, _, err := vfs.Space(r.file)
 		if err != nil {
-			return nil, err
+			return nil, errors.Join(err, r.file.Close())
 		}
-		reserve = min(max(total/16, reserveBytesMin), reserveBytesMax)
+		r.reserve = min(max(total/16, reserveBytesMin), reserveBytesMax)
 	}
-	r := &room{
-		lg: lg, file: f, reserve: reserve,
-		grown: make(chan struct{}), look: make(chan struct{}, 1), stopping: make(chan struct{}),
-	}
-	// An earlier run left its reserve in the file, and bbolt may have extended that
-	// without space.
-	if r.allocated, err = vfs.Allocated(f); err != nil || r.allocated >= info.Size() {
-		return r, err
-	}
-	if err = vfs.Allocate(f, r.allocated, info.Size()); err == nil {
-		r.allocated = info.Size()
-	} else if vfs.Full(err) {
-		err = nil // the keeper says so
-	}
-	return r, err
+	return r, nil
 }
 
 // start begins to keep the reserve.
@@ -139,10 +106,9 @@ func (r *room) wake() {
 // left is how much a commit may add to the file, and must leave alone for itself.
 func (r *room) left() (room, commit int64) {
 	total, _ := r.size()
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	allocated, _ := r.now()
 	// bbolt writes its list of free pages anew, which has 8 bytes for each.
-	return r.allocated - total - r.taken(), min(commitBytes, r.reserve/4) + total/256
+	return allocated - total - r.taken(), min(commitBytes, r.reserve/4) + total/256
 }
 
 // forCommands is how many bytes of commands have room behind those that were applied,
@@ -190,9 +156,7 @@ func (r *room) wait(need int64) bool {
 		r.lg.Warn("no space is left for the next commit: nothing is applied until there is some again; reads of what is there go on",
 			zap.String("file", r.file.Name()), zap.Int64("bytes", need))
 	}
-	r.mu.Lock()
-	grown := r.grown
-	r.mu.Unlock()
+	_, grown := r.now()
 	r.wake()
 	timer := time.NewTimer(roomRetry)
 	defer timer.Stop()
@@ -231,33 +195,15 @@ func (r *room) keep() {
 func (r *room) extend() {
 	defer r.lookAtVolume()
 	total, _ := r.size()
-	r.mu.Lock()
-	allocated := r.allocated
-	r.mu.Unlock()
 	wanted := r.wanted.Load()
 	used := total + r.taken() + wanted
-	err := r.allocate(allocated, used+r.reserve, spareBytes)
-	if err != nil && r.allocate(allocated, used+r.reserve/2, spareBytes) != nil && wanted > 0 {
+	err := r.allocate(used+r.reserve, spareBytes)
+	if err != nil && r.allocate(used+r.reserve/2, spareBytes) != nil && wanted > 0 {
 		// What waits has room with less.
 		_, commit := r.left()
-		_ = r.allocate(allocated, used+commit, spareBytesMin)
+		_ = r.allocate(used+commit, spareBytesMin)
 	}
 	r.setLow(r.isLow(err), err)
-}
-
-// allocate brings the file to a size, if that leaves spare bytes on the volume.
-func (r *room) allocate(from, to, spare int64) error {
-	if from >= to {
-		return nil
-	}
-	if _, free, err := vfs.Space(r.file); err == nil && free < to-from+spare {
-		return fmt.Errorf("%w: %d bytes are free on the volume, and %d are wanted with %d beside", syscall.ENOSPC, free, to-from, spare)
-	}
-	if err := vfs.Allocate(r.file, from, to); err != nil {
-		return err
-	}
-	r.grew(to)
-	return nil
 }
 
 // isLow: err says why there is no whole reserve, if there is none. Free pages are used before
@@ -279,14 +225,6 @@ func (r *room) lookAtVolume() {
 		free = 0
 	}
 	r.free.Store(free)
-}
-
-func (r *room) grew(allocated int64) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.allocated = max(r.allocated, allocated)
-	close(r.grown)
-	r.grown = make(chan struct{})
 }
 
 func (r *room) setLow(low bool, err error) {

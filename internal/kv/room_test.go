@@ -207,7 +207,7 @@ func TestRoomIsThere(t *testing.T) {
 
 // Free pages are no room where nothing is left to grow into.
 func TestFreePagesAreNoRoomAlone(t *testing.T) {
-	r := &room{lg: zap.NewNop(), reserve: 16 << 20, allocated: 100 << 20}
+	r := &room{lg: zap.NewNop(), reserve: 16 << 20, extent: extent{allocated: 100 << 20}}
 	for _, c := range []struct {
 		total, inUse int64
 		low          bool

@@ -22,11 +22,14 @@ import (
 // Scrub reads and verifies the whole database, at most bytesPerSecond of it. The error
 // is that of ctx, ErrDamaged, or one of reading.
 func (s *Store) Scrub(ctx context.Context, bytesPerSecond int) error {
-	be, v, err := s.beginScrub()
-	if err != nil {
-		return err
+	views, v := s.beginScrub()
+	if views == nil {
+		return ErrClosed
 	}
-	defer be.release(v)
+	defer views.release(v)
+	if err := views.failure(); err != nil {
+		return fmt.Errorf("kv: scrub %s: %w", s.path(), err)
+	}
 	begin, read := time.Now(), 0
 	pace := func(ctx context.Context, bytes int) error {
 		read += bytes
@@ -43,26 +46,21 @@ func (s *Store) Scrub(ctx context.Context, bytesPerSecond int) error {
 			return ctx.Err()
 		}
 	}
-	if err := be.verifyView(ctx, v, pace); err != nil {
+	if err := views.verifyView(ctx, v, pace); err != nil {
 		return fmt.Errorf("kv: scrub %s: %w", s.path(), err)
 	}
 	return nil
 }
 
-// beginScrub returns a view of the database for Scrub, which releases it.
-func (s *Store) beginScrub() (*checkedBackend, *view, error) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if s.db == nil {
-		return nil, nil, ErrClosed
+// beginScrub returns a view of the database for Scrub, which releases it; nil without one.
+func (c *current) beginScrub() (*views, *view) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.db == nil {
+		return nil, nil
 	}
-	be := s.db.be
-	v := be.newView()
-	if err := be.failure(); err != nil {
-		be.release(v)
-		return nil, nil, fmt.Errorf("kv: scrub %s: %w", s.path(), err)
-	}
-	return be, v, nil
+	views := &c.db.be.views
+	return views, views.newView()
 }
 
 // Content sums up all revisions of all keys: members that applied the same entries

@@ -4,17 +4,10 @@
 package kv
 
 import (
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
-	"strings"
-	"sync"
 	"sync/atomic"
-	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.uber.org/zap"
@@ -22,31 +15,8 @@ import (
 	"github.com/octopii/octopii/internal/vfs"
 )
 
-const (
-	// fileName is the database inside the directory given to Open.
-	fileName = "db"
-	// tempPattern names what Restore writes before it takes the place of
-	// fileName. A crash may leave one behind; Open removes it.
-	tempPattern = "db.restore.*"
-)
-
 // ErrClosed: the store was closed.
 var ErrClosed = errors.New("kv: store is closed")
-
-// errInUse: another process has the file open, or another Store of this one.
-var errInUse = fmt.Errorf("another process uses the database; stop it first: %w", vfs.ErrLocked)
-
-// limits say when the backend commits by itself. Zero values: as in etcd.
-type limits struct {
-	// batchInterval is the longest time between two commits.
-	batchInterval time.Duration
-	// batchOps is how many writes bring the next commit at once.
-	batchOps int
-	// reserveBytes is Options.ReserveBytes.
-	reserveBytes int64
-	// fs has the names of the files, not what is in them. nil: vfs.OS.
-	fs vfs.FS
-}
 
 // Options of a Store. The zero value of every field is a good choice.
 type Options struct {
@@ -63,28 +33,9 @@ type Options struct {
 // database is neither read nor written any more, all calls return why (ErrDamaged
 // for damage), and Failed says so. What was committed before stays as it is.
 type Store struct {
-	dir    string
-	lg     *zap.Logger
-	limits limits
-	// comparisons outlive the database.
-	comparisons *comparisons
-	// origin tells the commands that this store's server proposes from all others.
-	origin uint64
-
-	// mu guards db against Restore, which replaces it. Reads hold it for as long
-	// as they last; the goroutine that applies needs it only to replace db.
-	mu sync.RWMutex
-	// db is nil after Close, and while dropped.
-	db *database
-	// dropped: Restore removed the old database to make room for the new one. There is
-	// nothing to read until it has succeeded.
-	dropped bool
-	// noRoom: the last Restore found no room. Owned by the goroutine that applies.
-	noRoom bool
+	restorer
 	// lastRoom is what Room found last.
 	lastRoom atomic.Int64
-	// closing counts replaced databases that a reader of a snapshot still holds.
-	closing sync.WaitGroup
 }
 
 // Open opens the store in dir, which is made if it is missing. A file that is
@@ -101,13 +52,13 @@ func open(dir string, lg *zap.Logger, l limits) (*Store, error) {
 	if lg == nil {
 		lg = zap.NewNop()
 	}
-	if err := makeDir(dir); err != nil {
-		return nil, err
-	}
 	if l.fs == nil {
 		l.fs = vfs.OS
 	}
-	s := &Store{dir: dir, lg: lg, limits: l, comparisons: newComparisons(), origin: newOrigin()}
+	s := &Store{restorer: restorer{files: files{dir: dir, lg: lg, limits: l, comparisons: newComparisons(), origin: newOrigin()}}}
+	if err := s.makeDir(); err != nil {
+		return nil, err
+	}
 	// It goes first: on a full volume it may be what the rest needs.
 	if err := s.removeLeft(); err != nil {
 		return nil, fmt.Errorf("kv: remove an interrupted restore: %w", err)
@@ -115,7 +66,7 @@ func open(dir string, lg *zap.Logger, l limits) (*Store, error) {
 	err := s.verify()
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		err = s.create()
+		s.db, err = s.create()
 	case err == nil:
 		s.db, err = s.openDatabase(s.path())
 	}
@@ -125,94 +76,10 @@ func open(dir string, lg *zap.Logger, l limits) (*Store, error) {
 	return s, nil
 }
 
-// verify reads the database, which nobody else may be writing. One that does not exist
-// is fs.ErrNotExist.
-func (s *Store) verify() error {
-	if _, err := os.Stat(s.path()); err != nil {
-		return err
-	}
-	lock, err := vfs.OS.Lock(s.path())
-	if errors.Is(err, vfs.ErrLocked) {
-		return errInUse
-	}
-	if err != nil {
-		return err
-	}
-	return errors.Join(verifyFile(s.path()), lock.Close())
-}
-
-// newOrigin draws a number that no other store has, and no other run of this one.
-func newOrigin() uint64 {
-	var b [8]byte
-	_, _ = rand.Read(b[:]) // it never fails
-	return binary.BigEndian.Uint64(b[:]) | 1
-}
-
-// create makes an empty database. It gets its name when it is whole, so that a
-// crash leaves no half of one.
-func (s *Store) create() error {
-	path, err := receiveFile(s.dir, strings.NewReader(""))
-	if err != nil {
-		return err
-	}
-	db, err := s.openDatabase(path)
-	if err != nil {
-		return errors.Join(err, os.Remove(path))
-	}
-	if err := s.adopt(path); err != nil {
-		return errors.Join(err, db.close())
-	}
-	s.db = db
-	return nil
-}
-
-func (s *Store) openDatabase(path string) (*database, error) {
-	db, err := openDatabase(path, s.lg, s.limits, s.origin)
-	if err != nil {
-		return nil, err
-	}
-	db.comparisons = s.comparisons
-	return db, nil
-}
-
-// adopt gives a whole and durable database at path its final name.
-func (s *Store) adopt(path string) error {
-	if err := s.limits.fs.Rename(path, s.path()); err != nil {
-		return errors.Join(err, os.Remove(path))
-	}
-	return s.limits.fs.SyncDir(s.dir)
-}
-
-// makeDir makes dir durably.
-func makeDir(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("kv: make directory: %w", err)
-	}
-	if err := syncDir(filepath.Dir(dir)); err != nil {
-		return fmt.Errorf("kv: make directory %s: %w", dir, err)
-	}
-	return nil
-}
-
-// removeLeft removes what an interrupted Restore left. Who opens a store sees to it
-// that nobody else has it open.
-func (s *Store) removeLeft() error {
-	left, err := filepath.Glob(filepath.Join(s.dir, tempPattern))
-	for _, path := range left {
-		err = errors.Join(err, os.Remove(path))
-	}
-	return err
-}
-
-func (s *Store) path() string { return filepath.Join(s.dir, fileName) }
-
 // Close commits, waits for a compaction that is under way, for all reads and
 // for every Snapshot that is not closed, and releases the file.
 func (s *Store) Close() error {
-	s.mu.Lock()
-	db := s.db
-	s.db, s.dropped = nil, false
-	s.mu.Unlock()
+	db := s.replace(nil, false)
 	if db == nil {
 		s.closing.Wait()
 		return nil

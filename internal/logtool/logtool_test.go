@@ -15,7 +15,6 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/octopii/octopii/internal/vfs"
-	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/raftstore"
 	"github.com/octopii/octopii/wal"
 )
@@ -34,8 +33,8 @@ func check(t testing.TB, err error) {
 	}
 }
 
-func headerAt(index, term uint64) octopiipb.SnapshotHeader {
-	return octopiipb.SnapshotHeader{Metadata: raftpb.SnapshotMetadata{Index: index, Term: term, ConfState: raftpb.ConfState{Voters: []uint64{1, 2}}}}
+func headerAt(index, term uint64) raftstore.SnapshotHeader {
+	return raftstore.SnapshotHeader{Metadata: raftpb.SnapshotMetadata{Index: index, Term: term, ConfState: raftpb.ConfState{Voters: []uint64{1, 2}}}}
 }
 
 // entriesOf are entries of one term; every tenth changes the configuration.
@@ -68,7 +67,7 @@ var made = content{
 	Entries:   append(entriesOf(2, 41, 89), entriesOf(3, 90, 120)...),
 }
 
-func putSnapshot(t testing.TB, s *raftstore.Store, h octopiipb.SnapshotHeader) {
+func putSnapshot(t testing.TB, s *raftstore.Store, h raftstore.SnapshotHeader) {
 	t.Helper()
 	w, err := s.CreateSnapshot(h)
 	check(t, err)

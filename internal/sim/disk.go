@@ -18,10 +18,8 @@ type disk struct {
 	renamed map[string]string
 	fs      *vfstest.Faulty
 
-	// crashIn is how many changes are still let through before the power fails;
-	// negative: it does not. dead: it has.
-	crashIn int
-	dead    bool
+	power
+	pace
 	// readOnly: the file system could not write its journal, and takes no change
 	// until the machine starts again.
 	readOnly bool
@@ -29,42 +27,85 @@ type disk struct {
 	failing map[vfstest.Kind]error
 	// struck: one did, so that the process must end.
 	struck bool
-
 	// roomless: it was full once.
 	roomless bool
+	// refusedLog: an operation on the log failed of which the appender must know.
+	refusedLog bool
+}
 
+// power is that of the disk's machine, and where among its changes it will fail.
+type power struct {
+	// crashIn is how many changes are still let through before the power fails;
+	// negative: it does not. dead: it has.
+	crashIn int
+	dead    bool
+	// crashAt is a kind of change at which the power fails, before it or, with
+	// crashAfter, before the next one; empty: it does not.
+	crashAt    vfstest.Kind
+	crashAfter bool
+}
+
+// failsAt says whether the power fails before a change.
+func (p *power) failsAt(kind vfstest.Kind) bool {
+	if p.crashAt == kind {
+		p.crashAt, p.crashIn = "", 0
+		if p.crashAfter {
+			p.crashIn = 1
+		}
+	}
+	if p.crashIn == 0 {
+		p.dead = true
+		return true
+	}
+	p.crashIn = max(p.crashIn-1, -1)
+	return false
+}
+
+// pace is how long a disk takes, in which others go on.
+type pace struct {
 	// fast and slow bound how long a group of appends takes; stalled is until when
 	// nothing is written at all.
 	fast, slow time.Duration
 	stalled    time.Duration
 	// hung is until when a write hangs at least, also if the disk is mended.
 	hung time.Duration
-
-	// crashAt is a kind of change at which the power fails, before it or, with
-	// crashAfter, before the next one; empty: it does not.
-	crashAt    vfstest.Kind
-	crashAfter bool
-
 	// pause is called before a file of the log is written or synced, while the
 	// appender works: others go on meanwhile. gone: the process ended there.
 	pause func(time.Duration)
 	gone  bool
-	// refusedLog: an operation on the log failed of which the appender must know.
-	refusedLog bool
+}
+
+// take lets the time pass that a write or a sync of the log takes.
+func (p *pace) take(w *world, kind vfstest.Kind) {
+	switch {
+	case kind == vfstest.Sync:
+		p.pause(w.between(p.fast, p.slow))
+		for p.stalled > w.now && !p.gone { // it may be mended meanwhile
+			p.hung = w.now + min(p.stalled-w.now, 100*time.Millisecond)
+			p.pause(p.hung - w.now)
+		}
+	case w.oneIn(8):
+		p.pause(w.between(0, p.fast))
+	}
+}
+
+// latency is how long the next group of appends takes.
+func (p *pace) latency(w *world) time.Duration {
+	t := w.between(p.fast, p.slow)
+	return max(t, p.stalled-w.now)
 }
 
 func newDisk(m *member) *disk {
-	d := &disk{w: m.w, m: m, crashIn: -1, fast: 50 * time.Microsecond, slow: 2 * time.Millisecond}
+	d := &disk{w: m.w, m: m, pace: pace{fast: 50 * time.Microsecond, slow: 2 * time.Millisecond}}
 	d.plug(vfstest.NewMem())
 	return d
 }
 
 // plug gives the disk a content, without faults.
 func (d *disk) plug(mem *vfstest.Mem) {
-	d.mem, d.crashIn, d.failing = mem, -1, nil
+	d.mem, d.failing, d.power = mem, nil, power{crashIn: -1}
 	d.renamed = map[string]string{}
-	d.dead, d.readOnly, d.struck, d.refusedLog = false, false, false, false
-	d.crashAt = ""
+	d.readOnly, d.struck, d.refusedLog = false, false, false
 	var fs *vfstest.Faulty
 	fs = vfstest.NewFaulty(mem, func(op vfstest.Op) error {
 		if fs != d.fs { // of a process that has ended
@@ -102,15 +143,7 @@ func (d *disk) name(op vfstest.Op) string {
 func (d *disk) decide(op vfstest.Op) error {
 	log := d.pause != nil && (op.Kind == vfstest.Write || op.Kind == vfstest.Sync) && path.Ext(op.Path) == ".seg"
 	if log && !d.dead && !d.gone {
-		if op.Kind == vfstest.Sync {
-			d.pause(d.w.between(d.fast, d.slow))
-			for d.stalled > d.w.now && !d.gone { // it may be mended meanwhile
-				d.hung = d.w.now + min(d.stalled-d.w.now, 100*time.Millisecond)
-				d.pause(d.hung - d.w.now)
-			}
-		} else if d.w.oneIn(8) {
-			d.pause(d.w.between(0, d.fast))
-		}
+		d.take(d.w, op.Kind)
 	}
 	if d.dead || d.gone {
 		return vfstest.ErrCrashed
@@ -119,17 +152,9 @@ func (d *disk) decide(op vfstest.Op) error {
 		l.probe()
 	}
 	if op.Changes() {
-		if d.crashAt == op.Kind {
-			d.crashAt, d.crashIn = "", 0
-			if d.crashAfter {
-				d.crashIn = 1
-			}
-		}
-		if d.crashIn == 0 {
-			d.dead = true
+		if d.failsAt(op.Kind) {
 			return vfstest.ErrCrashed
 		}
-		d.crashIn = max(d.crashIn-1, -1)
 		if d.readOnly {
 			return syscall.EROFS
 		}
@@ -158,12 +183,6 @@ func (d *disk) decide(op vfstest.Op) error {
 		}
 	}
 	return err
-}
-
-// latency is how long the next group of appends takes.
-func (d *disk) latency() time.Duration {
-	t := d.w.between(d.fast, d.slow)
-	return max(t, d.stalled-d.w.now)
 }
 
 // loses says what the end of a process leaves: all that it wrote, or, when the

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/octopii/octopii/internal/stepped"
-	"github.com/octopii/octopii/internal/vfs/vfstest"
 	"github.com/octopii/octopii/node"
 	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/transport"
@@ -83,49 +82,6 @@ func (n *nemesis) breakFounding() {
 			if len(w.running()) > 0 {
 				w.faults++
 				do()
-			}
-		})
-	}
-}
-
-// wipeAndReturn empties a member's disk. What comes back at its address, with the same
-// command, is a new member, as every data directory draws its ID: that of a founder may
-// found. The power may fail at any moment of its coming back.
-func (n *nemesis) wipeAndReturn(m *member) *member {
-	n.tell(m, "its disk is wiped, and it is started with the same command")
-	m.kill(false)
-	m.disk.plug(vfstest.NewMem())
-	m.machine.wipe()
-	m.log, m.gone, m.view.forgets = nil, true, true
-	n.removed[m.id] = true
-	h := n.w.addMember()
-	h.address, h.join, h.expect, h.founder = m.address, m.join, m.expect, m.founder
-	h.rejoins, h.listens, h.heir = true, listenTicks, byAddress
-	h.priority = m.priority
-	if n.w.byHand {
-		h.start()
-		return h
-	}
-	h.after(n.w.between(time.Millisecond, 5*n.w.cfg.tick), "start", h.start)
-	if n.w.oneIn(2) {
-		n.harass(h)
-	}
-	return h
-}
-
-// harass ends a member again and again while it comes back, between any two of its
-// writes.
-func (n *nemesis) harass(m *member) {
-	at := time.Duration(0)
-	for range 1 + n.w.rnd.IntN(5) {
-		at += n.w.between(5*time.Millisecond, 10*n.w.cfg.tick)
-		n.later(at, at+1, "while it comes back", func() {
-			switch {
-			case n.held || !m.up():
-			case n.w.oneIn(3):
-				n.kill(m, n.w.oneIn(2))
-			default:
-				m.disk.crashIn = n.w.rnd.IntN(12)
 			}
 		})
 	}
@@ -246,7 +202,7 @@ const (
 func (n *nemesis) askAsStranger(m *member, lie transport.Hello) {
 	rnd, h := n.w.rnd, m.end.handler
 	self := octopiipb.Member{ID: m.id, Name: m.name(), Address: m.address, Incarnation: h.Hello(0).Incarnation, Priority: int32(m.priority)}
-	other := octopiipb.Member{ID: lie.Node, Name: "stranger", Address: lie.Address, Incarnation: lie.Incarnation}
+	other := octopiipb.Member{ID: lie.Node, Name: "stranger", Address: lie.Host.Address, Incarnation: lie.Incarnation}
 	first := other
 	if o := n.w.members[rnd.IntN(len(n.w.members))]; o.end != nil && n.w.oneIn(2) {
 		first = octopiipb.Member{ID: o.id, Name: o.name(), Address: o.address, Incarnation: rnd.Uint64(), Priority: int32(o.priority)}
@@ -281,14 +237,14 @@ func (n *nemesis) askAsStranger(m *member, lie transport.Hello) {
 
 // keepsHolders: no automatic step lowers the number of holders. When a member's files are
 // put aside, a majority of the voters without it has everything that was acknowledged.
-func (c *checker) keepsHolders(m *member) {
+func (c *calls) keepsHolders(m *member) {
 	l, seen := c.w.leader(), c.order.Index()
 	if l == nil || seen == 0 {
 		return
 	}
 	voters, holders := l.status().Membership.Voters(), 0
 	for _, id := range voters {
-		o := c.w.nemesis.member(id)
+		o := c.w.member(id)
 		if o == m || o.hopeless() || o.log == nil || o.log.last < seen {
 			continue
 		}

@@ -15,7 +15,7 @@ import (
 )
 
 // finish looks at the whole story when all is quiet.
-func (c *checker) finish() {
+func (c *calls) finish() {
 	if err := check.ExactlyOnce(c.recorded(), c.commands()); err != nil {
 		c.w.fail("what is acknowledged is committed", "%v", err)
 	}
@@ -34,7 +34,7 @@ func (c *checker) finish() {
 }
 
 // recorded is what clients know of their operations.
-func (c *checker) recorded() check.History {
+func (c *calls) recorded() check.History {
 	h := make(check.History, len(c.ops))
 	for i, o := range c.ops {
 		h[i] = o.recorded()
@@ -58,7 +58,7 @@ func (o *op) recorded() check.Operation {
 }
 
 // commands are the operations in the committed log.
-func (c *checker) commands() []check.Entry {
+func (c *calls) commands() []check.Entry {
 	var log []check.Entry
 	for i := range c.ledger {
 		if e := &c.ledger[i]; e.command {
@@ -72,7 +72,7 @@ func (c *checker) commands() []check.Entry {
 // states where states are compared, and every answer to a query must be what the
 // members had. It returns the results and the state in the end; nil if the replay
 // stopped before it.
-func (c *checker) replay() (map[uint64][]byte, node.StateMachine) {
+func (c *calls) replay() (map[uint64][]byte, node.StateMachine) {
 	queries := map[uint64][]*op{}
 	for _, o := range c.ops {
 		if o.query && o.outcome == done {
@@ -110,7 +110,7 @@ func (c *checker) replay() (map[uint64][]byte, node.StateMachine) {
 }
 
 // replayed compares the state of a replay with what members had.
-func (c *checker) replayed(sm node.StateMachine, at uint64) bool {
+func (c *calls) replayed(sm node.StateMachine, at uint64) bool {
 	was, ok := c.states[at]
 	if !ok {
 		return true
@@ -124,7 +124,7 @@ func (c *checker) replayed(sm node.StateMachine, at uint64) bool {
 
 // answers: a query has the same answer wherever it is asked, as long as the same
 // commands are applied there.
-func (c *checker) answers(sm node.StateMachine, at uint64, queries []*op) bool {
+func (c *calls) answers(sm node.StateMachine, at uint64, queries []*op) bool {
 	for _, o := range queries {
 		var output []byte
 		if c.w.tested("a replay: Options.Read", func() error {
@@ -143,7 +143,7 @@ func (c *checker) answers(sm node.StateMachine, at uint64, queries []*op) bool {
 }
 
 // seenAt is the first moment at which a client saw an index, or a higher one.
-func (c *checker) seenAt(index uint64) uint64 {
+func (c *calls) seenAt(index uint64) uint64 {
 	at := c.moment + 1
 	for _, o := range c.ops {
 		if o.outcome == done && o.index >= index {
@@ -162,7 +162,7 @@ const porcupineTimeout = time.Minute
 // one key; Options.Operations keeps them below a thousand a key for the simulator's own
 // state machine, and below a thousand in all for others. No answer in time counts
 // as wrong.
-func (c *checker) clientsSaw(results map[uint64][]byte, final node.StateMachine) {
+func (c *calls) clientsSaw(results map[uint64][]byte, final node.StateMachine) {
 	h := c.settled(results)
 	var err error
 	switch {
@@ -192,7 +192,7 @@ func (c *checker) clientsSaw(results map[uint64][]byte, final node.StateMachine)
 // settled is what clients know, and what the log knows of the operations of which they do
 // not: they took effect before anything behind them returned, or never. The index of
 // a query is how far the state machine was that it saw.
-func (c *checker) settled(results map[uint64][]byte) check.History {
+func (c *calls) settled(results map[uint64][]byte) check.History {
 	h := c.recorded()
 	for i, o := range c.ops {
 		r := &h[i]
@@ -211,7 +211,7 @@ func (c *checker) settled(results map[uint64][]byte) check.History {
 }
 
 // involved lists operations.
-func (c *checker) involved(of []check.Operation, results map[uint64][]byte) string {
+func (c *calls) involved(of []check.Operation, results map[uint64][]byte) string {
 	var b strings.Builder
 	for i := range of {
 		o := c.ops[of[i].ID-1]

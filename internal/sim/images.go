@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/octopii/octopii/internal/vfs/vfstest"
+	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/transport"
 )
 
@@ -26,8 +27,8 @@ type served struct {
 const oneHistory = "nobody serves another branch"
 
 // branch begins the time of two histories.
-func (n *nemesis) branch() {
-	n.branching = true
+func (n *damages) branch() {
+	n.w.branching = true
 	n.w.check.served = nil
 	for _, m := range n.w.members {
 		m.chains = map[uint64]uint64{}
@@ -36,7 +37,7 @@ func (n *nemesis) branch() {
 
 // oneHistory fails unless a state from which a member answers is of one history with
 // all from which was answered before.
-func (c *checker) oneHistory(m *member) {
+func (c *calls) oneHistory(m *member) {
 	s := served{by: m, index: m.machine.applied, chains: m.chains}
 	for _, o := range c.served {
 		at := common(s, o)
@@ -69,9 +70,9 @@ func common(a, b served) (at uint64) {
 // moment, and starts them in a drawn order, some of them late. Nobody can say what is
 // right then. But nobody may serve another history than the others, and where a
 // majority came back without the rest, the rest finds out.
-func (n *nemesis) images() {
+func (n *damages) images() {
 	l := n.w.leader()
-	if l == nil || n.lost != nil || n.branching || !n.mayLose(l) {
+	if l == nil || n.lost != nil || n.w.branching || !n.mayLose(l) {
 		return
 	}
 	voters := n.w.voterMembers(l)
@@ -93,7 +94,7 @@ func (n *nemesis) images() {
 }
 
 // putBack ends the story of faults: what comes is the story of the images.
-func (n *nemesis) putBack(voters []*member, old map[*member]image) {
+func (n *damages) putBack(voters []*member, old map[*member]image) {
 	n.held = true
 	for _, m := range n.w.members {
 		m.kill(false)
@@ -112,26 +113,6 @@ func (n *nemesis) putBack(voters []*member, old map[*member]image) {
 		m.after(at, "start", m.start)
 		at += pick(n.w.rnd, 0, n.w.cfg.tick, 3*n.w.cfg.electionTimeout())
 	}
-}
-
-// mendNetwork leaves every disk and every link well.
-func (n *nemesis) mendNetwork() {
-	n.w.net.calm()
-	n.w.net.heal()
-	for _, m := range n.w.members {
-		m.rate = 1
-		m.disk.slow, m.disk.stalled = 2*time.Millisecond, 0
-		m.disk.mem.SetCapacity(0)
-		m.disk.failing, m.disk.crashIn, m.disk.crashAt = nil, -1, ""
-	}
-}
-
-// voterMembers are those of a leader's membership.
-func (w *world) voterMembers(l *member) (list []*member) {
-	for _, id := range l.status().Membership.Voters() {
-		list = append(list, w.nemesis.member(id))
-	}
-	return list
 }
 
 // image is the content of a disk.
@@ -163,10 +144,10 @@ func (n *nemesis) strangerAt(m *member) {
 	}
 	rnd := n.w.rnd
 	others := slices.DeleteFunc(slices.Clone(n.w.members), func(o *member) bool { return o == m })
-	lie := transport.Hello{Node: rnd.Uint64()>>1 + 1, Incarnation: rnd.Uint64(), Address: "nowhere",
+	lie := transport.Hello{Node: rnd.Uint64()>>1 + 1, Incarnation: rnd.Uint64(), Host: transport.Host{Address: "nowhere"},
 		Remembers: transport.Memory{Term: 1 << 40, Match: 1 << 40, Commit: 1 << 40}}
 	if len(others) > 0 && n.w.oneIn(2) {
-		lie.Node, lie.Address = others[rnd.IntN(len(others))].id, m.address
+		lie.Node, lie.Host.Address = others[rnd.IntN(len(others))].id, m.address
 	}
 	h := m.end.handler
 	told := h.Hello(lie.Node).For(lie)
@@ -187,7 +168,7 @@ func (n *nemesis) strangerAt(m *member) {
 			{Type: raftpb.MsgApp, Index: st.Commit, LogTerm: 1, Commit: st.Commit, Term: st.Term + 1},
 		} {
 			msg.From, msg.To = lie.Node, m.id
-			payload, err := msg.Marshal()
+			payload, err := (&octopiipb.PeerMessage{Message: msg}).Marshal()
 			if err != nil {
 				panic(fmt.Sprintf("sim: a message that cannot be encoded: %v", err))
 			}

@@ -121,15 +121,15 @@ var errTested = errors.New("the state machine failed")
 
 // tested calls the state machine that is tested. An error or a panic is a failure
 // of that one, and of nothing else.
-func (w *world) tested(what string, f func() error) (err error) {
+func (st *story) tested(what string, f func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			w.fail("the state machine does not panic", "%s: %v\n%s", what, r, stackOf(debug.Stack()))
+			st.fail("the state machine does not panic", "%s: %v\n%s", what, r, stackOf(debug.Stack()))
 			err = errTested
 		}
 	}()
 	if err := f(); err != nil {
-		w.fail("the state machine does what it is asked", "%s: %v", what, err)
+		st.fail("the state machine does what it is asked", "%s: %v", what, err)
 		return errTested
 	}
 	return nil
@@ -141,7 +141,7 @@ func stackOf(stack []byte) string {
 	if _, behind, ok := strings.Cut(s, "\npanic("); ok {
 		s = "panic(" + behind
 	}
-	s, _, _ = strings.Cut(s, "\ngithub.com/octopii/octopii/internal/sim.(*world).tested(")
+	s, _, _ = strings.Cut(s, "\ngithub.com/octopii/octopii/internal/sim.(*story).tested(")
 	return s
 }
 
@@ -216,7 +216,7 @@ func (s *machine) takes(e *node.Entry) {
 	var full []string
 	voters := s.m.status().Membership.Voters()
 	for _, id := range voters {
-		if m := s.m.w.nemesis.member(id); m != nil && m.machine.limited && m.machine.room < 0 {
+		if m := s.m.w.member(id); m != nil && m.machine.limited && m.machine.room < 0 {
 			full = append(full, m.name())
 		}
 	}

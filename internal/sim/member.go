@@ -3,7 +3,6 @@ package sim
 import (
 	"fmt"
 	"iter"
-	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -24,42 +23,77 @@ const (
 type member struct {
 	w       *world
 	id      uint64
-	address string
 	disk    *disk
 	machine *machine
+	launch
+	fate
+	process
+	helpers helpers
+	drift
+	// dark: its machine has no power. Nothing there refuses a connection, and those
+	// that there were do not break.
+	dark bool
+	// log is what its log has taken, since it was last opened or made; nil: it has
+	// none. installs counts the snapshots that took the place of its log.
+	log      *watchedLog
+	installs int
+	// chains are those of the states that this life had, by index, since images of disks
+	// were put back: see images.go.
+	chains map[uint64]uint64
+	// view is what the checker knows of it.
+	view view
+}
+
+// launch is how a member is started: what an operator would write on its command line.
+type launch struct {
+	address string
 	// founder and join are how it first starts.
 	founder bool
 	join    []string
 	// expect is node.Config's, and listens its FoundAfterTicks.
 	expect, listens int
-	// told: a member of the cluster came here in this life and wanted another one; knows:
-	// and this one had a turn since, so that its disk says it. phantom: it is of another
-	// cluster than that of this world. See founding.go.
-	told, knows, phantom bool
-	// rejoins and replaces: it takes another one's place. heir is how.
+	// rejoins and replaces: it takes another one's place.
 	rejoins  bool
 	replaces uint64
-	heir     heirs
-	// noShow: it was added, and never runs.
-	noShow bool
 	// priority is in its record when it founds or joins.
 	priority int
+	// acceptLoss is node.Config's.
+	acceptLoss bool
+}
 
+// fill sets what of a Config is the operator's.
+func (l *launch) fill(c *node.Config) {
+	c.Bootstrap, c.FoundAfterTicks, c.Expect, c.Join = l.founder, l.listens, l.expect, l.join
+	c.Rejoin, c.Replaces, c.Priority, c.AcceptLoss = l.rejoins, l.replaces, l.priority, l.acceptLoss
+}
+
+// fate is what became of a member over all of its lives, as those know who look from outside.
+type fate struct {
+	// knows: a member of the cluster came here and wanted another one, and this one had a
+	// turn since, so that its disk says it. phantom: it is of another cluster than that of
+	// this world. See founding.go.
+	knows, phantom bool
+	// heir is how it took the place of another one.
+	heir heirs
+	// noShow: it was added, and never runs. gone: it is not started again.
+	noShow, gone bool
+	// wiped: its disk was, and it came back under its old ID. voted: it had a vote
+	// by then.
+	wiped, voted bool
+	// lostLog: its log is lost, and its identity is not.
+	lostLog bool
+}
+
+// process is what runs of a member, one life after another.
+type process struct {
 	// node is nil while the process does not run. life counts its starts: what was
 	// meant for an earlier one does not happen.
 	node stepped.Node
 	real *node.Node
 	life int
 	end  *endpoint
-	// installs counts the snapshots that took the place of its log.
-	installs int
-	// ended is why the process ended by itself; gone: it is not started again.
+	// ended is why the process ended by itself.
 	ended error
-	gone  bool
-
-	// dark: its machine has no power. Nothing there refuses a connection, and those
-	// that there were do not break.
-	dark bool
 	// paused: the process does not run, and does not know; held is what happened
 	// meanwhile.
 	paused bool
@@ -68,42 +102,51 @@ type member struct {
 	awakeSince time.Duration
 	// state is the number of its last state, of its coverage.
 	state uint32
-	// rate is how fast its clock goes.
-	rate float64
-	// offset is by how much it is wrong.
-	offset time.Duration
+	// told: a member of the cluster came here in this life and wanted another one.
+	told bool
 	// due: a turn of that part is on its way. writing is the appender's, if it has
 	// begun.
 	due     stepped.Work
 	writing *writing
-	// tasks are those of its helpers that are under way, and task the one that runs.
-	tasks []*task
-	task  *task
 	// receives is the snapshot that it gets; nil: none.
 	receives *stream
-	// log is what its log has taken, since it was last opened or made; nil: it has
-	// none.
-	log *watchedLog
-
 	// remembered is the term of a leader that remembers more than it has: see
-	// nemesis.forge.
+	// breakdowns.forge. beats counts the heartbeats of that kind in this life.
 	remembered uint64
-	// beats counts the heartbeats of that kind in this life.
-	beats int
-	// wiped: its disk was, and it came back under its old ID. voted: it had a vote
-	// by then.
-	wiped, voted bool
-	// lostLog: its log is lost, and its identity is not.
-	lostLog bool
-
-	// chains are those of the states that this life had, by index, since images of disks
-	// were put back: see images.go. acceptLoss is node.Config's.
-	chains     map[uint64]uint64
-	acceptLoss bool
-
-	// view is what the checker knows of it.
-	view view
+	beats      int
 }
+
+// begins forgets what the last life left.
+func (p *process) begins(now time.Duration) {
+	p.life++
+	p.ended, p.due, p.remembered, p.beats, p.told = nil, stepped.Work{}, 0, 0, false
+	p.awakeSince, p.state = now, 0
+}
+
+// ends leaves nothing of a life.
+func (p *process) ends() {
+	p.node, p.real, p.end, p.receives = nil, nil, nil, nil
+	p.life++
+	p.paused, p.held = false, nil
+}
+
+// up says whether the process runs, paused or not.
+func (p *process) up() bool { return p.node != nil }
+
+// awake says whether it also does something.
+func (p *process) awake() bool { return p.node != nil && !p.paused }
+
+func (p *process) status() node.Status { return p.real.Status() }
+
+// drift is how wrong a member's clock is.
+type drift struct {
+	// rate is how fast it goes, and offset by how much it is wrong.
+	rate   float64
+	offset time.Duration
+}
+
+// clock is how long a duration by the member's clock really is.
+func (d *drift) clock(by time.Duration) time.Duration { return time.Duration(float64(by) / d.rate) }
 
 // writing is a turn of the appender that is under way: it pauses while the disk
 // works.
@@ -112,119 +155,10 @@ type writing struct {
 	stop func()
 }
 
-// host implements stepped.Host for one life of a member.
-type host struct {
-	m *member
-}
-
-func (h host) Go(f func()) {
-	// A snapshot takes its time; what is quick is quick.
-	d := h.m.disk
-	h.m.after(h.m.w.between(h.m.w.between(d.fast, d.slow), h.m.w.cfg.taskMax), "task", func() { h.task(f) })
-}
-
-// Aside draws nothing: what is written aside changes no story.
-func (h host) Aside(f func()) { h.m.after(time.Millisecond, "aside", func() { h.task(f) }) }
-
-// task runs f between two turns of the appender, as it may need what that holds, and
-// when the disk does not hang.
-func (h host) task(f func()) {
-	switch d := h.m.disk; {
-	case d.stalled > h.m.w.now: // it may be mended meanwhile
-		h.m.after(min(d.stalled-h.m.w.now, 100*time.Millisecond), "task waits for the disk", func() { h.task(f) })
-	case h.m.writing != nil:
-		h.m.after(time.Millisecond, "task waits", func() { h.task(f) })
-	default:
-		h.m.begin(f)
-	}
-}
-
-// task is what a helper of a member does: it pauses while a snapshot travels.
-type task struct {
-	next  func() (time.Duration, bool)
-	stop  func()
-	yield func(time.Duration) bool
-	// ended: its process is, in the middle of what it does.
-	ended bool
-}
-
-// pause lets time pass, and says whether the process still runs then.
-func (t *task) pause(d time.Duration) bool { return !t.ended && t.yield(d) }
-
-// begin begins a task.
-func (m *member) begin(f func()) {
-	t := &task{}
-	t.next, t.stop = iter.Pull(func(yield func(time.Duration) bool) {
-		t.yield = yield
-		f()
-	})
-	m.tasks = append(m.tasks, t)
-	m.goOn(t)
-}
-
-// goOn goes on with a task up to its next pause.
-func (m *member) goOn(t *task) {
-	if m.writing != nil {
-		m.after(time.Millisecond, "task waits", func() { m.goOn(t) })
-		return
-	}
-	m.task = t
-	wait, more := t.next()
-	m.task = nil
-	if more {
-		m.after(wait, "task goes on", func() { m.goOn(t) })
-		return
-	}
-	m.tasks = slices.DeleteFunc(m.tasks, func(o *task) bool { return o == t })
-}
-
-// stopTasks ends what helpers are in the middle of.
-func (m *member) stopTasks() {
-	tasks := m.tasks
-	m.tasks = nil
-	for _, t := range tasks {
-		if t.ended = true; t != m.task {
-			t.stop()
-		}
-	}
-}
-
-func (h host) Timer(f func()) stepped.Timer { return &timer{m: h.m, f: f} }
-func (h host) Now() time.Time               { return time.Unix(1_000_000_000, 0).Add(h.m.w.now + h.m.offset) }
-func (h host) Decided(d *stepped.Decision)  { h.m.w.check.decided(h.m, d) }
-
-// timer is a stepped.Timer.
-type timer struct {
-	m *member
-	f func()
-	// set counts how often it was set or stopped.
-	set    int
-	active bool
-}
-
-func (t *timer) Reset(d time.Duration) bool {
-	was := t.active
-	t.set++
-	t.active = true
-	set := t.set
-	t.m.after(t.m.clock(d), "timer", func() {
-		if t.active && t.set == set {
-			t.active = false
-			t.f()
-		}
-	})
-	return was
-}
-
-func (t *timer) Stop() bool {
-	was := t.active
-	t.active = false
-	return was
-}
-
 // addMember makes a member that does not run yet.
 func (w *world) addMember() *member {
-	m := &member{w: w, id: w.nextID, rate: 1}
+	m := &member{w: w, id: w.nextID, drift: drift{rate: 1}}
+	m.helpers.m = m
 	m.disk = newDisk(m)
 	m.address = fmt.Sprintf("n%d", m.id)
 	m.machine = newMachine(m)
@@ -240,17 +174,6 @@ func (w *world) addMember() *member {
 
 func (m *member) name() string { return fmt.Sprintf("n%d", m.id) }
 
-// up says whether the process runs, paused or not.
-func (m *member) up() bool { return m.node != nil }
-
-// awake says whether it also does something.
-func (m *member) awake() bool { return m.node != nil && !m.paused }
-
-func (m *member) status() node.Status { return m.real.Status() }
-
-// clock is how long a duration by the member's clock really is.
-func (m *member) clock(d time.Duration) time.Duration { return time.Duration(float64(d) / m.rate) }
-
 // after has something happen to this life of the member.
 func (m *member) after(d time.Duration, what string, f func()) { m.w.push(d, what, m, f) }
 
@@ -260,10 +183,8 @@ func (m *member) start() {
 		return
 	}
 	w, c := m.w, &m.w.cfg
-	m.life++
+	m.begins(w.now)
 	m.dark = false
-	m.ended, m.due, m.remembered, m.beats, m.told = nil, stepped.Work{}, 0, 0, false
-	m.awakeSince, m.state = w.now, 0
 	before := m.log
 	m.log = nil
 	if m.chains != nil {
@@ -275,28 +196,24 @@ func (m *member) start() {
 	if w.trace != nil {
 		logger = zap.New(traceCore{m: m})
 	}
-	n, err := stepped.Start(stepped.Config{
-		FS:         m.disk.fs,
-		Host:       host{m},
-		CacheBytes: c.cacheBytes, RequestWindow: c.requestWindow,
-		Node: node.Config{
-			ID: m.id, Dir: dataDir, StateMachine: m.machine, Transport: m.end,
-			Bootstrap: m.founder, FoundAfterTicks: m.listens, Expect: m.expect, FailoverByTimeout: c.failoverByTimeout, Join: m.join, Rejoin: m.rejoins, Replaces: m.replaces, Priority: m.priority,
-			WAL:                 watched{wal.New(wal.Options{FS: m.disk.fs, SegmentBytes: c.segmentBytes}), m},
-			TickInterval:        c.tick,
-			ElectionTicks:       c.electionTicks,
-			SnapshotEntries:     c.snapshotEntries,
-			SnapshotLogBytes:    c.snapshotLogBytes,
-			TrailingEntries:     c.trailingEntries,
-			MessageBytesMax:     c.messageBytes,
-			InflightMessagesMax: c.inflight,
-			PromoteLagMax:       c.promoteLag,
-			JoinTimeoutTicks:    c.joinTimeoutTicks,
-			StallLimit:          c.stallLimit,
-			AcceptLoss:          m.acceptLoss,
-			Logger:              logger,
-		},
-	})
+	cfg := node.Config{
+		ID: m.id, Dir: dataDir, StateMachine: m.machine, Transport: m.end,
+		FailoverByTimeout:   c.failoverByTimeout,
+		WAL:                 watched{wal.New(wal.Options{FS: m.disk.fs, SegmentBytes: c.segmentBytes}), m},
+		TickInterval:        c.tick,
+		ElectionTicks:       c.electionTicks,
+		SnapshotEntries:     c.snapshotEntries,
+		SnapshotLogBytes:    c.snapshotLogBytes,
+		TrailingEntries:     c.trailingEntries,
+		MessageBytesMax:     c.messageBytes,
+		InflightMessagesMax: c.inflight,
+		PromoteLagMax:       c.promoteLag,
+		JoinTimeoutTicks:    c.joinTimeoutTicks,
+		StallLimit:          c.stallLimit,
+		Logger:              logger,
+	}
+	m.fill(&cfg)
+	n, err := stepped.Start(stepped.Config{FS: m.disk.fs, Host: host{m}, CacheBytes: c.cacheBytes, RequestWindow: c.requestWindow, Node: cfg})
 	if err != nil {
 		m.end.close()
 		m.log = before
@@ -361,7 +278,7 @@ func (m *member) settle() {
 	if work.Append && !m.due.Append {
 		m.due.Append = true
 		if w.byHand {
-			m.after(m.disk.latency(), "append", m.appendAtOnce)
+			m.after(m.disk.latency(m.w), "append", m.appendAtOnce)
 		} else {
 			m.after(w.between(time.Microsecond, w.cfg.appendMax), "append", m.append)
 		}
@@ -441,13 +358,11 @@ func (m *member) kill(power bool) {
 		m.end.close()
 	}
 	m.stopWriting()
-	m.stopTasks()
+	m.helpers.stop()
 	if m.node != nil {
 		m.w.check.killed(m)
 	}
-	m.node, m.real, m.end, m.receives = nil, nil, nil, nil
-	m.life++
-	m.paused, m.held = false, nil
+	m.ends()
 	m.disk.loses(power)
 	m.machine.crash()
 	for _, c := range m.w.clients {

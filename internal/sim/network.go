@@ -11,6 +11,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/octopii/octopii/internal/stepped"
+	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/transport"
 )
 
@@ -171,7 +172,7 @@ type parcel struct {
 	// transport may do that at any time: nothing in it may change.
 	sum uint64
 	// raft is the message if it is one of raft; gist is for the trace.
-	raft *raftpb.Message
+	raft *octopiipb.PeerMessage
 	gist string
 }
 
@@ -254,9 +255,9 @@ func (e *endpoint) Send(to uint64, kind transport.Kind, m transport.Message) boo
 		return false
 	}
 	gist := ""
-	rm, isRaft := m.(*raftpb.Message)
+	rm, isRaft := m.(*octopiipb.PeerMessage)
 	if isRaft {
-		e.net.w.check.sent(e.m, rm)
+		e.net.w.check.sent(e.m, &rm.Message)
 	}
 	address, ok := e.where(to)
 	if !ok {
@@ -264,7 +265,7 @@ func (e *endpoint) Send(to uint64, kind transport.Kind, m transport.Message) boo
 	}
 	if isRaft {
 		if e.net.script != nil {
-			e.net.script.sent(e.m, rm)
+			e.net.script.sent(e.m, &rm.Message)
 		}
 		if e.net.w.trace != nil {
 			gist = gistOf(rm)
@@ -301,12 +302,12 @@ func encoded(m transport.Message) []byte {
 }
 
 // gistOf is what the trace shows of a message.
-func gistOf(m *raftpb.Message) string {
+func gistOf(m *octopiipb.PeerMessage) string {
 	if m == nil {
 		return "not one of raft"
 	}
-	return fmt.Sprintf("%s %x->%x term=%d logterm=%d index=%d commit=%d entries=%d reject=%v hint=%d",
-		m.Type, m.From, m.To, m.Term, m.LogTerm, m.Index, m.Commit, len(m.Entries), m.Reject, m.RejectHint)
+	return fmt.Sprintf("%s %x->%x term=%d logterm=%d index=%d commit=%d entries=%d reject=%v hint=%d note={%v}",
+		m.Type, m.From, m.To, m.Term, m.LogTerm, m.Index, m.Commit, len(m.Entries), m.Reject, m.RejectHint, &m.Note)
 }
 
 // connect shakes hands, and sends what waited.
@@ -330,6 +331,13 @@ func (e *endpoint) connect(l *link, id uint64, address string) {
 	}
 }
 
+// hello is what the process says of itself to a peer, 0 if that is not known.
+func (e *endpoint) hello(peer uint64) transport.Hello {
+	h := e.handler.Hello(peer)
+	h.Host.ID = bytesHash(fmt.Appendf(nil, "%x, life %d", e.m.id, e.life))
+	return h
+}
+
 // meet is the handshake with whoever must be at an address, 0 for whoever is: each side
 // judges the other.
 func (e *endpoint) meet(address string, id uint64) (*endpoint, error) {
@@ -337,8 +345,8 @@ func (e *endpoint) meet(address string, id uint64) (*endpoint, error) {
 	if err != nil {
 		return nil, err
 	}
-	mine := e.handler.Hello(to.m.id)
-	theirs := to.handler.Hello(e.m.id).For(mine)
+	mine := e.hello(to.m.id)
+	theirs := to.hello(e.m.id).For(mine)
 	mine.Call, theirs.Call = id == 0, id == 0
 	theirs.Dialed = address
 	if id != 0 {
@@ -363,7 +371,7 @@ func (e *endpoint) meet(address string, id uint64) (*endpoint, error) {
 		to.m.settle()
 		return nil, err
 	}
-	to.said[e.m.id] = mine.Address
+	to.said[e.m.id] = mine.Host.Address
 	e.net.w.check.met(e.m, to.m)
 	e.net.w.check.met(to.m, e.m)
 	return to, nil
@@ -403,7 +411,7 @@ func (e *endpoint) deliver(l *link, address string, p parcel) {
 			n.w.mix(p.sum)
 			n.w.tell(at.m, "  gets %s", what)
 			if p.raft != nil {
-				n.w.check.heard(at.m, p.raft)
+				n.w.check.heard(at.m, &p.raft.Message)
 			}
 			at.handler.HandleMessages(from, []transport.Inbound{{Kind: p.kind, Payload: payload}})
 		}
@@ -426,7 +434,7 @@ func (e *endpoint) deliver(l *link, address string, p parcel) {
 				arrive(to)
 			}
 		}
-		if n.script == nil || p.raft == nil || !n.script.holds(e.m, to.m, p.raft, late) {
+		if n.script == nil || p.raft == nil || !n.script.holds(e.m, to.m, &p.raft.Message, late) {
 			arrive(to)
 		}
 	}
@@ -574,7 +582,7 @@ func (e *endpoint) Ask(address string, kind transport.Kind, m transport.Message,
 			answer(nil, err)
 			return
 		}
-		hello := e.handler.Hello(0)
+		hello := e.hello(0)
 		to.m.after(e.net.travel(e.m.address, address), "called", func() {
 			to.handler.(stepped.Answerer).Answer(hello, transport.Inbound{Kind: kind, Payload: payload}, func(m transport.Message, err error) {
 				if e.net.cuts[direction{address, e.m.address}] || !e.alive() {
@@ -603,7 +611,7 @@ func (e *endpoint) Probe(_ context.Context, address string) (transport.Hello, er
 	if err != nil {
 		return transport.Hello{}, err
 	}
-	hello := to.handler.Hello(e.m.id).For(e.handler.Hello(0))
+	hello := to.hello(e.m.id).For(e.hello(0))
 	hello.Remembers = transport.Memory{}
 	return hello, nil
 }

@@ -11,6 +11,57 @@ import (
 	octopiipb "github.com/octopii/octopii/proto"
 )
 
+// operator changes who belongs to the cluster, replaces what is lost, and keeps the budget of
+// what may be.
+type operator struct {
+	breakdowns
+	// removed are members that the operator wanted to remove, or the cluster gave up;
+	// demoted those whose votes were taken away, and what took their places.
+	removed, demoted map[uint64]bool
+	// shrinking are members that were asked, and when, for a change that leaves fewer voters,
+	// and have not answered.
+	shrinking map[*member]time.Duration
+	// moves counts the addresses that members moved to.
+	moves int
+	// lost is the member that is damaged and not yet replaced, and heir the one
+	// that takes its place.
+	lost, heir *member
+	// more are members that were wiped beside lost, and what came back in their places.
+	more []loss
+}
+
+// loss is a member that lost its disk, and the one that takes its place.
+type loss struct{ lost, heir *member }
+
+// mayLose says whether the budget allows that a member's data is lost for good. It
+// must be one that everybody knows: one that is about to join may come back with
+// another disk, and nothing is wrong with that.
+func (n *operator) mayLose(lost *member) bool {
+	l := n.w.leader()
+	if n.lost != nil || l == nil {
+		return false
+	}
+	ms := l.status().Membership
+	if _, known := ms.Member(lost.id); !known {
+		return false
+	}
+	voters := ms.Voters()
+	good := 0
+	for _, id := range voters {
+		if m := n.w.member(id); m != nil && !m.hopeless() {
+			good++
+		}
+	}
+	// Of a change that was asked for the leader may not know yet; one whose member stopped may
+	// be in the log.
+	for _, asked := range n.shrinking {
+		if n.w.now-asked < 20*time.Second {
+			return false
+		}
+	}
+	return len(voters) >= 3 && good == len(voters) && !n.w.changing()
+}
+
 // The operator's side of nemesis: who joins, goes, and takes whose place.
 
 // heirs are the ways in which a new member takes the place of a lost one.
@@ -27,7 +78,7 @@ const (
 
 // replace has a new member take the place of a lost one: when a majority answers without
 // it, as octopiid's own rule wants it.
-func (n *nemesis) replace(m *member) {
+func (n *operator) replace(m *member) {
 	n.w.at(n.w.between(3*time.Second, 8*time.Second), "replace", func() {
 		if n.over {
 			return
@@ -42,7 +93,7 @@ func (n *nemesis) replace(m *member) {
 
 // prove calls then when a majority of the voters has answered without a member, which does
 // not run meanwhile, behind the barrier that vouches for it. It asks again until then.
-func (n *nemesis) prove(m *member, then func()) {
+func (n *operator) prove(m *member, then func()) {
 	again := func() { n.w.at(time.Second, "prove", func() { n.prove(m, then) }) }
 	l := n.asked()
 	switch {
@@ -71,7 +122,7 @@ func (n *nemesis) prove(m *member, then func()) {
 }
 
 // putAway takes a member's files away, and starts the one that takes its place.
-func (n *nemesis) putAway(m *member) {
+func (n *operator) putAway(m *member) {
 	n.w.check.keepsHolders(m)
 	n.tell(m, "is to be replaced")
 	m.gone = true
@@ -81,7 +132,7 @@ func (n *nemesis) putAway(m *member) {
 }
 
 // newHeir starts the member that takes the lost one's place.
-func (n *nemesis) newHeir() *member {
+func (n *operator) newHeir() *member {
 	m := n.w.addMember()
 	switch m.heir = pick(n.w.rnd, byHand, byID, byAddress); m.heir {
 	case byID:
@@ -94,7 +145,7 @@ func (n *nemesis) newHeir() *member {
 }
 
 // settleLoss waits until the lost member is replaced, and has a hand in it if it must.
-func (n *nemesis) settleLoss() {
+func (n *operator) settleLoss() {
 	n.w.at(time.Second, "is it replaced?", func() {
 		l := n.asked()
 		if n.over || n.lost == nil {
@@ -126,10 +177,10 @@ func (n *nemesis) settleLoss() {
 
 // settled says whether the heir of a lost member is what that was: a voter, or a learner
 // whose vote was taken away.
-func (n *nemesis) settled(heir node.Member) bool { return !heir.Learner || n.demoted[heir.ID] }
+func (n *operator) settled(heir node.Member) bool { return !heir.Learner || n.demoted[heir.ID] }
 
 // asked is the leader if it can be asked for something, else nil.
-func (n *nemesis) asked() *member {
+func (n *operator) asked() *member {
 	if l := n.w.leader(); l != nil && !l.paused {
 		return l
 	}
@@ -138,7 +189,7 @@ func (n *nemesis) asked() *member {
 
 // spare is a voter that the cluster can do without, and whom to ask; nil if there is
 // none.
-func (n *nemesis) spare() (l *member, id uint64) {
+func (n *operator) spare() (l *member, id uint64) {
 	if l = n.asked(); l == nil || n.lost != nil {
 		return nil, 0
 	}
@@ -150,7 +201,7 @@ func (n *nemesis) spare() (l *member, id uint64) {
 }
 
 // change asks a member for a change of membership.
-func (n *nemesis) change(m *member, cs ...stepped.Change) {
+func (n *operator) change(m *member, cs ...stepped.Change) {
 	shrinks := slices.ContainsFunc(cs, func(c stepped.Change) bool { return c.Op == stepped.Remove || c.Op == stepped.Demote })
 	if shrinks {
 		n.shrinking[m] = n.w.now
@@ -167,7 +218,7 @@ func (n *nemesis) change(m *member, cs ...stepped.Change) {
 }
 
 // targets are some members to ask to join.
-func (n *nemesis) targets() []string {
+func (n *operator) targets() []string {
 	var list []string
 	for _, m := range n.w.running() {
 		list = append(list, m.address)
@@ -177,13 +228,13 @@ func (n *nemesis) targets() []string {
 }
 
 // newcomer starts a new member that asks to join.
-func (n *nemesis) newcomer() *member {
+func (n *operator) newcomer() *member {
 	m := n.w.addMember()
 	n.letJoin(m)
 	return m
 }
 
-func (n *nemesis) letJoin(m *member) {
+func (n *operator) letJoin(m *member) {
 	m.join = n.targets()
 	if len(m.join) == 0 {
 		m.join = []string{n.w.members[0].address}
@@ -193,7 +244,7 @@ func (n *nemesis) letJoin(m *member) {
 }
 
 // letIn starts a member that has no log yet.
-func (n *nemesis) letIn(m *member) {
+func (n *operator) letIn(m *member) {
 	m.start()
 	if slices.ContainsFunc(n.kinds, func(f fault) bool { return f.name == "forged" }) {
 		for i := range time.Duration(4) { // while it has no log
@@ -206,7 +257,7 @@ func (n *nemesis) letIn(m *member) {
 const membersMax = 7
 
 // room is how many more members there may be.
-func (n *nemesis) room() int {
+func (n *operator) room() int {
 	living := 0
 	for _, m := range n.w.members {
 		if !m.gone {
@@ -216,7 +267,7 @@ func (n *nemesis) room() int {
 	return membersMax - living
 }
 
-func (n *nemesis) join() {
+func (n *operator) join() {
 	if n.room() > 0 {
 		n.newcomer()
 	}
@@ -228,7 +279,7 @@ func toVote(m *member, replaces uint64) stepped.Change {
 }
 
 // several adds two members in one change. They wait to be added.
-func (n *nemesis) several() {
+func (n *operator) several() {
 	l := n.asked()
 	if l == nil || n.room() < 2 {
 		return
@@ -241,7 +292,7 @@ func (n *nemesis) several() {
 }
 
 // swap has a new member take the place of one that is well.
-func (n *nemesis) swap() {
+func (n *operator) swap() {
 	l := n.asked()
 	if l == nil || n.lost != nil || n.room() < 1 {
 		return
@@ -256,7 +307,7 @@ func (n *nemesis) swap() {
 }
 
 // noShow adds a member that never shows up: it is given up.
-func (n *nemesis) noShow() {
+func (n *operator) noShow() {
 	l := n.asked()
 	if l == nil || n.room() < 1 {
 		return
@@ -270,7 +321,7 @@ func (n *nemesis) noShow() {
 // move has a member come back at another address, or two at each other's. Whoever moved
 // calls the others, and so they learn of it; all others are well and stay meanwhile, for
 // of two that cannot find each other neither may know where a third one is.
-func (n *nemesis) move() {
+func (n *operator) move() {
 	n.held = true
 	n.mend(n.hopeful())
 	timeout := n.w.cfg.electionTimeout()
@@ -282,7 +333,7 @@ func (n *nemesis) move() {
 	})
 }
 
-func (n *nemesis) moveNow() {
+func (n *operator) moveNow() {
 	l := n.asked()
 	if l == nil || n.lost != nil {
 		return
@@ -290,7 +341,7 @@ func (n *nemesis) moveNow() {
 	// They must be known, and part of it: one that waits to be added is where it was.
 	var some []*member
 	for _, mem := range l.status().Membership.Members {
-		if m := n.member(mem.ID); m.log != nil && m.awake() && !m.hopeless() && m.address == mem.Address {
+		if m := n.w.member(mem.ID); m.log != nil && m.awake() && !m.hopeless() && m.address == mem.Address {
 			some = append(some, m)
 		}
 	}
@@ -317,7 +368,7 @@ func (n *nemesis) moveNow() {
 }
 
 // demote takes a vote away for a while.
-func (n *nemesis) demote() {
+func (n *operator) demote() {
 	l, id := n.spare()
 	if l == nil {
 		return
@@ -329,14 +380,14 @@ func (n *nemesis) demote() {
 		if l := n.asked(); l != nil {
 			// At once, which is refused if it lags; and else when it has caught up.
 			n.change(l, stepped.Change{Op: stepped.Promote, Member: octopiipb.Member{ID: id}})
-			if m := n.member(id); n.w.oneIn(2) {
+			if m := n.w.member(id); n.w.oneIn(2) {
 				n.change(l, toVote(m, 0))
 			}
 		}
 	})
 }
 
-func (n *nemesis) remove() {
+func (n *operator) remove() {
 	l, id := n.spare()
 	if l == nil {
 		return
@@ -346,7 +397,7 @@ func (n *nemesis) remove() {
 	n.change(l, stepped.Change{Op: stepped.Remove, Member: octopiipb.Member{ID: id}})
 }
 
-func (n *nemesis) transfer() {
+func (n *operator) transfer() {
 	m := n.someone()
 	if m == nil || m.paused {
 		return

@@ -113,7 +113,7 @@ func listDigest(l []uint64) uint64 {
 // auditRegisters looks at what clients saw of the registers and lists. final is the state
 // that the whole log amounts to: a query tells only the length and the digest of a
 // list, which must be how the one in the end begins.
-func auditRegisters(c *checker, h check.History, final node.StateMachine) error {
+func auditRegisters(c *calls, h check.History, final node.StateMachine) error {
 	var ofRegisters, ofLists check.History
 	pushed := pushedValues(h)
 	for _, o := range h {

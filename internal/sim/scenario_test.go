@@ -315,7 +315,7 @@ func (s *scenario) name(m *member) string {
 }
 
 func (s *scenario) nameOf(id uint64) string {
-	if m := s.w.nemesis.member(id); m != nil {
+	if m := s.w.member(id); m != nil {
 		return s.name(m)
 	}
 	return "nobody"
@@ -585,7 +585,6 @@ func (s *scenario) change(op stepped.ChangeOp) {
 	if m := s.called(s.text("member")); m != nil {
 		c.Member.ID, c.Member.Address = m.id, m.address
 	}
-	c.Member.Learner = op == stepped.AddLearner
 	c.Member.Promote = s.d.HasArg("promote")
 	if op == stepped.Remove {
 		s.w.nemesis.removed[c.Member.ID] = true
@@ -601,7 +600,7 @@ func (s *scenario) ask(m *member, changes ...stepped.Change) {
 		}
 		var list []string
 		for _, m := range a.Membership.Members {
-			list = append(list, s.memberWord(m.ID, m.Learner))
+			list = append(list, s.memberWord(m.ID, m.Kind == octopiipb.Learner))
 		}
 		return "members " + strings.Join(list, " ")
 	})

@@ -264,7 +264,7 @@ func TestListsOnlyGrow(t *testing.T) {
 		r := &registers{}
 		r.lists[3] = c.seen
 		q := command{verb: list, key: 3}.encode()
-		w.check.ops = append(w.check.ops, &op{id: 4, query: true, outcome: done, input: q, output: r.answer(q), called: 1, returned: 2, member: &member{address: "n1"}})
+		w.check.ops = append(w.check.ops, &op{id: 4, query: true, outcome: done, input: q, output: r.answer(q), called: 1, returned: 2, member: &member{launch: launch{address: "n1"}}})
 		if w.check.clientsSaw(nil, final); (w.failed == nil) != c.ok {
 			t.Errorf("a list seen as %v: %v", c.seen, w.failed)
 		}

@@ -118,7 +118,7 @@ type setting struct {
 
 	// audit, if set, looks at what clients saw, with the state that the story led to. It
 	// takes the place of the Model.
-	audit func(*checker, check.History, node.StateMachine) error
+	audit func(*calls, check.History, node.StateMachine) error
 }
 
 func draw(seed uint64, o Options) setting {
@@ -319,7 +319,7 @@ func (w *world) run() {
 	}
 	w.nemesis.begin()
 	w.runUntil(w.now + w.cfg.Duration)
-	if w.nemesis.branching {
+	if w.branching {
 		return // there is no history to agree on
 	}
 	w.healQuorum()
@@ -334,7 +334,7 @@ func (w *world) run() {
 func (w *world) end() {
 	for _, m := range w.members {
 		m.stopWriting()
-		m.stopTasks()
+		m.helpers.stop()
 	}
 }
 
@@ -371,37 +371,6 @@ func (w *world) within(limit time.Duration, what string, ok func() bool) {
 	}
 }
 
-// summary is where everybody is.
-func (w *world) summary() string {
-	var parts []string
-	for _, m := range w.members {
-		switch {
-		case m.up():
-			st := m.status()
-			parts = append(parts, fmt.Sprintf("%s at %s: %s term %d leader %x log %d-%d commit %d applied %d of %s", m.name(), m.address, st.Role, st.Term, st.Leader,
-				st.FirstIndex, st.LastIndex, st.Commit, st.Applied, memberList(st.Membership)))
-		default:
-			parts = append(parts, fmt.Sprintf("%s: down, gone=%v: %v", m.name(), m.gone, m.ended))
-		}
-	}
-	return strings.Join(parts, "; ")
-}
-
-func memberList(ms node.Membership) string {
-	var parts []string
-	for _, m := range ms.Members {
-		s := fmt.Sprintf("%x", m.ID)
-		if m.Learner {
-			s += "?"
-		}
-		if m.Address != fmt.Sprintf("n%d", m.ID) { // it moved
-			s += "@" + m.Address
-		}
-		parts = append(parts, s)
-	}
-	return "[" + strings.Join(parts, " ") + "]"
-}
-
 // healQuorum heals a majority of the voters, drawn, and ends the others: the
 // cluster must serve without them (Raft thesis 3.9).
 func (w *world) healQuorum() {
@@ -436,108 +405,8 @@ func (w *world) healQuorum() {
 	})
 }
 
-// leaving are voters of a membership that somebody still has in force who are none of the
-// newest one: their votes may be needed until a majority knows of that.
-func (w *world) leaving(voters []*member) (leaving []*member) {
-	for _, m := range w.running() {
-		for _, id := range m.status().Membership.Voters() {
-			was := w.nemesis.member(id)
-			if was != nil && !was.hopeless() && !slices.Contains(voters, was) && !slices.Contains(leaving, was) {
-				leaving = append(leaving, was)
-			}
-		}
-	}
-	return leaving
-}
-
 // hopeless: it will not run again, or not with what it promised.
 func (m *member) hopeless() bool { return m.gone || m.view.damaged || m.view.forgets }
-
-// changing says whether a change of membership is under way, or may be: an entry that
-// somebody has, and not everybody who has it has applied.
-func (w *world) changing() bool {
-	return slices.ContainsFunc(w.members, func(m *member) bool {
-		newest := uint64(0)
-		for i := range m.view.log {
-			if m.view.log[i].change {
-				newest = m.view.base + uint64(i) + 1
-			}
-		}
-		return newest > w.applied() || m.up() && m.status().Membership.Joint
-	})
-}
-
-// informed is how many voters that run know the newest membership that anybody has. A commit
-// index may be lost with the power: a change is safe when a majority knows of it.
-func (w *world) informed(voters []*member) (count int) {
-	newest := uint64(0)
-	for _, m := range w.running() {
-		newest = max(newest, m.status().Membership.Index)
-	}
-	for _, m := range voters {
-		if m != nil && m.up() && m.status().Membership.Index == newest {
-			count++
-		}
-	}
-	return count
-}
-
-// belongs says whether the newest membership that anybody has, who runs, has a member.
-func (w *world) belongs(m *member) bool {
-	var best node.Membership
-	for _, o := range w.running() {
-		if ms := o.status().Membership; ms.Index >= best.Index {
-			best = ms
-		}
-	}
-	_, ok := best.Member(m.id)
-	return ok
-}
-
-// applied is how far the member has applied that is furthest of those that run.
-func (w *world) applied() (index uint64) {
-	for _, m := range w.running() {
-		index = max(index, m.status().Applied)
-	}
-	return index
-}
-
-// voters and learners are those of the newest membership that anybody has.
-func (w *world) voters() (voters, learners []*member) {
-	var best node.Membership
-	for _, m := range w.members {
-		if m.up() && !m.phantom && !m.view.forgets && m.status().Membership.Index >= best.Index {
-			best = m.status().Membership
-		}
-	}
-	if len(best.Members) == 0 { // nobody is up: what the book says
-		for _, m := range w.members {
-			if m.up() || m.gone {
-				continue
-			}
-			m.resume()
-			m.start()
-		}
-		for _, m := range w.running() {
-			if m.status().Membership.Index >= best.Index {
-				best = m.status().Membership
-			}
-		}
-	}
-	for _, mem := range best.Members {
-		if m := w.nemesis.member(mem.ID); mem.Learner {
-			learners = append(learners, m)
-		} else {
-			voters = append(voters, m)
-		}
-	}
-	return voters, learners
-}
-
-// votes says whether a member has a vote in any membership that somebody has.
-func (w *world) votes(m *member) bool {
-	return slices.ContainsFunc(w.running(), func(o *member) bool { return slices.Contains(o.status().Membership.Voters(), m.id) })
-}
 
 // healAll heals everybody, and waits until all are equal.
 func (w *world) healAll() {
@@ -601,7 +470,7 @@ func (w *world) ranked() bool {
 	ms := l.status().Membership
 	self, _ := ms.Member(l.id)
 	for _, mem := range ms.Members {
-		if !mem.Learner && mem.Priority > self.Priority && !w.nemesis.member(mem.ID).hopeless() {
+		if !mem.Learner && mem.Priority > self.Priority && !w.member(mem.ID).hopeless() {
 			return false
 		}
 	}
@@ -627,7 +496,7 @@ func (w *world) allVote() bool {
 		if slices.ContainsFunc(members[i+1:], func(o node.Member) bool { return o.Address == mem.Address }) {
 			return false
 		}
-		if m := w.nemesis.member(mem.ID); mem.Learner && (m.noShow || !m.hopeless() && !w.nemesis.demoted[mem.ID]) {
+		if m := w.member(mem.ID); mem.Learner && (m.noShow || !m.hopeless() && !w.nemesis.demoted[mem.ID]) {
 			return false
 		}
 	}
@@ -676,7 +545,7 @@ func (w *world) equal() bool {
 	}
 	st := l.status()
 	for _, mem := range st.Membership.Members {
-		m := w.nemesis.member(mem.ID)
+		m := w.member(mem.ID)
 		if m.hopeless() {
 			continue
 		}
@@ -689,7 +558,7 @@ func (w *world) equal() bool {
 		}
 	}
 	for _, mem := range st.Membership.Members {
-		if m := w.nemesis.member(mem.ID); !m.hopeless() && m.address != mem.Address {
+		if m := w.member(mem.ID); !m.hopeless() && m.address != mem.Address {
 			return false // it moved
 		}
 	}

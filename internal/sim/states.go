@@ -59,8 +59,18 @@ func show(b []byte) string {
 	return fmt.Sprintf("%x%s", b, more)
 }
 
+// digests are the states that the committed log amounts to, as state machines told them.
+type digests struct {
+	book
+	// states are those at an index, the first that was seen.
+	states map[uint64]digest
+	// twins are two more state machines, fed with snapshots: one goes along, the
+	// other waits in an older state for the next snapshot.
+	twins [2]*twin
+}
+
 // state: equal logs, equal states. It returns the state's digest.
-func (c *checker) state(m *member) digest {
+func (c *digests) state(m *member) digest {
 	at := m.machine.applied
 	d, err := c.w.digest(m.name(), m.machine.inner)
 	if err == nil && !m.phantom && !c.agrees(at, d) && c.stable(m.name(), m.machine.inner) {
@@ -70,7 +80,7 @@ func (c *checker) state(m *member) digest {
 }
 
 // agrees says whether a state is what others had at that index.
-func (c *checker) agrees(at uint64, d digest) bool {
+func (c *digests) agrees(at uint64, d digest) bool {
 	was, ok := c.states[at]
 	if !ok {
 		c.states[at] = d
@@ -80,7 +90,7 @@ func (c *checker) agrees(at uint64, d digest) bool {
 
 // stable: the digest of a state is always the same. Where it is not, it says
 // nothing about states.
-func (c *checker) stable(who string, sm node.StateMachine) bool {
+func (c *digests) stable(who string, sm node.StateMachine) bool {
 	first, err := c.w.digest(who, sm)
 	for range 16 {
 		next, err2 := c.w.digest(who, sm)
@@ -102,7 +112,7 @@ const twinEvery = 16
 // written: a capture is of its moment, however late it is written; and a state
 // machine that had another state, restored from it, is equal to the one that was
 // captured, and stays equal.
-func (c *checker) written(s *capture, data []byte) {
+func (c *digests) written(s *capture, data []byte) {
 	if c.w.failed != nil || s.m.phantom {
 		return
 	}
@@ -157,7 +167,7 @@ func (c *checker) written(s *capture, data []byte) {
 
 // faulty: a writer or a reader that fails makes WriteTo or Restore fail: else half
 // a snapshot would count as a whole one.
-func (c *checker) faulty(sm node.StateMachine, s *capture, data []byte) {
+func (c *digests) faulty(sm node.StateMachine, s *capture, data []byte) {
 	to := &tee{to: errWriter{}}
 	_ = c.w.tested(fmt.Sprintf("a snapshot at %d is written, and the writer fails", s.applied), func() error {
 		snap, err := sm.Snapshot()
@@ -188,7 +198,7 @@ func (errWriter) Write([]byte) (int, error) { return 0, errIO }
 func (errReader) Read([]byte) (int, error) { return 0, errIO }
 
 // follow gives a twin the committed commands up to an index.
-func (c *checker) follow(t *twin, to uint64) bool {
+func (c *digests) follow(t *twin, to uint64) bool {
 	for t.applied < to {
 		t.applied++
 		e := &c.ledger[t.applied]
@@ -210,7 +220,7 @@ func (c *checker) follow(t *twin, to uint64) bool {
 }
 
 // apply gives a command of the ledger to a state machine.
-func (c *checker) apply(who string, sm node.StateMachine, index uint64) (result []byte, err error) {
+func (c *digests) apply(who string, sm node.StateMachine, index uint64) (result []byte, err error) {
 	e := &c.ledger[index]
 	entry, _ := hand(index, e.term, e.data[opHead:])
 	commands := []node.Entry{entry}

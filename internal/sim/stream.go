@@ -25,10 +25,10 @@ type stream struct {
 // stream is the way of a snapshot from one endpoint to another; nil if it takes no time.
 func (w *world) stream(from, to *endpoint, head []byte, size int) *stream {
 	var h octopiipb.SnapshotStream
-	if w.byHand || from.m.task == nil || h.Unmarshal(head) != nil {
+	if w.byHand || from.m.helpers.task == nil || h.Unmarshal(head) != nil {
 		return nil
 	}
-	s := &stream{w: w, to: to, back: from, task: from.m.task, index: h.Header.Metadata.Index, piece: size/(1+w.rnd.IntN(3)) + 1}
+	s := &stream{w: w, to: to, back: from, task: from.m.helpers.task, index: h.Metadata.Index, piece: size/(1+w.rnd.IntN(3)) + 1}
 	if to.m.log != nil {
 		s.commit = to.m.status().Commit
 	}

@@ -37,7 +37,7 @@ type Host interface {
 // looks at it.
 type Decision struct {
 	// Messages are those of raft to peers, without the ones that carry a snapshot.
-	Messages []raftpb.Message
+	Messages []octopiipb.PeerMessage
 	// Snapshots counts the snapshots that are to be sent.
 	Snapshots int
 	// Forwards are requests for the leader, and Replies answers to such requests.

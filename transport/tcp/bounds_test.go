@@ -137,7 +137,7 @@ func (w *writes) Write(p []byte) (int, error) {
 // A dialer that knows that it may send has the connection that is registered: otherwise an
 // older connection could take the place of a newer one.
 func TestRegisteredBeforeTheDialerKnows(t *testing.T) {
-	hello := octopiipb.Hello{Version: protocolVersion, Purpose: purposeMessages, Cluster: 1, From: 1}
+	hello := octopiipb.Hello{Version: protocolVersion, Purpose: purposeMessages, Member: octopiipb.HelloMember{Cluster: 1, From: 1}}
 	body, err := hello.Marshal()
 	if err != nil {
 		t.Fatal(err)

@@ -67,8 +67,8 @@ type conn struct {
 	// messages or a snapshot, else 0; removed says that RemovePeer closed it.
 	peer    uint64
 	removed bool
-	// said is the address that the dialer of an incoming connection named.
-	said    string
+	// host is the process that made an incoming connection.
+	host    transport.Host
 	place   *place
 	element *list.Element
 }

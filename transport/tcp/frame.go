@@ -14,13 +14,12 @@ import (
 //
 //	offset size
 //	     0    4  length of the body in bytes
-//	     4    4  CRC32C of everything else: header bytes 0-3 and 8-19, then the body
+//	     4    4  CRC32C of everything else: header bytes 0-3 and 8-11, then the body
 //	     8    1  type
 //	     9    1  flags, 0
 //	    10    2  reserved, 0
-//	    12    8  group, 0 until one process hosts several
-//	    20       body
-const headerBytes = 20
+//	    12       body
+const headerBytes = 12
 
 const (
 	frameBytesMaxMin = 1 << 10
@@ -34,11 +33,11 @@ const (
 	// growBytes is how much memory a declared length is worth once the first byte of the
 	// body has come.
 	growBytes = 64 << 10
-	// messagesMax bounds the messages in one frame: an empty one takes two bytes
-	// on the wire and sixteen times as many in memory.
+	// messagesMax bounds the messages in one frame: an empty one takes three bytes
+	// on the wire and ten times as many in memory.
 	messagesMax = 1 << 16
-	// messageOverheadMax is the kind and the longest length of one message.
-	messageOverheadMax = 1 + binary.MaxVarintLen32
+	// messageOverheadMax is the kind, the longest group and the longest length of one message.
+	messageOverheadMax = 1 + binary.MaxVarintLen64 + binary.MaxVarintLen32
 )
 
 // frameType says what a body holds. Zero is no type, so that a run of zeros is
@@ -47,7 +46,7 @@ type frameType uint8
 
 const (
 	frameHello    frameType = iota + 1 // octopiipb.Hello
-	frameMessages                      // (u8 kind, uvarint length, payload) once or more
+	frameMessages                      // (u8 kind, uvarint group, uvarint length, payload) once or more
 	frameSnapshot                      // the header given to SendSnapshot
 	frameChunk                         // the next bytes of a snapshot, at least one
 	frameEnd                           // u64 total of all chunk bytes
@@ -130,6 +129,9 @@ func (f *frameReader) next(limit int, into []byte) (frameType, []byte, error) {
 		return 0, nil, err
 	}
 	if got, want := checksum(f.header[:], body), binary.LittleEndian.Uint32(f.header[4:]); got != want {
+		if isVersion1(frameType(f.header[8]), body) {
+			return 0, nil, errVersion1
+		}
 		return 0, nil, badFramef("checksum is %08x, its header says %08x", got, want)
 	}
 	return frameType(f.header[8]), body, nil
@@ -152,9 +154,6 @@ func checkHeader(h []byte, limit int) (int, error) {
 	}
 	if h[9] != 0 || h[10] != 0 || h[11] != 0 {
 		return 0, badFramef("reserved bytes %x are not zero", h[9:12])
-	}
-	if group := binary.LittleEndian.Uint64(h[12:]); group != 0 {
-		return 0, badFramef("group %d is not known here", group)
 	}
 	if uint64(size) > uint64(limit) {
 		return 0, badFramef("%d bytes are more than the limit of %d", size, limit)
@@ -233,6 +232,7 @@ func appendMessages(b []byte, queue []outgoing, bodyMax int) (frame []byte, take
 	for _, o := range queue[:taken] {
 		start := len(b)
 		b = append(b, byte(o.kind))
+		b = binary.AppendUvarint(b, group)
 		b = binary.AppendUvarint(b, uint64(o.size))
 		end := len(b) + o.size
 		if err := encodeInto(b[len(b):end], o.m); err != nil {
@@ -258,34 +258,46 @@ func encodeInto(b []byte, m transport.Message) error {
 }
 
 // decodeMessages splits the body of a messages frame. The payloads are slices
-// of body; none can be extended into the next.
-func decodeMessages(body []byte) ([]transport.Inbound, error) {
+// of body; none can be extended into the next. others counts the messages of groups that
+// are not here, and are dropped.
+func decodeMessages(body []byte) (batch []transport.Inbound, others int, err error) {
 	count := 0
-	for rest := body; len(rest) > 0; count++ {
-		var err error
-		if _, rest, err = cutMessage(rest); err != nil {
-			return nil, err
+	for rest := body; len(rest) > 0; {
+		var of uint64
+		if _, of, rest, err = cutMessage(rest); err != nil {
+			return nil, 0, err
+		}
+		if count++; of != group {
+			others++
 		}
 	}
 	if count == 0 || count > messagesMax {
-		return nil, badFramef("%d messages, there must be 1 to %d", count, messagesMax)
+		return nil, 0, badFramef("%d messages, there must be 1 to %d", count, messagesMax)
 	}
-	batch := make([]transport.Inbound, count)
-	for i := range batch {
-		batch[i], body, _ = cutMessage(body)
+	batch = make([]transport.Inbound, 0, count-others)
+	for len(body) > 0 {
+		var in transport.Inbound
+		var of uint64
+		if in, of, body, _ = cutMessage(body); of == group {
+			batch = append(batch, in)
+		}
 	}
-	return batch, nil
+	return batch, others, nil
 }
 
 // cutMessage takes the first message off b, which is not empty.
-func cutMessage(b []byte) (transport.Inbound, []byte, error) {
-	size, n := binary.Uvarint(b[1:])
+func cutMessage(b []byte) (in transport.Inbound, of uint64, rest []byte, err error) {
+	of, n := binary.Uvarint(b[1:])
 	if n <= 0 {
-		return transport.Inbound{}, nil, badFramef("the length of a message is no uvarint")
+		return in, 0, nil, badFramef("the group of a message is no uvarint")
 	}
-	rest := b[1+n:]
-	if size > uint64(len(rest)) {
-		return transport.Inbound{}, nil, badFramef("a message of %d bytes in the last %d of a frame", size, len(rest))
+	rest = b[1+n:]
+	size, n := binary.Uvarint(rest)
+	if n <= 0 {
+		return in, 0, nil, badFramef("the length of a message is no uvarint")
 	}
-	return transport.Inbound{Kind: transport.Kind(b[0]), Payload: rest[:size:size]}, rest[size:], nil
+	if rest = rest[n:]; size > uint64(len(rest)) {
+		return in, 0, nil, badFramef("a message of %d bytes in the last %d of a frame", size, len(rest))
+	}
+	return transport.Inbound{Kind: transport.Kind(b[0]), Payload: rest[:size:size]}, of, rest[size:], nil
 }

@@ -6,8 +6,13 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"hash/crc32"
 	"io"
+	"os"
+	"path/filepath"
 	"runtime"
+	"slices"
+	"strings"
 	"testing"
 )
 
@@ -21,10 +26,40 @@ func TestFrameGolden(t *testing.T) {
 	if taken != 2 || failed != 0 {
 		t.Fatalf("took %d messages, %d failed", taken, failed)
 	}
-	const want = "09000000" + "3d0d952f" + "02000000" + "0000000000000000" + "0305" + "68656c6c6f" + "0400"
-	if got := hex.EncodeToString(frame); got != want {
-		t.Errorf("frame is\n%s, want\n%s", got, want)
+	want := golden(t, "frame.hex")
+	if !bytes.Equal(frame, want) {
+		t.Errorf("frame is\n%x, want\n%x", frame, want)
 	}
+	// By docs/FORMATS.md alone: length, checksum, type, three zeros, and the body.
+	header, body := want[:12], want[12:]
+	sum := crc32.Checksum(slices.Concat(header[:4], header[8:], body), crc32.MakeTable(crc32.Castagnoli))
+	if binary.LittleEndian.Uint32(header) != uint32(len(body)) || binary.LittleEndian.Uint32(header[4:]) != sum ||
+		!bytes.Equal(header[8:], []byte{2, 0, 0, 0}) {
+		t.Errorf("the header is %x, and the checksum %08x", header, sum)
+	}
+	batch, others, err := decodeMessages(body)
+	if err != nil || others != 0 || len(batch) != 2 || batch[0].Kind != 3 || string(batch[0].Payload) != "hello" || batch[1].Kind != 4 || len(batch[1].Payload) != 0 {
+		t.Errorf("read as %+v, %d, %v", batch, others, err)
+	}
+}
+
+// golden reads the bytes of a file in testdata: hexadecimal digits, and behind a # what they are.
+func golden(t *testing.T, name string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var digits strings.Builder
+	for line := range strings.Lines(string(text)) {
+		line, _, _ = strings.Cut(line, "#")
+		digits.WriteString(strings.Join(strings.Fields(line), ""))
+	}
+	b, err := hex.DecodeString(digits.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 func reader(b []byte) *frameReader { return &frameReader{r: bufio.NewReader(bytes.NewReader(b))} }
@@ -90,7 +125,7 @@ func TestManyMessagesCostTwoAllocations(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if batch, err := decodeMessages(body); err != nil || len(batch) != 1000 {
+		if batch, _, err := decodeMessages(body); err != nil || len(batch) != 1000 {
 			t.Fatal(len(batch), err)
 		}
 	}); n > 2 {
@@ -99,10 +134,10 @@ func TestManyMessagesCostTwoAllocations(t *testing.T) {
 }
 
 func TestTooManyMessages(t *testing.T) {
-	if _, err := decodeMessages(make([]byte, 2*messagesMax)); err != nil {
+	if _, _, err := decodeMessages(make([]byte, 3*messagesMax)); err != nil {
 		t.Errorf("%d empty messages: %v", messagesMax, err)
 	}
-	if _, err := decodeMessages(make([]byte, 2*messagesMax+2)); err == nil {
+	if _, _, err := decodeMessages(make([]byte, 3*messagesMax+3)); err == nil {
 		t.Errorf("%d empty messages were taken", messagesMax+1)
 	}
 	queue := make([]outgoing, messagesMax+1)
@@ -142,11 +177,18 @@ func FuzzFrame(f *testing.F) {
 
 func FuzzMessages(f *testing.F) {
 	f.Add(messagesFrame(bytesMessage("one"), bytesMessage("two"))[headerBytes:])
-	f.Add([]byte{1, 0, 2, 0})
-	f.Add([]byte{1, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1})
+	f.Add([]byte{1, 0, 0, 2, 0, 0})
+	f.Add([]byte{1, 7, 0, 2, 0, 0})
+	f.Add([]byte{1, 0, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1})
 	f.Fuzz(func(t *testing.T, body []byte) {
-		batch, err := decodeMessages(body)
+		batch, others, err := decodeMessages(body)
 		if err != nil {
+			return
+		}
+		if len(batch) == 0 {
+			if others == 0 {
+				t.Fatal("no messages at all")
+			}
 			return
 		}
 		var queue []outgoing
@@ -154,9 +196,9 @@ func FuzzMessages(f *testing.F) {
 			queue = append(queue, outgoing{in.Kind, bytesMessage(in.Payload), len(in.Payload)})
 		}
 		frame, _, _ := appendMessages(nil, queue, frameBytesMaxMax)
-		again, err := decodeMessages(frame[headerBytes:])
-		if err != nil || len(again) != len(batch) {
-			t.Fatalf("%d messages became %d: %v", len(batch), len(again), err)
+		again, others, err := decodeMessages(frame[headerBytes:])
+		if err != nil || len(again) != len(batch) || others != 0 {
+			t.Fatalf("%d messages became %d, and %d of others: %v", len(batch), len(again), others, err)
 		}
 		for i := range batch {
 			if batch[i].Kind != again[i].Kind || !bytes.Equal(batch[i].Payload, again[i].Payload) {

@@ -43,7 +43,7 @@ func (d *dying) accept(greet bool) net.Conn {
 	if _, _, err := r.next(helloBytesMax, nil); err != nil {
 		d.t.Fatalf("no hello came: %v", err)
 	}
-	hello := octopiipb.Hello{Version: protocolVersion, Purpose: purposeMessages, Cluster: 1, From: 2, To: 1}
+	hello := octopiipb.Hello{Version: protocolVersion, Purpose: purposeMessages, Member: octopiipb.HelloMember{Cluster: 1, From: 2, To: 1}}
 	body, err := hello.Marshal()
 	if err != nil {
 		d.t.Fatal(err)

@@ -15,12 +15,14 @@ import (
 )
 
 const (
-	protocolVersion = 1
+	protocolVersion = 2
 	helloBytesMax   = 4 << 10
 	// reasonBytesMax keeps the text of a refusal well inside helloBytesMax.
 	reasonBytesMax = 1 << 10
 	// lanesEnd is above the highest lane that an acceptor takes.
 	lanesEnd = 8
+	// group is the only one that there is.
+	group = 0
 )
 
 // The purposes of a connection.
@@ -143,16 +145,26 @@ func judgeAnswer(answer octopiipb.Hello, to uint64) error {
 	if err := judgeVersion(answer.Version); err != nil {
 		return err
 	}
-	if to != 0 && answer.From != to {
-		return fmt.Errorf("member %x answered where member %x was expected: correct its address", answer.From, to)
+	if err := judgeGroup(answer.Member.Group); err != nil {
+		return err
+	}
+	if from := answer.Member.From; to != 0 && from != to {
+		return fmt.Errorf("member %x answered where member %x was expected: correct its address", from, to)
 	}
 	return nil
 }
 
 func judgeVersion(version uint32) error {
 	if version != protocolVersion {
-		return fmt.Errorf("transport protocol %d is not spoken here, only %d: run releases that share one",
+		return fmt.Errorf("the peer speaks version %d of the protocol, this one %d: run releases that share one",
 			version, protocolVersion)
+	}
+	return nil
+}
+
+func judgeGroup(number uint64) error {
+	if number != group {
+		return fmt.Errorf("group %d is not here, only %d", number, group)
 	}
 	return nil
 }
@@ -175,6 +187,7 @@ func (c *conn) answer() (transport.Hello, uint32, error) {
 	hello, err := c.readHello()
 	if err != nil {
 		c.refusePlain(err)
+		c.refuseVersion1(err)
 		return transport.Hello{}, 0, err
 	}
 	peer := toHello(hello)
@@ -206,78 +219,97 @@ func (c *conn) judge(hello octopiipb.Hello) error {
 	if hello.Purpose == 0 || hello.Purpose >= purposeEnd {
 		return fmt.Errorf("purpose %d is not known here", hello.Purpose)
 	}
+	if err := judgeGroup(hello.Member.Group); err != nil {
+		return err
+	}
 	if hello.Lane >= lanesEnd {
 		return fmt.Errorf("lane %d is not known here, only those below %d", hello.Lane, lanesEnd)
 	}
 	peer := toHello(hello)
-	peer.To = hello.To
-	if self := t.handler.Hello(hello.From).Node; self != 0 && hello.To != 0 && hello.To != self {
+	peer.To = hello.Member.To
+	if self := t.handler.Hello(peer.Node).Node; self != 0 && peer.To != 0 && peer.To != self {
 		if s, ok := t.handler.(transport.Seeker); ok {
 			s.Sought(peer)
 		}
-		return fmt.Errorf("this is member %x, not %x: correct its address", self, hello.To)
+		return fmt.Errorf("this is member %x, not %x: correct its address", self, peer.To)
 	}
 	if hello.Purpose == purposeProbe {
 		return nil
 	}
 	if hello.Purpose != purposeCall {
-		if hello.From == 0 {
+		if peer.Node == 0 {
 			return errors.New("a member without an ID can only call")
 		}
 		// Before Accept: a member that is removed while Accept looks at it is
 		// found by RemovePeer.
 		t.mu.Lock()
-		c.peer, c.said = hello.From, hello.Address
+		c.peer, c.host = peer.Node, peer.Host
 		t.mu.Unlock()
 	}
-	if err := t.copied(hello); err != nil {
-		return err
+	if hello.Purpose == purposeMessages {
+		if err := t.copied(peer); err != nil {
+			return err
+		}
 	}
 	if err := t.handler.Accept(peer); err != nil {
 		return err
 	}
-	p := t.peer(hello.From)
-	if p != nil && hello.Address != "" {
-		p.says(hello.Address)
+	p := t.peer(peer.Node)
+	if p != nil && peer.Host.Address != "" {
+		p.says(peer.Host.Address)
 	}
 	if p != nil {
 		p.metAt(c.raw.RemoteAddr())
 	}
-	return t.settle(c, hello.From)
+	return t.settle(c, peer.Node)
 }
 
-// copied refuses who comes under the ID of a peer from another place than the one who is
-// connected, and is preferred: a copy of its disk runs as well.
-func (t *Transport) copied(hello octopiipb.Hello) error {
+// copied refuses a process that speaks for a peer while another process does: a copy of the
+// peer's disk runs. One that restarted is another process, too, and takes over the connection
+// of the one before. So a process is refused
+//
+//   - if it comes from elsewhere, while the peer is connected from where its record has it,
+//     or the other way round while the one at the record doubts its own log;
+//   - if another one took over from it and is still connected, as then both are alive: unless
+//     it is the one that answers where this side calls the peer.
+func (t *Transport) copied(peer transport.Hello) error {
 	t.mu.RLock()
-	p, there := t.peers[hello.From], t.flows[flow{hello.From, 0}]
-	t.mu.RUnlock()
-	if p == nil || there == nil || hello.Purpose != purposeMessages || hello.Address == "" {
+	defer t.mu.RUnlock()
+	p, there := t.peers[peer.Node], t.flows[flow{peer.Node, 0}]
+	if p == nil || there == nil || there.host.ID == peer.Host.ID {
 		return nil
 	}
+	said := peer.Host.Address
 	switch record, doubted := p.recorded(); {
-	case !doubted && there.said == record && hello.Address != record:
+	case said != "" && !doubted && said != record && there.host.Address == record:
 		return fmt.Errorf("member %x is connected from %s, where it is recorded, and comes from %s as well: a copy of its disk must not run; stop one of the two",
-			hello.From, record, hello.Address)
-	case doubted && there.said != record && hello.Address == record:
+			peer.Node, record, said)
+	case said != "" && doubted && said == record && there.host.Address != record:
 		return fmt.Errorf("member %x is connected from %s, and the one at %s, where it is recorded, may have forgotten something: a copy of its disk must not run; stop one of the two",
-			hello.From, there.said, record)
+			peer.Node, there.host.Address, record)
+	}
+	if p.tookOver(peer.Host.ID) {
+		return fmt.Errorf("member %x runs twice: a process that took over from this one is connected from %s, which both say that they are at: a copy of its disk must not run; stop one of the two",
+			peer.Node, there.address)
 	}
 	return nil
 }
 
 func toHello(h octopiipb.Hello) transport.Hello {
 	return transport.Hello{
-		Cluster: h.Cluster, Node: h.From, Incarnation: h.Incarnation, Address: h.Address,
-		Remembers: transport.Memory(h.Remembers),
-		Call:      h.Purpose == purposeCall,
+		Host:        transport.Host(h.Host),
+		Cluster:     h.Member.Cluster,
+		Node:        h.Member.From,
+		Incarnation: h.Member.Incarnation,
+		Remembers:   transport.Memory(h.Member.Remembers),
+		Call:        h.Purpose == purposeCall,
 	}
 }
 
 // answerHello is the acceptor's Hello. It says no more than the caller must know.
 func (c *conn) answerHello(asked octopiipb.Hello, refused transport.Refusal) error {
-	self := c.t.handler.Hello(asked.From)
-	caller := transport.Hello{Cluster: asked.Cluster}
+	self := c.t.handler.Hello(asked.Member.From)
+	caller := transport.Hello{Cluster: asked.Member.Cluster}
 	if refused.Reason != "" {
 		self = self.Refusing(caller)
 	} else {
@@ -286,23 +318,27 @@ func (c *conn) answerHello(asked octopiipb.Hello, refused transport.Refusal) err
 	if asked.Purpose == purposeProbe {
 		self.Remembers = transport.Memory{}
 	}
-	return c.writeHello(greeting{purpose: asked.Purpose, to: asked.From, lane: asked.Lane, refused: refused}, self)
+	return c.writeHello(greeting{purpose: asked.Purpose, to: asked.Member.From, lane: asked.Lane, refused: refused}, self)
 }
 
 func (c *conn) writeHello(g greeting, self transport.Hello) error {
 	hello := octopiipb.Hello{
 		Version:     protocolVersion,
 		Purpose:     g.purpose,
-		Cluster:     self.Cluster,
-		From:        self.Node,
-		To:          g.to,
-		Incarnation: self.Incarnation,
-		Address:     self.Address,
 		Refused:     g.refused.Reason,
-		RefusedCode: g.refused.Code,
 		Lane:        g.lane,
-		Remembers:   octopiipb.Memory(self.Remembers),
+		RefusedCode: g.refused.Code,
+		Host:        octopiipb.HelloHost(self.Host),
+		Member: octopiipb.HelloMember{
+			Group:       group,
+			Cluster:     self.Cluster,
+			From:        self.Node,
+			To:          g.to,
+			Incarnation: self.Incarnation,
+			Remembers:   octopiipb.Memory(self.Remembers),
+		},
 	}
+	hello.Host.ID = c.t.host
 	body, err := hello.Marshal()
 	if err != nil {
 		return err

@@ -82,6 +82,9 @@ func (t *Transport) replaceFlow(f flow, c *conn) {
 	if t.peers[f.id] == nil {
 		c.guest = newGuest()
 	}
+	if p := t.peers[f.id]; p != nil && older != nil && older.host.ID != c.host.ID {
+		p.takeOver(older.host.ID)
+	}
 	t.mu.Unlock()
 	if older != nil {
 		older.close()
@@ -137,11 +140,14 @@ func (t *Transport) receiveBatches(c *conn, from uint64) error {
 		if kind != frameMessages {
 			return c.unexpected(kind, body)
 		}
-		batch, err := decodeMessages(body)
+		batch, others, err := decodeMessages(body)
 		if err != nil {
 			return c.failed(err)
 		}
-		t.handOver(from, batch)
+		t.counters.otherGroups.Add(uint64(others))
+		if len(batch) > 0 {
+			t.handOver(from, batch)
+		}
 	}
 }
 

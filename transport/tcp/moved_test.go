@@ -2,6 +2,7 @@ package tcp
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/octopii/octopii/transport"
@@ -63,7 +64,7 @@ func TestSought(t *testing.T) {
 		}
 		return who.Node != 0
 	})
-	if who.Node != 1 || who.To != 2 || who.Cluster == 0 || who.Address != a.Address() {
+	if who.Node != 1 || who.To != 2 || who.Cluster == 0 || who.Host.Address != a.Address() {
 		t.Errorf("who came said %+v", who)
 	}
 	if who, err := Sought(Config{Listen: address}, 1); err != nil || who.Node != 0 {
@@ -103,12 +104,71 @@ func TestCopiedMember(t *testing.T) {
 				return ho.Received(1) > 0
 			})
 			a.mu.RLock()
-			said := a.flows[flow{2, 0}].said
+			said := a.flows[flow{2, 0}].host.Address
 			a.mu.RUnlock()
 			if said != original.Address() {
 				t.Errorf("member 2 is connected from %s, and the original is at %s", said, original.Address())
 			}
 		})
+	}
+}
+
+// TestCopyAtTheSameAddress: a copy of a member runs elsewhere, and says that it is where the
+// member is, as its settings were copied as well. Whichever comes first, the one that answers
+// there is connected in the end, and the other one is told.
+func TestCopyAtTheSameAddress(t *testing.T) {
+	for _, first := range []string{"original", "copy"} {
+		t.Run(first+" first", func(t *testing.T) {
+			a, _ := start(t, 1, Config{})
+			original, ho := start(t, 2, Config{})
+			other, hc := start(t, 2, Config{})
+			ho.SetAddress(original.Address())
+			hc.SetAddress(original.Address())
+			calls := map[string]*Transport{"original": original, "copy": other}
+			a.SetPeer(2, original.Address())
+			a.Send(2, 1, number(0))
+			transporttest.Until(t, "a is connected to the original", func() bool { return ho.Received(1) > 0 })
+			calls[first].SetPeer(1, a.Address())
+			transporttest.Until(t, "the first is there", func() bool { calls[first].Send(1, 1, number(1)); return a.flowing(2) })
+			original.SetPeer(1, a.Address())
+			other.SetPeer(1, a.Address())
+			transporttest.Until(t, "the copy is told", func() bool {
+				original.Send(1, 1, number(1))
+				other.Send(1, 1, number(2))
+				return slices.ContainsFunc(hc.Refusals(), func(r transport.Refusal) bool { return strings.Contains(r.Reason, "runs twice") })
+			})
+			a.mu.RLock()
+			connected := a.flows[flow{2, 0}]
+			a.mu.RUnlock()
+			if connected == nil || connected.host.ID != original.host {
+				t.Errorf("connected is %+v, want the original", connected)
+			}
+		})
+	}
+}
+
+// TestRestartedMemberTakesOver: a process that comes after another one at its address is not
+// taken for a copy, however often that happens.
+func TestRestartedMemberTakesOver(t *testing.T) {
+	a, _ := start(t, 1, Config{})
+	for range 4 {
+		b, h := start(t, 2, Config{})
+		h.SetAddress("m2")
+		a.SetPeer(2, b.Address())
+		b.SetPeer(1, a.Address())
+		transporttest.Until(t, "it is connected", func() bool {
+			b.Send(1, 1, number(1))
+			a.mu.RLock()
+			defer a.mu.RUnlock()
+			c := a.flows[flow{2, 0}]
+			return c != nil && c.host.ID == b.host
+		})
+		if told := h.Refusals(); len(told) > 0 {
+			t.Errorf("it was refused: %+v", told)
+		}
+		if err := b.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -68,6 +68,10 @@ type peer struct {
 	messages int
 	bytes    int64
 
+	// answers is the process that answered when this side called last, and before the one from
+	// which another took over last: 0 until there is one.
+	answers, before uint64
+
 	// lanes are the connections of the session, nil between two.
 	lanes *laneSet
 	// ips are where the peer has spoken from, the newest first.
@@ -199,6 +203,21 @@ func (p *peer) lookAt(address string) {
 	}
 }
 
+// takeOver notes that another process than that one speaks for the peer.
+func (p *peer) takeOver(from uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.before = from
+}
+
+// tookOver says whether another process took over from this one, which is not the one that
+// answers where the peer is called.
+func (p *peer) tookOver(from uint64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.before == from && p.answers != from
+}
+
 // move changes the address: what goes on at the old one ends.
 func (p *peer) move(address string) {
 	p.mu.Lock()
@@ -260,6 +279,12 @@ func (p *peer) want() {
 	signal(p.wake)
 }
 
+func (p *peer) answeredBy(host uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.answers = host
+}
+
 func (p *peer) setUp(up bool) {
 	p.mu.Lock()
 	p.up, p.wanted = up, false
@@ -304,9 +329,10 @@ func (p *peer) session() (atOnce bool) {
 	case <-p.hurry:
 	default:
 	}
-	c, _, err := p.t.open(ctx, address, purposeMessages, p.id)
+	c, there, err := p.t.open(ctx, address, purposeMessages, p.id)
 	if err == nil {
 		p.metAt(c.raw.RemoteAddr())
+		p.answeredBy(there.Host.ID)
 	}
 	if err != nil {
 		if p.where() != record {

@@ -2,12 +2,15 @@ package tcp
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -41,7 +44,7 @@ func dialBytes(t *testing.T, to *Transport) *rawConn {
 func dialRaw(t *testing.T, to *Transport, purpose uint32, from uint64) *rawConn {
 	t.Helper()
 	c := dialBytes(t, to)
-	answer := c.greet(octopiipb.Hello{Version: protocolVersion, Purpose: purpose, Cluster: 1, From: from})
+	answer := c.greet(octopiipb.Hello{Version: protocolVersion, Purpose: purpose, Member: octopiipb.HelloMember{Cluster: 1, From: from}})
 	if answer.Refused != "" {
 		t.Fatalf("refused: %s", answer.Refused)
 	}
@@ -96,27 +99,28 @@ func flipped(b []byte, bit int) []byte {
 
 func TestHandshakeRefusals(t *testing.T) {
 	b, hb := start(t, 2, Config{})
-	sound := octopiipb.Hello{Version: protocolVersion, Purpose: purposeMessages, From: 1, To: 2}
+	sound := octopiipb.Hello{Version: protocolVersion, Purpose: purposeMessages, Member: octopiipb.HelloMember{From: 1, To: 2}}
 	for _, test := range []struct {
 		name   string
 		change func(*octopiipb.Hello)
 		want   string
 	}{
-		{"other version", func(h *octopiipb.Hello) { h.Version = 99 }, "protocol 99"},
+		{"other version", func(h *octopiipb.Hello) { h.Version = 99 }, "speaks version 99 of the protocol, this one 2"},
+		{"other group", func(h *octopiipb.Hello) { h.Member.Group = 3 }, "group 3 is not here"},
 		{"no purpose", func(h *octopiipb.Hello) { h.Purpose = 0 }, "purpose 0"},
 		{"unknown purpose", func(h *octopiipb.Hello) { h.Purpose = 77 }, "purpose 77"},
-		{"other member", func(h *octopiipb.Hello) { h.To = 5 }, "this is member 2, not 5"},
-		{"no ID", func(h *octopiipb.Hello) { h.From = 0 }, "without an ID"},
+		{"other member", func(h *octopiipb.Hello) { h.Member.To = 5 }, "this is member 2, not 5"},
+		{"no ID", func(h *octopiipb.Hello) { h.Member.From = 0 }, "without an ID"},
 	} {
 		before := b.Stats().Refused
 		hello := sound
 		test.change(&hello)
 		c := dialBytes(t, b)
 		answer := c.greet(hello)
-		if answer.Incarnation != 0 || answer.Remembers != (octopiipb.Memory{}) {
+		if answer.Member.Incarnation != 0 || answer.Member.Remembers != (octopiipb.Memory{}) {
 			t.Errorf("one that is refused is told %v", answer)
 		}
-		if !strings.Contains(answer.Refused, test.want) || answer.From != 2 {
+		if !strings.Contains(answer.Refused, test.want) || answer.Member.From != 2 {
 			t.Errorf("%s: answered %+v, want a refusal that says %q", test.name, answer, test.want)
 		}
 		c.wantClosed()
@@ -132,11 +136,57 @@ func TestHandshakeRefusals(t *testing.T) {
 	}
 }
 
+// TestHelloGolden reads a Hello by hand as docs/FORMATS.md draws it: a change of its bytes is
+// a change of protocolVersion.
+func TestHelloGolden(t *testing.T) {
+	hello := octopiipb.Hello{
+		Version: protocolVersion, Purpose: purposeMessages, Refused: "no", Lane: 1, RefusedCode: 2,
+		Host: octopiipb.HelloHost{ID: 300, Address: "a:1", OldestFormat: 1, NewestFormat: 3},
+		Member: octopiipb.HelloMember{Cluster: 7, From: 1, To: 2, Incarnation: 101,
+			Remembers: octopiipb.Memory{Term: 5, Match: 9, Commit: 8, MatchTerm: 4, CommitTerm: 3}},
+	}
+	got, err := hello.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := golden(t, "hello.hex")
+	if !bytes.Equal(got, want) {
+		t.Errorf("the Hello is\n%x, want\n%x", got, want)
+	}
+	var again octopiipb.Hello
+	if err := again.Unmarshal(want); err != nil || again != hello {
+		t.Errorf("read as %+v, %v", again, err)
+	}
+}
+
+// TestVersion1IsRefusedByName: the first frame of a member of version 1 is recognized, and the
+// answer is one that it can read: behind twenty bytes of header the reason stands in field 8.
+func TestVersion1IsRefusedByName(t *testing.T) {
+	b, hb := start(t, 2, Config{})
+	c := dialBytes(t, b)
+	c.write(golden(t, "hello-version-1.hex"))
+	answer, err := io.ReadAll(c.r.r)
+	if err != nil || len(answer) < 20 {
+		t.Fatalf("answered with %x, %v", answer, err)
+	}
+	sum := crc32.Checksum(slices.Concat(answer[:4], answer[8:]), crc32.MakeTable(crc32.Castagnoli))
+	if binary.LittleEndian.Uint32(answer) != uint32(len(answer)-20) || binary.LittleEndian.Uint32(answer[4:]) != sum || answer[8] != 1 {
+		t.Errorf("the header of the answer is %x, and the checksum %08x", answer[:20], sum)
+	}
+	const want = "the peer speaks version 1 of the protocol, this one 2: run releases that share one"
+	if body := answer[20:]; !bytes.HasPrefix(body, []byte{1 << 3, 2, 8<<3 | 2}) || !bytes.Contains(body, []byte(want)) {
+		t.Errorf("answered with %q, want %q", body, want)
+	}
+	if st := b.Stats(); len(hb.Accepted()) != 0 || st.BadFrames != 1 {
+		t.Errorf("Accept was asked %d times, %+v", len(hb.Accepted()), st)
+	}
+}
+
 func TestAnyRefusalFits(t *testing.T) {
 	b, hb := start(t, 2, Config{})
 	for _, text := range []string{strings.Repeat("é", 100_000), "", "\xff\xff"} {
 		hb.SetAccept(func(transport.Hello) error { return errors.New(text) })
-		answer := dialBytes(t, b).greet(octopiipb.Hello{Version: protocolVersion, Purpose: purposeCall, From: 1})
+		answer := dialBytes(t, b).greet(octopiipb.Hello{Version: protocolVersion, Purpose: purposeCall, Member: octopiipb.HelloMember{From: 1}})
 		if len(answer.Refused) == 0 || len(answer.Refused) > reasonBytesMax {
 			t.Errorf("a refusal for a reason of %d bytes travels as %d bytes", len(text), len(answer.Refused))
 		}
@@ -164,15 +214,15 @@ func TestBadBytes(t *testing.T) {
 		"zeros":            make([]byte, 100),
 		"oversized":        header(1<<30, frameMessages),
 		"unknown type":     seal(make([]byte, headerBytes), frameTypeEnd),
-		"another group":    header(0, frameMessages)[:12:12],
 		"wrong place":      newFrame(frameChunk, []byte("x")),
 		"no messages":      newFrame(frameMessages, nil),
-		"message too long": newFrame(frameMessages, []byte{1, 200, 1, 'x'}),
-		"endless length":   newFrame(frameMessages, append([]byte{1}, strings.Repeat("\xff", 20)...)),
+		"message too long": newFrame(frameMessages, []byte{1, 0, 200, 1, 'x'}),
+		"endless group":    newFrame(frameMessages, append([]byte{1}, strings.Repeat("\xff", 20)...)),
+		"endless length":   newFrame(frameMessages, append([]byte{1, 0}, strings.Repeat("\xff", 20)...)),
+		"no length":        newFrame(frameMessages, []byte{1, 0}),
 		"cut off":          good[:len(good)-3],
 		"cut off header":   good[:7],
 	}
-	bad["another group"] = append(bad["another group"], 1, 0, 0, 0, 0, 0, 0, 0)
 	for bit := 0; bit < len(good)*8; bit += 13 {
 		bad[fmt.Sprintf("bit %d of byte %d flipped", bit%8, bit/8)] = flipped(good, bit)
 	}
@@ -194,6 +244,24 @@ func TestBadBytes(t *testing.T) {
 	}
 	dialRaw(t, b, purposeMessages, 1).write(good)
 	transporttest.Until(t, "a good frame still arrives", func() bool { return hb.Received(1) == 2 })
+}
+
+// TestOtherGroups: a message of a group that is not here is dropped and counted, and the rest
+// of its frame counts.
+func TestOtherGroups(t *testing.T) {
+	b, hb := start(t, 2, Config{})
+	c := dialRaw(t, b, purposeMessages, 1)
+	c.write(newFrame(frameMessages, []byte{1, 5, 1, 'x', 2, 0, 1, 'a', 1, 0x80, 1, 0, 3, 0, 1, 'b'}))
+	c.write(newFrame(frameMessages, []byte{1, 5, 1, 'x'}))
+	c.write(newFrame(frameMessages, []byte{4, 0, 1, 'c'}))
+	transporttest.Until(t, "three arrive", func() bool { return hb.Received(1) == 3 })
+	var got string
+	for _, in := range hb.Messages(1) {
+		got += fmt.Sprintf("%d%s ", in.Kind, in.Payload)
+	}
+	if st := b.Stats(); got != "2a 3b 4c " || st.OtherGroups != 3 || st.BadFrames != 0 {
+		t.Errorf("got %q, %+v", got, st)
+	}
 }
 
 func TestSnapshotEndMustMatch(t *testing.T) {
@@ -228,8 +296,9 @@ func TestDialerChecksWhoAnswers(t *testing.T) {
 		answer octopiipb.Hello
 		want   string
 	}{
-		{octopiipb.Hello{Version: protocolVersion, From: 3}, "member 3 answered where member 2 was expected"},
-		{octopiipb.Hello{Version: 9, From: 2}, "protocol 9"},
+		{octopiipb.Hello{Version: protocolVersion, Member: octopiipb.HelloMember{From: 3}}, "member 3 answered where member 2 was expected"},
+		{octopiipb.Hello{Version: 9, Member: octopiipb.HelloMember{From: 2}}, "speaks version 9 of the protocol, this one 2"},
+		{octopiipb.Hello{Version: protocolVersion, Member: octopiipb.HelloMember{Group: 4, From: 2}}, "group 4 is not here"},
 	} {
 		told := make(chan string, 1)
 		go func() {
@@ -302,7 +371,7 @@ func TestPeersHavePlacesOfTheirOwn(t *testing.T) {
 	member := dialRaw(t, b, purposeMessages, 1)
 	dialRaw(t, b, purposeMessages, 3)
 	dialRaw(t, b, purposeMessages, 4)
-	if answer := dialBytes(t, b).greet(octopiipb.Hello{Version: protocolVersion, Purpose: purposeCall, Cluster: 1, From: 1}); answer.Refused == "" {
+	if answer := dialBytes(t, b).greet(octopiipb.Hello{Version: protocolVersion, Purpose: purposeCall, Member: octopiipb.HelloMember{Cluster: 1, From: 1}}); answer.Refused == "" {
 		t.Error("a second connection of peers was taken, where one is the limit")
 	}
 	_ = member.nc.Close()

@@ -60,7 +60,7 @@ type seeker struct {
 var errNoMember = errors.New("there is no member here yet; try again")
 
 func (s seeker) Hello(uint64) transport.Hello {
-	return transport.Hello{Node: s.id, Address: s.address}
+	return transport.Hello{Node: s.id, Host: transport.Host{Address: s.address}}
 }
 
 func (s seeker) Accept(peer transport.Hello) error {

@@ -19,10 +19,13 @@ type Stats struct {
 	// Dropped counts messages that Send refused because a queue was full or the
 	// message too large, and those that it took but that were never written.
 	Dropped uint64
+	// OtherGroups counts messages that came for groups that this process does not have, and
+	// were dropped.
+	OtherGroups uint64
 }
 
 type counters struct {
-	connections, framesIn, framesOut, bytesIn, bytesOut, badFrames, refused, dropped atomic.Uint64
+	connections, framesIn, framesOut, bytesIn, bytesOut, badFrames, refused, dropped, otherGroups atomic.Uint64
 }
 
 // Stats returns the totals so far. It never blocks and may be called at any
@@ -38,5 +41,6 @@ func (t *Transport) Stats() Stats {
 		BadFrames:   c.badFrames.Load(),
 		Refused:     c.refused.Load(),
 		Dropped:     c.dropped.Load(),
+		OtherGroups: c.otherGroups.Load(),
 	}
 }

@@ -147,15 +147,15 @@ func TestStrangersMayNotTrickle(t *testing.T) {
 func TestRefusalsSayLittle(t *testing.T) {
 	b, hb := start(t, 2, Config{})
 	ask := func(cluster uint64) octopiipb.Hello {
-		return dialBytes(t, b).greet(octopiipb.Hello{Version: protocolVersion, Purpose: purposeCall, Cluster: cluster, From: 1})
+		return dialBytes(t, b).greet(octopiipb.Hello{Version: protocolVersion, Purpose: purposeCall, Member: octopiipb.HelloMember{Cluster: cluster, From: 1}})
 	}
-	if got := ask(1); got.Cluster != 1 || got.Remembers.Match == 0 {
+	if got := ask(1); got.Member.Cluster != 1 || got.Member.Remembers.Match == 0 {
 		t.Errorf("one of the same cluster is told %+v", got)
 	}
 	for _, refuse := range []error{nil, errors.New("no")} {
 		hb.SetAccept(func(transport.Hello) error { return refuse })
 		for _, cluster := range []uint64{0, 7} {
-			if got := ask(cluster); got.Cluster != transport.SomeCluster || got.Incarnation != 0 || got.Remembers.Match != 0 {
+			if got := ask(cluster); got.Member.Cluster != transport.SomeCluster || got.Member.Incarnation != 0 || got.Member.Remembers.Match != 0 {
 				t.Errorf("one of cluster %d, refused with %v, is told %+v", cluster, refuse, got)
 			}
 		}

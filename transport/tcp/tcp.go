@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"time"
@@ -22,6 +23,7 @@ type Transport struct {
 	log       *zap.Logger
 	listener  net.Listener
 	address   string
+	host      uint64 // this process, in the handshakes
 	keepAlive net.KeepAliveConfig
 	counters  counters
 
@@ -102,6 +104,7 @@ func newTransport(cfg Config, life context.Context, end context.CancelFunc) *Tra
 	t := &Transport{
 		config:    cfg,
 		log:       cfg.Logger,
+		host:      rand.Uint64(),
 		keepAlive: keepAlive(cfg.StallTimeout),
 		life:      life,
 		end:       end,

@@ -36,7 +36,7 @@ var _ transport.Handler = (*Handler)(nil)
 // NewHandler returns the Handler of a member of cluster 1.
 func NewHandler(id uint64) *Handler {
 	return &Handler{
-		self:     transport.Hello{Cluster: 1, Node: id, Incarnation: id + 100},
+		self:     transport.Hello{Host: transport.Host{OldestFormat: 3, NewestFormat: 5}, Cluster: 1, Node: id, Incarnation: id + 100},
 		messages: make(map[uint64][]transport.Inbound),
 		downs:    make(map[uint64]int),
 		gone:     make(map[uint64]int),
@@ -49,7 +49,7 @@ func NewHandler(id uint64) *Handler {
 func (h *Handler) SetAddress(address string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.self.Address = address
+	h.self.Host.Address = address
 }
 
 // SetCluster sets the cluster in Hello.

@@ -5,25 +5,27 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+
+	octopiipb "github.com/octopii/octopii/proto"
 )
 
 // A leader that is told in its own term that a member has committed more than it has says
 // so, whichever answer tells it, also the vote that it did not need. What was said in an
 // earlier term proves nothing.
 func TestToldOfMore(t *testing.T) {
-	suspects := func(b *bench, m raftpb.Message) []Suspect {
+	suspects := func(b *bench, m octopiipb.PeerMessage) []Suspect {
 		m.From, m.To = 3, 1
-		return b.step(Input{Messages: []raftpb.Message{m}}).Suspects
+		return b.step(Input{Messages: []octopiipb.PeerMessage{m}}).Suspects
 	}
 	leader := func() *bench {
 		b := newBench(t, 1, []uint64{1, 2, 3}, raftpb.HardState{Term: 1, Commit: 1}, entriesOf(1, 2, 5)...)
 		b.elect(2)
 		return b
 	}
-	for name, m := range map[string]raftpb.Message{
-		"acknowledgement": {Type: raftpb.MsgAppResp, Index: 9},
-		"heartbeat":       {Type: raftpb.MsgHeartbeatResp, Index: 9},
-		"vote":            {Type: raftpb.MsgVoteResp, Reject: true, Commit: 9},
+	for name, m := range map[string]octopiipb.PeerMessage{
+		"acknowledgement": {Message: raftpb.Message{Type: raftpb.MsgAppResp, Index: 9}},
+		"heartbeat":       {Message: raftpb.Message{Type: raftpb.MsgHeartbeatResp}, Note: octopiipb.Note{Applied: 9}},
+		"vote":            {Message: raftpb.Message{Type: raftpb.MsgVoteResp, Reject: true}, Note: octopiipb.Note{Commit: 9}},
 	} {
 		b := leader()
 		m.Term = b.c.Status().Term
@@ -41,17 +43,17 @@ func TestToldOfMore(t *testing.T) {
 	for b.c.Status().Role == raft.StateFollower {
 		b.run(Input{Ticks: 1})
 	}
-	b.run(Input{Messages: []raftpb.Message{{Type: raftpb.MsgPreVoteResp, From: 2, To: 1, Term: b.c.Status().Term + 1}}})
+	b.run(Input{Messages: bare([]raftpb.Message{{Type: raftpb.MsgPreVoteResp, From: 2, To: 1, Term: b.c.Status().Term + 1}})})
 	term := b.c.Status().Term
-	suspects(b, raftpb.Message{Type: raftpb.MsgVoteResp, Term: term, Reject: true, Commit: 9})
-	got := b.step(Input{Messages: []raftpb.Message{{Type: raftpb.MsgVoteResp, From: 2, To: 1, Term: term}}}).Suspects
+	suspects(b, octopiipb.PeerMessage{Message: raftpb.Message{Type: raftpb.MsgVoteResp, Term: term, Reject: true}, Note: octopiipb.Note{Commit: 9}})
+	got := b.step(Input{Messages: bare([]raftpb.Message{{Type: raftpb.MsgVoteResp, From: 2, To: 1, Term: term}})}).Suspects
 	if b.c.Status().Role != raft.StateLeader || len(got) != 1 || got[0].Claim != Ahead || got[0].Index != 9 || got[0].Last != 5 {
 		t.Errorf("elected by 2, after 3 refused with 9 committed: %+v; want member 3 ahead at 9, and the log here ended at 5", got)
 	}
 }
 
 // Sums tell entries apart that index and term do not, and are of the same entries where one
-// log begins later than the other. A context that is none says nothing.
+// log begins later than the other. Another number of them says nothing.
 func TestSums(t *testing.T) {
 	log := func(data string) *bench {
 		ents := entriesOf(1, 2, 40)
@@ -65,7 +67,7 @@ func TestSums(t *testing.T) {
 	if b := log("\x01b").c.sumsAt(40); !a.differ(b) || a[0] != b[0] {
 		t.Errorf("%v and %v, of logs that differ at index 22", a, b)
 	}
-	if b := log("\x01a").c.sumsAt(40); a.differ(b) || a.differ(decodeSums(b.encode())) != a.differ(b) || decodeSums(b.encode()) != b {
+	if b := log("\x01a").c.sumsAt(40); a.differ(b) || SumsFrom(b[:]) != b {
 		t.Errorf("%v and %v, of equal logs", a, b)
 	}
 	late := log("\x01a")
@@ -75,8 +77,8 @@ func TestSums(t *testing.T) {
 	if b := late.c.sumsAt(40); a.differ(b) || b[1] == 0 || b[2] != 0 {
 		t.Errorf("%v and %v, of equal logs of which one begins at 31", a, b)
 	}
-	if a.differ(decodeSums([]byte("nonsense"))) || a.differ(decodeSums(nil)) {
-		t.Error("a context that is none differs")
+	if a.differ(SumsFrom([]uint64{1, 2})) || a.differ(SumsFrom(nil)) {
+		t.Error("another number of sums differs")
 	}
 	if b := log("\x01a").c.sumsAt(99); b != (Sums{}) {
 		t.Errorf("%v beyond the log", b)
@@ -88,14 +90,14 @@ func TestTermsAreNotUsedUp(t *testing.T) {
 	for _, typ := range []raftpb.MessageType{raftpb.MsgHeartbeat, raftpb.MsgVote, raftpb.MsgApp, raftpb.MsgAppResp} {
 		b := newBench(t, 1, []uint64{1, 2, 3}, raftpb.HardState{Term: 1, Commit: 1}, entriesOf(1, 1, 5)...)
 		m := raftpb.Message{Type: typ, From: 2, To: 1, Term: numberMax, Index: 5, LogTerm: 1}
-		if got := b.step(Input{Messages: []raftpb.Message{m}}).Suspects; len(got) != 1 {
+		if got := b.step(Input{Messages: bare([]raftpb.Message{m})}).Suspects; len(got) != 1 {
 			t.Errorf("%s of term %d: %+v, want it refused", typ, uint64(numberMax), got)
 		}
 		if term := b.c.Status().Term; term != 1 {
 			t.Errorf("%s raised the term to %d", typ, term)
 		}
 		m.Type, m.Term = raftpb.MsgVote, termJumpMax
-		if b.step(Input{Messages: []raftpb.Message{m}}); b.c.Status().Term != termJumpMax {
+		if b.step(Input{Messages: bare([]raftpb.Message{m})}); b.c.Status().Term != termJumpMax {
 			t.Errorf("a vote is asked for in term %d, and the term is %d", m.Term, b.c.Status().Term)
 		}
 	}
@@ -108,12 +110,12 @@ func TestLateHeartbeats(t *testing.T) {
 		b := newBench(t, 1, []uint64{1, 2, 3}, raftpb.HardState{Term: 2, Commit: 6}, append(entriesOf(1, 2, 3), entriesOf(2, 4, 6)...)...)
 		b.follow(2, 2)
 		if heard {
-			b.step(Input{Messages: []raftpb.Message{{Type: raftpb.MsgApp, From: 2, To: 1, Term: 2, Index: 6, LogTerm: 2, Commit: 6}}})
+			b.step(Input{Messages: bare([]raftpb.Message{{Type: raftpb.MsgApp, From: 2, To: 1, Term: 2, Index: 6, LogTerm: 2, Commit: 6}})})
 		}
 		claimed := false
 		for range 40 {
-			late := raftpb.Message{Type: raftpb.MsgHeartbeat, From: 2, To: 1, Term: 2, Commit: 3, RejectHint: 4, LogTerm: 2}
-			for _, s := range b.step(Input{Ticks: 1, Messages: []raftpb.Message{late}}).Suspects {
+			late := noted(raftpb.Message{Type: raftpb.MsgHeartbeat, From: 2, To: 1, Term: 2, Commit: 3}, octopiipb.Note{Last: 4, LastTerm: 2})
+			for _, s := range b.step(Input{Ticks: 1, Messages: late}).Suspects {
 				claimed = claimed || s.Claim == Diverged
 			}
 		}
@@ -154,7 +156,7 @@ func TestSumsOfASnapshot(t *testing.T) {
 		if c.sums != (Sums{}) && b.c.sumsAt(5) != sums {
 			t.Errorf("%s: the sums at the snapshot are %v, want %v", name, b.c.sumsAt(5), sums)
 		}
-		e := b.step(Input{Messages: []raftpb.Message{{Type: raftpb.MsgApp, From: 2, To: 1, Term: 2, Index: c.sent[0].Index - 1, LogTerm: 2, Entries: c.sent, Commit: 5}}})
+		e := b.step(Input{Messages: bare([]raftpb.Message{{Type: raftpb.MsgApp, From: 2, To: 1, Term: 2, Index: c.sent[0].Index - 1, LogTerm: 2, Entries: c.sent, Commit: 5}})})
 		if wrong := len(e.Suspects) == 1 && e.Suspects[0].Claim == Diverged && e.Suspects[0].Index == 5; wrong != c.wrong {
 			t.Errorf("%s: %+v", name, e.Suspects)
 		}
@@ -176,7 +178,7 @@ func TestAcknowledgementWithoutSums(t *testing.T) {
 		b.run(Input{Requests: []Request{{Kind: Propose, Data: FrameProposal([]byte("p")), Waiter: &call{}}}})
 		for _, m := range b.msgs {
 			if m.Type == raftpb.MsgApp && len(m.Entries) > 0 {
-				return len(m.Context) > 0
+				return len(m.Note.Sums) > 0
 			}
 		}
 		t.Fatalf("no append: %v", b.msgs)

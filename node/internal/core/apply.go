@@ -29,6 +29,8 @@ func (c *Core) newApply(m *raftpb.Message) *Apply {
 			if w != nil {
 				c.effects.Outcomes = append(c.effects.Outcomes, Outcome{Waiter: w, Index: e.Index})
 			}
+		case frame[0] == frameSetting:
+			c.applySetting(e, frame, w)
 		default:
 			a.Entries = append(a.Entries, Committed{Index: e.Index, Term: e.Term, Data: frame[1:], Waiter: w})
 		}

@@ -7,12 +7,14 @@ import (
 	"slices"
 
 	"go.etcd.io/raft/v3"
+
+	octopiipb "github.com/octopii/octopii/proto"
 )
 
 // changes are those of the membership: which may be made, and which a leader makes by itself.
 type changes struct {
 	space
-	// confIndex is where this leader appended its last change of membership.
+	// confIndex is where this leader appended its last change of membership or settings.
 	confIndex uint64
 }
 
@@ -26,13 +28,13 @@ func (c *changes) allowChanges(changes []Change) error {
 		return err
 	}
 	if c.confIndex > c.applied {
-		return fmt.Errorf("%w: the one at index %d is not applied yet", ErrMembershipBusy, c.confIndex)
+		return c.errConfPending()
 	}
 	for _, change := range changes {
 		var err error
 		switch change.Op {
 		case Promote:
-			if m := find(c.handed.Membership, change.Member.ID); m != nil && m.Learner {
+			if m := find(c.handed.Membership, change.Member.ID); m != nil && m.Kind == octopiipb.Learner {
 				err = cmp.Or(c.caughtUp(m.ID), c.mayTakePlace(*m))
 			}
 		case AddLearner:
@@ -41,7 +43,7 @@ func (c *changes) allowChanges(changes []Change) error {
 			}
 			if r := change.Member.Replaces; change.IfSilent && r != 0 && c.alive(r) {
 				err = fmt.Errorf("%w: member %x, whose place is asked for, is alive; where it moved, its record is corrected by itself; if this is another machine, give it an address and a name of its own, and a directory that was never another member's", ErrUnsafeMembership, r)
-			} else if old := find(c.handed.Membership, r); change.IfSilent && old != nil && !old.Learner && old.Address != change.Member.Address && !c.longGone(r) {
+			} else if old := find(c.handed.Membership, r); change.IfSilent && old != nil && old.Kind == octopiipb.Voter && old.Address != change.Member.Address && !c.longGone(r) {
 				// A copy of its files elsewhere is no proof that it is gone.
 				err = fmt.Errorf("%w: member %x at %s, whose place is asked for from %s, may only be away; it is taken for gone when it was silent for %d ticks", ErrMembershipBusy, r, old.Address, change.Member.Address, c.cfg.JoinTimeoutTicks)
 			} else if change.IfSilent && r != 0 {
@@ -58,6 +60,10 @@ func (c *changes) allowChanges(changes []Change) error {
 		}
 	}
 	return c.keepsQuorum(changes)
+}
+
+func (c *changes) errConfPending() error {
+	return fmt.Errorf("%w: the one at index %d is not applied yet", ErrMembershipBusy, c.confIndex)
 }
 
 // joinersMax bounds the members that came by themselves and do not vote yet. Without

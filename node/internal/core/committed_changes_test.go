@@ -47,7 +47,7 @@ func TestCommittedChangesThatChangeNothing(t *testing.T) {
 // What is half done in a membership that came with a snapshot must be a change that the members
 // before it could make: raft alone would take it.
 func TestHalfDoneMustBePossible(t *testing.T) {
-	members := []octopiipb.Member{{ID: 1, Address: "a"}, {ID: 2, Address: "b"}, {ID: 3, Address: "c"}}
+	members := []octopiipb.Member{{ID: 1, Address: "a", Kind: octopiipb.Voter}, {ID: 2, Address: "b", Kind: octopiipb.Voter}, {ID: 3, Address: "c", Kind: octopiipb.Voter}}
 	change := func(op ChangeOp, id uint64, address string) octopiipb.MemberChange {
 		return octopiipb.MemberChange{Op: uint32(op), Member: octopiipb.Member{ID: id, Address: address}}
 	}
@@ -60,7 +60,7 @@ func TestHalfDoneMustBePossible(t *testing.T) {
 		"two come to vote at one address":        {[]octopiipb.MemberChange{change(Promote, 5, "b"), change(Remove, 3, "")}, false},
 		"one that nobody knows is to have moved": {[]octopiipb.MemberChange{change(UpdateAddress, 8, "d"), change(Remove, 3, "")}, false},
 	} {
-		ms := &octopiipb.Membership{Cluster: 7, Index: 5, Members: append(members[:3:3], octopiipb.Member{ID: 5, Address: "b", Learner: true}), Removed: []uint64{9}, UnderWay: c.underWay}
+		ms := &octopiipb.Membership{Cluster: 7, Index: 5, Members: append(members[:3:3], octopiipb.Member{ID: 5, Address: "b", Kind: octopiipb.Learner}), Removed: []uint64{9}, UnderWay: c.underWay}
 		if _, err := ConfState(ms); (err == nil) != c.ok {
 			t.Errorf("%s: %v", name, err)
 		}

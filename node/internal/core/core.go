@@ -115,6 +115,9 @@ func New(cfg Config) (*Core, error) {
 	if hs.Commit < cfg.Start.Index || hs.Commit > last {
 		return nil, fmt.Errorf("core: commit %d is outside of the log, which goes from %d to %d", hs.Commit, cfg.Start.Index, last)
 	}
+	if err := checkKinds(cfg.Start.Membership); err != nil {
+		return nil, fmt.Errorf("core: the membership at index %d cannot be read: %w", cfg.Start.Index, err)
+	}
 	if err := readable(cfg.Storage, last); err != nil {
 		return nil, err
 	}
@@ -214,7 +217,7 @@ func (c *Core) Step(in *Input) *Effects {
 			c.appending--
 		}
 		c.ownFirst.durable(a)
-		c.deliver(a.responses)
+		c.deliver(a)
 	}
 	for _, a := range in.Applied {
 		c.stepApplied(a)
@@ -266,18 +269,25 @@ func (c *Core) More() bool {
 }
 
 // deliver hands on what waited for an append to become durable.
-func (c *base) deliver(responses []raftpb.Message) {
-	for _, m := range responses {
+func (c *base) deliver(a *Append) {
+	for i := range a.responses {
+		m := &a.responses[i]
 		if m.To != c.cfg.ID {
-			c.effects.Messages = append(c.effects.Messages, m)
+			c.send(m, a.noteOf(m))
 			continue
 		}
 		// raft ignores an acknowledgement that is out of date.
-		_ = c.rn.Step(m)
+		_ = c.rn.Step(*m)
 	}
+	c.effects.Messages = append(c.effects.Messages, a.behind...)
 }
 
-func (c *Core) stepMessage(m *raftpb.Message) {
+// send hands out a message with what there is to say beside it.
+func (c *base) send(m *raftpb.Message, note octopiipb.Note) {
+	c.effects.Messages = append(c.effects.Messages, octopiipb.PeerMessage{Message: *m, Note: note})
+}
+
+func (c *Core) stepMessage(m *octopiipb.PeerMessage) {
 	if err := c.judge(m); err != nil {
 		c.effects.Suspects = append(c.effects.Suspects, *err)
 		return
@@ -290,7 +300,7 @@ func (c *Core) stepMessage(m *raftpb.Message) {
 	}
 	if m.Type == raftpb.MsgHeartbeat {
 		c.forgot = counter{}
-		c.led = led{from: m.From, term: m.Term, durable: m.Index, committed: min(m.Index, m.Commit), tight: m.Reject}
+		c.led = led{from: m.From, term: m.Term, durable: m.Note.Durable, committed: min(m.Note.Durable, m.Commit), tight: m.Note.Tight}
 	}
 	c.leaderEnd.note(m)
 	c.peers.heard(m.From)
@@ -304,7 +314,7 @@ func (c *Core) stepMessage(m *raftpb.Message) {
 		c.noteRoom(m)
 	}
 	if m.Type == raftpb.MsgReadIndex {
-		c.reads.ask(m)
+		c.reads.ask(&m.Message)
 		return
 	}
 	// What this message may cut off the log is not there for the next one.
@@ -316,7 +326,7 @@ func (c *Core) stepMessage(m *raftpb.Message) {
 	}
 	// Errors say that the sender is unknown or that a proposal was dropped;
 	// both are for the sender to notice.
-	_ = c.rn.Step(*m)
+	_ = c.rn.Step(m.Message)
 }
 
 func (c *base) stepSnapshotSent(s SnapshotSent) {
@@ -351,14 +361,13 @@ func (c *Core) ready() {
 		rd := c.rn.Ready()
 		c.placeProposals(rd.Entries)
 		c.reads.answered(rd.ReadStates)
-		var votes, entries []raftpb.Message
+		var votes, entries []octopiipb.PeerMessage
 		for i := range rd.Messages {
 			switch m := &rd.Messages[i]; {
 			case m.Type == raftpb.MsgVote:
-				votes = append(votes, *m)
+				votes = append(votes, octopiipb.PeerMessage{Message: *m})
 			case m.Type == raftpb.MsgApp && c.ownFirst.holds(m):
-				c.introduce(m)
-				entries = append(entries, *m)
+				entries = append(entries, octopiipb.PeerMessage{Message: *m, Note: c.introduction(m)})
 			default:
 				c.emit(m)
 			}
@@ -376,9 +385,9 @@ func (c *Core) ready() {
 // durable. raft counts that vote only then, but the others' may be a majority
 // without it: a leader that forgets its term in a crash could win the same term
 // again, and append another entry at the same index in it.
-func (c *history) askForVotes(requests []raftpb.Message) {
+func (c *history) askForVotes(requests []octopiipb.PeerMessage) {
 	if a := c.effects.Append; a != nil {
-		a.responses = append(a.responses, requests...)
+		a.behind = append(a.behind, requests...)
 		return
 	}
 	c.effects.Messages = append(c.effects.Messages, requests...)
@@ -397,27 +406,26 @@ func (c *Core) emit(m *raftpb.Message) {
 		notes.restoreGoal = max(notes.restoreGoal, m.Snapshot.Metadata.Index)
 		c.effects.Snapshots = append(c.effects.Snapshots, *m)
 	case raftpb.MsgApp:
-		c.introduce(m)
-		c.effects.Messages = append(c.effects.Messages, *m)
+		c.send(m, c.introduction(m))
 	case raftpb.MsgHeartbeatResp:
-		// raft has no use for it: how far this member's state machine is. raft's own
-		// acknowledgement of a snapshot says only that its file is in place.
-		m.Index = c.applied
-		c.tellRoom(m)
-		c.effects.Messages = append(c.effects.Messages, *m)
+		// raft's own acknowledgement of a snapshot says only that its file is in place.
+		c.send(m, octopiipb.Note{Applied: c.applied, Room: uint64(c.room)})
 	case raftpb.MsgHeartbeat:
-		// raft has no use for these: how far this leader's own log is durable, as it may
-		// commit without its own copy, and so nobody else could tell; and where its log
-		// ends, so that a follower on another branch finds out.
-		m.Index, _ = c.storage.LastIndex()
-		if term, ok := c.termAt(c.last); ok {
-			m.RejectHint, m.LogTerm = c.last, term
-		}
-		m.Reject = c.tight() // raft has no use for that either
-		c.effects.Messages = append(c.effects.Messages, *m)
+		c.send(m, c.noteOfLeader())
 	default:
-		c.effects.Messages = append(c.effects.Messages, *m)
+		c.send(m, octopiipb.Note{})
 	}
+}
+
+// noteOfLeader is what this leader says of its own log with each heartbeat: how far it is
+// durable, and where it ends, so that a follower on another branch finds out.
+func (c *Core) noteOfLeader() octopiipb.Note {
+	note := octopiipb.Note{Tight: c.tight()}
+	note.Durable, _ = c.storage.LastIndex()
+	if term, ok := c.termAt(c.last); ok {
+		note.Last, note.LastTerm = c.last, term
+	}
+	return note
 }
 
 func (c *Core) newAppend(m *raftpb.Message) *Append {
@@ -427,16 +435,8 @@ func (c *Core) newAppend(m *raftpb.Message) *Append {
 		Snapshot:  m.Snapshot,
 		responses: m.Responses,
 	}
-	for i := range a.responses {
-		switch r := &a.responses[i]; {
-		case r.Type == raftpb.MsgVoteResp: // raft has no use for it: see ahead
-			r.Commit = c.status.Commit
-		case r.Type == raftpb.MsgPreVoteResp && r.Reject:
-			c.tellCommit(r)
-		case r.Type == raftpb.MsgAppResp && !r.Reject && r.To != c.cfg.ID:
-			c.tellRoom(r)
-		}
-	}
+	a.note = c.noteOfVoter(a.responses)
+	a.note.Applied, a.note.Room = c.roomToTell()
 	if a.Snapshot != nil {
 		c.last = a.Snapshot.Metadata.Index
 	}
@@ -450,6 +450,19 @@ func (c *Core) newAppend(m *raftpb.Message) *Append {
 	}
 	c.outstanding.add()
 	return a
+}
+
+// noteOf is what an answer says beside raft's words.
+func (a *Append) noteOf(m *raftpb.Message) octopiipb.Note {
+	switch {
+	case m.Type == raftpb.MsgVoteResp:
+		return octopiipb.Note{Commit: a.note.Commit}
+	case m.Type == raftpb.MsgPreVoteResp && m.Reject:
+		return octopiipb.Note{Commit: a.note.Commit, CommitTerm: a.note.CommitTerm}
+	case m.Type == raftpb.MsgAppResp && !m.Reject:
+		return octopiipb.Note{Applied: a.note.Applied, Room: a.note.Room}
+	}
+	return octopiipb.Note{}
 }
 
 // note compares raft's state with what it was at the last Step.

@@ -6,6 +6,8 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+
+	octopiipb "github.com/octopii/octopii/proto"
 )
 
 // Claim is what a message says about this member's own log, if it is true.
@@ -31,7 +33,7 @@ const (
 // ahead returns the index up to which a member has committed the log, if this leader has
 // less. raft acknowledges an append that begins before what is committed with the commit
 // index; the other two answers say it beside what raft uses them for.
-func (c *guard) ahead(m *raftpb.Message) uint64 {
+func (c *guard) ahead(m *octopiipb.PeerMessage) uint64 {
 	st := c.rn.BasicStatus()
 	if st.RaftState != raft.StateLeader || m.Term != st.Term {
 		return 0
@@ -43,21 +45,23 @@ func (c *guard) ahead(m *raftpb.Message) uint64 {
 }
 
 // committedAt is an index that is committed at the sender of an answer; 0: it says nothing.
-func committedAt(m *raftpb.Message) uint64 {
+func committedAt(m *octopiipb.PeerMessage) uint64 {
 	switch {
-	case m.Type == raftpb.MsgAppResp && !m.Reject, m.Type == raftpb.MsgHeartbeatResp:
+	case m.Type == raftpb.MsgAppResp && !m.Reject:
 		return m.Index
+	case m.Type == raftpb.MsgHeartbeatResp:
+		return m.Note.Applied
 	case m.Type == raftpb.MsgVoteResp:
-		return m.Commit
+		return m.Note.Commit
 	}
 	return 0
 }
 
 // noteVoter keeps what a voter said that it has committed, for when its vote was not
 // needed. told is of one term.
-func (c *guard) noteVoter(m *raftpb.Message) {
-	if m.Type == raftpb.MsgVoteResp && (m.Term > c.told.term || m.Term == c.told.term && m.Commit > c.told.index) {
-		c.told = told{term: m.Term, from: m.From, index: m.Commit}
+func (c *guard) noteVoter(m *octopiipb.PeerMessage) {
+	if m.Type == raftpb.MsgVoteResp && (m.Term > c.told.term || m.Term == c.told.term && m.Note.Commit > c.told.index) {
+		c.told = told{term: m.Term, from: m.From, index: m.Note.Commit}
 	}
 }
 
@@ -94,7 +98,7 @@ func divergedAt(index uint64, format string, args ...any) error {
 //
 // The committed log is that of the end of the last Step: what raft took in since then
 // is in no append yet, so its terms cannot be looked up.
-func (c *guard) contradiction(m *raftpb.Message) error {
+func (c *guard) contradiction(m *octopiipb.PeerMessage) error {
 	if m.Term < c.rn.BasicStatus().Term {
 		return nil
 	}
@@ -127,11 +131,12 @@ func (c *guard) otherTerm(what string, from, index, term uint64) error {
 	return nil
 }
 
-func (c *guard) contradictingAppend(m *raftpb.Message) error {
+func (c *guard) contradictingAppend(m *octopiipb.PeerMessage) error {
 	if err := c.otherTerm("an append", m.From, m.Index, m.LogTerm); err != nil {
 		return err
 	}
-	if mine, ok := c.termAt(m.Index); ok && mine == m.LogTerm && c.sumsAt(m.Index).differ(decodeSums(m.Context)) {
+	// The sums here are computed only where there are others: most appends have none.
+	if mine, ok := c.termAt(m.Index); ok && mine == m.LogTerm && len(m.Note.Sums) > 0 && c.sumsAt(m.Index).differ(SumsFrom(m.Note.Sums)) {
 		return divergedAt(m.Index, "leader %x has other entries up to index %d of term %d than this member", m.From, m.Index, m.LogTerm)
 	}
 	for i := range m.Entries {
@@ -143,7 +148,7 @@ func (c *guard) contradictingAppend(m *raftpb.Message) error {
 			return err
 		}
 	}
-	return c.otherData(m)
+	return c.otherData(&m.Message)
 }
 
 // otherData compares the entries of an append that are committed here byte by byte. Two
@@ -174,12 +179,12 @@ func (c *guard) otherData(m *raftpb.Message) error {
 // everything that was committed in earlier terms since its election. What was committed
 // in its own term it may have appended after it sent the heartbeat, which may be late:
 // see shorter.
-func (c *guard) contradictingHeartbeat(m *raftpb.Message) error {
-	last := m.RejectHint
+func (c *guard) contradictingHeartbeat(m *octopiipb.PeerMessage) error {
+	last := m.Note.Last
 	if last == 0 {
 		return nil
 	}
-	if err := c.otherTerm("the end of the log", m.From, last, m.LogTerm); err != nil {
+	if err := c.otherTerm("the end of the log", m.From, last, m.Note.LastTerm); err != nil {
 		return err
 	}
 	before := c.lower
@@ -197,11 +202,12 @@ func (c *guard) contradictingHeartbeat(m *raftpb.Message) error {
 //
 // What this leader was heard to have in this term tells late ones apart, as its log only
 // grows: they may be many where streams stand still.
-func (c *guard) shorter(m *raftpb.Message) error {
-	if l := c.leaderEnd; l.from == m.From && l.term == m.Term && m.RejectHint != 0 && m.RejectHint < l.index {
+func (c *guard) shorter(m *octopiipb.PeerMessage) error {
+	last := m.Note.Last
+	if l := c.leaderEnd; l.from == m.From && l.term == m.Term && last != 0 && last < l.index {
 		return nil
 	}
-	if m.RejectHint == 0 || m.RejectHint >= c.status.Commit || m.Term < c.rn.BasicStatus().Term {
+	if last == 0 || last >= c.status.Commit || m.Term < c.rn.BasicStatus().Term {
 		c.short = counter{}
 		return nil
 	}
@@ -209,15 +215,15 @@ func (c *guard) shorter(m *raftpb.Message) error {
 	if c.short.times < forgotMax || c.short.lasted < 2*c.cfg.ElectionTicks {
 		return nil
 	}
-	return divergedAt(c.status.Commit, "the log of leader %x has ended at index %d for %d ticks, and index %d is committed here", m.From, m.RejectHint, c.short.lasted, c.status.Commit)
+	return divergedAt(c.status.Commit, "the log of leader %x has ended at index %d for %d ticks, and index %d is committed here", m.From, last, c.short.lasted, c.status.Commit)
 }
 
 // leaderEnd is how far the log of a leader goes, as it said in its term to this process.
 type leaderEnd struct{ from, term, index uint64 }
 
 // note takes what a message of a leader says of its log.
-func (l *leaderEnd) note(m *raftpb.Message) {
-	end := max(m.Commit, m.RejectHint)
+func (l *leaderEnd) note(m *octopiipb.PeerMessage) {
+	end := max(m.Commit, m.Note.Last)
 	switch m.Type {
 	case raftpb.MsgApp:
 		end = max(m.Commit, m.Index+uint64(len(m.Entries)))

@@ -14,9 +14,9 @@
 //	members   the others, and how far each is          members.go
 //	reading   linearizable reads                       reads.go
 //	guard     what must not reach raft                 guard.go, diverged.go, farewell.go
-//	requests  what callers wait for                    requests.go, follow.go, forwarded.go, pending.go, seen.go
+//	requests  what callers wait for                    requests.go, queue.go, follow.go, forwarded.go, pending.go, seen.go
 //	space     how much may go into the log             room.go
-//	changes   of the membership                        changes.go, places.go
+//	changes   of the membership                        changes.go, places.go, settings.go
 //	leading   who should lead, and when to campaign    leadership.go, failover.go, stall.go
 //
 // Core is on top, and has what takes several of them: Step, and how entries are appended

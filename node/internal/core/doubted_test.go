@@ -22,8 +22,8 @@ func TestReadOfAnotherHistory(t *testing.T) {
 		if context == nil || b.c.reads.begun != 4 {
 			t.Fatalf("the round has context %x, begun at %d; want one at 4", context, b.c.reads.begun)
 		}
-		got := b.step(Input{Messages: []raftpb.Message{{Type: raftpb.MsgReadIndexResp, From: 2, To: 1, Term: 2, Index: answer,
-			Entries: []raftpb.Entry{{Data: context}}}}}).Suspects
+		got := b.step(Input{Messages: bare([]raftpb.Message{{Type: raftpb.MsgReadIndexResp, From: 2, To: 1, Term: 2, Index: answer,
+			Entries: []raftpb.Entry{{Data: context}}}})}).Suspects
 		if (len(got) == 1 && got[0].Claim == Diverged && got[0].ID == 2 && got[0].Index == 4) != diverged || len(got) > 1 {
 			t.Errorf("answer %d: claims %+v; diverged should be %v", answer, got, diverged)
 		}
@@ -101,7 +101,7 @@ func TestSumsOfAnotherBranchOfOneTerm(t *testing.T) {
 		}
 	}
 	for _, sums := range []Sums{there.c.sumsAt(6), here.c.sumsAt(6), {}} {
-		got := here.step(Input{Messages: []raftpb.Message{{Type: raftpb.MsgApp, From: 2, To: 1, Term: 2, Index: 6, LogTerm: 1, Commit: 6, Context: sums.encode()}}}).Suspects
+		got := here.step(Input{Messages: noted(raftpb.Message{Type: raftpb.MsgApp, From: 2, To: 1, Term: 2, Index: 6, LogTerm: 1, Commit: 6}, octopiipb.Note{Sums: sums[:]})}).Suspects
 		if differs := sums == there.c.sumsAt(6); differs != (len(got) == 1 && got[0].Claim == Diverged && got[0].Index == 6) {
 			t.Errorf("an append behind 6 with the sums %v: %+v", sums, got)
 		}

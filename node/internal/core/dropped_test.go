@@ -58,7 +58,7 @@ func TestReadsOfAMemberThatStopsServing(t *testing.T) {
 	term := b.c.Status().Term
 	b.run(Input{Requests: []Request{NewProposal([]byte("p"), yes{})}})
 	last := b.c.Status().Last
-	e := b.step(Input{Messages: []raftpb.Message{{Type: raftpb.MsgAppResp, From: 2, To: 1, Term: term, Index: last}}})
+	e := b.step(Input{Messages: bare([]raftpb.Message{{Type: raftpb.MsgAppResp, From: 2, To: 1, Term: term, Index: last}})})
 	apply := e.Apply
 	if apply == nil {
 		t.Fatal("nothing is handed to the state machine")
@@ -69,7 +69,7 @@ func TestReadsOfAMemberThatStopsServing(t *testing.T) {
 		return w
 	}
 	confirmed := read("confirmed")
-	b.step(Input{Messages: []raftpb.Message{{Type: raftpb.MsgHeartbeatResp, From: 2, To: 1, Term: term, Context: b.c.reads.context}}})
+	b.step(Input{Messages: bare([]raftpb.Message{{Type: raftpb.MsgHeartbeatResp, From: 2, To: 1, Term: term, Context: b.c.reads.context}})})
 	if len(b.c.reads.confirmed) != 1 {
 		t.Fatalf("reads: %+v, want one that waits for its index", b.c.reads)
 	}

@@ -37,7 +37,7 @@ func (c *leading) stepGone(gone []uint64) {
 // mayForget says whether the cluster wants it. It is the setting of a cluster that reads
 // under leases: what refuses connections may be a firewall in front of a leader that
 // lives, and its lease counts on the memory of its followers.
-func (c *leading) mayForget() bool { return !c.handed.Membership.FailoverByTimeout }
+func (c *leading) mayForget() bool { return !c.handed.Membership.Settings.FailoverByTimeout }
 
 // campaignSoon asks the shell for Input.Campaign.
 func (c *leading) campaignSoon() {

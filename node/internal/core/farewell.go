@@ -5,6 +5,8 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+
+	octopiipb "github.com/octopii/octopii/proto"
 )
 
 // A leader that removes itself may be the only one that knows that the removal is committed,
@@ -14,24 +16,34 @@ import (
 // vote, what it knows to be committed. Who has the same entry there, in the same term, has
 // the same log up to there (Log Matching, Raft paper, 5.3), and that is committed here, too.
 
-// tellCommit writes into the refusal of a vote what is committed here. raft has no use for it.
-func (c *guard) tellCommit(m *raftpb.Message) {
-	m.Commit = c.status.Commit
-	m.LogTerm, _ = c.termAt(m.Commit)
+// noteOfVoter is what this member says with a vote, given or refused: what is committed here
+// (see ahead), and where it refuses a pre-vote the term of that entry as well.
+func (c *guard) noteOfVoter(responses []raftpb.Message) (note octopiipb.Note) {
+	for i := range responses {
+		switch m := &responses[i]; {
+		case m.Type == raftpb.MsgVoteResp:
+			note.Commit = c.status.Commit
+		case m.Type == raftpb.MsgPreVoteResp && m.Reject:
+			note.Commit = c.status.Commit
+			note.CommitTerm, _ = c.termAt(note.Commit)
+		}
+	}
+	return note
 }
 
 // takeFarewell commits what a member that refused its vote knows to be committed, if that
 // is what takes its vote away. It believes a member of that no more than a leader.
-func (c *guard) takeFarewell(m *raftpb.Message) {
+func (c *guard) takeFarewell(m *octopiipb.PeerMessage) {
 	st := c.rn.BasicStatus()
 	if m.Type != raftpb.MsgPreVoteResp || !m.Reject || st.RaftState != raft.StatePreCandidate || m.Term > st.Term {
 		return
 	}
-	if term, ok := c.termAt(m.Commit); !ok || term != m.LogTerm || m.Commit <= st.Commit || !c.takesVote(m.From, st.Commit, m.Commit) {
+	commit := m.Note.Commit
+	if term, ok := c.termAt(commit); !ok || term != m.Note.CommitTerm || commit <= st.Commit || !c.takesVote(m.From, st.Commit, commit) {
 		return
 	}
 	// raft commits at the word of a leader only. There is none: it is forgotten at once.
-	_ = c.rn.Step(raftpb.Message{Type: raftpb.MsgHeartbeat, From: m.From, To: c.cfg.ID, Term: st.Term, Commit: m.Commit})
+	_ = c.rn.Step(raftpb.Message{Type: raftpb.MsgHeartbeat, From: m.From, To: c.cfg.ID, Term: st.Term, Commit: commit})
 	_ = c.rn.ForgetLeader()
 }
 

@@ -41,7 +41,7 @@ func TestFarewell(t *testing.T) {
 		for b.c.Status().Role != raft.StatePreCandidate {
 			b.run(Input{Ticks: 1})
 		}
-		b.run(Input{Messages: []raftpb.Message{{Type: raftpb.MsgPreVoteResp, Reject: true, From: 1, To: 2, Term: 2, Commit: c.commit, LogTerm: c.term}}})
+		b.run(Input{Messages: noted(raftpb.Message{Type: raftpb.MsgPreVoteResp, Reject: true, From: 1, To: 2, Term: 2}, octopiipb.Note{Commit: c.commit, CommitTerm: c.term})})
 		if st := b.c.Status(); st.Commit != c.want || st.Leader != raft.None || st.Term != 2 {
 			t.Errorf("%s: commit %d of leader %x in term %d, want commit %d, no leader and term 2", name, st.Commit, st.Leader, st.Term, c.want)
 		}
@@ -50,8 +50,8 @@ func TestFarewell(t *testing.T) {
 	// Who refuses tells it.
 	b := newBench(t, 1, []uint64{1, 2}, raftpb.HardState{Term: 2, Commit: 4}, entriesOf(2, 2, 8)...)
 	b.msgs = nil
-	b.run(Input{Messages: []raftpb.Message{{Type: raftpb.MsgPreVote, From: 2, To: 1, Term: 3, Index: 5, LogTerm: 2}}})
-	if len(b.msgs) != 1 || !b.msgs[0].Reject || b.msgs[0].Commit != 4 || b.msgs[0].LogTerm != 2 {
+	b.run(Input{Messages: bare([]raftpb.Message{{Type: raftpb.MsgPreVote, From: 2, To: 1, Term: 3, Index: 5, LogTerm: 2}})})
+	if len(b.msgs) != 1 || !b.msgs[0].Reject || b.msgs[0].Note.Commit != 4 || b.msgs[0].Note.CommitTerm != 2 {
 		t.Errorf("a longer log answers %v; want a refusal with commit 4 of term 2", b.msgs)
 	}
 }

@@ -80,7 +80,7 @@ func (f *forwarding) end(c *requests) {
 func (c *requests) encodeRequest(it *request, id uint64) (octopiipb.Request, error) {
 	by := origin{member: c.cfg.ID, id: id}
 	switch it.Kind {
-	case Propose:
+	case Propose, ChangeSetting:
 		return octopiipb.Request{ID: id, Proposal: it.wrap(by)}, nil
 	case Transfer:
 		return octopiipb.Request{ID: id, Transfer: true, TransferTo: it.To}, nil
@@ -187,7 +187,7 @@ type unchanged struct {
 // placeUnchanged answers a change that changed nothing once this member knows
 // the membership that the leader looked at.
 func (c *requests) placeUnchanged(it request, index uint64) {
-	if it.Kind != ChangeMembership {
+	if it.Kind == Propose {
 		c.settle(it, Outcome{Err: fmt.Errorf("%w: the leader answers a proposal as if it were a change of membership", ErrUnknownOutcome)})
 		return
 	}

@@ -35,7 +35,7 @@ func FuzzChange(f *testing.F) {
 		}
 		return b
 	}
-	two := octopiipb.Member{ID: 2, Name: "two", Address: "b:2", Promote: true, Priority: 3}
+	two := octopiipb.Member{ID: 2, Name: "two", Address: "b:2", Promote: true, Priority: 3, Kind: octopiipb.Voter}
 	f.Add(list(change(AddLearner, two), change(Promote, two), change(Remove, two), change(AddLearner, two)))
 	f.Add(list(change(AddLearner, two), change(AddLearner, octopiipb.Member{ID: 2, Incarnation: 9}), change(Remove, two), change(Remove, two)))
 	f.Add(list(change(AddLearner, two), change(Promote, two), change(AddLearner, two), change(Promote, octopiipb.Member{ID: 9}), change(Promote, two)))
@@ -82,7 +82,7 @@ func FuzzChange(f *testing.F) {
 // peer: an answer vouches for nothing, and what brings the peer to life is a
 // snapshot that names it, behind which a core runs.
 func FuzzUninitialized(f *testing.F) {
-	ms := octopiipb.Membership{Cluster: 7, Index: 1, Members: []octopiipb.Member{{ID: 1}, {ID: 2, Learner: true}}, Removed: []uint64{5}}
+	ms := octopiipb.Membership{Cluster: 7, Index: 1, Members: []octopiipb.Member{{ID: 1, Kind: octopiipb.Voter}, {ID: 2, Kind: octopiipb.Learner}}, Removed: []uint64{5}}
 	membership, err := ms.Marshal()
 	if err != nil {
 		f.Fatal(err)
@@ -125,7 +125,7 @@ func FuzzUninitialized(f *testing.F) {
 		if a, ok := AnswerUninitialized(&m, 1); ok {
 			vouches := a.Type != raftpb.MsgHeartbeatResp && (a.Type != raftpb.MsgAppResp || !a.Reject)
 			if vouches || a.From != 1 || a.To != m.From || a.Term != m.Term || a.Commit != 0 || len(a.Context) > 0 || len(a.Entries) > 0 {
-				t.Errorf("%s was answered with %s", describeMessage(m), describeMessage(a))
+				t.Errorf("%s was answered with %s", describeRaft(m), describeRaft(a))
 			}
 		}
 		if !Bootstraps(&m, 1) {
@@ -133,7 +133,7 @@ func FuzzUninitialized(f *testing.F) {
 		}
 		meta := m.Snapshot.Metadata
 		if m.Type != raftpb.MsgSnap || meta.Index == 0 || meta.Term == 0 || !names(meta.ConfState, 1) {
-			t.Fatalf("%s brings the peer to life", describeMessage(m))
+			t.Fatalf("%s brings the peer to life", describeRaft(m))
 		}
 		start := Label{Index: meta.Index, Term: meta.Term, ConfState: meta.ConfState, Membership: &ms}
 		s := subjectOn(start, newDisk(start, raftpb.HardState{Term: m.Term, Commit: meta.Index}))

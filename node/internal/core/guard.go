@@ -10,6 +10,8 @@ import (
 	"go.etcd.io/raft/v3/confchange"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.etcd.io/raft/v3/tracker"
+
+	octopiipb "github.com/octopii/octopii/proto"
 )
 
 // guard keeps from raft what would break it, and notices who contradicts this log.
@@ -115,6 +117,14 @@ func admitSender(m *raftpb.Message) error {
 	return nil
 }
 
+// admitNote checks the indexes that a message names beside raft's.
+func admitNote(m *octopiipb.PeerMessage) error {
+	if n := &m.Note; max(n.Durable, n.Last, n.Applied, n.Commit) > numberMax {
+		return fmt.Errorf("%s with a note about an index that no cluster reaches: %v", m.Type, n)
+	}
+	return nil
+}
+
 // admitAppend checks that the entries continue (Index, LogTerm) in one log.
 func admitAppend(m *raftpb.Message) error {
 	term := m.LogTerm
@@ -134,10 +144,17 @@ func admitAppend(m *raftpb.Message) error {
 	return nil
 }
 
-// knownFrame says whether this version knows what the data of an entry is.
-func knownFrame(data []byte) bool {
+// knownFrame says why this version does not know what the data of an entry is.
+func knownFrame(data []byte) error {
 	_, data = unwrap(data)
-	return data[0] == frameCommand || data[0] == frameBarrier && len(data) == 1
+	switch {
+	case data[0] == frameCommand, data[0] == frameBarrier && len(data) == 1:
+		return nil
+	case data[0] == frameSetting:
+		_, err := decodeSetting(data)
+		return err
+	}
+	return fmt.Errorf("the unknown kind %d: was it written by a newer version?", data[0])
 }
 
 // admitEntry refuses an entry that this version could not apply. raft's own
@@ -145,8 +162,11 @@ func knownFrame(data []byte) bool {
 func admitEntry(e *raftpb.Entry) error {
 	switch e.Type {
 	case raftpb.EntryNormal:
-		if len(e.Data) > 0 && !knownFrame(e.Data) {
-			return fmt.Errorf("entry %d has the unknown kind %d: was it written by a newer version?", e.Index, e.Data[0])
+		if len(e.Data) == 0 {
+			return nil
+		}
+		if err := knownFrame(e.Data); err != nil {
+			return fmt.Errorf("entry %d has %w", e.Index, err)
 		}
 		return nil
 	case raftpb.EntryConfChangeV2:
@@ -198,14 +218,17 @@ func restoreConf(cs raftpb.ConfState, lastIndex uint64) (tracker.Config, tracker
 }
 
 // judge says why a message is not given to raft; nil if it is.
-func (c *guard) judge(m *raftpb.Message) *Suspect {
+func (c *guard) judge(m *octopiipb.PeerMessage) *Suspect {
 	if m.Term > c.status.Term && m.Term-c.status.Term > termJumpMax {
 		return &Suspect{ID: m.From, Reason: fmt.Sprintf("%s of term %d, and the term here is %d: no cluster gets there meanwhile", m.Type, m.Term, c.status.Term)}
 	}
 	if index := c.ahead(m); index > 0 && validID(m.From) && m.To == c.cfg.ID {
 		return &Suspect{ID: m.From, Claim: Ahead, Index: index, Last: c.last, Reason: aheadText(m.From, index, c.last)}
 	}
-	err := admit(m, c.cfg.ID, c.last, c.handed.Index)
+	err := admit(&m.Message, c.cfg.ID, c.last, c.handed.Index)
+	if err == nil {
+		err = admitNote(m)
+	}
 	if errors.Is(err, errForgot) {
 		s := &Suspect{ID: m.From, Reason: err.Error(), Index: m.Commit}
 		if m.Term >= c.status.Term {

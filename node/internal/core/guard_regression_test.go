@@ -169,10 +169,10 @@ var drawn = func() Change {
 func TestGuardOldAppendBeforeHeartbeat(t *testing.T) {
 	s := inState("follower")
 	st := s.core.Status()
-	e := s.core.Step(&Input{Messages: []raftpb.Message{
+	e := s.core.Step(&Input{Messages: bare([]raftpb.Message{
 		{Type: raftpb.MsgApp, From: 2, To: 1, Term: st.Term, Index: 4, LogTerm: 2, Entries: entriesOf(2, 5, 5)},
 		{Type: raftpb.MsgHeartbeat, From: 2, To: 1, Term: st.Term, Commit: st.Last},
-	}})
+	})})
 	for {
 		if len(e.Suspects) > 0 {
 			t.Fatalf("suspects: %v", e.Suspects)
@@ -210,7 +210,7 @@ func TestForgotInARow(t *testing.T) {
 			for range c.pause {
 				b.step(Input{Ticks: 1})
 			}
-			for _, s := range b.step(Input{Messages: []raftpb.Message{m}}).Suspects {
+			for _, s := range b.step(Input{Messages: bare([]raftpb.Message{m})}).Suspects {
 				got = got || s.Claim == Forgot
 			}
 		}

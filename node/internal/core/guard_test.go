@@ -24,12 +24,20 @@ type subject struct {
 func newSubject(cs raftpb.ConfState, last, commit uint64) *subject {
 	ms := &octopiipb.Membership{Cluster: 7, Index: 1}
 	for _, id := range append(slices.Clone(cs.Voters), cs.Learners...) {
-		ms.Members = append(ms.Members, octopiipb.Member{ID: id, Learner: slices.Contains(cs.Learners, id)})
+		ms.Members = append(ms.Members, octopiipb.Member{ID: id, Kind: kindIn(cs, id)})
 	}
 	start := Label{Index: 1, Term: 1, ConfState: cs, Membership: ms}
 	disk := newDisk(start, raftpb.HardState{Term: 2, Commit: commit})
 	_ = disk.Append(entriesOf(2, 2, last))
 	return subjectOn(start, disk)
+}
+
+// kindIn is what a member is in a configuration.
+func kindIn(cs raftpb.ConfState, id uint64) octopiipb.MemberKind {
+	if slices.Contains(cs.Learners, id) {
+		return octopiipb.Learner
+	}
+	return octopiipb.Voter
 }
 
 // subjectOn starts member 1 behind a snapshot.
@@ -92,7 +100,12 @@ func (s *subject) write(a *Append) {
 }
 
 func (s *subject) receive(messages ...raftpb.Message) []Suspect {
-	return s.step(&Input{Messages: messages})
+	return s.step(&Input{Messages: bare(messages)})
+}
+
+// receiveNoted is receive for one message, and what it says beside raft's words.
+func (s *subject) receiveNoted(m octopiipb.PeerMessage) {
+	s.step(&Input{Messages: []octopiipb.PeerMessage{m}})
 }
 
 // live lets time pass and callers come, so that what a message broke shows.
@@ -234,13 +247,13 @@ func TestGuardStandsBeforeRaftsPanics(t *testing.T) {
 				bare.live()
 			})
 			if p == nil {
-				t.Errorf("raft does not panic on %s: is the guard still needed?", describeMessage(m))
+				t.Errorf("raft does not panic on %s: is the guard still needed?", describeRaft(m))
 			}
 			guarded := inState(c.state)
 			before := guarded.core.Status()
 			suspects := guarded.receive(m)
 			if len(suspects) != 1 || suspects[0].ID != m.From || !strings.Contains(suspects[0].Reason, c.suspect) {
-				t.Errorf("%s makes suspects of %+v, want its sender because of %q", describeMessage(m), suspects, c.suspect)
+				t.Errorf("%s makes suspects of %+v, want its sender because of %q", describeRaft(m), suspects, c.suspect)
 			}
 			if after := guarded.core.Status(); after != before {
 				t.Errorf("a refused message changed the status from %+v to %+v", before, after)
@@ -321,16 +334,16 @@ func TestAdmit(t *testing.T) {
 		}
 		err := admit(&m, 1, 9, 4)
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
-			t.Errorf("%s with %d entries: %v, want an error with %q", describeMessage(m), len(m.Entries), err, c.want)
+			t.Errorf("%s with %d entries: %v, want an error with %q", describeRaft(m), len(m.Entries), err, c.want)
 		}
 		other := m
 		other.To = 3
 		if err := admit(&other, 1, 9, 4); err == nil || !strings.Contains(err.Error(), "arrived at 1") {
-			t.Errorf("%s arrived at member 1: %v, want it refused", describeMessage(other), err)
+			t.Errorf("%s arrived at member 1: %v, want it refused", describeRaft(other), err)
 		}
 		if m.Term = 0; m.Type != raftpb.MsgReadIndex {
 			if err := admit(&m, 1, 9, 4); err == nil || !strings.Contains(err.Error(), "without a term") {
-				t.Errorf("%s: %v, want it refused for its term", describeMessage(m), err)
+				t.Errorf("%s: %v, want it refused for its term", describeRaft(m), err)
 			}
 		}
 	}
@@ -344,6 +357,23 @@ func TestAdmit(t *testing.T) {
 	unknown := full(99)
 	if err := admit(&unknown, 1, 9, 4); err == nil {
 		t.Error("a message of type 99 is admitted")
+	}
+}
+
+// TestNotesBeyondAnyLog: an index that no cluster reaches is not believed in a note either.
+func TestNotesBeyondAnyLog(t *testing.T) {
+	for name, note := range map[string]octopiipb.Note{
+		"durable": {Durable: numberMax + 1}, "last": {Last: numberMax + 1}, "applied": {Applied: numberMax + 1}, "commit": {Commit: numberMax + 1},
+	} {
+		b := newBench(t, 1, []uint64{1, 2, 3}, raftpb.HardState{Term: 2, Commit: 1})
+		b.follow(2, 2)
+		m := raftpb.Message{Type: raftpb.MsgHeartbeat, From: 2, To: 1, Term: 2}
+		if got := b.step(Input{Messages: noted(m, note)}).Suspects; len(got) != 1 || got[0].Claim != NoClaim {
+			t.Errorf("%s: %+v", name, got)
+		}
+		if durable, _ := b.c.LeaderLog(); durable != 0 || b.c.leaderEnd.index > numberMax {
+			t.Errorf("%s: the leader is believed to have %d, up to %d", name, durable, b.c.leaderEnd.index)
+		}
 	}
 }
 
@@ -392,6 +422,17 @@ func drawMessage(t *rapid.T) raftpb.Message {
 	return m
 }
 
+// drawNote says anything beside a message.
+func drawNote(t *rapid.T) (n octopiipb.Note) {
+	near := rapid.SampledFrom([]uint64{0, 0, 0, 1, 2, 3, 4, 5, 6, 9, 20, 1 << 40, 1<<64 - 1})
+	for _, field := range []*uint64{&n.Durable, &n.Last, &n.LastTerm, &n.Applied, &n.Room, &n.Commit, &n.CommitTerm} {
+		*field = near.Draw(t, "note")
+	}
+	n.Tight = rapid.Bool().Draw(t, "tight")
+	n.Sums = rapid.SampledFrom([][]uint64{nil, {1}, {1, 2, 3}}).Draw(t, "sums")
+	return n
+}
+
 func drawEntry(t *rapid.T) []byte {
 	switch rapid.IntRange(0, 2).Draw(t, "kind") {
 	case 0:
@@ -413,7 +454,7 @@ func TestNoMessagePanics(t *testing.T) {
 			rapid.Check(t, func(t *rapid.T) {
 				s := state.make()
 				for range rapid.IntRange(1, 8).Draw(t, "messages") {
-					s.receive(drawMessage(t))
+					s.receiveNoted(octopiipb.PeerMessage{Message: drawMessage(t), Note: drawNote(t)})
 					if rapid.IntRange(0, 3).Draw(t, "tick") == 0 {
 						s.step(&Input{Ticks: 1})
 					}
@@ -433,7 +474,9 @@ func TestNoMessagePanics(t *testing.T) {
 // the connection does.
 func FuzzStep(f *testing.F) {
 	for i, typ := range everyType() {
-		first, second := full(typ), full(everyType()[(i*7+3)%len(everyType())])
+		note := octopiipb.Note{Durable: 3, Last: 4, LastTerm: 2, Tight: true, Applied: 2, Room: 9, Commit: 4, CommitTerm: 2, Sums: []uint64{1, 2, 3}}
+		first := octopiipb.PeerMessage{Message: full(typ), Note: note}
+		second := octopiipb.PeerMessage{Message: full(everyType()[(i*7+3)%len(everyType())]), Note: note}
 		a, errA := first.Marshal()
 		b, errB := second.Marshal()
 		if errA != nil || errB != nil {
@@ -442,7 +485,7 @@ func FuzzStep(f *testing.F) {
 		f.Add(uint8(i), a, b)
 	}
 	for i, c := range raftPanics {
-		b, err := c.m.Marshal()
+		b, err := (&octopiipb.PeerMessage{Message: c.m}).Marshal()
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -451,13 +494,13 @@ func FuzzStep(f *testing.F) {
 	f.Fuzz(func(t *testing.T, state uint8, first, second []byte) {
 		s := states[int(state)%len(states)].make()
 		for i, data := range [][]byte{first, second} {
-			var m raftpb.Message
+			var m octopiipb.PeerMessage
 			if m.Unmarshal(data) != nil {
 				continue
 			}
 			m.To = 1
 			m.From = 2 + uint64(state/8+uint8(i))%4
-			s.receive(m)
+			s.receiveNoted(m)
 		}
 		s.live()
 		if st := s.core.Status(); st.Applied > st.Commit || st.Commit > st.Last {

@@ -6,6 +6,8 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+
+	octopiipb "github.com/octopii/octopii/proto"
 )
 
 // history is what this member knows of its own log: where it begins and ends, and how far
@@ -17,7 +19,7 @@ type history struct {
 	// bound is at most that: what the messages of this Step have certainly left
 	// of it. deferred are those that depend on what they have left.
 	last, bound uint64
-	deferred    []raftpb.Message
+	deferred    []octopiipb.PeerMessage
 	// begins is the place of the snapshot behind which the log begins, at least.
 	begins Place
 	// since is the term that was on disk at the start: this process leads only in

@@ -28,6 +28,8 @@ const (
 	Propose RequestKind = iota
 	// ChangeMembership appends Changes to the log, as one change.
 	ChangeMembership
+	// ChangeSetting appends a change of one of the cluster's settings. See NewSettingChange.
+	ChangeSetting
 	// Transfer hands leadership to the member To, or to the best one if it is 0.
 	Transfer
 	// Read asks for an index from which on a local read is linearizable.
@@ -87,7 +89,7 @@ type Input struct {
 	// stalled.
 	Stuck bool
 	// Messages from peers. From was checked against the connection.
-	Messages []raftpb.Message
+	Messages []octopiipb.PeerMessage
 	// Appended are appends that are durable now, in the order in which Effects
 	// handed them out.
 	Appended []*Append
@@ -138,8 +140,11 @@ type Append struct {
 	Snapshot *raftpb.Snapshot
 	// Installed must be set to the snapshot's label before it comes back.
 	Installed Label
-	// responses are due when all of it is durable: raft's own, and what else waits for it.
+	// responses are raft's own, due when all of it is durable, and note is what they say beside
+	// raft's words: see noteOf. behind are messages that wait for it, too.
 	responses []raftpb.Message
+	note      octopiipb.Note
+	behind    []octopiipb.PeerMessage
 	// commit is the newest commit index that is in it, or in an append before it.
 	commit uint64
 }
@@ -169,7 +174,7 @@ type Outcome struct {
 	Err error
 	// Index is that of the entry, or the read index.
 	Index uint64
-	// Membership is set for an applied ChangeMembership.
+	// Membership is set for an applied ChangeMembership or ChangeSetting.
 	Membership *octopiipb.Membership
 }
 
@@ -193,7 +198,7 @@ type Reply struct {
 // the applier, and send the rest at any time: everything that vouches for an
 // append is held back by raft until it comes back in Input.Appended.
 type Effects struct {
-	Messages []raftpb.Message
+	Messages []octopiipb.PeerMessage
 	// Snapshots are MsgSnap messages: each wants a stream of its own.
 	Snapshots []raftpb.Message
 	Append    *Append

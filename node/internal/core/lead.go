@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"go.etcd.io/raft/v3/raftpb"
+
+	octopiipb "github.com/octopii/octopii/proto"
 )
 
 // serve gives all waiting requests to raft: what is for the log becomes one
@@ -79,8 +81,11 @@ func (c *requests) dropPlacing() {
 // and may have it; otherwise the request is settled. before is how many
 // entries stand before it in the same batch.
 func (c *changes) entryFor(it *request, before int) (raftpb.Entry, bool) {
-	if it.Kind == Propose {
+	switch it.Kind {
+	case Propose:
 		return raftpb.Entry{Data: it.frame()}, true
+	case ChangeSetting:
+		return c.settingEntry(it, before)
 	}
 	err := c.allowChanges(it.Changes)
 	var data []byte
@@ -95,14 +100,18 @@ func (c *changes) entryFor(it *request, before int) (raftpb.Entry, bool) {
 		c.confIndex = c.last + uint64(before) + 1 // at least; placeProposals knows
 		return raftpb.Entry{Type: raftpb.EntryConfChangeV2, Data: data}, true
 	}
+	c.settleChange(it, err)
+	return raftpb.Entry{}, false
+}
+
+// settleChange settles a change for which nothing is appended. If there was nothing to do,
+// a follower that forwarded it learns the index up to which it must have applied.
+func (c *changes) settleChange(it *request, err error) {
 	o := Outcome{Err: err, Index: c.handed.Membership.Index, Membership: c.handed.Membership}
 	if errors.Is(err, errNoChange) {
 		o.Err = nil
 	}
-	// If there was nothing to do, a follower that forwarded it learns the index up to
-	// which it must have applied.
 	c.settle(*it, o)
-	return raftpb.Entry{}, false
 }
 
 // placeProposals learns where the proposals of this Step stand: at the end of
@@ -119,7 +128,10 @@ func (c *changes) placeProposals(entries []raftpb.Entry) {
 	c.noteBacklog(entries)
 	for i, e := range entries {
 		it := &c.placing[i]
-		if it.Kind == ChangeMembership {
+		switch it.Kind {
+		case ChangeSetting:
+			c.confIndex = e.Index
+		case ChangeMembership:
 			c.confIndex = e.Index
 			if cs, err := tryChanges(c.handed.ConfState, it.Changes); err == nil && c.alone(cs) && !c.alone(c.handed.ConfState) {
 				c.ownFirst.from(e.Index)
@@ -151,7 +163,7 @@ func (c *leading) transfer(it request) {
 	case m == nil:
 		c.settle(it, Outcome{Err: fmt.Errorf("%w: there is no member %x", ErrNoTarget, to)})
 		return
-	case m.Learner:
+	case m.Kind == octopiipb.Learner:
 		c.settle(it, Outcome{Err: fmt.Errorf("%w: member %x is a learner; promote it first", ErrNoTarget, to)})
 		return
 	case to != c.cfg.ID:

@@ -37,6 +37,18 @@ type peer struct {
 	address string
 	// reached is where it was reached last, and proved itself.
 	reached string
+	// silent is how many ticks ago something came from it.
+	silent int
+	// caughtUp is for how many ticks, as a learner that is to vote, it was close
+	// behind, and absent for how many it was silent.
+	caughtUp, absent int
+	// seen are the requests that it forwarded to this member.
+	seen seen
+	toLeader
+}
+
+// toLeader is what the leader of a term noticed of a peer, which counts for nobody else.
+type toLeader struct {
 	// introduced: it acknowledged an append of this leader since it connected last, and so
 	// has compared its log with this one: see introduce.
 	introduced bool
@@ -44,11 +56,6 @@ type peer struct {
 	// then; 0: none was. What it acknowledges without one, such as a snapshot that it does not
 	// need, it has compared with nothing.
 	compares uint64
-	// silent is how many ticks ago something came from it.
-	silent int
-	// caughtUp is for how many ticks, as a learner that is to vote, it was close
-	// behind, and absent for how many it was silent.
-	caughtUp, absent int
 	// applied is the index that its state machine had when it last answered a heartbeat.
 	// restoreGoal is the index that its state machine must have before this leader gives
 	// it a vote, or hands over to it: that of the last snapshot it was sent, or about the
@@ -62,8 +69,6 @@ type peer struct {
 	rest, pause int
 	// near is for how many ticks, as a voter, it was close behind.
 	near int
-	// seen are the requests that it forwarded to this member.
-	seen seen
 }
 
 // get returns the notes on a peer, new ones if there are none.
@@ -102,12 +107,10 @@ func (p *peers) tick() {
 	}
 }
 
-// rested forgets what became of transfers: somebody else leads, or another term.
+// rested forgets what a leader noticed: somebody else leads, or another term.
 func (p *peers) rested() {
 	for _, o := range p.list {
-		o.rest, o.pause, o.near = 0, 0, 0
-		o.applied, o.restoreGoal, o.introduced, o.compares = 0, 0, false, 0
-		o.room, o.told = NoLimit, false
+		o.toLeader = toLeader{room: NoLimit}
 	}
 }
 
@@ -154,7 +157,7 @@ func (c *members) hushed(err error) error {
 func (c *members) roomToJoin(change Change) error {
 	joiners := 0
 	for i := range c.handed.Membership.Members {
-		if m := &c.handed.Membership.Members[i]; m.Learner && m.Promote {
+		if m := &c.handed.Membership.Members[i]; m.Kind == octopiipb.Learner && m.Promote {
 			joiners++
 		}
 	}
@@ -248,7 +251,7 @@ func (c *members) mayTakePlace(m octopiipb.Member) error {
 		case !c.answersAt(m.ID, m.Address):
 			return fmt.Errorf("%w: member %x, which is to take the place of %x at %s, was not reached there yet", ErrMembershipBusy, m.ID, old.ID, m.Address)
 		}
-		if onItsWay := old.Learner && old.Promote; !onItsWay && !c.longGone(old.ID) {
+		if onItsWay := old.Kind == octopiipb.Learner && old.Promote; !onItsWay && !c.longGone(old.ID) {
 			return fmt.Errorf("%w: member %x is at %s in the membership, where %x answers, and may have moved; it is taken for gone when it was silent for %d ticks",
 				ErrMembershipBusy, old.ID, m.Address, m.ID, c.cfg.JoinTimeoutTicks)
 		}

@@ -24,9 +24,6 @@ type Change struct {
 	// IfSilent: AddLearner for a member that asks by itself, and so has no log; only if
 	// nothing was heard lately of the member that this one replaces. See remembersNone.
 	IfSilent bool
-	// FailoverByTimeout is what SetFailover sets, for the whole cluster. Member is
-	// any of its members.
-	FailoverByTimeout bool
 }
 
 // ChangeOp is what a Change does.
@@ -40,7 +37,6 @@ const (
 	Demote
 	UpdateAddress
 	SetPriority
-	SetFailover
 )
 
 // confTypes are raft's words for the operations.
@@ -51,7 +47,6 @@ var confTypes = [...]raftpb.ConfChangeType{
 	Demote:        raftpb.ConfChangeAddLearnerNode,
 	UpdateAddress: raftpb.ConfChangeUpdateNode,
 	SetPriority:   raftpb.ConfChangeUpdateNode,
-	SetFailover:   raftpb.ConfChangeUpdateNode,
 }
 
 // changesMax bounds how many members one change may be about.
@@ -82,7 +77,8 @@ func encodeChanges(changes []Change, by origin) ([]byte, error) {
 func toProto(changes []Change) []octopiipb.MemberChange {
 	list := make([]octopiipb.MemberChange, len(changes))
 	for i, c := range changes {
-		list[i] = octopiipb.MemberChange{Op: uint32(c.Op), Member: c.Member, IfSilent: c.IfSilent, FailoverByTimeout: c.FailoverByTimeout}
+		list[i] = octopiipb.MemberChange{Op: uint32(c.Op), Member: c.Member, IfSilent: c.IfSilent}
+		list[i].Member.Kind = octopiipb.NoKind // the operation says it
 	}
 	return list
 }
@@ -90,10 +86,13 @@ func toProto(changes []Change) []octopiipb.MemberChange {
 func fromProto(list []octopiipb.MemberChange) ([]Change, error) {
 	changes := make([]Change, len(list))
 	for i, mc := range list {
-		if mc.Op < uint32(AddLearner) || mc.Op > uint32(SetFailover) {
+		if mc.Op < uint32(AddLearner) || mc.Op > uint32(SetPriority) {
 			return nil, fmt.Errorf("change of member %x is of the unknown kind %d: was it written by a newer version?", mc.Member.ID, mc.Op)
 		}
-		changes[i] = Change{Op: ChangeOp(mc.Op), Member: mc.Member, IfSilent: mc.IfSilent, FailoverByTimeout: mc.FailoverByTimeout}
+		if mc.Member.Kind != octopiipb.NoKind {
+			return nil, fmt.Errorf("change of member %x says that it is a %v, which only its operation says: was it written by a newer version?", mc.Member.ID, mc.Member.Kind)
+		}
+		changes[i] = Change{Op: ChangeOp(mc.Op), Member: mc.Member, IfSilent: mc.IfSilent}
 	}
 	return changes, nil
 }
@@ -156,7 +155,7 @@ func checkChanges(ms *octopiipb.Membership, cs raftpb.ConfState, changes []Chang
 			nothing = false
 		case !errors.Is(err, errNoChange):
 			return err
-		case c.Op == AddLearner && !find(ms, c.Member.ID).Learner && len(changes) > 1:
+		case c.Op == AddLearner && find(ms, c.Member.ID).Kind == octopiipb.Voter && len(changes) > 1:
 			// Alone it is left out; beside others raft would take the vote away.
 			return fmt.Errorf("%w: member %x is a voter already", ErrUnsafeMembership, c.Member.ID)
 		}
@@ -200,16 +199,13 @@ func checkChange(ms *octopiipb.Membership, c Change) error {
 		if r := c.Member.Replaces; r != 0 && (r == id || find(ms, r) == nil && !slices.Contains(ms.Removed, r)) {
 			return fmt.Errorf("%w: there is no member %x that %x could replace", ErrUnsafeMembership, r, id)
 		}
-		if old != nil && !old.Learner && !c.Member.Promote {
+		if old != nil && old.Kind == octopiipb.Voter && !c.Member.Promote {
 			return fmt.Errorf("%w: member %x is a voter already; demote it", ErrUnsafeMembership, id)
 		}
 	case UpdateAddress:
 		if c.Member.Address == "" {
 			return fmt.Errorf("%w: no address for member %x", ErrUnsafeMembership, id)
 		}
-	}
-	if c.Op == SetFailover && c.FailoverByTimeout != ms.FailoverByTimeout {
-		return nil
 	}
 	if changed := c.apply(old); old == changed || old != nil && changed != nil && *old == *changed {
 		return errNoChange
@@ -254,27 +250,25 @@ func (c Change) apply(old *octopiipb.Member) *octopiipb.Member {
 	}
 	switch c.Op {
 	case AddLearner:
-		if old != nil && !old.Learner {
+		if old != nil && old.Kind == octopiipb.Voter {
 			return old // it joins again, and is a voter already
 		}
 		m = merged(m, c.Member)
-		m.Learner = true
+		m.Kind = octopiipb.Learner
 	case Promote:
-		if old != nil && !old.Learner {
+		if old != nil && old.Kind == octopiipb.Voter {
 			return old
 		}
 		m = merged(m, c.Member)
-		m.Learner, m.Promote, m.Replaces = false, false, 0
+		m.Kind, m.Promote, m.Replaces = octopiipb.Voter, false, 0
 	case Demote:
-		m.Learner, m.Promote, m.Replaces = true, false, 0
+		m.Kind, m.Promote, m.Replaces = octopiipb.Learner, false, 0
 	case UpdateAddress:
 		m.Address = c.Member.Address
 	case SetPriority:
 		m.Priority = c.Member.Priority
 	case Remove:
 		return nil
-	case SetFailover:
-		return old
 	}
 	return &m
 }
@@ -337,15 +331,11 @@ func clone(ms *octopiipb.Membership, index uint64) draft {
 		Members: slices.Clone(ms.Members),
 		Removed: slices.Clone(ms.Removed),
 
-		FailoverByTimeout: ms.FailoverByTimeout,
+		Settings: ms.Settings,
 	}}
 }
 
 func (d draft) change(c Change) {
-	if c.Op == SetFailover {
-		d.FailoverByTimeout = c.FailoverByTimeout
-		return
-	}
 	id := c.Member.ID
 	old := find(d.Membership, id)
 	if c.Op == UpdateAddress && old != nil {
@@ -388,11 +378,24 @@ func CheckMembership(ms *octopiipb.Membership, cs raftpb.ConfState) error {
 	return nil
 }
 
+// checkKinds refuses members of a kind that this version does not know.
+func checkKinds(ms *octopiipb.Membership) error {
+	for _, m := range ms.Members {
+		if m.Kind != octopiipb.Voter && m.Kind != octopiipb.Learner {
+			return fmt.Errorf("member %x is of the unknown kind %v: use the program that wrote it, or a newer one", m.ID, m.Kind)
+		}
+	}
+	return nil
+}
+
 // ConfState returns the configuration that belongs to a membership.
 func ConfState(ms *octopiipb.Membership) (raftpb.ConfState, error) {
 	var plain raftpb.ConfState
+	if err := checkKinds(ms); err != nil {
+		return plain, err
+	}
 	for _, m := range ms.Members {
-		if m.Learner {
+		if m.Kind == octopiipb.Learner {
 			plain.Learners = append(plain.Learners, m.ID)
 		} else {
 			plain.Voters = append(plain.Voters, m.ID)

@@ -25,7 +25,7 @@ type cluster struct {
 
 func newCluster(founder uint64) *cluster {
 	c := &cluster{
-		ms: &octopiipb.Membership{Cluster: 7, Index: 1, Members: []octopiipb.Member{{ID: founder}}},
+		ms: &octopiipb.Membership{Cluster: 7, Index: 1, Members: []octopiipb.Member{{ID: founder, Kind: octopiipb.Voter}}},
 		tr: tracker.MakeProgressTracker(16, 0),
 	}
 	if err := c.apply(raftpb.ConfChangeV2{Changes: []raftpb.ConfChangeSingle{{Type: raftpb.ConfChangeAddNode, NodeID: founder}}}); err != nil {
@@ -96,7 +96,7 @@ func (c *cluster) agree() error {
 		return fmt.Errorf("members are not in order: %v", c.ms.Members)
 	}
 	for i := range c.ms.Members {
-		if m := &c.ms.Members[i]; !m.Learner && voterAt(c.ms, m.Address, m.ID) != nil {
+		if m := &c.ms.Members[i]; m.Kind == octopiipb.Voter && voterAt(c.ms, m.Address, m.ID) != nil {
 			return fmt.Errorf("two members vote at %s", m.Address)
 		}
 	}
@@ -105,19 +105,17 @@ func (c *cluster) agree() error {
 
 func drawChange(t *rapid.T) Change {
 	return Change{
-		Op: rapid.SampledFrom([]ChangeOp{AddLearner, Promote, Remove, Demote, UpdateAddress, SetPriority, SetFailover}).Draw(t, "op"),
+		Op: rapid.SampledFrom([]ChangeOp{AddLearner, Promote, Remove, Demote, UpdateAddress, SetPriority}).Draw(t, "op"),
 		Member: octopiipb.Member{
 			ID:          rapid.Uint64Range(1, 6).Draw(t, "id"),
 			Name:        rapid.SampledFrom([]string{"", "north"}).Draw(t, "name"),
 			Address:     rapid.SampledFrom([]string{"", "a:1", "b:2"}).Draw(t, "address"),
-			Learner:     rapid.Bool().Draw(t, "learner"),
 			Promote:     rapid.Bool().Draw(t, "promote"),
 			Incarnation: rapid.Uint64Range(0, 2).Draw(t, "incarnation"),
 			Priority:    rapid.Int32Range(0, 2).Draw(t, "priority"),
 			Replaces:    rapid.Uint64Range(0, 6).Draw(t, "replaces"),
 		},
-		IfSilent:          rapid.Bool().Draw(t, "if silent"),
-		FailoverByTimeout: rapid.Bool().Draw(t, "failover by timeout"),
+		IfSilent: rapid.Bool().Draw(t, "if silent"),
 	}
 }
 
@@ -164,8 +162,7 @@ func wantRefused(t *rapid.T, c *cluster, removed []uint64, changes []Change, err
 	case errors.Is(err, errNoChange):
 		for _, change := range changes {
 			old := find(c.ms, change.Member.ID)
-			set := change.Op == SetFailover && change.FailoverByTimeout != c.ms.FailoverByTimeout
-			if after := change.apply(old); set || old != after && *old != *after {
+			if after := change.apply(old); old != after && *old != *after {
 				t.Fatalf("%+v on %s: there is something to change", changes, describe(c.ms))
 			}
 		}
@@ -183,7 +180,7 @@ func wantRefused(t *rapid.T, c *cluster, removed []uint64, changes []Change, err
 			r := change.Member.Replaces
 			fits = fits || ids[id] || old == nil && change.Op != AddLearner && change.Op != Remove ||
 				change.Op == UpdateAddress && change.Member.Address == "" ||
-				change.Op == AddLearner && (old != nil && !old.Learner && (!change.Member.Promote || len(changes) > 1) || r != 0 && (r == id || find(c.ms, r) == nil))
+				change.Op == AddLearner && (old != nil && old.Kind == octopiipb.Voter && (!change.Member.Promote || len(changes) > 1) || r != 0 && (r == id || find(c.ms, r) == nil))
 			ids[id] = true
 			if change.Op == Remove || change.Op == Demote {
 				voters = slices.DeleteFunc(voters, func(v uint64) bool { return v == id })
@@ -193,28 +190,13 @@ func wantRefused(t *rapid.T, c *cluster, removed []uint64, changes []Change, err
 		after := outcome(c.ms, changes)
 		for i := range after.Members {
 			m := &after.Members[i]
-			fits = fits || !m.Learner && voterAt(after, m.Address, m.ID) != nil
+			fits = fits || m.Kind == octopiipb.Voter && voterAt(after, m.Address, m.ID) != nil
 		}
 		if !fits && len(voters) > 0 {
 			t.Fatalf("%+v on %s is refused: %v", changes, describe(c.ms), err)
 		}
 	default:
 		t.Fatalf("%+v: the error %v is none that a caller can tell", changes, err)
-	}
-}
-
-// A setting of the cluster is of no member, and is not lost by other changes.
-func TestSetFailover(t *testing.T) {
-	c := newCluster(1)
-	one := octopiipb.Member{ID: 1}
-	c.change(t, 2, []Change{{Op: SetFailover, Member: one, FailoverByTimeout: true}})
-	c.change(t, 3, []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 2, Address: "b"}}, {Op: SetPriority, Member: octopiipb.Member{ID: 1, Priority: 2}}})
-	if !c.ms.FailoverByTimeout || len(c.ms.Members) != 2 || c.ms.Members[0].Priority != 2 {
-		t.Errorf("after it was set, and other changes: %v", c.ms)
-	}
-	c.change(t, 4, []Change{{Op: SetFailover, Member: one}})
-	if c.ms.FailoverByTimeout {
-		t.Error("it was not taken back")
 	}
 }
 
@@ -234,8 +216,8 @@ func TestLastVoterStays(t *testing.T) {
 // instead of panicking.
 func TestJointConfigurationRefusesChanges(t *testing.T) {
 	cs := raftpb.ConfState{Voters: []uint64{1, 2}, VotersOutgoing: []uint64{1, 3}}
-	ms := &octopiipb.Membership{Cluster: 7, Members: []octopiipb.Member{{ID: 1}, {ID: 2}, {ID: 3}, {ID: 4, Learner: true}}}
-	for _, op := range []ChangeOp{AddLearner, Promote, Remove, Demote, UpdateAddress, SetPriority, SetFailover} {
+	ms := &octopiipb.Membership{Cluster: 7, Members: []octopiipb.Member{{ID: 1, Kind: octopiipb.Voter}, {ID: 2, Kind: octopiipb.Voter}, {ID: 3, Kind: octopiipb.Voter}, {ID: 4, Kind: octopiipb.Learner}}}
+	for _, op := range []ChangeOp{AddLearner, Promote, Remove, Demote, UpdateAddress, SetPriority} {
 		for _, id := range []uint64{1, 2, 3, 4, 5} {
 			if err := checkChanges(ms, cs, []Change{{Op: op, Member: octopiipb.Member{ID: id}}}); err == nil {
 				t.Errorf("operation %d on member %d is allowed", op, id)
@@ -294,13 +276,13 @@ func TestDecodeChangesRefuses(t *testing.T) {
 func TestWithChange(t *testing.T) {
 	ms := newCluster(3).ms
 	ms = withChanges(ms, 2, []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 1, Address: "a:1", Promote: true}}})
-	ms = withChanges(ms, 3, []Change{{Op: Promote, Member: octopiipb.Member{ID: 1, Address: "a:1", Promote: true, Learner: true, Incarnation: 9}}})
+	ms = withChanges(ms, 3, []Change{{Op: Promote, Member: octopiipb.Member{ID: 1, Address: "a:1", Promote: true, Incarnation: 9}}})
 	ms = withChanges(ms, 4, []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 2, Address: "b:1"}}})
 	ms = withChanges(ms, 5, []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 2, Address: "b:2"}}})
 	ms = withChanges(ms, 6, []Change{{Op: Remove, Member: octopiipb.Member{ID: 3}}})
 	want := &octopiipb.Membership{Cluster: 7, Index: 6, Removed: []uint64{3}, Members: []octopiipb.Member{
-		{ID: 1, Address: "a:1", Incarnation: 9},
-		{ID: 2, Address: "b:2", Learner: true},
+		{ID: 1, Address: "a:1", Incarnation: 9, Kind: octopiipb.Voter},
+		{ID: 2, Address: "b:2", Kind: octopiipb.Learner},
 	}}
 	if diff := cmp.Diff(want, ms); diff != "" {
 		t.Errorf("membership (-want +got):\n%s", diff)
@@ -348,13 +330,13 @@ func TestCheckMembership(t *testing.T) {
 	voters := func(ids ...uint64) []octopiipb.Member {
 		var ms []octopiipb.Member
 		for _, id := range ids {
-			ms = append(ms, octopiipb.Member{ID: id})
+			ms = append(ms, octopiipb.Member{ID: id, Kind: octopiipb.Voter})
 		}
 		return ms
 	}
 	remove3 := octopiipb.MemberChange{Op: uint32(Remove), Member: octopiipb.Member{ID: 3}}
 	promote4 := octopiipb.MemberChange{Op: uint32(Promote), Member: octopiipb.Member{ID: 4}}
-	with4 := append(voters(1, 2, 3), octopiipb.Member{ID: 4, Learner: true})
+	with4 := append(voters(1, 2, 3), octopiipb.Member{ID: 4, Kind: octopiipb.Learner})
 	joint := raftpb.ConfState{Voters: []uint64{1, 2, 4}, VotersOutgoing: []uint64{1, 2, 3}, AutoLeave: true}
 	for _, c := range []struct {
 		name string

@@ -2,6 +2,8 @@ package core
 
 import (
 	"go.etcd.io/raft/v3/raftpb"
+
+	octopiipb "github.com/octopii/octopii/proto"
 )
 
 // ownFirst is why a leader sends some entries only when they are durable on its own disk.
@@ -51,14 +53,14 @@ func (o *ownFirst) holds(m *raftpb.Message) bool {
 }
 
 // sendBehindOwn sends messages when all that was handed out to be appended is durable.
-func (c *history) sendBehindOwn(messages []raftpb.Message) {
+func (c *history) sendBehindOwn(messages []octopiipb.PeerMessage) {
 	switch {
 	case len(messages) == 0:
 	case c.effects.Append != nil:
-		c.effects.Append.responses = append(c.effects.Append.responses, messages...)
+		c.effects.Append.behind = append(c.effects.Append.behind, messages...)
 	case len(c.unwritten) > 0:
 		last := c.unwritten[len(c.unwritten)-1]
-		last.responses = append(last.responses, messages...)
+		last.behind = append(last.behind, messages...)
 	default:
 		c.effects.Messages = append(c.effects.Messages, messages...)
 	}

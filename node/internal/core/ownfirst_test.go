@@ -36,7 +36,7 @@ func TestOwnCopyGoesFirst(t *testing.T) {
 	}
 	b.step(Input{Appended: []*Append{write(first)}})
 	demote := Request{Kind: ChangeMembership, Changes: []Change{{Op: Demote, Member: octopiipb.Member{ID: 2}}}, Waiter: &call{}}
-	e = b.step(Input{Requests: []Request{demote}, Messages: []raftpb.Message{{Type: raftpb.MsgAppResp, From: 2, To: 1, Term: 2, Index: 3}}})
+	e = b.step(Input{Requests: []Request{demote}, Messages: bare([]raftpb.Message{{Type: raftpb.MsgAppResp, From: 2, To: 1, Term: 2, Index: 3}})})
 	change := e.Append
 	if got := sends(e); got != 4 {
 		t.Fatalf("the change itself is sent at once, want entry 4, got %d", got)

@@ -26,11 +26,11 @@ func checkPlaces(before, after *octopiipb.Membership) error {
 	for i := range after.Members {
 		m := &after.Members[i]
 		o := voterAt(after, m.Address, m.ID)
-		if m.Learner || o == nil {
+		if m.Kind == octopiipb.Learner || o == nil {
 			continue
 		}
 		was, other := find(before, m.ID), find(before, o.ID)
-		if was != nil && other != nil && !was.Learner && !other.Learner && was.Address == other.Address {
+		if was != nil && other != nil && was.Kind == octopiipb.Voter && other.Kind == octopiipb.Voter && was.Address == other.Address {
 			continue
 		}
 		return fmt.Errorf("%w: members %x and %x would both vote at %s; remove the one that is not there any more in the same change",
@@ -42,7 +42,7 @@ func checkPlaces(before, after *octopiipb.Membership) error {
 // voterAt returns a voter at an address that is not member but, or nil.
 func voterAt(ms *octopiipb.Membership, address string, but uint64) *octopiipb.Member {
 	i := slices.IndexFunc(ms.Members, func(o octopiipb.Member) bool {
-		return address != "" && o.Address == address && o.ID != but && !o.Learner
+		return address != "" && o.Address == address && o.ID != but && o.Kind == octopiipb.Voter
 	})
 	if i < 0 {
 		return nil
@@ -61,7 +61,7 @@ func replacedBy(ms *octopiipb.Membership, m octopiipb.Member) (list []octopiipb.
 		list = append(list, *o)
 		return true
 	}
-	for old := find(ms, m.Replaces); add(old) && old.Learner; {
+	for old := find(ms, m.Replaces); add(old) && old.Kind == octopiipb.Learner; {
 		old = find(ms, old.Replaces)
 	}
 	for i := range ms.Members {
@@ -91,7 +91,7 @@ func inPlace(ms *octopiipb.Membership, changes []Change) []Change {
 			all = keepLearner(ms, all, i)
 		case Promote:
 			record := find(ms, m.ID)
-			if record == nil || !record.Learner {
+			if record == nil || record.Kind == octopiipb.Voter {
 				continue
 			}
 			for _, old := range replacedBy(ms, merged(*record, *m)) {
@@ -120,7 +120,9 @@ func formerAt(ms *octopiipb.Membership, address string, but uint64) *octopiipb.M
 
 // staysLearner: a member was added without a vote, or lost it, and nobody wants it to have
 // one.
-func staysLearner(m *octopiipb.Member) bool { return m != nil && m.Learner && !m.Promote }
+func staysLearner(m *octopiipb.Member) bool {
+	return m != nil && m.Kind == octopiipb.Learner && !m.Promote
+}
 
 // keepLearner completes a change by which a member asks to come in. A member that asks
 // wants a vote. One that takes the place of a learner that stays one gets none, also when
@@ -154,7 +156,7 @@ func (c *changes) tendPlaces() {
 	}
 	for _, m := range c.handed.Membership.Members {
 		old := voterAt(c.handed.Membership, m.Address, m.ID)
-		if m.Learner || old == nil || !c.longGone(old.ID) || !c.answersAt(m.ID, m.Address) {
+		if m.Kind == octopiipb.Learner || old == nil || !c.longGone(old.ID) || !c.answersAt(m.ID, m.Address) {
 			continue
 		}
 		change := Change{Op: Remove, Member: *old}

@@ -22,7 +22,7 @@ func ghosts(t *testing.T) *bench {
 // underHeartbeats lets ticks pass in which member 2 answers.
 func (b *bench) underHeartbeats(ticks int) {
 	for range ticks {
-		b.run(Input{Ticks: 1, Messages: []raftpb.Message{{Type: raftpb.MsgHeartbeatResp, From: 2, To: 1, Term: b.c.Status().Term}}})
+		b.run(Input{Ticks: 1, Messages: bare([]raftpb.Message{{Type: raftpb.MsgHeartbeatResp, From: 2, To: 1, Term: b.c.Status().Term}})})
 		b.ack(2)
 	}
 }
@@ -52,7 +52,7 @@ func TestGhostIsRemoved(t *testing.T) {
 // refused; one that finds it so before it is not.
 func TestPlacesInMemberships(t *testing.T) {
 	ms := &octopiipb.Membership{Cluster: 7, Index: 1, Members: []octopiipb.Member{
-		{ID: 1, Address: "a"}, {ID: 2, Address: "b"}, {ID: 3, Address: "c"}, {ID: 4, Address: "b", Learner: true}}}
+		{ID: 1, Address: "a", Kind: octopiipb.Voter}, {ID: 2, Address: "b", Kind: octopiipb.Voter}, {ID: 3, Address: "c", Kind: octopiipb.Voter}, {ID: 4, Address: "b", Kind: octopiipb.Learner}}}
 	cs := raftpb.ConfState{Voters: []uint64{1, 2, 3}, Learners: []uint64{4}}
 	at := func(ms *octopiipb.Membership, id uint64) string { return find(ms, id).Address }
 
@@ -65,10 +65,10 @@ func TestPlacesInMemberships(t *testing.T) {
 		t.Errorf("a second voter at b: %v, want ErrUnsafeMembership", err)
 	}
 	after, err := Preview(ms, []Change{promote})
-	if err != nil || find(after, 2) != nil || find(after, 4).Learner {
+	if err != nil || find(after, 2) != nil || find(after, 4).Kind == octopiipb.Learner {
 		t.Errorf("a leader makes of it: %v, %v; want 4 in the place of 2", after.Members, err)
 	}
-	before := &octopiipb.Membership{Cluster: 7, Index: 1, Members: []octopiipb.Member{{ID: 1, Address: "a"}, {ID: 2, Address: "a"}}}
+	before := &octopiipb.Membership{Cluster: 7, Index: 1, Members: []octopiipb.Member{{ID: 1, Address: "a", Kind: octopiipb.Voter}, {ID: 2, Address: "a", Kind: octopiipb.Voter}}}
 	priority := Change{Op: SetPriority, Member: octopiipb.Member{ID: 1, Priority: 3}}
 	if err := checkChanges(before, raftpb.ConfState{Voters: []uint64{1, 2}}, []Change{priority}); err != nil {
 		t.Errorf("a change where two voters have one address already: %v", err)
@@ -80,8 +80,8 @@ func TestPlacesInMemberships(t *testing.T) {
 // voter, or of one that was on its way to be one, gets its vote.
 func TestPlaceOfALearner(t *testing.T) {
 	ms := func(four octopiipb.Member) *octopiipb.Membership {
-		four.ID, four.Address, four.Learner = 4, "addr4", true
-		return &octopiipb.Membership{Members: []octopiipb.Member{{ID: 1, Address: "addr1"}, {ID: 2, Address: "addr2"}, {ID: 3, Address: "addr3"}, four}, Removed: []uint64{9}}
+		four.ID, four.Address, four.Kind = 4, "addr4", octopiipb.Learner
+		return &octopiipb.Membership{Members: []octopiipb.Member{{ID: 1, Address: "addr1", Kind: octopiipb.Voter}, {ID: 2, Address: "addr2", Kind: octopiipb.Voter}, {ID: 3, Address: "addr3", Kind: octopiipb.Voter}, four}, Removed: []uint64{9}}
 	}
 	plain, wish, took := ms(octopiipb.Member{}), ms(octopiipb.Member{Promote: true}), ms(octopiipb.Member{Replaces: 9})
 	for name, c := range map[string]struct {
@@ -103,7 +103,7 @@ func TestPlaceOfALearner(t *testing.T) {
 		"its own, which was added to have one":  {wish, octopiipb.Member{ID: 4, Address: "addr4"}, true, 0, false},
 		"its own, and it asks with an old self": {took, octopiipb.Member{ID: 4, Address: "addr4", Replaces: 9}, false, 0, false},
 	} {
-		c.asks.Learner, c.asks.Promote = true, true
+		c.asks.Promote = true
 		changes := inPlace(c.ms, []Change{{Op: AddLearner, Member: c.asks, IfSilent: true}})
 		changes = inPlace(c.ms, changes) // it may be completed twice
 		m := changes[0].Member
@@ -125,7 +125,7 @@ func TestJoinersAreBounded(t *testing.T) {
 		if err := b.c.roomToJoin(Change{Op: AddLearner, Member: octopiipb.Member{ID: id}, IfSilent: true}); err != nil {
 			t.Fatalf("joiner %d is refused: %v", id-9, err)
 		}
-		ms.Members = append(ms.Members, octopiipb.Member{ID: id, Address: "x", Learner: true, Promote: true})
+		ms.Members = append(ms.Members, octopiipb.Member{ID: id, Address: "x", Kind: octopiipb.Learner, Promote: true})
 	}
 	for name, c := range map[string]struct {
 		id       uint64
@@ -176,7 +176,7 @@ func TestJoinersAreRefused(t *testing.T) {
 	b.ack(2)
 	ms := b.c.handed.Membership
 	for id := uint64(10); id < 10+joinersMax; id++ {
-		ms.Members = append(ms.Members, octopiipb.Member{ID: id, Address: "x", Learner: true, Promote: true})
+		ms.Members = append(ms.Members, octopiipb.Member{ID: id, Address: "x", Kind: octopiipb.Learner, Promote: true})
 	}
 	ask := Change{Op: AddLearner, Member: octopiipb.Member{ID: 99, Address: "addr99", Promote: true}, IfSilent: true}
 	if err := b.c.allowChanges([]Change{ask}); !errors.Is(err, ErrMembershipBusy) {
@@ -192,7 +192,7 @@ func TestJoinersAreRefused(t *testing.T) {
 // of voter 3, which is silent.
 func newcomer(t *testing.T) *bench {
 	ms := &octopiipb.Membership{Cluster: 7, Index: 1, Members: []octopiipb.Member{
-		{ID: 1, Address: "addr1"}, {ID: 2, Address: "addr2"}, {ID: 3, Address: "addr3"}, {ID: 4, Address: "addr3", Learner: true, Promote: true}}}
+		{ID: 1, Address: "addr1", Kind: octopiipb.Voter}, {ID: 2, Address: "addr2", Kind: octopiipb.Voter}, {ID: 3, Address: "addr3", Kind: octopiipb.Voter}, {ID: 4, Address: "addr3", Kind: octopiipb.Learner, Promote: true}}}
 	b := benchFrom(t, 1, Label{Index: 1, Term: 1, ConfState: raftpb.ConfState{Voters: []uint64{1, 2, 3}, Learners: []uint64{4}}, Membership: ms},
 		raftpb.HardState{Term: 1, Commit: 1})
 	b.elect(2)
@@ -211,7 +211,7 @@ func (b *bench) served(ticks int) {
 // there, and not before nothing was heard of that voter for as long as one that is to vote may
 // be silent.
 func TestNewcomerAtTheAddressOfASilentVoter(t *testing.T) {
-	votes := func(b *bench) bool { return !find(b.c.handed.Membership, 4).Learner }
+	votes := func(b *bench) bool { return find(b.c.handed.Membership, 4).Kind == octopiipb.Voter }
 	reached := Input{PeersUp: []PeerUp{{ID: 4, Incarnation: 9, Address: "addr3"}}}
 
 	b := newcomer(t)
@@ -241,8 +241,8 @@ func TestNewcomerAtTheAddressOfASilentVoter(t *testing.T) {
 // being corrected.
 func TestRecordsAreCorrectedBesideOneThatCannotBe(t *testing.T) {
 	ms := &octopiipb.Membership{Cluster: 7, Index: 1, Members: []octopiipb.Member{
-		{ID: 1, Address: "addr1"}, {ID: 2, Address: "addr2"}, {ID: 3, Address: "addr3"},
-		{ID: 4, Address: "addr2", Learner: true}, {ID: 5, Address: "addr5", Learner: true}}}
+		{ID: 1, Address: "addr1", Kind: octopiipb.Voter}, {ID: 2, Address: "addr2", Kind: octopiipb.Voter}, {ID: 3, Address: "addr3", Kind: octopiipb.Voter},
+		{ID: 4, Address: "addr2", Kind: octopiipb.Learner}, {ID: 5, Address: "addr5", Kind: octopiipb.Learner}}}
 	b := benchFrom(t, 1, Label{Index: 1, Term: 1, ConfState: raftpb.ConfState{Voters: []uint64{1, 2, 3}, Learners: []uint64{4, 5}}, Membership: ms},
 		raftpb.HardState{Term: 1, Commit: 1})
 	b.elect(2)
@@ -271,7 +271,7 @@ func TestRecordDoesNotFollowACopy(t *testing.T) {
 	}
 	lead := func() *bench {
 		ms := &octopiipb.Membership{Cluster: 7, Index: 1, Members: []octopiipb.Member{
-			{ID: 1, Address: "addr1"}, {ID: 2, Address: "addr2"}, {ID: 3, Address: "addr3"}}}
+			{ID: 1, Address: "addr1", Kind: octopiipb.Voter}, {ID: 2, Address: "addr2", Kind: octopiipb.Voter}, {ID: 3, Address: "addr3", Kind: octopiipb.Voter}}}
 		b := benchFrom(t, 1, Label{Index: 1, Term: 1, ConfState: raftpb.ConfState{Voters: []uint64{1, 2, 3}}, Membership: ms},
 			raftpb.HardState{Term: 1, Commit: 1})
 		b.elect(2)

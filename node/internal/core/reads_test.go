@@ -166,9 +166,9 @@ func TestEarlyRoundsAreBounded(t *testing.T) {
 // A follower passes nobody's round on: the leader would take it for one in another's name.
 func TestRoundsAreNotPassedOn(t *testing.T) {
 	b := newBench(t, 1, []uint64{1, 2, 3}, raftpb.HardState{Term: 1, Commit: 1})
-	b.run(Input{Messages: []raftpb.Message{{Type: raftpb.MsgHeartbeat, From: 2, To: 1, Term: 2, Commit: 1}}})
+	b.run(Input{Messages: bare([]raftpb.Message{{Type: raftpb.MsgHeartbeat, From: 2, To: 1, Term: 2, Commit: 1}})})
 	b.msgs = nil
-	b.run(Input{Messages: []raftpb.Message{{Type: raftpb.MsgReadIndex, From: 3, To: 1, Entries: []raftpb.Entry{{Data: []byte("x")}}}}})
+	b.run(Input{Messages: bare([]raftpb.Message{{Type: raftpb.MsgReadIndex, From: 3, To: 1, Entries: []raftpb.Entry{{Data: []byte("x")}}}})})
 	if len(b.msgs) > 0 || b.c.More() {
 		t.Errorf("a follower is asked for an index, and sends %v", b.msgs)
 	}

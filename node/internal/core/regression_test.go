@@ -21,17 +21,30 @@ type bench struct {
 	all  []Outcome
 	reps []Reply
 	fwd  []Forward
-	msgs []raftpb.Message
+	msgs []octopiipb.PeerMessage
 	// room is what the state machine has in every Step.
 	room Room
 	// stuck: the state machine applies nothing.
 	stuck bool
 }
 
+// bare are messages of raft that say nothing beside it.
+func bare(messages []raftpb.Message) (list []octopiipb.PeerMessage) {
+	for i := range messages {
+		list = append(list, octopiipb.PeerMessage{Message: messages[i]})
+	}
+	return list
+}
+
+// noted is one message of raft, and what it says beside it.
+func noted(m raftpb.Message, note octopiipb.Note) []octopiipb.PeerMessage {
+	return []octopiipb.PeerMessage{{Message: m, Note: note}}
+}
+
 func newBench(t *testing.T, id uint64, voters []uint64, hs raftpb.HardState, ents ...raftpb.Entry) *bench {
 	ms := &octopiipb.Membership{Cluster: 7, Index: 1}
 	for _, v := range voters {
-		ms.Members = append(ms.Members, octopiipb.Member{ID: v, Address: fmt.Sprint("addr", v)})
+		ms.Members = append(ms.Members, octopiipb.Member{ID: v, Address: fmt.Sprint("addr", v), Kind: octopiipb.Voter})
 	}
 	return benchFrom(t, id, Label{Index: 1, Term: 1, ConfState: raftpb.ConfState{Voters: voters}, Membership: ms}, hs, ents...)
 }
@@ -95,10 +108,10 @@ func (b *bench) elect(other uint64) {
 	}
 	st := b.c.Status()
 	if st.Role == raft.StatePreCandidate {
-		b.run(Input{Messages: []raftpb.Message{{Type: raftpb.MsgPreVoteResp, From: other, To: b.c.cfg.ID, Term: st.Term + 1}}})
+		b.run(Input{Messages: bare([]raftpb.Message{{Type: raftpb.MsgPreVoteResp, From: other, To: b.c.cfg.ID, Term: st.Term + 1}})})
 	}
 	st = b.c.Status()
-	b.run(Input{Messages: []raftpb.Message{{Type: raftpb.MsgVoteResp, From: other, To: b.c.cfg.ID, Term: st.Term}}})
+	b.run(Input{Messages: bare([]raftpb.Message{{Type: raftpb.MsgVoteResp, From: other, To: b.c.cfg.ID, Term: st.Term}})})
 	if b.c.Status().Role != raft.StateLeader {
 		b.t.Fatalf("not elected: %+v", b.c.Status())
 	}
@@ -106,7 +119,7 @@ func (b *bench) elect(other uint64) {
 
 func (b *bench) ack(other uint64) {
 	st := b.c.Status()
-	b.run(Input{Messages: []raftpb.Message{{Type: raftpb.MsgAppResp, From: other, To: b.c.cfg.ID, Term: st.Term, Index: st.Last}}})
+	b.run(Input{Messages: bare([]raftpb.Message{{Type: raftpb.MsgAppResp, From: other, To: b.c.cfg.ID, Term: st.Term, Index: st.Last}})})
 }
 
 func noPanic(t *testing.T, f func()) {
@@ -122,9 +135,9 @@ func noPanic(t *testing.T, f func()) {
 // A MsgReadIndex that carries a term reaches raft.send of a follower.
 func TestReadIndexWithTerm(t *testing.T) {
 	b := newBench(t, 1, []uint64{1, 2, 3}, raftpb.HardState{Term: 1, Commit: 1})
-	b.run(Input{Messages: []raftpb.Message{{Type: raftpb.MsgHeartbeat, From: 2, To: 1, Term: 2, Commit: 1}}})
+	b.run(Input{Messages: bare([]raftpb.Message{{Type: raftpb.MsgHeartbeat, From: 2, To: 1, Term: 2, Commit: 1}})})
 	noPanic(t, func() {
-		b.run(Input{Messages: []raftpb.Message{{Type: raftpb.MsgReadIndex, From: 3, To: 1, Term: 2, Entries: []raftpb.Entry{{Data: []byte("x")}}}}})
+		b.run(Input{Messages: bare([]raftpb.Message{{Type: raftpb.MsgReadIndex, From: 3, To: 1, Term: 2, Entries: []raftpb.Entry{{Data: []byte("x")}}}})})
 	})
 }
 
@@ -142,7 +155,7 @@ func TestSnapshotNamesAVoterTwice(t *testing.T) {
 			if Bootstraps(&m, 1) {
 				t.Error("Bootstraps takes it: the store is founded on it, and New panics at this and every later start")
 			}
-			noPanic(t, func() { b.step(Input{Messages: []raftpb.Message{m}}) })
+			noPanic(t, func() { b.step(Input{Messages: bare([]raftpb.Message{m})}) })
 		})
 	}
 }
@@ -156,20 +169,20 @@ func TestConfIndexAfterTransferInSameBatch(t *testing.T) {
 	b.run(Input{Requests: []Request{
 		{Kind: Transfer, To: 2, Waiter: &call{name: "transfer"}},
 		{Kind: Propose, Data: FrameProposal([]byte("p")), Waiter: &call{name: "proposal"}},
-		{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 3, Address: "a", Learner: true}}}, Waiter: &call{name: "change"}},
+		{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 3, Address: "a"}}}, Waiter: &call{name: "change"}},
 	}})
 	for _, o := range b.all {
 		t.Logf("%s: %v", o.Waiter.(*call).name, o.Err)
 	}
 	b.all = nil
 	for range 12 { // the transfer is given up
-		b.run(Input{Ticks: 1, Messages: []raftpb.Message{{Type: raftpb.MsgHeartbeatResp, From: 2, To: 1, Term: b.c.Status().Term}}})
+		b.run(Input{Ticks: 1, Messages: bare([]raftpb.Message{{Type: raftpb.MsgHeartbeatResp, From: 2, To: 1, Term: b.c.Status().Term}})})
 	}
 	if b.c.Status().Role != raft.StateLeader || b.c.rn.BasicStatus().LeadTransferee != 0 {
 		t.Fatal("not the scenario")
 	}
 	b.ack(2)
-	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 4, Address: "a", Learner: true}}}, Waiter: &call{name: "again"}}}})
+	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 4, Address: "a"}}}, Waiter: &call{name: "again"}}}})
 	for _, o := range b.all {
 		if errors.Is(o.Err, ErrMembershipBusy) {
 			t.Errorf("%s: %v; last %d applied %d", o.Waiter.(*call).name, o.Err, b.c.Status().Last, b.c.Status().Applied)
@@ -194,12 +207,12 @@ func confIndexAfterLostLeadership(t *testing.T, gone bool) {
 	for range 20 {
 		b.run(Input{Requests: []Request{{Kind: Propose, Data: FrameProposal([]byte("p")), Waiter: proposal}}})
 	}
-	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 4, Address: "a", Learner: true}}}, Waiter: change}}})
+	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 4, Address: "a"}}}, Waiter: change}}})
 	change.gone, proposal.gone = gone, gone
 	term := b.c.Status().Term
 	// 3 leads in the next term and has only the first entry of ours.
-	b.run(Input{Messages: []raftpb.Message{{Type: raftpb.MsgApp, From: 3, To: 1, Term: term + 1, Index: 2, LogTerm: term, Commit: 2,
-		Entries: []raftpb.Entry{{Index: 3, Term: term + 1}}}}})
+	b.run(Input{Messages: bare([]raftpb.Message{{Type: raftpb.MsgApp, From: 3, To: 1, Term: term + 1, Index: 2, LogTerm: term, Commit: 2,
+		Entries: []raftpb.Entry{{Index: 3, Term: term + 1}}}})})
 	if l := b.c.Status().Last; l != 3 {
 		t.Fatalf("last %d", l)
 	}
@@ -217,7 +230,7 @@ func confIndexAfterLostLeadership(t *testing.T, gone bool) {
 		t.Fatalf("not the scenario: %+v", st)
 	}
 	b.all = nil
-	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 4, Address: "a", Learner: true}}}, Waiter: &call{name: "again"}}}})
+	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 4, Address: "a"}}}, Waiter: &call{name: "again"}}}})
 	for _, o := range b.all {
 		if errors.Is(o.Err, ErrMembershipBusy) {
 			t.Errorf("%v; last %d applied %d: busy until %d proposals more", o.Err, st.Last, st.Applied, b.c.confIndex-st.Applied)
@@ -229,8 +242,8 @@ func confIndexAfterLostLeadership(t *testing.T, gone bool) {
 // follower has not applied.
 func TestNoChangeReplyToLaggingFollower(t *testing.T) {
 	b := newBench(t, 1, []uint64{1, 2}, raftpb.HardState{Term: 1, Commit: 1})
-	b.run(Input{Messages: []raftpb.Message{{Type: raftpb.MsgHeartbeat, From: 2, To: 1, Term: 2, Commit: 1}}})
-	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 3, Address: "a", Learner: true}}}, Waiter: &call{name: "change"}}}})
+	b.run(Input{Messages: bare([]raftpb.Message{{Type: raftpb.MsgHeartbeat, From: 2, To: 1, Term: 2, Commit: 1}})})
+	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 3, Address: "a"}}}, Waiter: &call{name: "change"}}}})
 	id := b.fwd[0].Requests[0].ID
 	b.run(Input{Replies: []RemoteReplies{{From: 2, Replies: []octopiipb.Reply{{ID: id, Index: 50}}}}})
 	for _, o := range b.all {
@@ -248,17 +261,17 @@ func TestHeartbeatBehindTruncationInOneBatch(t *testing.T) {
 	}
 	b := newBench(t, 1, []uint64{1, 2, 3}, raftpb.HardState{Term: 1, Commit: 1}, ents...)
 	noPanic(t, func() {
-		b.run(Input{Messages: []raftpb.Message{
+		b.run(Input{Messages: bare([]raftpb.Message{
 			{Type: raftpb.MsgApp, From: 2, To: 1, Term: 2, Index: 4, LogTerm: 1, Commit: 1, Entries: []raftpb.Entry{{Index: 5, Term: 2}}},
 			{Type: raftpb.MsgHeartbeat, From: 2, To: 1, Term: 2, Commit: 9},
-		}})
+		})})
 	})
 }
 
 // LabelAt of an index that is in the log, durable in the state machine, and
 // not handed out yet after a restart.
 func TestLabelBeyondHanded(t *testing.T) {
-	data, err := encodeChanges([]Change{{Op: AddLearner, Member: octopiipb.Member{ID: 3, Address: "a", Learner: true}}}, origin{})
+	data, err := encodeChanges([]Change{{Op: AddLearner, Member: octopiipb.Member{ID: 3, Address: "a"}}}, origin{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -309,14 +322,14 @@ func TestRemoteRequestsDuringSlowFsync(t *testing.T) {
 // transport can take, and is forgotten when its caller is gone.
 func TestUndeliveredGrows(t *testing.T) {
 	b := newBench(t, 1, []uint64{1, 2}, raftpb.HardState{Term: 1, Commit: 1})
-	b.run(Input{Messages: []raftpb.Message{{Type: raftpb.MsgHeartbeat, From: 2, To: 1, Term: 2, Commit: 1}}})
+	b.run(Input{Messages: bare([]raftpb.Message{{Type: raftpb.MsgHeartbeat, From: 2, To: 1, Term: 2, Commit: 1}})})
 	var undelivered []Forward
 	for range 50 {
 		w := &call{}
 		e := b.step(Input{Ticks: 1, Undelivered: undelivered, Requests: []Request{
 			{Kind: Propose, Data: FrameProposal(make([]byte, 600<<10)), Waiter: w},
 			{Kind: Propose, Data: FrameProposal(make([]byte, 600<<10)), Waiter: w},
-		}, Messages: []raftpb.Message{{Type: raftpb.MsgHeartbeat, From: 2, To: 1, Term: 2, Commit: 1}}})
+		}, Messages: bare([]raftpb.Message{{Type: raftpb.MsgHeartbeat, From: 2, To: 1, Term: 2, Commit: 1}})})
 		w.gone = true
 		for i := range e.Forwards {
 			r := octopiipb.Requests{Requests: e.Forwards[i].Requests}
@@ -339,7 +352,7 @@ func TestChangeThatRaftRefusesIsAnswered(t *testing.T) {
 	b.elect(2)
 	b.ack(2)
 	change := func(id, member uint64) octopiipb.Request {
-		data, err := encodeChanges([]Change{{Op: AddLearner, Member: octopiipb.Member{ID: member, Address: "a", Learner: true}}}, origin{2, id})
+		data, err := encodeChanges([]Change{{Op: AddLearner, Member: octopiipb.Member{ID: member, Address: "a"}}}, origin{2, id})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -361,7 +374,7 @@ func TestChangeThatRaftRefusesIsAnswered(t *testing.T) {
 // again and again, at the speed of the network.
 func TestForwardPingPong(t *testing.T) {
 	b := newBench(t, 1, []uint64{1, 2, 3}, raftpb.HardState{Term: 1, Commit: 1})
-	b.run(Input{Messages: []raftpb.Message{{Type: raftpb.MsgHeartbeat, From: 2, To: 1, Term: 2, Commit: 1}}})
+	b.run(Input{Messages: bare([]raftpb.Message{{Type: raftpb.MsgHeartbeat, From: 2, To: 1, Term: 2, Commit: 1}})})
 	in := Input{Requests: []Request{{Kind: Propose, Data: FrameProposal([]byte("p")), Waiter: &call{}}}}
 	sent := 0
 	for range 100 { // no tick passes
@@ -388,7 +401,7 @@ func TestMemberWithIDOfALocalThread(t *testing.T) {
 				b.run(Input{Ticks: 1})
 			}
 			noPanic(t, func() {
-				b.run(Input{Requests: []Request{{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: id, Address: "a", Learner: true}}}, Waiter: &call{name: "add"}}}})
+				b.run(Input{Requests: []Request{{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: id, Address: "a"}}}, Waiter: &call{name: "add"}}}})
 				for range 30 {
 					b.run(Input{Ticks: 1})
 				}
@@ -438,7 +451,7 @@ func TestForwardedTwice(t *testing.T) {
 func TestVotesAreAskedForWhenTheTermIsDurable(t *testing.T) {
 	b := newBench(t, 1, []uint64{1, 2, 3}, raftpb.HardState{Term: 1, Commit: 1})
 	asked := func(e *Effects) bool {
-		return slices.ContainsFunc(e.Messages, func(m raftpb.Message) bool { return m.Type == raftpb.MsgVote })
+		return slices.ContainsFunc(e.Messages, func(m octopiipb.PeerMessage) bool { return m.Type == raftpb.MsgVote })
 	}
 	for range 40 {
 		e := b.step(Input{Ticks: 1})
@@ -450,8 +463,8 @@ func TestVotesAreAskedForWhenTheTermIsDurable(t *testing.T) {
 			if e.Append != nil {
 				next.Appended = append(next.Appended, e.Append)
 			}
-			if slices.ContainsFunc(e.Messages, func(m raftpb.Message) bool { return m.Type == raftpb.MsgPreVote }) {
-				next.Messages = append(next.Messages, raftpb.Message{Type: raftpb.MsgPreVoteResp, From: 2, To: 1, Term: 2})
+			if slices.ContainsFunc(e.Messages, func(m octopiipb.PeerMessage) bool { return m.Type == raftpb.MsgPreVote }) {
+				next.Messages = append(next.Messages, bare([]raftpb.Message{{Type: raftpb.MsgPreVoteResp, From: 2, To: 1, Term: 2}})...)
 			}
 			if len(next.Appended)+len(next.Messages) == 0 && !b.c.More() {
 				break
@@ -498,14 +511,14 @@ func TestFreshLeaderWaitsForTheLiving(t *testing.T) {
 				t.Errorf("asked of a leader that has not heard of 3 yet: %v, want ErrMembershipBusy", err)
 			}
 			for range 11 { // 2 answers, and 3 does not
-				b.run(Input{Ticks: 1, Messages: []raftpb.Message{{Type: raftpb.MsgHeartbeatResp, From: 2, To: 1, Term: 2}}})
+				b.run(Input{Ticks: 1, Messages: bare([]raftpb.Message{{Type: raftpb.MsgHeartbeatResp, From: 2, To: 1, Term: 2}})})
 			}
 			want := map[string]error{"remove": ErrUnsafeMembership, "replace": nil, "replace from elsewhere": ErrMembershipBusy}[name]
 			if err := ask(); !errors.Is(err, want) {
 				t.Errorf("asked of a leader that has waited for 3: %v, want %v", err, want)
 			}
 			for range 30 {
-				b.run(Input{Ticks: 1, Messages: []raftpb.Message{{Type: raftpb.MsgHeartbeatResp, From: 2, To: 1, Term: 2}}})
+				b.run(Input{Ticks: 1, Messages: bare([]raftpb.Message{{Type: raftpb.MsgHeartbeatResp, From: 2, To: 1, Term: 2}})})
 			}
 			if err := ask(); name != "remove" && err != nil {
 				t.Errorf("asked of a leader that has waited for 3 for as long as a joiner may be silent: %v", err)

@@ -13,15 +13,14 @@ import (
 type requests struct {
 	guard
 
-	// waiting are requests that nobody could be given yet, of waitingBytes in
-	// all; placing are those that raft has taken, whose place the next Ready
+	queue
+	// placing are those that raft has taken, whose place the next Ready
 	// shows; pending have a place; returned are those that another member sent back, to
 	// be tried again at the next tick or under the next leader, or when that can be
 	// reached again.
-	waiting, placing, returned []request
-	waitingBytes               int64
-	pending                    pending
-	forwarded                  forwarded
+	placing, returned []request
+	pending           pending
+	forwarded         forwarded
 	// unchanged wait until this member has applied a membership that a leader
 	// found to be as it was asked to be.
 	unchanged []unchanged
@@ -38,8 +37,10 @@ const (
 	// everything before it is committed, as its append said so.
 	frameBarrier = 2
 	// frameForwarded: the member that forwarded it and the number of its request
-	// follow, and then one of the above. See forwarded.
+	// follow, and then one of the others. See forwarded.
 	frameForwarded = 3
+	// frameSetting: an octopiipb.SettingChange follows. See settings.go.
+	frameSetting = 4
 	// forwardedHead is how much stands before what was forwarded.
 	forwardedHead = 1 + 8 + 8
 )
@@ -142,40 +143,6 @@ func (c *Core) stepRequests(in *Input) {
 	}
 }
 
-// wait queues a request until somebody can serve it.
-func (c *requests) wait(it request) {
-	c.waiting = append(c.waiting, it)
-	c.waitingBytes += int64(len(it.Data))
-}
-
-// tookWaiting empties the queue after everything in it was served.
-func (c *requests) tookWaiting() {
-	clear(c.waiting)
-	c.waiting, c.waitingBytes = c.waiting[:0], 0
-}
-
-// keepWaiting keeps those for which keep is true.
-func (c *requests) keepWaiting(keep func(*request) bool) {
-	all := c.waiting
-	c.waiting, c.waitingBytes = all[:0], 0
-	for i := range all {
-		if keep(&all[i]) {
-			c.wait(all[i])
-		}
-	}
-	clear(all[len(c.waiting):])
-}
-
-// pruneWaiting forgets requests whose callers gave up: while a disk or an
-// election takes long, they must not pile up.
-func (c *requests) pruneWaiting() {
-	if len(c.waiting) > 0 {
-		c.keepWaiting(func(it *request) bool {
-			return it.from != 0 || it.Waiter == nil || it.taken || !it.Waiter.Gone()
-		})
-	}
-}
-
 // refuseProposals answers what is for the state machine while the disk is full.
 // What the cluster needs for itself, such as a change of its members, may go into
 // what is left of the log.
@@ -275,12 +242,15 @@ func (c *requests) queueRemote(it request, q *octopiipb.Request) {
 // and the number of the request: nobody finds the caller by anything else.
 func (c *requests) decodeRequest(it *request, q *octopiipb.Request) error {
 	by := origin{member: it.from, id: q.ID}
-	of, _ := unwrap(q.Proposal)
+	of, frame := unwrap(q.Proposal)
 	switch {
 	case len(q.Proposal) > c.cfg.ProposalBytesMax+1+forwardedHead:
 		return fmt.Errorf("%w: the leader takes proposals of at most %d bytes", ErrNotCommitted, c.cfg.ProposalBytesMax)
-	case len(q.Proposal) > 0 && knownFrame(q.Proposal) && of == by:
+	case len(q.Proposal) > 0 && knownFrame(q.Proposal) == nil && of == by:
 		it.Kind, it.Data = Propose, q.Proposal
+		if frame[0] == frameSetting {
+			it.Kind = ChangeSetting
+		}
 	case len(q.ConfChange) > 0:
 		changes, of, err := decodeChanges(q.ConfChange)
 		if err != nil {

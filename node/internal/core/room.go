@@ -6,6 +6,8 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+
+	octopiipb "github.com/octopii/octopii/proto"
 )
 
 // A state machine on a disk that is full cannot apply what it is given, and nothing of
@@ -326,28 +328,25 @@ func (c *Core) serveWithRoom(term uint64) {
 	c.held = len(held)
 }
 
-// tellRoom writes into an answer to a leader what this member has applied, and how much
-// room there is behind it. raft has no use for the fields of an answer that accepts.
-func (c *space) tellRoom(m *raftpb.Message) {
+// roomToTell is what an acknowledgement says of this member's state machine: what it has applied,
+// and how much room there is behind that. Without a limit it says nothing.
+func (c *space) roomToTell() (applied, room uint64) {
 	if c.room == NoLimit {
-		return
+		return 0, 0
 	}
-	m.RejectHint = uint64(c.room)
-	if m.Type == raftpb.MsgAppResp {
-		m.Commit = c.applied
-	}
+	return c.applied, uint64(c.room)
 }
 
-// noteRoom takes what tellRoom wrote.
-func (c *space) noteRoom(m *raftpb.Message) {
+// noteRoom takes what an answer says of its sender's state machine.
+func (c *space) noteRoom(m *octopiipb.PeerMessage) {
 	notes := c.peers.get(m.From)
 	switch {
 	case m.Type == raftpb.MsgHeartbeatResp:
-		notes.applied = m.Index
-	case m.Commit < notes.applied && m.RejectHint != uint64(NoLimit):
+		notes.applied = m.Note.Applied
+	case m.Note.Applied < notes.applied && Room(m.Note.Room) != NoLimit:
 		return // it waited for a disk, and something newer is known
 	default:
-		notes.applied = max(notes.applied, m.Commit)
+		notes.applied = max(notes.applied, m.Note.Applied)
 	}
-	notes.room, notes.told = Room(m.RejectHint), true
+	notes.room, notes.told = Room(m.Note.Room), true
 }

@@ -24,7 +24,7 @@ func roomy(t *testing.T) *bench {
 
 // heard lets the leader hear of a member that says nothing of its room: it voted late.
 func (b *bench) heard(id uint64) {
-	b.run(Input{Messages: []raftpb.Message{{Type: raftpb.MsgVoteResp, From: id, To: 1, Term: b.c.Status().Term}}})
+	b.run(Input{Messages: bare([]raftpb.Message{{Type: raftpb.MsgVoteResp, From: id, To: 1, Term: b.c.Status().Term}})})
 }
 
 // told is what members say: that they have the whole log, what they have applied, and
@@ -32,10 +32,11 @@ func (b *bench) heard(id uint64) {
 func (b *bench) told(applied uint64, room Room, who ...uint64) {
 	st := b.c.Status()
 	for _, id := range who {
-		b.run(Input{Messages: []raftpb.Message{
-			{Type: raftpb.MsgHeartbeatResp, From: id, To: 1, Term: st.Term, Index: applied, RejectHint: uint64(room)},
-			{Type: raftpb.MsgAppResp, From: id, To: 1, Term: st.Term, Index: st.Last, Commit: applied, RejectHint: uint64(room)},
-		}})
+		note := octopiipb.Note{Applied: applied, Room: uint64(room)}
+		b.run(Input{Messages: append(
+			noted(raftpb.Message{Type: raftpb.MsgHeartbeatResp, From: id, To: 1, Term: st.Term}, note),
+			noted(raftpb.Message{Type: raftpb.MsgAppResp, From: id, To: 1, Term: st.Term, Index: st.Last}, note)...,
+		)})
 	}
 }
 
@@ -173,7 +174,7 @@ func TestGrowthAfterAnElection(t *testing.T) {
 func TestGrowthInAJointConfiguration(t *testing.T) {
 	ms := &octopiipb.Membership{Cluster: 7, Index: 1}
 	for id := uint64(1); id <= 5; id++ {
-		ms.Members = append(ms.Members, octopiipb.Member{ID: id, Address: fmt.Sprint("addr", id)})
+		ms.Members = append(ms.Members, octopiipb.Member{ID: id, Address: fmt.Sprint("addr", id), Kind: octopiipb.Voter})
 	}
 	cs := raftpb.ConfState{Voters: []uint64{1, 2, 3}, VotersOutgoing: []uint64{1, 4, 5}}
 	for _, c := range []struct {
@@ -191,7 +192,7 @@ func TestGrowthInAJointConfiguration(t *testing.T) {
 				term++
 			}
 			for _, id := range []uint64{2, 4} {
-				b.run(Input{Messages: []raftpb.Message{{Type: typ, From: id, To: 1, Term: term}}})
+				b.run(Input{Messages: bare([]raftpb.Message{{Type: typ, From: id, To: 1, Term: term}})})
 			}
 		}
 		last := b.c.Status().Last
@@ -220,7 +221,7 @@ func TestHeldBackUntilAVoterGoes(t *testing.T) {
 	}
 	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Waiter: yes{}, Changes: []Change{{Op: Remove, Member: octopiipb.Member{ID: 2}}}}}})
 	st := b.c.Status()
-	b.step(Input{Messages: []raftpb.Message{{Type: raftpb.MsgAppResp, From: 2, To: 1, Term: st.Term, Index: st.Last, Commit: applied, RejectHint: uint64(small)}}})
+	b.step(Input{Messages: noted(raftpb.Message{Type: raftpb.MsgAppResp, From: 2, To: 1, Term: st.Term, Index: st.Last}, octopiipb.Note{Applied: applied, Room: uint64(small)})})
 	for b.last.Apply == nil && b.c.More() {
 		b.step(Input{})
 	}
@@ -248,8 +249,8 @@ func TestTight(t *testing.T) {
 		beats := 0
 		for _, m := range b.msgs {
 			if m.Type == raftpb.MsgHeartbeat {
-				if beats++; m.Reject != c.tight {
-					t.Errorf("with %d and %d a heartbeat says %v, want %v", c.two, c.three, m.Reject, c.tight)
+				if beats++; m.Note.Tight != c.tight {
+					t.Errorf("with %d and %d a heartbeat says %v, want %v", c.two, c.three, m.Note.Tight, c.tight)
 				}
 			}
 		}
@@ -257,7 +258,7 @@ func TestTight(t *testing.T) {
 			t.Errorf("%d heartbeats; the leader itself says %v, want %v", beats, b.c.Tight(), c.tight)
 		}
 		f := newBench(t, 3, []uint64{1, 2, 3}, raftpb.HardState{Term: 1, Commit: 1})
-		f.run(Input{Messages: []raftpb.Message{{Type: raftpb.MsgHeartbeat, From: 1, To: 3, Term: 2, Commit: 1, Reject: c.tight}}})
+		f.run(Input{Messages: noted(raftpb.Message{Type: raftpb.MsgHeartbeat, From: 1, To: 3, Term: 2, Commit: 1}, octopiipb.Note{Tight: c.tight})})
 		if f.c.Tight() != c.tight {
 			t.Errorf("a follower says %v, want %v", f.c.Tight(), c.tight)
 		}

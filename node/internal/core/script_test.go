@@ -43,7 +43,7 @@ type scripted struct {
 	id      uint64
 	core    *Core // nil while uninitialized
 	disk    *memoryDisk
-	inbox   []raftpb.Message
+	inbox   []octopiipb.PeerMessage
 	remote  []RemoteRequests
 	replies []RemoteReplies
 	appends []*Append
@@ -102,7 +102,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 	switch d.Cmd {
 	case "found":
 		start := Label{Index: 1, Term: 1, ConfState: raftpb.ConfState{Voters: []uint64{id}},
-			Membership: &octopiipb.Membership{Cluster: 7, Index: 1, Members: []octopiipb.Member{{ID: id, Address: fmt.Sprintf("addr%d", id)}}}}
+			Membership: &octopiipb.Membership{Cluster: 7, Index: 1, Members: []octopiipb.Member{{ID: id, Address: fmt.Sprintf("addr%d", id), Kind: octopiipb.Voter}}}}
 		s.members[id] = &scripted{id: id, disk: newDisk(start, raftpb.HardState{Term: 1, Commit: 1}), snapshots: map[uint64]Label{}}
 		s.start(t, s.members[id], start, start.Index)
 	case "empty":
@@ -118,6 +118,12 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		s.step(m, &Input{Requests: []Request{NewProposal([]byte(data), &call{name: name})}})
 	case "barrier":
 		s.step(m, &Input{Requests: []Request{{Kind: Propose, Data: Barrier(), Waiter: &call{name: "barrier"}}}})
+	case "set-failover":
+		on := uint64(0)
+		if d.HasArg("by-timeout") {
+			on = 1
+		}
+		s.step(m, &Input{Requests: []Request{NewSettingChange(FailoverByTimeout, on, &call{name: "setting"})}})
 	case "read":
 		var name string
 		d.ScanArgs(t, "as", &name)
@@ -126,7 +132,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		c := Change{Op: AddLearner}
 		d.ScanArgs(t, "member", &c.Member.ID)
 		c.Member.Address = fmt.Sprintf("addr%d", c.Member.ID)
-		c.Member.Learner, c.Member.Promote = true, d.HasArg("promote")
+		c.Member.Promote = d.HasArg("promote")
 		d.MaybeScanArgs(t, "priority", &c.Member.Priority)
 		s.change(m, c)
 	case "remove":
@@ -254,7 +260,7 @@ func (s *script) effects(m *scripted, e *Effects) {
 		m.appends = append(m.appends, a)
 		s.printf("%d: append %s", m.id, describeAppend(a))
 	}
-	for _, msg := range append(e.Messages, e.Snapshots...) {
+	for _, msg := range append(e.Messages, bare(e.Snapshots)...) {
 		s.printf("%d: send %s", m.id, describeMessage(msg))
 		if to := s.members[msg.To]; to != nil {
 			if msg.Type == raftpb.MsgSnap {
@@ -314,28 +320,29 @@ func (s *script) deliver(t *testing.T, m *scripted) {
 }
 
 // receive hands one message to a member, as its shell would.
-func (s *script) receive(t *testing.T, m *scripted, msg raftpb.Message) {
+func (s *script) receive(t *testing.T, m *scripted, msg octopiipb.PeerMessage) {
 	if m.core != nil {
-		s.step(m, &Input{Messages: []raftpb.Message{msg}})
+		s.step(m, &Input{Messages: []octopiipb.PeerMessage{msg}})
 		return
 	}
-	if Bootstraps(&msg, m.id) {
+	if Bootstraps(&msg.Message, m.id) {
 		start := m.snapshots[msg.Snapshot.Metadata.Index]
 		s.printf("%d: brought to life by the snapshot at %d", m.id, start.Index)
 		m.disk = newDisk(start, raftpb.HardState{Term: msg.Term, Commit: start.Index})
 		m.applies = append(m.applies, &Apply{Label: start}) // to be restored
 		s.start(t, m, start, 0)
-		s.step(m, &Input{Messages: []raftpb.Message{msg}})
+		s.step(m, &Input{Messages: []octopiipb.PeerMessage{msg}})
 		return
 	}
-	reply, ok := AnswerUninitialized(&msg, m.id)
+	reply, ok := AnswerUninitialized(&msg.Message, m.id)
 	if !ok {
 		s.printf("%d: silent on %s", m.id, describeMessage(msg))
 		return
 	}
-	s.printf("%d: send %s", m.id, describeMessage(reply))
+	answer := octopiipb.PeerMessage{Message: reply}
+	s.printf("%d: send %s", m.id, describeMessage(answer))
 	if to := s.members[reply.To]; to != nil {
-		to.inbox = append(to.inbox, reply)
+		to.inbox = append(to.inbox, answer)
 	}
 }
 
@@ -412,8 +419,8 @@ func (s *script) status(m *scripted) {
 }
 
 // parseMessage reads a message that a script sends by hand.
-func (s *script) parseMessage(t *testing.T, d *datadriven.TestData, to uint64) raftpb.Message {
-	msg := raftpb.Message{To: to}
+func (s *script) parseMessage(t *testing.T, d *datadriven.TestData, to uint64) octopiipb.PeerMessage {
+	msg := octopiipb.PeerMessage{Message: raftpb.Message{To: to}}
 	var typ string
 	d.ScanArgs(t, "type", &typ)
 	msg.Type = raftpb.MessageType(raftpb.MessageType_value[typ])
@@ -455,17 +462,16 @@ func parseChanges(t *testing.T, d *datadriven.TestData) (changes []Change) {
 func describe(ms *octopiipb.Membership) string {
 	var b strings.Builder
 	for _, m := range ms.Members {
-		kind := "voter"
-		if m.Learner {
-			kind = "learner"
-		}
-		fmt.Fprintf(&b, "%d:%s ", m.ID, kind)
+		fmt.Fprintf(&b, "%d:%s ", m.ID, strings.ToLower(m.Kind.String()))
 	}
 	for _, c := range ms.UnderWay {
 		fmt.Fprintf(&b, "(%d of %d under way) ", c.Op, c.Member.ID)
 	}
 	if len(ms.Removed) > 0 {
 		fmt.Fprintf(&b, "removed:%v ", ms.Removed)
+	}
+	if ms.Settings.FailoverByTimeout {
+		b.WriteString("failover:timeout ")
 	}
 	return strings.TrimSpace(b.String())
 }
@@ -487,12 +493,14 @@ func describeAppend(a *Append) string {
 	return strings.Join(parts, ", ")
 }
 
-func describeMessage(m raftpb.Message) string {
+func describeRaft(m raftpb.Message) string { return describeMessage(octopiipb.PeerMessage{Message: m}) }
+
+func describeMessage(m octopiipb.PeerMessage) string {
 	s := fmt.Sprintf("%s to %d: term %d", m.Type, m.To, m.Term)
 	if m.Type == raftpb.MsgHeartbeatResp {
-		return s + fmt.Sprintf(" applied %d", m.Index)
+		return s + fmt.Sprintf(" applied %d", m.Note.Applied)
 	}
-	if m.Index+m.LogTerm > 0 && m.Type != raftpb.MsgHeartbeat {
+	if m.Index+m.LogTerm > 0 {
 		s += fmt.Sprintf(" behind %d/%d", m.LogTerm, m.Index)
 	}
 	for _, e := range m.Entries {
@@ -502,6 +510,11 @@ func describeMessage(m raftpb.Message) string {
 	}
 	if m.Commit > 0 {
 		s += fmt.Sprintf(" commit %d", m.Commit)
+	}
+	if n := &m.Note; n.CommitTerm > 0 {
+		s += fmt.Sprintf(" commit %d/%d", n.CommitTerm, n.Commit)
+	} else if n.Commit > 0 {
+		s += fmt.Sprintf(" commit %d", n.Commit)
 	}
 	if m.Snapshot != nil {
 		s += fmt.Sprintf(" snapshot at %d", m.Snapshot.Metadata.Index)

@@ -6,6 +6,8 @@ import (
 	"hash/crc64"
 
 	"go.etcd.io/raft/v3/raftpb"
+
+	octopiipb "github.com/octopii/octopii/proto"
 )
 
 // Log Matching says that two logs with the same index and term are equal up to there. It
@@ -71,17 +73,7 @@ func addEntry(sum hash.Hash64, e *raftpb.Entry) {
 	_, _ = sum.Write(e.Data)
 }
 
-// encode returns the sums as they travel in the context of an append, which raft does not
-// use there.
-func (s Sums) encode() []byte {
-	var b []byte
-	for _, v := range s {
-		b = binary.LittleEndian.AppendUint64(b, v)
-	}
-	return b
-}
-
-// SumsFrom reads sums from the header of a snapshot, or an answer. Another number of them
+// SumsFrom reads sums from the header of a snapshot, a message, or an answer. Another number of them
 // says nothing.
 func SumsFrom(list []uint64) (s Sums) {
 	if len(list) == len(s) {
@@ -90,22 +82,14 @@ func SumsFrom(list []uint64) (s Sums) {
 	return s
 }
 
-// decodeSums reads what encode wrote. Anything else says nothing.
-func decodeSums(b []byte) (s Sums) {
-	if len(b) != 8*len(s) {
-		return s
-	}
-	for i := range s {
-		s[i] = binary.LittleEndian.Uint64(b[8*i:])
-	}
-	return s
-}
-
-// introduce adds sums to an append for a member that has acknowledged nothing since this
-// member began to lead, or since it connected last.
-func (c *members) introduce(m *raftpb.Message) {
+// introduction is what this leader says with an append to a member that has acknowledged
+// nothing since it began to lead, or since that connected last: the sums up to where the append
+// begins.
+func (c *members) introduction(m *raftpb.Message) (note octopiipb.Note) {
 	if notes := c.peers.get(m.To); !notes.introduced && m.Index > 0 {
-		m.Context = c.sumsAt(m.Index).encode()
+		sums := c.sumsAt(m.Index)
+		note.Sums = sums[:]
 		notes.compares = m.Index
 	}
+	return note
 }

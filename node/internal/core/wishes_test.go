@@ -15,8 +15,8 @@ import (
 // A learner that is added again, by itself or by somebody else, loses nothing that its
 // record has: what the second request leaves open stays as it was.
 func TestAddedAgainLosesNothing(t *testing.T) {
-	old := octopiipb.Member{ID: 2, Name: "n", Address: "a:1", Learner: true, Priority: 3, Incarnation: 4, Promote: true, Replaces: 5}
-	ms := &octopiipb.Membership{Cluster: 7, Index: 1, Members: []octopiipb.Member{{ID: 1}, old}}
+	old := octopiipb.Member{ID: 2, Name: "n", Address: "a:1", Kind: octopiipb.Learner, Priority: 3, Incarnation: 4, Promote: true, Replaces: 5}
+	ms := &octopiipb.Membership{Cluster: 7, Index: 1, Members: []octopiipb.Member{{ID: 1, Kind: octopiipb.Voter}, old}}
 	for name, again := range map[string]octopiipb.Member{
 		"nothing":    {ID: 2},
 		"a name":     {ID: 2, Name: "other"},
@@ -94,7 +94,7 @@ func TestAbsencesDoNotAddUp(t *testing.T) {
 		b.run(Input{Ticks: 1})
 	}
 	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Waiter: &call{name: "join"},
-		Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 2, Address: "a:1", Learner: true, Promote: true}}}}}})
+		Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 2, Address: "a:1", Promote: true}}}}}})
 	silent := func(ticks int) (givenUp bool) {
 		for range ticks {
 			b.run(Input{Ticks: 1})
@@ -102,7 +102,7 @@ func TestAbsencesDoNotAddUp(t *testing.T) {
 		return find(b.c.handed.Membership, 2) == nil
 	}
 	for range 5 {
-		b.run(Input{Messages: []raftpb.Message{{Type: raftpb.MsgHeartbeatResp, From: 2, To: 1, Term: b.c.Status().Term}}})
+		b.run(Input{Messages: bare([]raftpb.Message{{Type: raftpb.MsgHeartbeatResp, From: 2, To: 1, Term: b.c.Status().Term}})})
 		if silent(90) {
 			t.Fatal("a member that was heard less than 100 ticks ago is given up")
 		}
