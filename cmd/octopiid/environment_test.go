@@ -160,8 +160,14 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	p := spawn(t, nil, lone(dir)...)
-	p.waitReady()
+	c := client(t, nil, p.waitReady().Client)
 	release := hangDisk(t, p)
+	// There must be something to write, as a member that has nothing to write stops all the same.
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if _, err := c.Put(ctx, "k", "v"); err == nil {
+		t.Fatal("a disk that hangs took a write")
+	}
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	waitText(t, p, `"stopping"`)
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)

@@ -62,14 +62,14 @@ func TestStartOnUnknownVersion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	encoding.LittleEndian.PutUint32(data[24:], 2)
+	encoding.LittleEndian.PutUint32(data[24:], 3)
 	table := crc32.MakeTable(crc32.Castagnoli)
 	encoding.LittleEndian.PutUint32(data, crc32.Update(crc32.Checksum(data[32:40], table), table, data[4:512]))
 	if err := os.WriteFile(segments[0], data, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	p = spawn(t, nil, lone(dir, "--log-level=error")...)
-	expectEnd(t, p, exitFailure, "version 2 of the log; this program knows version 1")
+	expectEnd(t, p, exitFailure, "version 3 of the log; this program knows version 2")
 	if text := p.text(); strings.Contains(text, "--wal") || strings.Contains(text, "corrupt") {
 		t.Errorf("stderr calls it another format, or damage: %s", text)
 	}
