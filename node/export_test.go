@@ -72,3 +72,6 @@ func (n *Node) Hello() transport.Hello {
 
 // RefuseRemoved is the refusal of a member that was removed.
 var RefuseRemoved = transport.Refuse(refusedRemoved, ErrRemoved)
+
+// Remembered is the index up to which a Node remembers that another member has the log.
+func (n *Node) Remembered(id uint64) uint64 { return n.memory.get(id).Match }

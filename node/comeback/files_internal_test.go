@@ -2,6 +2,7 @@ package comeback
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -10,10 +11,12 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/octopii/octopii/internal/selfheal"
 	"github.com/octopii/octopii/node"
+	"github.com/octopii/octopii/transport"
 )
 
 // inDir is a member that may found, and has its files in dir.
@@ -181,5 +184,57 @@ func TestCauses(t *testing.T) {
 		if got := m.causeOf(c.err); got != c.want {
 			t.Errorf("%v: cause %d, want %d", c.err, got, c.want)
 		}
+	}
+}
+
+// As many witnesses as are a majority of the voters are wanted, also where there are not so many
+// addresses: of two voters the other one alone is none.
+func TestWitnesses(t *testing.T) {
+	for _, c := range []struct{ voters, addresses, want int }{
+		{1, 1, 1}, {2, 1, 2}, {3, 2, 2}, {3, 1, 2}, {4, 3, 3}, {5, 4, 3},
+		{0, 1, 1}, {0, 2, 2}, {0, 4, 3}, // how many voters there are is not known any more
+	} {
+		if got := (peers{Voters: c.voters}).witnesses(make([]string, c.addresses)); got != c.want {
+			t.Errorf("%d voters, %d addresses: %d witnesses, want %d", c.voters, c.addresses, got, c.want)
+		}
+	}
+}
+
+// nobody is a Caller whose calls nobody answers.
+type nobody struct{}
+
+func (nobody) Address() string { return "self" }
+func (nobody) Close() error    { return nil }
+func (nobody) Call(context.Context, string, transport.Kind, transport.Message) ([]byte, error) {
+	return nil, errors.New("nobody answers")
+}
+
+// A member that stopped because of what others said, which nobody proves, lives again after a
+// while: several that were told so would wait for each other. One whose files are damaged waits
+// on. Nothing is moved.
+func TestHearsayLivesAgain(t *testing.T) {
+	for cause, again := range map[error]bool{node.ErrRemoved: true, node.ErrAmnesia: true, node.ErrDiverged: true, node.ErrCorrupt: false} {
+		dir := t.TempDir()
+		if err := os.MkdirAll(filepath.Join(dir, "node", "wal", "0000000000000001"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Test(t, func(t *testing.T) {
+			m := New(Config{Dir: dir, Node: "node", Join: []string{"other"}, Caller: func() (Caller, error) { return nobody{}, nil }})
+			ctx, cancel := context.WithTimeout(t.Context(), 10*liveAgain)
+			defer cancel()
+			lives := 0
+			err := m.Run(ctx, func(context.Context, Origin) error {
+				if lives++; lives == 2 {
+					return nil
+				}
+				return cause
+			})
+			if err != nil || (lives == 2) != again {
+				t.Errorf("%v: it lived %d times, and ended with %v", cause, lives, err)
+			}
+			if kept, _ := m.quarantined(); kept != 0 {
+				t.Errorf("%v: its files were moved", cause)
+			}
+		})
 	}
 }
