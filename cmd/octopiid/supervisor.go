@@ -95,11 +95,13 @@ type reloader struct {
 	sv      *supervisor
 }
 
-// hangups catches SIGHUP from now on.
+// hangups catches SIGHUP from now on. After stop the process ignores SIGHUP: its default
+// action would end a process that is about to end in good order, and a signal that was
+// sent before stop may be delivered after it.
 func hangups() (signals chan os.Signal, stop func()) {
 	signals = make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGHUP)
-	return signals, func() { signal.Stop(signals); close(signals) }
+	return signals, func() { signal.Ignore(syscall.SIGHUP); close(signals) }
 }
 
 // run reloads at each signal. running is the configuration that this process has.
