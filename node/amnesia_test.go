@@ -1,13 +1,13 @@
 package node_test
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/octopii/octopii/node"
@@ -292,32 +292,60 @@ func TestFounderFromBeforeOthersJoined(t *testing.T) {
 }
 
 // Two of three disks are set back to before the third member joined. By their records they are
-// all, and they go on; when the third one is there they say what it remembers.
+// all, and they go on; when the third one is there it proves what they forgot, and they serve
+// nothing, until an operator gives up what it has. That counts for all later starts.
 func TestMajorityFromBeforeOneJoined(t *testing.T) {
 	t.Parallel()
-	ms := cluster(t, 2)
-	propose(t, ms[0], "before")
+	ms, third := setBackBeforeJoin(t, 2)
+	third.start()
+	refusesAll(t, ms, "member 3 ")
 	for _, m := range ms {
-		m.close()
-	}
-	images := []string{t.TempDir(), t.TempDir()}
-	for i, m := range ms {
-		if err := os.CopyFS(images[i], os.DirFS(m.cfg.Dir)); err != nil {
-			t.Fatal(err)
+		if err := m.Status().Suspended; !strings.Contains(err.Error(), "--accept-loss") {
+			t.Errorf("member %d does not say what to do: %v", m.cfg.ID, err)
 		}
 	}
-	for _, m := range ms {
-		m.start()
+	said := []func(string) bool{observed(ms[0]), observed(ms[1])}
+	restart := func(acceptLoss bool) {
+		for _, m := range ms {
+			m.close()
+		}
+		for _, m := range ms {
+			m.cfg.AcceptLoss = acceptLoss
+			m.start()
+		}
 	}
-	third := newMember(t, 3).start()
-	add(t, leader(t, ms...), third)
+	third.close() // else it may be elected before they are
+	restart(true)
+	propose(t, leader(t, ms...), "without it")
+	var refusedThird atomic.Bool
+	third.cfg.Events = node.Events{PeerRefused: func(uint64, error) { refusedThird.Store(true) }}
+	third.start()
+	eventually(t, "both gave up what the third one has", func() bool { return said[0]("LOSS ACCEPTED") && said[1]("LOSS ACCEPTED") })
+	propose(t, leader(t, ms...), "still without it")
+	restart(false) // and nobody votes for the third one
+	eventually(t, "the third one hears that it was given up", func() bool { return refusedThird.Load() })
+	propose(t, leader(t, ms...), "for good")
+	for _, m := range ms {
+		takesTurns(t, m, 50)
+		if err := m.Status().Suspended; err != nil {
+			t.Error(err)
+		}
+	}
+	propose(t, leader(t, ms...), "and ever")
+}
+
+// setBackBeforeJoin sets the disks of n members back to before another one joined, and starts
+// them, so that they go on. It returns the other one, which does not run, too.
+func setBackBeforeJoin(t *testing.T, n int) (ms []*member, other *member) {
+	ms = cluster(t, n)
+	propose(t, ms[0], "before")
+	images := imagesOf(t, ms)
+	other = newMember(t, uint64(n+1)).start()
+	add(t, leader(t, ms...), other)
 	for range 20 {
 		propose(t, leader(t, ms...), "together")
 	}
-	// It hears from its leader how far that one's log is with a heartbeat.
-	l := leader(t, ms...)
-	eventually(t, "it knows how far its leader is", func() bool { return third.Remembered(l.cfg.ID) >= l.Status().Commit })
-	third.close()
+	other.close()
 	for i, m := range ms {
 		m.close()
 		m.cfg.Dir = images[i]
@@ -325,10 +353,40 @@ func TestMajorityFromBeforeOneJoined(t *testing.T) {
 	for _, m := range ms {
 		m.start()
 	}
-	propose(t, leader(t, ms...), "a branch") // now they lead, and the third one is not elected
-	third.start()
-	eventually(t, "one of them says so", func() bool {
-		claimed := cmp.Or(ms[0].Status().Claimed, ms[1].Status().Claimed)
-		return claimed != nil && strings.Contains(claimed.Error(), "member 3 ")
-	})
+	propose(t, leader(t, ms...), "a branch") // now they lead, and the other one is not elected
+	return ms, other
+}
+
+// imagesOf copies the disks of members, which are stopped for that.
+func imagesOf(t *testing.T, ms []*member) (images []string) {
+	t.Helper()
+	for _, m := range ms {
+		m.close()
+	}
+	for _, m := range ms {
+		images = append(images, t.TempDir())
+		if err := os.CopyFS(images[len(images)-1], os.DirFS(m.cfg.Dir)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, m := range ms {
+		m.start()
+	}
+	return images
+}
+
+// refusesAll waits until all serve nothing for a reason that names somebody, and checks it of
+// writes and of linearizable reads.
+func refusesAll(t *testing.T, ms []*member, named string) {
+	t.Helper()
+	for _, m := range ms {
+		eventually(t, fmt.Sprintf("member %d serves nothing", m.cfg.ID), func() bool { return m.Status().Suspended != nil })
+		_, wrote := m.Propose(timeout(t), []byte("refused"))
+		_, read := m.ReadBarrier(timeout(t), node.Linearizable)
+		for what, err := range map[string]error{"a write": wrote, "a read": read, "its status": m.Status().Suspended} {
+			if !errors.Is(err, node.ErrSuspect) || !strings.Contains(err.Error(), named) {
+				t.Errorf("member %d: %s: %v; want ErrSuspect that names %s", m.cfg.ID, what, err, named)
+			}
+		}
+	}
 }

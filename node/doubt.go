@@ -238,9 +238,9 @@ func (d *doubt) keep(ms *octopiipb.Membership) {
 	d.suspects = slices.DeleteFunc(slices.Clone(d.suspects), func(s Suspect) bool { return !isMember(ms, s.ID) })
 }
 
-// suspension is why this member serves nothing: it doubts its own log, or another cluster
-// claims its address. nil: it serves.
-func (l *loop) suspension() error { return cmp.Or(l.doubt.err, l.rivals.err) }
+// suspension is why this member serves nothing: it doubts its own log, another cluster claims
+// its address, or a majority forgot. nil: it serves.
+func (l *loop) suspension() error { return cmp.Or(l.doubt.err, l.rivals.err, l.later.err) }
 
 // isSuspension: a call was refused because this member serves nothing.
 func isSuspension(err error) bool {
@@ -484,7 +484,7 @@ func (d *doubt) answered(m *octopiipb.Member, commit uint64, q *octopiipb.Compar
 // that is down says nothing.
 func (d *doubt) sealed(m *octopiipb.Member, q *octopiipb.CompareRequest, reply *octopiipb.CompareReply) bool {
 	seal := reply.Seal
-	reply.Seal = nil
+	reply.Seal, reply.Seals = nil, nil
 	keys := keysOf(d.loop.membership, d.loop.id)
 	if m.Incarnation != 0 && !slices.Contains(keys, m.Incarnation) {
 		keys = append(keys, m.Incarnation)
@@ -538,8 +538,12 @@ func (s service) answerCompare(from transport.Hello, payload []byte, done func(t
 		done(nil, errStranger)
 		return
 	}
+	if q.Alone {
+		s.answerAlone(&q, done)
+		return
+	}
 	s.inbox.call(func() { s.loop.doubt.heard(from, &q) })
-	if q.Branch != (octopiipb.Branch{}) {
+	if q.Branch != (octopiipb.Branch{}) || q.Later != 0 {
 		done(&octopiipb.CompareReply{Cluster: s.cluster.Load()}, nil)
 		return
 	}
@@ -559,7 +563,7 @@ func (s service) answerCompare(from transport.Hello, payload []byte, done func(t
 		at := s.loop.core.PlaceAt(q.Index) // the loop has the answers of reads
 		reply := &octopiipb.CompareReply{Cluster: s.cluster.Load(), Index: a.Index, Term: at.Term, Sums: at.Sums[:],
 			Stranger: recordOf(s.members.Load(), q.Stranger), Remembered: toMemory(s.memory.get(from.Node))}
-		reply.Seal = sealOf(s.identity.Incarnation, &q, reply)
+		s.sealAll(&q, reply)
 		done(reply, nil)
 	})
 	s.inbox.request(core.Request{Kind: core.Read, Waiter: w})
@@ -579,6 +583,10 @@ func (d *doubt) heard(from transport.Hello, q *octopiipb.CompareRequest) {
 	}
 	if b := q.Branch; b != (octopiipb.Branch{}) {
 		d.branched(Branch{ID: from.Node, First: b.First, Last: b.Last, Term: b.Term}, true)
+		return
+	}
+	if q.Later != 0 {
+		l.later.heardOf(q.Later)
 		return
 	}
 	if q.Suspect {

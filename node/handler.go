@@ -117,6 +117,9 @@ func (h handler) refuse(peer transport.Hello) error {
 	if slices.Contains(ms.Removed, peer.Node) {
 		return transport.Refuse(refusedRemoved, ErrRemoved)
 	}
+	if h.guests.isGivenUp(peer.Node) {
+		return errHistoryGivenUp
+	}
 	for i := range ms.Members {
 		m := &ms.Members[i]
 		if m.ID == peer.Node && m.Incarnation != 0 && m.Incarnation != peer.Incarnation {

@@ -26,6 +26,8 @@ import (
 //	questions that wait for a barrier          vouchAskersMax                     ask again
 //	peers that are no members                  guestsMax                          the oldest goes
 //	branches that are told of                  branchesMax                        the oldest goes
+//	peers of later that are asked              laterMax                           one that proves nothing goes
+//	members whose history was given up         givenUpMax                         the oldest goes
 //
 // What a connection, a frame or all strangers may have is the transport's: see tcp.Config. At
 // the defaults a leader holds 64 MiB of its own callers' proposals, 128 MiB of its
@@ -57,6 +59,12 @@ const (
 	guestsMax = 16
 	// branchesMax bounds the branches that are remembered; the newest are.
 	branchesMax = 8
+	// laterMax bounds the peers that name this cluster, that the records do not have, and that
+	// are asked what they have.
+	laterMax = 8
+	// givenUpMax bounds the members of which is remembered that an operator gave up what they
+	// have.
+	givenUpMax = 64
 	// appendBytesMax is what every log takes at once: wal's frame.
 	appendBytesMax = 1 << 30
 )

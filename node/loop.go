@@ -41,6 +41,7 @@ type loop struct {
 	founding founding
 	doubt    doubt
 	rivals   rivals
+	later    later
 	// leaving is set while this member, which was removed, is still needed.
 	leaving   leaving
 	dismissal dismissal
@@ -92,7 +93,8 @@ func newLoop(g *group, view *raftstore.View, durable bool) (*loop, error) {
 	if l.limited, _ = g.cfg.StateMachine.(Limited); l.limited != nil {
 		l.room = core.RoomFor(l.limited.Room())
 	}
-	l.join.loop, l.doubt.loop, l.snapshots.loop = l, l, l
+	l.join.loop, l.doubt.loop, l.snapshots.loop, l.later.loop = l, l, l, l
+	l.guests.giveUp(g.store.Origin().GivenUp)
 	l.founding.begin(l)
 	l.campaign = g.host.timer(func() { g.inbox.add(func(in *core.Input) { in.Campaign = true }) })
 	if err := l.rivals.begin(l); err != nil {
@@ -208,6 +210,7 @@ func (l *loop) turn(ticks int) bool {
 	empty(&l.undelivered)
 	l.doubt.tick(ticks)
 	l.rivals.tick(ticks)
+	l.later.tick(ticks)
 	l.doubt.filter(&l.input)
 	if l.limited != nil && (ticks > 0 || len(l.input.Applied) > 0) {
 		l.room = core.RoomFor(l.limited.Room())
@@ -365,6 +368,7 @@ func (l *loop) suspect(s core.Suspect) {
 	c := claim{by: s.ID, kind: s.Claim, at: s.Index, last: s.Last, text: s.Reason}
 	if !isMember(l.membership, s.ID) {
 		l.doubt.stranger(c)
+		l.later.contradicted(s.ID)
 		return
 	}
 	l.doubt.add(c)

@@ -77,7 +77,7 @@ func (m *majority) tick(l *loop, ticks int) {
 // they may serve are silent, too: Suspended and Suspects say so.
 func (m *majority) lookFor(l *loop) []Missing {
 	limit := 3 * l.cfg.ElectionTicks
-	if m.age < limit || l.doubt.err != nil || !l.core.Lonely() {
+	if m.age < limit || l.suspension() != nil || !l.core.Lonely() {
 		return nil
 	}
 	var missing []Missing

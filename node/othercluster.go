@@ -190,26 +190,15 @@ func (r *rivals) dialed(peer transport.Hello) {
 	}
 }
 
-// fromLater looks at a peer that called, names this cluster, and remembers more of this member
-// than it has, while the records here do not have it, and it was not removed: this member's
-// disk may be an image from before others joined. If it knows no other voter it would elect
-// itself, and serve a branch. So what they know is a rival's claim, though their cluster is the
-// same.
-func (t trust) fromLater(ms *octopiipb.Membership, peer transport.Hello) {
-	mine := t.cluster.Load()
-	if ms == nil || peer.Cluster != mine || peer.Call || peer.At != "" || peer.Remembers == (transport.Memory{}) ||
-		recordOf(ms, peer.Node) != nil || slices.Contains(ms.Removed, peer.Node) {
-		return
-	}
-	t.inbox.call(func() { t.loop.rivals.later(peer) })
-}
-
-// later takes note of such a peer. The only voter asks it what it has of this member, and then its
-// majority. Who knows other voters may be one of a majority whose disks were set back, and says
-// so: nothing else follows from a stranger's word.
+// later takes note of a peer that names this cluster, and remembers more of this member than it
+// has, while the records here do not have it: this member's disk may be an image from before
+// others joined. If it knows no other voter it would elect itself, and serve a branch. So what
+// they know is a rival's claim, though their cluster is the same: it asks the peer what that has
+// of this member, and then its majority. If it knows other voters, only a proof stops it (see
+// later), and until then it says what it was told.
 func (r *rivals) later(peer transport.Hello) {
 	l := r.loop
-	if l.core == nil || peer.Host.Address == "" || len(peer.Host.Address) > addressBytesMax {
+	if l.core == nil {
 		return
 	}
 	had := peer.Remembers
@@ -217,11 +206,16 @@ func (r *rivals) later(peer transport.Hello) {
 	if err != nil || !contradicts(had, l.core.Status().Term, last, l.core.TermOf) {
 		return
 	}
-	if !slices.Equal(l.public.Voters(), []uint64{l.id}) {
+	if !l.isOnlyVoter() {
 		r.warn(fmt.Errorf("member %x at %s, which the records here do not have, names this cluster and remembers that this member had its log up to index %d in term %d, of which %d is committed, and it ends at index %d: if the disks of a majority were set back to before that one joined, what was acknowledged since is missing here: stop them, and put newer copies back, or empty their directories one after the other and let them join that one",
 			peer.Node, peer.Host.Address, had.Match, had.Term, had.Commit, last), "a majority may have forgotten what it acknowledged")
 		return
 	}
+	r.askLater(peer)
+}
+
+// askLater asks a peer that joined later what it has of this member.
+func (r *rivals) askLater(peer transport.Hello) {
 	if len(r.dialers) < dialersMax && !slices.ContainsFunc(r.dialers, func(o transport.Hello) bool { return o.Host.Address == peer.Host.Address }) {
 		r.dialers = append(r.dialers, peer)
 		if r.wait == 0 {
@@ -388,7 +382,7 @@ func (r *rivals) evidence(p Proof, vouched bool) selfheal.Rival {
 // own configuration or records name it, or certificates prove who is a peer.
 func (r *rivals) trusts(address string) bool {
 	l := r.loop
-	if a, ok := l.transport.(transport.Authenticated); ok && a.Authenticated() {
+	if l.authenticated() {
 		return true
 	}
 	recorded := slices.ContainsFunc(l.public.Members, func(m Member) bool { return m.ID != l.id && m.Address == address })

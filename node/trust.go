@@ -22,6 +22,8 @@ import (
 //     incarnation is the recorded one (isProven). They make this member doubt (doubt.go):
 //     it serves nothing and asks. Only what a majority says just now, asked at the
 //     addresses that are recorded here, ends it.
+//   - That a majority forgot what a peer has that the records do not name: from one that proves
+//     that it knows the voters that are recorded, and from this member's own majority (later).
 //   - A refusal because it was removed: from an address that this member itself
 //     called, of its own records or of Config.Join (mayTell), and from a majority of the
 //     other voters (dismissal). Its disk stays.
@@ -74,6 +76,22 @@ type guests struct {
 	// tellers are the addresses of Config.Join at which a member without a log was told that it
 	// lost one.
 	tellers []string
+	// givenUp are those that have what an operator gave up here, as the origin file has them.
+	givenUp []uint64
+}
+
+// giveUp notes of whom nothing is taken any more.
+func (g *guests) giveUp(ids []uint64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.givenUp = ids
+}
+
+// isGivenUp says whether an operator gave up what a peer has.
+func (g *guests) isGivenUp(id uint64) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Contains(g.givenUp, id)
 }
 
 // tell notes a teller, and returns how many there are.
@@ -157,7 +175,10 @@ func (g *guests) branch(id uint64, is bool) bool {
 	return true
 }
 
-var errStranger = errors.New("it is from nobody that this member knows")
+var (
+	errStranger       = errors.New("it is from nobody that this member knows")
+	errHistoryGivenUp = errors.New("node: an operator gave up what that member has and a majority lost (--accept-loss): empty its data directory and let it join again")
+)
 
 // maySend says why a message of raft is not taken. Only who named the cluster may lead.
 func (t trust) maySend(m *raftpb.Message) error {
@@ -170,6 +191,8 @@ func (t trust) maySend(m *raftpb.Message) error {
 	defer g.mu.Unlock()
 	record := recordOf(ms, m.From)
 	switch {
+	case slices.Contains(g.givenUp, m.From):
+		return errHistoryGivenUp
 	case g.branched[m.From]:
 		return errors.New("its sender is on another branch than the majority")
 	case record == nil && slices.Contains(g.list, guest{m.From, t.cluster.Load()}), record != nil && record.Incarnation != 0:

@@ -38,6 +38,10 @@ func (n *damages) branch() {
 // oneHistory fails unless a state from which a member answers is of one history with
 // all from which was answered before.
 func (c *calls) oneHistory(m *member) {
+	if d := c.forgets(m); d != nil {
+		c.w.fail(oneHistory, "%s answers, and %s has been there for long, joined after the images of a majority were taken, and has committed up to %d", m.name(), d.name(), d.status().Commit)
+		return
+	}
 	s := served{by: m, index: m.machine.applied, chains: m.chains}
 	for _, o := range c.served {
 		at := common(s, o)
@@ -52,6 +56,32 @@ func (c *calls) oneHistory(m *member) {
 		return
 	}
 	c.served = append(c.served, s)
+}
+
+// forgets returns a member that has something committed which this one and a majority of the
+// voters by its records forgot: it joined after their images were taken, knows a majority of
+// those voters, and all of them have been there for long enough to hear of it. nil: there is
+// none.
+func (c *calls) forgets(m *member) *member {
+	long := c.w.now - 20*c.w.cfg.electionTimeout()
+	if slices.ContainsFunc(c.w.members, func(o *member) bool { return o.up() && (o.paused || o.awakeSince > long) }) || c.w.net.troubled() {
+		return nil
+	}
+	mine := m.status().Membership
+	for _, d := range c.w.members {
+		if d == m || !d.awake() || d.log == nil || d.acceptLoss || m.acceptLoss || c.w.nemesis.removed[d.id] {
+			continue
+		}
+		st := d.status()
+		_, known := mine.Member(d.id)
+		_, itself := st.Membership.Member(d.id)
+		_, me := st.Membership.Member(m.id)
+		voters := slices.DeleteFunc(mine.Voters(), func(id uint64) bool { _, ok := st.Membership.Member(id); return !ok })
+		if !known && itself && me && st.Suspended == nil && len(voters) > len(mine.Voters())/2 && len(mine.Voters()) > 1 {
+			return d
+		}
+	}
+	return nil
 }
 
 func sameMap(a, b map[uint64]uint64) bool { return fmt.Sprintf("%p", a) == fmt.Sprintf("%p", b) }
@@ -85,6 +115,13 @@ func (n *damages) images() {
 			old[m] = image{m.disk.mem.CrashKeepingAll(), m.machine.saved}
 		})
 	}
+	if n.w.oneIn(2) { // the records of the images do not have it
+		n.w.at(2*time.Second, "join", func() {
+			if !n.over && !n.held && n.lost == nil {
+				n.join()
+			}
+		})
+	}
 	n.w.at(n.w.between(3*time.Second, 8*time.Second), "the images are put back", func() {
 		if n.over || n.held || n.lost != nil {
 			return
@@ -96,6 +133,7 @@ func (n *damages) images() {
 // putBack ends the story of faults: what comes is the story of the images.
 func (n *damages) putBack(voters []*member, old map[*member]image) {
 	n.held = true
+	voters = append(voters, n.joined(voters, len(old))...)
 	for _, m := range n.w.members {
 		m.kill(false)
 	}
@@ -113,6 +151,21 @@ func (n *damages) putBack(voters []*member, old map[*member]image) {
 		m.after(at, "start", m.start)
 		at += pick(n.w.rnd, 0, n.w.cfg.tick, 3*n.w.cfg.electionTimeout())
 	}
+}
+
+// joined are the voters that the cluster has now beside those that it had. If all of which no
+// image was taken are a majority, two majorities would serve two histories, and nobody could
+// know: then they stay away.
+func (n *damages) joined(had []*member, images int) []*member {
+	l := n.w.leader()
+	if l == nil {
+		return nil
+	}
+	all := n.w.voterMembers(l)
+	if len(all)-images > len(all)/2 {
+		return nil
+	}
+	return slices.DeleteFunc(all, func(m *member) bool { return slices.Contains(had, m) })
 }
 
 // image is the content of a disk.

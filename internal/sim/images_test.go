@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 )
@@ -76,5 +77,82 @@ func setBack(t *testing.T, members int, durable bool, back int, order []int) {
 	}
 	if back <= members/2 && w.leader() == nil {
 		t.Fatalf("a majority has everything, and nobody leads: %s", w.summary())
+	}
+}
+
+// The disks of all members, or of a majority, are set back to images from before others joined.
+// Once one of those was heard, nobody serves by its old records.
+//
+// A setting has one kind of state machine, unless OCTOPII_LONG_TESTS asks for both.
+func TestImagesFromBeforeAJoin(t *testing.T) {
+	if testing.Short() {
+		t.Skip("many worlds, one after the other")
+	}
+	for i, c := range []struct{ members, back, joined int }{{2, 2, 1}, {2, 2, 2}, {2, 2, 3}, {3, 3, 1}, {3, 3, 2}, {4, 3, 1}} {
+		for _, durable := range []bool{false, true} {
+			for j, first := range []string{"images", "joined"} {
+				if !thorough() && durable != ((i+j)%2 > 0) || first == "images" && c.joined > c.members {
+					continue // or: those that joined are a majority, too, and both serve until they have heard
+				}
+				t.Run(fmt.Sprintf("members=%d back=%d joined=%d durable=%v first=%s", c.members, c.back, c.joined, durable, first), func(t *testing.T) {
+					exclusively(1, func() { setBackBeforeJoin(t, c.members, c.back, c.joined, durable, first == "joined") })
+				})
+			}
+		}
+	}
+}
+
+func setBackBeforeJoin(t *testing.T, members, back, joined int, durable, joinedFirst bool) {
+	cfg := draw(uint64(members), Options{Members: members, Clients: 3, Faults: []string{}})
+	cfg.durable, cfg.together = durable, false
+	w := newWorld(cfg)
+	defer w.end()
+	w.found()
+	old := map[*member]image{}
+	for _, m := range w.members[:back] {
+		old[m] = image{m.disk.mem.CrashKeepingAll(), m.machine.saved}
+	}
+	for range cfg.Clients {
+		w.addClient()
+	}
+	for range joined {
+		m := w.nemesis.newcomer()
+		w.runWhile(w.now+30*time.Second, func() bool {
+			l := w.leader()
+			return l == nil || !slices.Contains(l.status().Membership.Voters(), m.id)
+		})
+	}
+	w.runUntil(w.now + 3*time.Second)
+	for _, m := range w.members {
+		m.kill(false)
+	}
+	w.nemesis.branch()
+	var later []*member
+	for _, m := range w.members {
+		img, ok := old[m]
+		if !ok {
+			later = append(later, m)
+			continue
+		}
+		m.disk.plug(img.mem.Clone())
+		m.machine.saved = img.data
+		m.view.forgets = true
+	}
+	at := 5 * cfg.electionTimeout()
+	for _, m := range w.members {
+		if slices.Contains(later, m) == joinedFirst {
+			m.start()
+		} else {
+			m.after(at, "start", m.start)
+		}
+	}
+	w.runUntil(w.now + 60*cfg.electionTimeout())
+	if w.failed != nil {
+		t.Fatalf("%s: %s: %s", w.failed.Invariant, w.failed.Detail, w.summary())
+	}
+	for m := range old {
+		if !joinedFirst && m.up() && len(m.status().Membership.Members) == members && m.status().Suspended == nil {
+			t.Errorf("%s serves by records from before others joined: %s", m.name(), w.summary())
+		}
 	}
 }

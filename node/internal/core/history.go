@@ -135,6 +135,9 @@ func (c *history) CommittedPlace() Place {
 // HandedPlace is the end of what was handed out in Effects.Apply.
 func (c *history) HandedPlace() Place { return c.PlaceAt(c.handed.Index) }
 
+// HandedAll says whether all of the log was handed out in Effects.Apply.
+func (c *history) HandedAll() bool { return c.handed.Index == c.last }
+
 // PlaceAt describes an entry of the log.
 func (c *history) PlaceAt(index uint64) Place {
 	p := Place{Index: index}

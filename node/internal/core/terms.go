@@ -31,6 +31,27 @@ func termsUpTo(terms []octopiipb.TermStart, index uint64) []octopiipb.TermStart 
 	return terms[:n]
 }
 
+// Terms are those of what was handed out in Effects.Apply. They must not be changed.
+func (c *history) Terms() []octopiipb.TermStart { return c.handed.Terms }
+
+// PartsFrom returns the first index at which a committed log up to last, of these terms, is
+// another one than what was handed out here, as far as terms tell; that may be the index after
+// the shorter one.
+func (c *history) PartsFrom(terms []octopiipb.TermStart, last uint64) uint64 {
+	terms = terms[max(0, len(terms)-termsMax):]
+	end := min(last, c.handed.Index)
+	parts := end + 1
+	for _, list := range [][]octopiipb.TermStart{terms, c.handed.Terms} {
+		for _, t := range list { // two logs can differ first where one of them begins a term
+			mine, other := TermIn(c.handed.Terms, c.handed.Index, t.First), TermIn(terms, last, t.First)
+			if mine != 0 && other != 0 && mine != other {
+				parts = min(parts, t.First)
+			}
+		}
+	}
+	return parts
+}
+
 // TermIn returns the term of an index of the log that terms describe, up to last; 0 if they
 // do not say.
 func TermIn(terms []octopiipb.TermStart, last, index uint64) uint64 {

@@ -1,0 +1,388 @@
+package node
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/octopii/octopii/node/internal/core"
+	octopiipb "github.com/octopii/octopii/proto"
+	"github.com/octopii/octopii/transport"
+)
+
+// later is what this member does about peers that name its cluster and that its records
+// neither have nor had: the disks of a majority may have been set back to before they joined.
+// By their records the others are all members, and go on without what was acknowledged since.
+//
+// Such a peer is a stranger, so its word changes nothing. This member calls it at the address
+// that it named, and takes two things together for a proof that a majority forgot:
+//
+//   - The peer proves that it knows the incarnations of the voters that are recorded here
+//     (CompareReply.Seals), and names an index up to which it has committed its log, in which it
+//     is a member.
+//   - A linearizable read of this member that begins after that ends, and its records have
+//     neither the peer nor its removal.
+//
+// A member has its log from a snapshot that names it, so it was added at or before that index.
+// In one history the read reaches that index, and the records there name the peer, or its
+// removal, which they keep for ever. A member that is merely behind is brought up to date by
+// the read. What a peer has and did not commit plays no part.
+//
+// It belongs to the loop.
+type later struct {
+	loop *loop
+	// peers called, and are neither members nor removed: laterMax at most.
+	peers []laterPeer
+	// wait is for how many ticks nobody is asked.
+	wait int
+	// told is such a peer of which a member said that it proved the same to that one.
+	told uint64
+	// by is the one that proved it, and err why this member serves nothing; nil: it serves.
+	by  uint64
+	err error
+}
+
+// laterPeer is a peer that the records do not have, and how it introduced itself.
+type laterPeer struct {
+	transport.Hello
+	// asking: an answer is waited for. pause is for how many rounds it is not asked.
+	asking bool
+	pause  int
+	// failures counts the answers in a row that proved nothing, and alone how often in a row
+	// no majority here answered.
+	failures, alone int
+	// question and answer are what it said of its log last; nil: nothing.
+	question *octopiipb.CompareRequest
+	answer   *octopiipb.CompareReply
+}
+
+// laterPauseMax is for how many rounds a peer is not asked that proved nothing again and again.
+// It may come to: one that doubts its own log says nothing.
+const laterPauseMax = 16
+
+// fromLater looks at a peer that called, names this cluster, and is neither in the records here
+// nor was removed.
+func (t trust) fromLater(ms *octopiipb.Membership, peer transport.Hello) {
+	mine := t.cluster.Load()
+	if ms == nil || peer.Cluster != mine || peer.Call || peer.At != "" || recordOf(ms, peer.Node) != nil || slices.Contains(ms.Removed, peer.Node) ||
+		peer.Host.Address == "" || len(peer.Host.Address) > addressBytesMax {
+		return
+	}
+	t.inbox.call(func() {
+		t.loop.later.met(peer)
+		t.loop.rivals.later(peer)
+	})
+}
+
+// met takes note of such a peer.
+func (r *later) met(peer transport.Hello) {
+	if p := r.find(peer.Node); p != nil {
+		p.Hello, p.failures, p.pause = peer, 0, 0
+		return
+	}
+	if len(r.peers) == laterMax { // the first of those that proved least
+		least := slices.MaxFunc(r.peers, func(a, b laterPeer) int { return cmp.Compare(a.failures, b.failures) })
+		r.peers = slices.DeleteFunc(r.peers, func(p laterPeer) bool { return p.Node == least.Node })
+	}
+	r.peers = append(r.peers, laterPeer{Hello: peer})
+}
+
+// find returns a peer of which it is not known otherwise; nil: there is none.
+func (r *later) find(id uint64) *laterPeer {
+	i := slices.IndexFunc(r.peers, func(p laterPeer) bool { return p.Node == id })
+	if i < 0 || !r.isLater(id) {
+		return nil
+	}
+	return &r.peers[i]
+}
+
+// isLater says whether a peer may be one: the records neither have it nor had it, and no
+// operator gave up what it has.
+func (r *later) isLater(id uint64) bool {
+	ms := r.loop.membership
+	return ms != nil && recordOf(ms, id) == nil && !slices.Contains(ms.Removed, id) && !r.loop.guests.isGivenUp(id)
+}
+
+// tick asks each of them now and then, and says to the others why this member serves nothing.
+// The only voter of a cluster asks as rivals do.
+func (r *later) tick(ticks int) {
+	l := r.loop
+	if r.wait = max(0, r.wait-ticks); ticks == 0 || r.wait > 0 || l.core == nil {
+		return
+	}
+	r.wait = l.cfg.ElectionTicks
+	if r.err != nil {
+		r.tell()
+		return
+	}
+	r.peers = slices.DeleteFunc(r.peers, func(p laterPeer) bool {
+		known := !r.isLater(p.Node)
+		if known && p.alone > 0 {
+			l.rivals.warning = nil
+		}
+		return known
+	})
+	alone := l.isOnlyVoter()
+	for i := range r.peers {
+		switch p := &r.peers[i]; {
+		case alone:
+			l.rivals.later(p.Hello)
+		case p.pause > 0:
+			p.pause--
+		case !p.asking:
+			p.asking = true
+			r.ask(p.Node, p.Host.Address)
+		}
+	}
+}
+
+// contradicted: a message of such a peer contradicts what is known here. The only voter would
+// follow it for good, and asks its majority.
+func (r *later) contradicted(id uint64) {
+	if p := r.find(id); p != nil && r.loop.isOnlyVoter() {
+		r.loop.rivals.askLater(p.Hello)
+	}
+}
+
+// isOnlyVoter says whether the records name no other voter, and the log has no change of them
+// that is not known to be committed yet, as there may be after a start.
+func (l *loop) isOnlyVoter() bool {
+	return slices.Equal(l.public.Voters(), []uint64{l.id}) && l.core.HandedAll()
+}
+
+// ask asks a peer what it has by itself.
+func (r *later) ask(id uint64, address string) {
+	l := r.loop
+	q := &octopiipb.CompareRequest{Alone: true, Nonce: newNonce()}
+	l.call(address, kindCompare, q, func(payload []byte, err error) {
+		l.inbox.call(func() { r.answered(id, q, payload, err) })
+	})
+}
+
+// answered takes what a peer has, and lets the majority say whether that is so.
+func (r *later) answered(id uint64, q *octopiipb.CompareRequest, payload []byte, err error) {
+	l, p := r.loop, r.find(id)
+	if p == nil || r.err != nil {
+		return
+	}
+	p.asking = false
+	reply := &octopiipb.CompareReply{}
+	if err == nil {
+		err = reply.Unmarshal(payload)
+	}
+	if err == nil && (reply.Cluster != l.cluster.Load() || reply.Index == 0 || !l.sealedByVoters(q, reply)) {
+		err = errors.New("it does not prove that it knows the members of this cluster")
+	}
+	if err != nil {
+		p.failures++
+		p.pause = min(1<<min(p.failures, 8), laterPauseMax)
+		l.log.Debug("a peer that the records do not have proves nothing", zap.String("peer", hex(id)), zap.Error(err))
+		return
+	}
+	p.failures, p.question, p.answer = 0, q, reply
+	if r.told == id {
+		r.confirmed(id)
+		return
+	}
+	p.asking = true
+	r.read(id)
+	if p.alone > 0 { // by the records here there may be no majority any more
+		r.askMajority(id, p.Host.Address)
+	}
+}
+
+// laterWarns is how many reads in a row must fail until this member says that a majority may
+// have forgotten: after a start it knows for a moment fewer members than its log has.
+const laterWarns = 3
+
+// read makes a linearizable read that begins now. When it has ended the records here are no
+// older than what any member had committed before.
+func (r *later) read(id uint64) {
+	l := r.loop
+	end := func(confirmed bool) {
+		l.inbox.call(func() {
+			p := r.find(id)
+			if p == nil || r.err != nil {
+				return
+			}
+			wasAsking := p.asking
+			p.asking = false
+			switch {
+			case confirmed:
+				r.confirmed(id)
+			case wasAsking:
+				if p.alone++; p.alone >= laterWarns {
+					l.rivals.warn(r.text(p), "a majority may have forgotten what it acknowledged")
+				}
+			}
+		})
+	}
+	w := newWaiterFor(func(a answer) { end(a.Err == nil) })
+	l.inbox.request(core.Request{Kind: core.Read, Waiter: w})
+	l.host.timer(func() {
+		_ = w.quit()
+		end(false)
+	}).Reset(compareTimeouts * time.Duration(l.cfg.ElectionTicks) * l.cfg.TickInterval)
+}
+
+// confirmed stops serving, if the records still do not have the peer; or gives up what it has,
+// if an operator wants that. What it said counts by the records of now: after a start they were
+// older.
+func (r *later) confirmed(id uint64) {
+	l, p := r.loop, r.find(id)
+	if r.err != nil || p == nil || p.answer == nil || !l.sealedByVoters(p.question, p.answer) {
+		return
+	}
+	if l.cfg.AcceptLoss {
+		r.giveUp(p)
+		return
+	}
+	r.by, r.err = id, fmt.Errorf("%w: %w", ErrSuspect, r.text(p))
+	l.log.Error("this member serves nothing: a majority forgot what it acknowledged", zap.Error(r.err))
+	l.suspensionChanged()
+	r.tell()
+}
+
+// missing is the range of indexes at which the log here certainly lacks what a peer has.
+func (r *later) missing(p *laterPeer) (from, to uint64) {
+	return min(r.loop.core.PartsFrom(p.answer.Terms, p.answer.Index), p.answer.Index), p.answer.Index
+}
+
+// text says what is missing here and how it ends.
+func (r *later) text(p *laterPeer) error {
+	from, to := r.missing(p)
+	return fmt.Errorf("member %x at %s, which the records here do not have, proves that it is a member of this cluster, and has committed its log up to index %d in term %d; entries %d to %d of it are missing here: the disks of a majority were set back to before it joined. Stop these members and put newer copies of their disks back; or give up what that one has: stop all of them, start these once with --accept-loss (Config.AcceptLoss), and that one when they have a leader; then empty its data directory and let it join again",
+		p.Node, p.Host.Address, to, p.answer.Term, from, to)
+}
+
+// giveUp goes on without what a peer has, for good: it is not spoken to any more.
+func (r *later) giveUp(p *laterPeer) {
+	l := r.loop
+	o := l.store.Origin()
+	o.GivenUp = append(slices.Clone(o.GivenUp), p.Node)
+	o.GivenUp = o.GivenUp[max(0, len(o.GivenUp)-givenUpMax):]
+	if err := l.store.SetOrigin(o); err != nil {
+		l.log.Error("cannot write down that what a member has is given up; trying again", zap.String("peer", hex(p.Node)), zap.Error(err))
+		return
+	}
+	from, to := r.missing(p)
+	l.log.Warn("LOSS ACCEPTED: this member goes on without what another one has, and speaks to that one no more: empty its data directory and let it join again",
+		zap.String("peer", hex(p.Node)), zap.Uint64("from index", from), zap.Uint64("to index", to))
+	l.guests.giveUp(o.GivenUp)
+	l.rivals.warning = nil
+}
+
+// tell tells the others why this member serves nothing. One to which the same peer proves itself
+// stops serving, too, and needs no read: no majority may be left for that.
+func (r *later) tell() {
+	l := r.loop
+	for _, m := range l.doubt.others() {
+		l.call(m.Address, kindCompare, &octopiipb.CompareRequest{Later: r.by}, func([]byte, error) {})
+	}
+}
+
+// heardOf takes it from another member that a peer proved to it that a majority forgot.
+func (r *later) heardOf(id uint64) {
+	if r.err == nil && r.isLater(id) {
+		r.told, r.wait = id, 0
+	}
+}
+
+// askMajority asks a peer what a majority has committed. Where it is of a majority that goes on,
+// it proves that this member is the one that forgot, or is on another branch.
+func (r *later) askMajority(id uint64, address string) {
+	l := r.loop
+	st := l.core.Status()
+	q := &octopiipb.CompareRequest{Index: st.Commit, Last: st.Last, Commit: st.Commit, Term: st.Term, Nonce: newNonce()}
+	l.call(address, kindCompare, q, func(payload []byte, err error) {
+		l.inbox.call(func() { r.answeredByMajority(&octopiipb.Member{ID: id, Address: address}, q, payload, err) })
+	})
+}
+
+func (r *later) answeredByMajority(m *octopiipb.Member, q *octopiipb.CompareRequest, payload []byte, err error) {
+	l := r.loop
+	var reply octopiipb.CompareReply
+	if err == nil {
+		err = reply.Unmarshal(payload)
+	}
+	if err != nil || r.find(m.ID) == nil || reply.Cluster != l.cluster.Load() || !l.sealedByVoters(q, &reply) {
+		return
+	}
+	st, had := l.core.Status(), fromMemory(reply.Remembered)
+	if last, err := l.view.LastIndex(); err == nil && contradicts(had, st.Term, last, l.core.TermOf) {
+		l.fatal(forgotten(fmt.Sprintf("member %x, which joined later, remembers that this one had its log up to index %d in term %d, and up to %d committed, and it ends at index %d in term %d",
+			m.ID, had.Match, had.Term, had.Commit, last, st.Term), reply.Index))
+		return
+	}
+	place := core.Place{Index: q.Index, Term: reply.Term, Sums: core.SumsFrom(reply.Sums)}
+	if index, err := l.core.Contradicts(q.Commit, reply.Index, place); err != nil && l.doubt.fork.why == "" {
+		l.doubt.diverged(index, fmt.Sprintf("%v, as member %x at %s says, which joined later", err, m.ID, m.Address))
+	}
+}
+
+// sealedByVoters says whether an answer proves that its sender knows the incarnations of the
+// voters that are recorded here, and so has them in its own records.
+func (l *loop) sealedByVoters(q *octopiipb.CompareRequest, reply *octopiipb.CompareReply) bool {
+	bare, seals := *reply, reply.Seals
+	bare.Seal, bare.Seals = nil, nil
+	voters, known := 0, 0
+	for i := range l.membership.Members {
+		m := &l.membership.Members[i]
+		if m.Kind != octopiipb.Voter {
+			continue
+		}
+		voters++
+		if slices.ContainsFunc(seals, func(seal []byte) bool { return sealed([]uint64{m.Incarnation}, q, &bare, seal) }) {
+			known++
+		}
+	}
+	return knowsVoters(known, voters, l.authenticated())
+}
+
+// knowsVoters says whether somebody that knows the incarnations of some of the voters here is of
+// this cluster. Without certificates that takes all of them: members tell their own to the one
+// that listens at the address of another member, which is a stranger where that one is down, and
+// only the one that is down is then unknown to it.
+func knowsVoters(known, voters int, authenticated bool) bool {
+	return known == voters || authenticated && known > voters/2
+}
+
+// authenticated says whether peers prove by certificates that they are peers.
+func (l *loop) authenticated() bool {
+	a, ok := l.transport.(transport.Authenticated)
+	return ok && a.Authenticated()
+}
+
+// sealAll seals an answer under the incarnation of this member, and under those of all voters.
+func (s service) sealAll(q *octopiipb.CompareRequest, reply *octopiipb.CompareReply) {
+	seal := sealOf(s.identity.Incarnation, q, reply)
+	var seals [][]byte
+	if ms := s.members.Load(); ms != nil {
+		for i := range ms.Members {
+			if m := &ms.Members[i]; m.Kind == octopiipb.Voter && m.Incarnation != 0 {
+				seals = append(seals, sealOf(m.Incarnation, q, reply))
+			}
+		}
+	}
+	reply.Seal, reply.Seals = seal, seals
+}
+
+// answerAlone tells a member what is committed here, without a majority. One that doubts its own
+// log, or is no member any more, says nothing.
+func (s service) answerAlone(q *octopiipb.CompareRequest, done func(transport.Message, error)) {
+	s.inbox.call(func() {
+		l := s.loop
+		if l.core == nil || l.suspension() != nil || s.removed.Load() || !isMember(l.membership, l.id) {
+			done(nil, errors.New("this member cannot say what is committed"))
+			return
+		}
+		at := l.core.HandedPlace()
+		reply := &octopiipb.CompareReply{Cluster: s.cluster.Load(), Index: at.Index, Term: at.Term, Sums: at.Sums[:], Terms: l.core.Terms()}
+		s.sealAll(q, reply)
+		done(reply, nil)
+	})
+}

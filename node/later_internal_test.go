@@ -1,0 +1,218 @@
+package node
+
+import (
+	"errors"
+	"runtime"
+	"slices"
+	"sync/atomic"
+	"testing"
+
+	"github.com/octopii/octopii/node/internal/core"
+	octopiipb "github.com/octopii/octopii/proto"
+	"github.com/octopii/octopii/transport"
+)
+
+// laterStranger is a peer that names the cluster, and that nobody's records have.
+const laterStranger = 9
+
+// says has a peer answer what it has alone, sealed under keys, and waits for the read that
+// follows, if there is one.
+func (r *later) says(t *testing.T, n *Node, reply octopiipb.CompareReply, keys ...uint64) {
+	t.Helper()
+	onLoop(t, n, func(l *loop) {
+		q := &octopiipb.CompareRequest{Alone: true, Nonce: newNonce()}
+		var seals [][]byte
+		for _, key := range keys {
+			seals = append(seals, sealOf(key, q, &reply))
+		}
+		reply.Seals = seals
+		payload, err := reply.Marshal()
+		if err != nil {
+			t.Error(err)
+		}
+		r.met(transport.Hello{Node: laterStranger, Cluster: l.cluster.Load(), Host: transport.Host{Address: "nowhere"}})
+		r.find(laterStranger).asking = true
+		r.answered(laterStranger, q, payload, nil)
+	})
+	for asking := true; asking; { // until the read has ended
+		onLoop(t, n, func(*loop) {
+			p := r.find(laterStranger)
+			asking = p != nil && p.asking && p.answer != nil
+		})
+	}
+}
+
+// Only a peer that proves that it knows the voters stops a member, and only by what it has
+// committed.
+func TestWhatAPeerOfLaterProves(t *testing.T) {
+	n := threeVoters(t)[1]
+	keys := []uint64{n.identity.Incarnation}
+	keys = append(keys, n.MemberKeys()...)
+	cluster := n.cluster.Load()
+	has := octopiipb.CompareReply{Cluster: cluster, Index: 50, Term: 9, Terms: []octopiipb.TermStart{{First: 1, Term: 1}, {First: 2, Term: 2}, {First: 4, Term: 9}}}
+	r := &n.loop.later
+	other, nothing := has, has
+	other.Cluster, nothing.Index = 77, 0
+	for name, c := range map[string]struct {
+		reply octopiipb.CompareReply
+		keys  []uint64
+	}{
+		"no seal":        {has, nil},
+		"keys of nobody": {has, []uint64{1, 2, 3}},
+		"the key of this member, which those that name the cluster are told":  {has, keys[:1]},
+		"two of three, as one hears that listens at the address of the third": {has, keys[:2]},
+		"the same key three times":       {has, []uint64{keys[0], keys[0], keys[0]}},
+		"a member of another cluster":    {other, keys},
+		"one that has committed nothing": {nothing, keys},
+	} {
+		r.says(t, n, c.reply, c.keys...)
+		onLoop(t, n, func(l *loop) {
+			if p := r.find(laterStranger); l.suspension() != nil || p.answer != nil || l.rivals.warning != nil {
+				t.Errorf("%s: it is suspended: %v; it believes %+v, and warns: %v", name, l.suspension(), p.answer, l.rivals.warning)
+			}
+			r.peers = nil
+		})
+	}
+	r.says(t, n, has, keys...)
+	onLoop(t, n, func(l *loop) {
+		if err := l.suspension(); !errors.Is(err, ErrSuspect) {
+			t.Errorf("the keys of all voters: suspended: %v", err)
+		}
+		if from, to := r.missing(r.find(laterStranger)); from != 4 || to != 50 {
+			t.Errorf("entries %d to %d are missing, want 4 to 50", from, to)
+		}
+	})
+}
+
+// How many voters a peer must know.
+func TestKnowsVoters(t *testing.T) {
+	for _, c := range []struct {
+		known, voters int
+		sure, want    bool
+	}{{3, 3, false, true}, {2, 3, false, false}, {2, 3, true, true}, {1, 3, true, false}, {1, 2, true, false}, {2, 4, true, false}, {3, 4, true, true}, {2, 2, false, true}} {
+		if got := knowsVoters(c.known, c.voters, c.sure); got != c.want {
+			t.Errorf("%d of %d, with certificates %v: %v", c.known, c.voters, c.sure, got)
+		}
+	}
+}
+
+// A former member, and one whose history an operator gave up, prove nothing.
+func TestWhoIsNoPeerOfLater(t *testing.T) {
+	n := threeVoters(t)[1]
+	r := &n.loop.later
+	onLoop(t, n, func(l *loop) {
+		if r.isLater(1) || !r.isLater(laterStranger) {
+			t.Error("members are taken for peers of later, or none are")
+		}
+		ms := *l.membership
+		ms.Removed = append(slices.Clone(ms.Removed), laterStranger)
+		l.membership = &ms
+		if r.isLater(laterStranger) {
+			t.Error("a member that was removed is taken for a peer of later")
+		}
+		ms.Removed = nil
+		r.loop.guests.giveUp([]uint64{laterStranger})
+		if r.isLater(laterStranger) {
+			t.Error("a member that was given up is taken for a peer of later")
+		}
+	})
+	if err := newHandler(n.group).refuse(transport.Hello{Node: laterStranger, Cluster: n.cluster.Load()}); !errors.Is(err, errHistoryGivenUp) {
+		t.Errorf("one that was given up is refused with %v", err)
+	}
+}
+
+// An operator gives up what such a peer has. That is durable.
+func TestGivingUpAPeerOfLater(t *testing.T) {
+	n := threeVoters(t)[1]
+	r := &n.loop.later
+	onLoop(t, n, func(l *loop) { l.cfg.AcceptLoss = true })
+	r.says(t, n, octopiipb.CompareReply{Cluster: n.cluster.Load(), Index: 50, Term: 9}, append(n.MemberKeys(), n.identity.Incarnation)...)
+	onLoop(t, n, func(l *loop) {
+		if l.suspension() != nil || !slices.Equal(l.store.Origin().GivenUp, []uint64{laterStranger}) {
+			t.Errorf("suspended: %v; given up: %x", l.suspension(), l.store.Origin().GivenUp)
+		}
+	})
+}
+
+// Without a majority a peer of later stops nobody: this member may be merely behind. What a
+// member found out that had one counts.
+func TestPeerOfLaterWithoutAMajority(t *testing.T) {
+	ns := threeVoters(t)
+	n := ns[1]
+	keys := append(n.MemberKeys(), n.identity.Incarnation)
+	ns[0].Kill()
+	ns[2].Kill()
+	r := &n.loop.later
+	has := octopiipb.CompareReply{Cluster: n.cluster.Load(), Index: 50, Term: 9}
+	for range laterWarns {
+		r.says(t, n, has, keys...)
+	}
+	onLoop(t, n, func(l *loop) {
+		if l.suspension() != nil || l.rivals.warning == nil {
+			t.Errorf("suspended: %v; it says: %v", l.suspension(), l.rivals.warning)
+		}
+		l.doubt.heard(transport.Hello{Node: 1}, &octopiipb.CompareRequest{Later: laterStranger})
+	})
+	r.says(t, n, has, keys...)
+	onLoop(t, n, func(l *loop) {
+		if !errors.Is(l.suspension(), ErrSuspect) {
+			t.Errorf("another member says that it proved the same there: suspended: %v", l.suspension())
+		}
+	})
+}
+
+// tailed is the first of three voters, with entries in its log that are not committed: the others
+// are gone.
+func tailed(t *testing.T) *Node {
+	t.Helper()
+	ns := threeVoters(t)
+	var proposed atomic.Int64
+	for range 4 { // as long as there is a majority
+		go func() {
+			for _, err := ns[0].Propose(t.Context(), []byte("x")); err == nil; _, err = ns[0].Propose(t.Context(), []byte("x")) {
+				proposed.Add(1)
+			}
+		}()
+	}
+	for proposed.Load() < 100 {
+		runtime.Gosched()
+	}
+	ns[1].Kill()
+	ns[2].Kill()
+	onLoop(t, ns[0], func(l *loop) {
+		if l.core.HandedAll() {
+			t.Fatal("all of its log is committed")
+		}
+	})
+	return ns[0]
+}
+
+// A member that was just started has the records of its last snapshot: what its log says of more
+// voters may not be known to be committed yet.
+func TestNobodyIsTheOnlyVoterOfAnUnreadLog(t *testing.T) {
+	onLoop(t, tailed(t), func(l *loop) {
+		l.public.Members = l.public.Members[:1]
+		if l.isOnlyVoter() {
+			t.Error("it takes itself for the only voter")
+		}
+	})
+}
+
+// A member tells of its log what is committed: a tail that nobody acknowledged is no loss.
+func TestUncommittedTailIsNoProof(t *testing.T) {
+	n := tailed(t)
+	var at core.Place
+	onLoop(t, n, func(l *loop) { at = l.core.HandedPlace() })
+	said := make(chan uint64, 1)
+	newHandler(n.group).answerAlone(&octopiipb.CompareRequest{Alone: true}, func(m transport.Message, err error) {
+		if err != nil {
+			t.Error(err)
+			said <- 0
+			return
+		}
+		said <- m.(*octopiipb.CompareReply).Index
+	})
+	if got := <-said; got != at.Index {
+		t.Errorf("it says that index %d is committed, and %d is", got, at.Index)
+	}
+}
