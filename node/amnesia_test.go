@@ -334,6 +334,55 @@ func TestMajorityFromBeforeOneJoined(t *testing.T) {
 	propose(t, leader(t, ms...), "and ever")
 }
 
+// The disk of a founder is set back to before others joined, and it elects itself and goes on alone
+// before they call it. Then it follows their leader, of a later term, whose log contradicts what is
+// committed there, and which remembers nothing of it. It asks their majority, and ends: so it is rebuilt.
+func TestFounderThatFollowsLaterMembers(t *testing.T) {
+	t.Parallel()
+	f := founder(t)
+	propose(t, f, "alone")
+	image := imagesOf(t, []*member{f})[0]
+	var others []*member
+	for id := uint64(2); id <= 4; id++ {
+		m := newMember(t, id).start()
+		others = append(others, m)
+		add(t, f, m)
+	}
+	for range 5 {
+		propose(t, f, "together")
+	}
+	f.close()
+	for _, m := range others {
+		m.close()
+		if err := os.Remove(filepath.Join(m.cfg.Dir, "memory")); err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+	}
+	f.cfg.Dir = image
+	for range 2 { // in a term that is not that of the others at this place
+		f.start()
+		propose(t, f, "a branch")
+		f.Kill()
+	}
+	f.start()
+	propose(t, f, "a branch")
+	for _, m := range others {
+		m.start()
+	}
+	leader(t, others...)
+	propose(t, others[0], "without it")
+	select {
+	case <-f.Done():
+	case <-timeout(t).Done():
+		t.Fatalf("it goes on: %+v", f.Status())
+	}
+	if err := f.Err(); !errors.Is(err, node.ErrOtherCluster) && !errors.Is(err, node.ErrDiverged) {
+		t.Errorf("it ended with %v", err)
+	}
+	_ = f.Node.Close()
+	f.Node = nil
+}
+
 // setBackBeforeJoin sets the disks of n members back to before another one joined, and starts
 // them, so that they go on. It returns the other one, which does not run, too.
 func setBackBeforeJoin(t *testing.T, n int) (ms []*member, other *member) {

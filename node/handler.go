@@ -275,6 +275,14 @@ func (s service) Answer(from transport.Hello, in transport.Inbound, done func(tr
 // HandleSnapshot implements transport.Handler: it puts the file in place, and
 // then lets raft decide what to do with it.
 func (h handler) HandleSnapshot(from uint64, header []byte, body io.Reader) error {
+	err := h.takeSnapshot(from, header, body)
+	if err != nil {
+		h.inbox.call(func() { h.loop.behind.refused(from, err.Error()) })
+	}
+	return err
+}
+
+func (h handler) takeSnapshot(from uint64, header []byte, body io.Reader) error {
 	var s octopiipb.SnapshotStream
 	if err := s.Unmarshal(header); err != nil {
 		return fmt.Errorf("announcement of a snapshot cannot be read: %w", err)

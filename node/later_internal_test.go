@@ -216,3 +216,40 @@ func TestUncommittedTailIsNoProof(t *testing.T) {
 		t.Errorf("it says that index %d is committed, and %d is", got, at.Index)
 	}
 }
+
+// A member says that it takes nothing of its leader when that goes on, and no more when something
+// was committed, or nothing is refused any more.
+func TestMemberThatTakesNothing(t *testing.T) {
+	n := threeVoters(t)[1]
+	onLoop(t, n, func(l *loop) {
+		b, leads := &l.behind, l.core.Status().Leader
+		says := func(what string, want bool) {
+			t.Helper()
+			if got := errors.Is(b.err, ErrBehind); got != want {
+				t.Errorf("%s: it says so: %v, want %v", what, got, want)
+			}
+		}
+		for range behindTimes {
+			b.refused(leads+100, "no leader")
+		}
+		b.tick(2 * l.cfg.ElectionTicks)
+		says("messages of others", false)
+		for range behindTimes {
+			b.refused(leads, "it is another log")
+		}
+		b.tick(1)
+		says("for one tick", false)
+		b.tick(2 * l.cfg.ElectionTicks)
+		says("for two election timeouts", true)
+		b.tick(behindQuietTicks)
+		says("and then no more", false)
+		for range behindTimes {
+			b.refused(leads, "it is another log")
+		}
+		b.tick(2 * l.cfg.ElectionTicks)
+		says("again", true)
+		b.commit-- // something was committed since
+		b.tick(1)
+		says("when something was committed", false)
+	})
+}

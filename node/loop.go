@@ -42,6 +42,7 @@ type loop struct {
 	doubt    doubt
 	rivals   rivals
 	later    later
+	behind   behind
 	// leaving is set while this member, which was removed, is still needed.
 	leaving   leaving
 	dismissal dismissal
@@ -93,7 +94,7 @@ func newLoop(g *group, view *raftstore.View, durable bool) (*loop, error) {
 	if l.limited, _ = g.cfg.StateMachine.(Limited); l.limited != nil {
 		l.room = core.RoomFor(l.limited.Room())
 	}
-	l.join.loop, l.doubt.loop, l.snapshots.loop, l.later.loop = l, l, l, l
+	l.join.loop, l.doubt.loop, l.snapshots.loop, l.later.loop, l.behind.loop = l, l, l, l, l
 	l.guests.giveUp(g.store.Origin().GivenUp)
 	l.founding.begin(l)
 	l.campaign = g.host.timer(func() { g.inbox.add(func(in *core.Input) { in.Campaign = true }) })
@@ -211,6 +212,7 @@ func (l *loop) turn(ticks int) bool {
 	l.doubt.tick(ticks)
 	l.rivals.tick(ticks)
 	l.later.tick(ticks)
+	l.behind.tick(ticks)
 	l.doubt.filter(&l.input)
 	if l.limited != nil && (ticks > 0 || len(l.input.Applied) > 0) {
 		l.room = core.RoomFor(l.limited.Room())
@@ -362,6 +364,7 @@ func campaignDelay(n int) time.Duration {
 func (l *loop) suspect(s core.Suspect) {
 	l.warnSome(&l.quiet.suspects, "dropped a message that contradicts what is known here",
 		zap.String("from", hex(s.ID)), zap.String("reason", s.Reason))
+	l.behind.refused(s.ID, s.Reason)
 	if s.Claim == core.NoClaim {
 		return
 	}
@@ -493,6 +496,7 @@ func (l *loop) publish() {
 		st.DiskStalled = time.Duration(c.Unwritten) * l.cfg.TickInterval
 		st.Membership = l.public
 		st.Suspended, st.Suspects, st.Branches, st.Claimed = l.suspension(), l.doubt.suspects, l.doubt.branches, l.rivals.warning
+		st.Behind = l.behind.err
 		if st.Suspended != nil {
 			st.Role, st.Leader = Follower, 0
 		}

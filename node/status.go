@@ -64,6 +64,9 @@ type Status struct {
 	// Claimed says that another cluster claims the address of this member, or that one that
 	// its records do not have remembers more of it than it has; it serves all the same. nil: none.
 	Claimed error
+	// Behind is why this member takes nothing of the leader that it follows, and falls behind;
+	// nil: it does not. It wraps ErrBehind.
+	Behind error
 	// Suspects are members that said that they may have lost something, ordered by ID.
 	Suspects []Suspect
 	// Branches are what members have committed that the majority does not have, in the order

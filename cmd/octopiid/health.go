@@ -53,6 +53,9 @@ func notServing(st node.Status) string {
 	if st.NoRoomForSnapshot {
 		return node.AdviceNoRoomForSnapshot
 	}
+	if st.Behind != nil {
+		return st.Behind.Error()
+	}
 	return st.NoMajority()
 }
 

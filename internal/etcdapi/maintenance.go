@@ -47,6 +47,9 @@ func (s *maintenanceServer) Status(context.Context, *pb.StatusRequest) (*pb.Stat
 	if st.Claimed != nil {
 		resp.Errors = append(resp.Errors, "octopii: "+st.Claimed.Error())
 	}
+	if st.Behind != nil {
+		resp.Errors = append(resp.Errors, "octopii: "+st.Behind.Error())
+	}
 	if why := s.cfg.Store.Stuck(); why != "" {
 		resp.Errors = append(resp.Errors, "octopii: "+why)
 	} else if st.NoSpace || s.cfg.Store.NoSpace() {
