@@ -117,6 +117,9 @@ func (r *later) tick(ticks int) {
 	r.wait = l.cfg.ElectionTicks
 	if r.err != nil {
 		r.tell()
+		if p := r.find(r.by); p != nil { // the others may have elected it meanwhile
+			r.askMajority(r.by, p.Host.Address)
+		}
 		return
 	}
 	r.peers = slices.DeleteFunc(r.peers, func(p laterPeer) bool {
