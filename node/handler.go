@@ -115,7 +115,7 @@ func (h handler) refuse(peer transport.Hello) error {
 		return nil
 	}
 	if slices.Contains(ms.Removed, peer.Node) {
-		return transport.Refuse(refusedRemoved, ErrRemoved)
+		return transport.RefuseSealed(refusedRemoved, sealOfRemoval(h.identity.Incarnation, ms.Cluster, peer.Node), ErrRemoved)
 	}
 	for i := range ms.Members {
 		m := &ms.Members[i]

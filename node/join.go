@@ -35,10 +35,11 @@ type joiner struct {
 	asking        bool
 	round         []string
 	wait, backoff int
-	// ends is why this member cannot join, by the word of one of the round, and others says
-	// that another one of it did not say so.
-	ends   error
-	others bool
+	// ends is why this member cannot join, as endings of the addresses of the round say, and
+	// others says that another one of it did not say so.
+	ends    error
+	endings int
+	others  bool
 	// survey finds out of which cluster the addresses are; nil: none is under way.
 	survey *survey
 }
@@ -84,12 +85,13 @@ func (j *joiner) asked(address string, err error) {
 	}
 	if err == nil {
 		l.log.Info("the cluster will bring this member in", zap.String("asked", address))
-		j.round, j.ends, j.others = nil, nil, false
+		j.round, j.ends, j.endings, j.others = nil, nil, 0, false
 		j.rest()
 		return
 	}
 	if errors.Is(err, ErrRemoved) || errors.Is(err, ErrIDReused) || errors.Is(err, ErrAmnesia) {
 		j.ends = err
+		j.endings++
 	} else {
 		l.log.Warn("could not ask to join; trying again", zap.String("asked", address), zap.Error(err))
 		j.others = true
@@ -98,13 +100,24 @@ func (j *joiner) asked(address string, err error) {
 		j.tick(0)
 		return
 	}
-	ends, others := j.ends, j.others
-	j.ends, j.others = nil, false
-	if ends != nil && !others { // it may be the word of a stranger at one of the addresses
+	ends, believed := j.ends, !j.others && l.isMajorityToJoin(j.endings)
+	j.ends, j.endings, j.others = nil, 0, false
+	if ends != nil && believed {
 		l.fatal(ends)
 		return
 	}
+	if ends != nil {
+		l.warnSome(&l.quiet.refusals, "an address says that this member cannot join; it is believed when more than half of those to join say so",
+			zap.String("address", address), zap.NamedError("what it says", ends))
+	}
 	j.rest()
+}
+
+// isMajorityToJoin says whether so many of the addresses to join are more than half of them.
+// One alone may be a stranger in the place of a member that is not there yet.
+func (l *loop) isMajorityToJoin(count int) bool {
+	addresses := slices.DeleteFunc(l.founding.toJoin(), func(a string) bool { return a == l.cfg.Transport.Address() })
+	return count > len(addresses)/2
 }
 
 // rest waits before the next round: by chance, so that those who began together do not go

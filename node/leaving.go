@@ -2,6 +2,7 @@ package node
 
 import (
 	"fmt"
+	"slices"
 
 	"go.uber.org/zap"
 
@@ -52,11 +53,18 @@ func (l *loop) removalKnown(peer transport.Hello) {
 // dismissal is what others say who refuse this member as one that was removed, while it has
 // not applied that. It was away, or somebody else is where one of them was. A majority of the
 // other voters is believed. Where the membership is another one by now there may be none left
-// of them; then this member waits for a leader, as any that hears of none, says why, and an
-// operator ends it. One voice never does: it is what a stranger in the place of one of them
-// says, too, while those that are left cannot hear each other.
+// of them. Then a single member is believed that seals its word, or as many addresses of other
+// voters as are a majority of those, once no leader has spoken to this one for long. The word
+// only stops this member: before files are put aside a majority must say so (comeback). A single
+// voice without a seal is never believed, as it may be a stranger in the place of a member. This
+// member then waits for a leader and says why, and an operator ends it.
 type dismissal struct {
+	// by are the members that said so, and at the addresses of other voters where it was said,
+	// by whoever is there now: all that this member knew may have been rebuilt.
 	by map[uint64]bool
+	at map[string]bool
+	// sealed: one of them proved that it is a member.
+	sealed bool
 	// from is who said so last, and ticks for how long somebody has and nobody has led this
 	// member.
 	from  transport.Hello
@@ -66,37 +74,46 @@ type dismissal struct {
 }
 
 // dismissTimeouts is for how many election timeouts no leader must have spoken to a member
-// until it says what it is told.
+// until it believes one that seals what it says, or else tells what it is told.
 const dismissTimeouts = 5
 
 // dismissed takes the word of one that this member was removed.
-func (l *loop) dismissed(peer transport.Hello) {
+func (l *loop) dismissed(peer transport.Hello, seal []byte) {
 	if l.core == nil {
 		return
 	}
 	d := &l.dismissal
 	if d.by == nil {
-		d.by = map[uint64]bool{}
+		d.by, d.at = map[uint64]bool{}, map[string]bool{}
 		l.warnSome(&l.quiet.dismissals, "this member is told that it was removed from its cluster; it stops when a majority of the others says so",
 			zap.String("told by", hex(peer.Node)), zap.String("at", peer.Dialed))
 	}
 	d.from = peer
+	d.sealed = d.sealed || isSealedRemoval(keysOf(l.membership, l.id), l.membership.Cluster, l.id, seal)
 	if atRecord(l.membership, peer) {
 		d.by[peer.Node] = true
 	}
-	others, say := 0, 0
-	for _, id := range l.public.Voters() {
-		if id != l.id {
-			others++
-			if d.by[id] {
-				say++
-			}
-		}
-	}
-	if say > others/2 {
+	d.at[peer.Dialed] = true
+	if byMajority(l.otherVoters(), func(m *Member) bool { return d.by[m.ID] }) {
 		l.log.Info("this member was removed from its cluster, as a majority of the others says")
 		l.stop(l.whyRemoved())
 	}
+}
+
+// otherVoters are the voters but for this member.
+func (l *loop) otherVoters() []Member {
+	return slices.DeleteFunc(slices.Clone(l.public.Members), func(m Member) bool { return m.ID == l.id || m.Learner })
+}
+
+// byMajority says whether something is true of more than half of the members.
+func byMajority(members []Member, is func(*Member) bool) bool {
+	count := 0
+	for i := range members {
+		if is(&members[i]) {
+			count++
+		}
+	}
+	return count > len(members)/2
 }
 
 // whyRemoved is why a member stops that has not applied its removal.
@@ -110,16 +127,23 @@ func (l *loop) whyRemoved() error {
 // dismissalTick forgets what was said while a leader speaks to this member.
 func (l *loop) dismissalTick(ticks int) {
 	d := &l.dismissal
-	switch {
-	case d.by == nil:
-	case !l.core.Lonely():
+	if d.by == nil {
+		return
+	}
+	if !l.core.Lonely() {
 		*d = dismissal{}
-	default:
-		if d.ticks += ticks; !d.told && d.ticks >= dismissTimeouts*l.cfg.ElectionTicks {
-			d.told = true
-			l.log.Error("a member says that this one was removed, and no leader speaks to it; if it was removed, stop it and empty its directory; if not, find out who is at that address, and start the others",
-				zap.String("told by", hex(d.from.Node)), zap.String("at", d.from.Dialed))
-		}
+		return
+	}
+	d.ticks += ticks
+	by, at := zap.String("told by", hex(d.from.Node)), zap.String("at", d.from.Dialed)
+	switch {
+	case d.ticks < dismissTimeouts*l.cfg.ElectionTicks:
+	case d.sealed || byMajority(l.otherVoters(), func(m *Member) bool { return d.at[m.Address] }):
+		l.log.Info("this member was removed from its cluster, as another member proves or most of the addresses of the others say, and no leader speaks to it", by, at)
+		l.stop(l.whyRemoved())
+	case !d.told:
+		d.told = true
+		l.log.Error("a member says that this one was removed, and no leader speaks to it; if it was removed, stop it and empty its directory; if not, find out who is at that address, and start the others", by, at)
 	}
 }
 

@@ -24,7 +24,8 @@ import (
 //     addresses that are recorded here, ends it.
 //   - A refusal because it was removed: from an address that this member itself
 //     called, of its own records or of Config.Join (mayTell), and from a majority of the
-//     other voters (dismissal). Its disk stays.
+//     other voters (dismissal), or from one member that seals it, while no leader speaks to
+//     this one. Its disk stays.
 //   - A refusal because its disk is another: the same, and from a majority of the
 //     voters. If this member has no log, from a majority of the addresses of Config.Join, as
 //     is that it had one: there is nothing to lose, but a stranger at one of them would keep
@@ -230,7 +231,7 @@ func (t trust) refused(peer transport.Hello, why transport.Refusal) {
 		t.inbox.call(func() { t.loop.removalKnown(peer) })
 		return
 	case why.Code == refusedRemoved && t.cluster.Load() != 0:
-		t.inbox.call(func() { t.loop.dismissed(peer) })
+		t.inbox.call(func() { t.loop.dismissed(peer, why.Seal) })
 	case why.Code == refusedDisk && t.members.Load() == nil:
 		t.toldWithoutLog(peer, fmt.Errorf("%w: member %x says: %s", ErrAmnesia, peer.Node, why.Reason))
 		return

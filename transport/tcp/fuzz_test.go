@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -410,7 +411,7 @@ func dial(t *testing.T, said []byte, purpose uint32, to uint64, size int64) {
 		if !errors.As(err, &remote) || remote.Reason != hello.Refused || remote.Code != hello.RefusedCode || len(sent) != 1 || len(h.Accepted()) != 0 {
 			t.Errorf("the refusal %q led to %v and %d frames", hello.Refused, err, len(sent))
 		}
-		if told := h.Refusals(); (len(told) == 1 && told[0] == refusalIn(hello)) == (purpose == purposeProbe) {
+		if told := h.Refusals(); (len(told) == 1 && reflect.DeepEqual(told[0], refusalIn(hello))) == (purpose == purposeProbe) {
 			t.Errorf("of the refusal %q the Handler was told %+v", hello.Refused, told)
 		}
 		return

@@ -328,6 +328,7 @@ func (c *conn) writeHello(g greeting, self transport.Hello) error {
 		Refused:     g.refused.Reason,
 		Lane:        g.lane,
 		RefusedCode: g.refused.Code,
+		RefusedSeal: g.refused.Seal,
 		Host:        octopiipb.HelloHost(self.Host),
 		Member: octopiipb.HelloMember{
 			Group:       group,
@@ -373,7 +374,7 @@ func refusalFor(err error) transport.Refusal {
 
 // refusalIn is what the other side said as it ended the handshake.
 func refusalIn(h octopiipb.Hello) transport.Refusal {
-	return transport.Refusal{Code: h.RefusedCode, Reason: h.Refused}
+	return transport.Refusal{Code: h.RefusedCode, Reason: h.Refused, Seal: h.RefusedSeal}
 }
 
 // refusedBy is the error of a connection that the other side refused.

@@ -10,6 +10,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -154,7 +155,7 @@ func TestHelloGolden(t *testing.T) {
 		t.Errorf("the Hello is\n%x, want\n%x", got, want)
 	}
 	var again octopiipb.Hello
-	if err := again.Unmarshal(want); err != nil || again != hello {
+	if err := again.Unmarshal(want); err != nil || !reflect.DeepEqual(again, hello) {
 		t.Errorf("read as %+v, %v", again, err)
 	}
 }
