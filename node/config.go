@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/octopii/octopii/internal/vfs"
+	"github.com/octopii/octopii/raftstore"
 	"github.com/octopii/octopii/transport"
 	"github.com/octopii/octopii/wal"
 )
@@ -186,7 +187,7 @@ func (cfg Config) withDefaults() (Config, error) {
 		return cfg, errors.New("node: Config.StateMachine is nil")
 	case cfg.Transport == nil:
 		return cfg, errors.New("node: Config.Transport is nil; use transport/tcp")
-	case cfg.Expect < 0 || cfg.Expect > 0 && len(cfg.Join)+1 < cfg.Expect:
+	case cfg.Expect < 0 || len(cfg.Join)+1 < cfg.Expect && !raftstore.HasLog(cfg.Dir): // who has a log founds nothing
 		return cfg, fmt.Errorf("node: Config.Expect is %d, and Config.Join has %d addresses; name those of all expected members", cfg.Expect, len(cfg.Join))
 	case cfg.Expect > 0 && cfg.Bootstrap:
 		return cfg, errors.New("node: Config.Expect and Config.Bootstrap exclude each other; with Expect no member is the founder")
