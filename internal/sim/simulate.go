@@ -113,6 +113,8 @@ type setting struct {
 	votersMin  int
 	stallLimit time.Duration
 
+	// reads is member.reads of those that a script begins with.
+	reads uint32
 	// priorities of the members that a script begins with.
 	priorities []int
 
