@@ -46,8 +46,8 @@ func (g *group) readsLevel(s octopiipb.Settings) error {
 
 // peerReadsLevel says the same of a peer and this member's cluster. While this one belongs to
 // none, there is nothing to say.
-func (t trust) peerReadsLevel(peer transport.Hello) error {
-	ms := t.members.Load()
+func (g *group) peerReadsLevel(peer transport.Hello) error {
+	ms := g.members.Load()
 	if ms == nil {
 		return nil
 	}

@@ -29,6 +29,7 @@ func atLevel(t *testing.T, level uint32, ms ...*member) {
 func TestRollingUpgrade(t *testing.T) {
 	t.Parallel()
 	ms := []*member{newMember(t, 1), newMember(t, 2), newMember(t, 3)}
+	said := observed(ms[1])
 	ms[0].cfg.Bootstrap = true
 	for i, m := range ms {
 		if m.reading(1, 1).start(); i > 0 {
@@ -53,6 +54,9 @@ func TestRollingUpgrade(t *testing.T) {
 	atLevel(t, 2, ms...)
 	if held := ms[1].Status().LevelHeldBy; held != nil {
 		t.Errorf("%v hold a level that nobody can raise", held)
+	}
+	if !said("all members read the next format level") {
+		t.Error("the leader does not log the level")
 	}
 	propose(t, ms[0], "after")
 	converged(t, ms...)
@@ -106,9 +110,14 @@ func TestOldProgramThatIsAdded(t *testing.T) {
 	leads.start()
 	atLevel(t, 2, leads)
 	added := newMember(t, 2).reading(1, 1).start()
+	if _, err := leads.AddVoter(timeout(t), node.Member{Address: added.addr}); !errors.Is(err, node.ErrFormatLevel) {
+		t.Fatalf("add it while it can be asked: %v, want ErrFormatLevel", err)
+	}
+	added.kill()
 	if _, err := leads.AddLearner(timeout(t), node.Member{ID: 2, Address: added.addr}); err != nil {
 		t.Fatal(err)
 	}
+	added.start()
 	joins := newMember(t, 3).reading(3, 4)
 	joins.cfg.Join = []string{leads.addr}
 	joins.start()

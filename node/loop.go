@@ -377,6 +377,10 @@ func (l *loop) suspect(s core.Suspect) {
 
 // setMembership tells the transport who belongs to the cluster now.
 func (l *loop) setMembership(ms *octopiipb.Membership) {
+	if before := l.membership; before != nil && before.Settings.Level() != ms.Settings.Level() {
+		l.log.Info("all members read the next format level, and the cluster writes up to it from here on; an older program does not start any more",
+			zap.Uint32("level", ms.Settings.Level()))
+	}
 	l.membership, l.public = ms, publicMembership(ms)
 	for _, m := range ms.Members {
 		if m.ID != l.id && l.peers[m.ID] != m.Address {
