@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/octopii/octopii/internal/vfs"
+	"github.com/octopii/octopii/node/internal/core"
 	"github.com/octopii/octopii/raftstore"
 	"github.com/octopii/octopii/transport"
 	"github.com/octopii/octopii/wal"
@@ -154,6 +155,8 @@ type Config struct {
 	cacheBytes uint64
 	// requestWindow is core.Config.RequestWindow.
 	requestWindow uint64
+	// formats are the levels that this program reads. Tests pretend others.
+	formats core.Formats
 }
 
 // Events are optional functions that tell what happened to a Node. They are
@@ -219,6 +222,7 @@ func (cfg Config) withDefaults() (Config, error) {
 	if cfg.fs == nil {
 		cfg.fs = vfs.OS
 	}
+	zero(&cfg.formats, core.Formats{Oldest: oldestFormat, Newest: newestFormat})
 	if cfg.WAL == nil {
 		cfg.WAL = wal.New(wal.Options{FS: cfg.fs})
 	}

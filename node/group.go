@@ -145,10 +145,11 @@ func (g *group) recover(view *raftstore.View) error {
 			return err
 		}
 	}
-	if view.Initialized() {
-		g.cluster.Store(view.Start().Membership.Cluster)
+	if !view.Initialized() {
+		return nil
 	}
-	return nil
+	g.cluster.Store(view.Start().Membership.Cluster)
+	return g.readsLevel(view.Start().Membership.Settings)
 }
 
 // claim reads or writes the identity file.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"go.uber.org/zap"
 
@@ -23,6 +24,7 @@ const (
 	joinRetry
 	joinReused
 	joinForgot
+	joinFormat
 )
 
 // joiner asks the members that Config.Join names, one after the other, to let
@@ -89,7 +91,7 @@ func (j *joiner) asked(address string, err error) {
 		j.rest()
 		return
 	}
-	if errors.Is(err, ErrRemoved) || errors.Is(err, ErrIDReused) || errors.Is(err, ErrAmnesia) {
+	if errors.Is(err, ErrRemoved) || errors.Is(err, ErrIDReused) || errors.Is(err, ErrAmnesia) || errors.Is(err, ErrFormatLevel) {
 		j.ends = err
 		j.endings++
 	} else {
@@ -150,6 +152,8 @@ func joinOutcome(address string, payload []byte, err error) error {
 		return ErrIDReused
 	case joinForgot:
 		return fmt.Errorf("%w: %s says: %s", ErrAmnesia, address, reply.Reason)
+	case joinFormat:
+		return fmt.Errorf("%w: %s says: %s", ErrFormatLevel, address, strings.TrimPrefix(reply.Reason, ErrFormatLevel.Error()+": "))
 	default:
 		return fmt.Errorf("node: %s answered: %s", address, reply.Reason)
 	}
@@ -170,6 +174,10 @@ func (s service) handleJoin(from transport.Hello, payload []byte, done func(tran
 	if err := s.open(); err != nil {
 		// Not as an error: that this member was removed says nothing of the one that asks.
 		done(&octopiipb.JoinReply{Code: joinRetry, Reason: err.Error()}, nil)
+		return
+	}
+	if err := s.peerReadsLevel(from); err != nil {
+		done(&octopiipb.JoinReply{Code: joinFormat, Reason: err.Error()}, nil)
 		return
 	}
 	if r := s.memory.get(m.ID); r != (transport.Memory{}) {

@@ -147,13 +147,14 @@ func (l *loop) startCore(start raftstore.SnapshotHeader, applied uint64, founded
 		WaitingBytesMax:     forwardsOfPending * l.cfg.PendingBytesMax,
 		UncommittedBytesMax: uncommittedOfPending * l.cfg.PendingBytesMax,
 		UnappliedBytesMax:   unappliedBytesMax,
+		Formats:             l.cfg.formats,
 		ReadSeed:            randomID(),
 		RequestWindow:       l.cfg.requestWindow,
 		Logger:              raftLogger{l.log.Named("raft").Sugar()},
 	}
 	if err := l.readLog(func() (err error) { l.core, err = core.New(cfg); return err }); err != nil {
 		l.core = nil
-		return err
+		return formatError(err)
 	}
 	// Nobody else tells a leader that it moved.
 	l.inbox.add(func(in *core.Input) {
@@ -240,6 +241,10 @@ func (l *loop) step() {
 	var eff *core.Effects
 	if err := l.readLog(func() error { eff = l.core.Step(&l.input); return nil }); err != nil {
 		l.fatal(err)
+		return
+	}
+	if eff.Unreadable != nil { // before anything of this turn is carried out
+		l.fatal(formatError(eff.Unreadable))
 		return
 	}
 	l.host.decided(eff)
@@ -372,6 +377,10 @@ func (l *loop) suspect(s core.Suspect) {
 
 // setMembership tells the transport who belongs to the cluster now.
 func (l *loop) setMembership(ms *octopiipb.Membership) {
+	if before := l.membership; before != nil && before.Settings.Level() != ms.Settings.Level() {
+		l.log.Info("all members read the next format level, and the cluster writes up to it from here on; an older program does not start any more",
+			zap.Uint32("level", ms.Settings.Level()))
+	}
 	l.membership, l.public = ms, publicMembership(ms)
 	for _, m := range ms.Members {
 		if m.ID != l.id && l.peers[m.ID] != m.Address {
@@ -486,6 +495,7 @@ func (l *loop) publish() {
 			l.tight, l.roomier = l.core.Tight(), l.core.RoomierVoter()
 		}
 		st.LittleRoom, st.RoomierVoter = l.tight, l.roomier
+		st.LevelHeldBy = l.core.BehindLevel()
 		st.DiskStalled = time.Duration(c.Unwritten) * l.cfg.TickInterval
 		st.Membership = l.public
 		st.Suspended, st.Suspects, st.Branches, st.Claimed = l.suspension(), l.doubt.suspects, l.doubt.branches, l.rivals.warning

@@ -30,6 +30,9 @@ import (
 //     voters. If this member has no log, from a majority of the addresses of Config.Join, as
 //     is that it had one: there is nothing to lose, but a stranger at one of them would keep
 //     it from ever coming in.
+//   - A refusal because its program does not read the format level of the cluster: the same
+//     as mayTell says, and only while it has no log and waits for a leader. One that asks to
+//     join ends when all that it asked say so.
 //   - The log, which only a member that leads can extend (maySend).
 
 // trust decides who may tell this member what. It is asked by the transport's goroutines.
@@ -235,6 +238,8 @@ func (t trust) refused(peer transport.Hello, why transport.Refusal) {
 	case why.Code == refusedDisk && t.members.Load() == nil:
 		t.toldWithoutLog(peer, fmt.Errorf("%w: member %x says: %s", ErrAmnesia, peer.Node, why.Reason))
 		return
+	case why.Code == refusedFormat:
+		t.formatRefused(peer, why.Reason)
 	case why.Code == refusedDisk:
 		t.inbox.call(func() { t.loop.doubt.refused(peer, why.Reason) })
 	}

@@ -76,7 +76,7 @@ func (v verbs) until(ctx context.Context, ok func(Status) bool) (Status, error) 
 }
 
 func publicMembership(ms *octopiipb.Membership) Membership {
-	out := Membership{Index: ms.Index, Members: make([]Member, len(ms.Members)), Joint: len(ms.UnderWay) > 0, FailoverByTimeout: ms.Settings.FailoverByTimeout}
+	out := Membership{Index: ms.Index, Members: make([]Member, len(ms.Members)), Joint: len(ms.UnderWay) > 0, FailoverByTimeout: ms.Settings.FailoverByTimeout, FormatLevel: ms.Settings.Level()}
 	for i, m := range ms.Members {
 		out.Members[i] = publicMember(m)
 	}

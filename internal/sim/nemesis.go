@@ -2,6 +2,7 @@ package sim
 
 import (
 	"errors"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -112,6 +113,29 @@ func (n *nemesis) begin() {
 			n.schedule(f)
 		}
 	}
+	if n.w.cfg.reads != 0 {
+		n.upgrade()
+	}
+}
+
+// upgrade has members run a newer program, one now and one then, and some an older one again.
+// It draws for itself, so that it moves no other story.
+func (n *nemesis) upgrade() {
+	rnd := rand.New(rand.NewPCG(n.w.cfg.Seed, 3))
+	for range 8 * n.w.cfg.Members {
+		n.w.at(time.Duration(rnd.Int64N(int64(n.w.cfg.Duration))), "another program", func() {
+			up := n.w.running()
+			if n.over || n.held || len(up) == 0 {
+				return
+			}
+			m, back := up[rnd.IntN(len(up))], rnd.IntN(12) == 0
+			m.reads = 2
+			if back {
+				m.reads = 1
+			}
+			n.kill(m, false)
+		})
+	}
 }
 
 func (n *nemesis) schedule(f fault) {
@@ -146,6 +170,9 @@ func (n *nemesis) stopped(m *member, err error, struck bool) {
 	case errors.Is(err, node.ErrRemoved), errors.Is(err, node.ErrIDReused), errors.Is(err, node.ErrAmnesia):
 		m.gone = true
 	case m.gone:
+	case m.isOlder(err) && !n.w.byHand: // the operator reads why
+		m.reads = 2
+		m.restartLater()
 	case errors.Is(err, node.ErrDiskStalled):
 		if !n.w.byHand { // the operator has another one put in
 			m.disk.stalled = 0
