@@ -262,7 +262,7 @@ func (s service) Answer(from transport.Hello, in transport.Inbound, done func(tr
 	case kindJoin:
 		s.handleJoin(from, in.Payload, done)
 	case kindKnock:
-		done(s.answerKnock(from), nil)
+		s.handleKnock(from, in.Payload, done)
 	case kindFound:
 		s.handleFound(in.Payload, done)
 	case kindVouch:

@@ -309,7 +309,8 @@ func (l *loop) knock(ticks int) {
 	addresses = slices.DeleteFunc(addresses, func(a string) bool { return a == l.cfg.Transport.Address() })
 	if len(addresses) > 0 {
 		address := addresses[round%len(addresses)]
-		l.call(address, kindKnock, &octopiipb.KnockRequest{}, func(payload []byte, err error) {
+		last, _ := l.view.LastIndex() // 0 if it cannot be told: then no record follows this member yet
+		l.call(address, kindKnock, &octopiipb.KnockRequest{Term: l.core.Status().Term, Last: last}, func(payload []byte, err error) {
 			var reply octopiipb.KnockReply
 			if err == nil {
 				err = reply.Unmarshal(payload)
@@ -323,10 +324,19 @@ func (l *loop) knock(ticks int) {
 	}
 }
 
+func (s service) handleKnock(from transport.Hello, payload []byte, done func(transport.Message, error)) {
+	var req octopiipb.KnockRequest
+	if err := req.Unmarshal(payload); err != nil {
+		done(nil, fmt.Errorf("knock cannot be read: %w", err))
+		return
+	}
+	done(s.answerKnock(from, &req), nil)
+}
+
 // answerKnock answers a member that hears of no leader. Being let in was the question;
 // beside that it is told where this member met the others, and if it moved, the leader,
 // which looks for it in vain, is told by its record.
-func (s service) answerKnock(from transport.Hello) *octopiipb.KnockReply {
+func (s service) answerKnock(from transport.Hello, req *octopiipb.KnockRequest) *octopiipb.KnockReply {
 	reply := &octopiipb.KnockReply{}
 	ms := s.members.Load()
 	if ms == nil {
@@ -340,7 +350,8 @@ func (s service) answerKnock(from transport.Hello) *octopiipb.KnockReply {
 		if isProven(ms.Cluster, ms, from) {
 			reply.Members = s.whereabouts.list(ms)
 		}
-		if m.Address != from.Host.Address && from.Host.Address != "" && isProven(ms.Cluster, ms, from) {
+		older := contradicts(s.memory.get(m.ID), req.Term, req.Last, func(uint64) uint64 { return 0 })
+		if m.Address != from.Host.Address && from.Host.Address != "" && isProven(ms.Cluster, ms, from) && !older {
 			m.Address = from.Host.Address
 			s.changeSoon(core.Change{Op: core.UpdateAddress, Member: m, IfSilent: true}, 0, func(err error) {
 				if err != nil {

@@ -324,8 +324,10 @@ func (c *Core) stepMessage(m *octopiipb.PeerMessage) {
 	c.takeFarewell(m)
 	switch {
 	case m.Type == raftpb.MsgHeartbeatResp:
+		c.peers.get(m.From).answered = true
 		c.noteRoom(m)
 	case m.Type == raftpb.MsgAppResp && !m.Reject && m.Term == c.rn.BasicStatus().Term:
+		c.peers.get(m.From).answered = true
 		c.peers.get(m.From).acknowledged(m.Index)
 		c.noteRoom(m)
 	}

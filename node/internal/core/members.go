@@ -37,6 +37,9 @@ type peer struct {
 	address string
 	// reached is where it was reached last, and proved itself.
 	reached string
+	// answered: it answered a heartbeat or an append since then. An older copy of its disk, which
+	// doubts itself as soon as it is met, answers none.
+	answered bool
 	// formats is what it said in the last handshake that its program reads.
 	formats Formats
 	// silent is how many ticks ago something came from it.
@@ -93,6 +96,9 @@ func (p *peers) find(id uint64) *peer {
 func (p *peers) up(u PeerUp) {
 	notes := p.get(u.ID)
 	notes.incarnation, notes.introduced, notes.compares, notes.formats = u.Incarnation, false, 0, u.Formats
+	if u.Address != notes.reached {
+		notes.answered = false
+	}
 	notes.address = cmp.Or(u.Address, notes.address)
 	notes.reached = cmp.Or(u.Address, notes.reached)
 }
