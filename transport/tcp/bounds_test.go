@@ -188,3 +188,34 @@ func TestLargeFrameOnASlowNetwork(t *testing.T) {
 		finish(t, c)
 	})
 }
+
+// reads calls before each read.
+type reads struct {
+	*scripted
+	before func()
+}
+
+func (r *reads) Read(p []byte) (int, error) {
+	r.before()
+	return r.scripted.Read(p)
+}
+
+// A stranger must send a frame within a time. One that becomes a peer within a frame has no such
+// deadline after it: its connection would break, and what is under way would be lost.
+func TestNoDeadlineIsLeftOfAStranger(t *testing.T) {
+	c, nc, _ := unconnected(t, newFrame(frameMessages, make([]byte, 2*readBufferBytes)), true)
+	c.timed.progress = time.Minute
+	c.timed.nc = &reads{nc, func() {
+		if c.timed.begun {
+			c.member.Store(true)
+		}
+	}}
+	if _, _, err := c.readFrame(4*readBufferBytes, nil); err != nil {
+		t.Fatal(err)
+	}
+	if !c.member.Load() || !c.timed.until.IsZero() {
+		t.Errorf("peer: %v; everything that it sends must come until %v", c.member.Load(), c.timed.until)
+	}
+	c.member.Store(false)
+	finish(t, c)
+}

@@ -63,12 +63,9 @@ type timedReader struct {
 
 // onBody is called when a frame has begun, and when it has ended.
 func (r *timedReader) onBody(begun bool) {
-	r.begun = begun
-	if r.progress > 0 && r.bounded() {
-		r.until = time.Time{}
-		if begun { // a stranger's bytes may not trickle in for ever
-			r.until = time.Now().Add(r.progress)
-		}
+	r.begun, r.until = begun, time.Time{}
+	if begun && r.progress > 0 && r.bounded() { // a stranger's bytes may not trickle in for ever
+		r.until = time.Now().Add(r.progress)
 	}
 }
 
