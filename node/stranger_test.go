@@ -114,17 +114,17 @@ func TestWhoTellsOfARemoval(t *testing.T) {
 		"somebody at an address of --join":   {transport.Hello{Node: 9, Dialed: "m9"}, true, false},
 	} {
 		n := lonelyNode(7, threeMembers, "m9")
-		l := &loop{group: n.group, core: new(core.Core)}
+		l := (&loop{group: n.group, core: new(core.Core)}).link()
 		l.membership, l.public = threeMembers, publicMembership(threeMembers)
 		n.loop = l
 		n.Refused(c.peer, transport.Refusal{Code: refusedRemoved, Reason: "removed"})
 		for _, call := range n.inbox.calls {
 			call()
 		}
-		if heard := l.dismissal.by != nil; heard != c.heard || l.dismissal.by[c.peer.Node] != c.says || n.err() != nil {
-			t.Errorf("%s: heard: %v, counted: %v; it ends with %v", name, heard, l.dismissal.by, n.err())
+		if heard := l.leaving.dismissal.by != nil; heard != c.heard || l.leaving.dismissal.by[c.peer.Node] != c.says || n.err() != nil {
+			t.Errorf("%s: heard: %v, counted: %v; it ends with %v", name, heard, l.leaving.dismissal.by, n.err())
 		}
-		l.dismissed(transport.Hello{Node: 3, Dialed: "m3"})
+		l.leaving.dismissal.hear(transport.Hello{Node: 3, Dialed: "m3"})
 		if got := errors.Is(n.err(), ErrRemoved); got != c.says {
 			t.Errorf("%s, and so does another member: it ends with %v", name, n.err())
 		}
@@ -150,7 +150,7 @@ func TestWhoWasGivenUp(t *testing.T) {
 		l.core = new(core.Core)
 		l.membership = &octopiipb.Membership{Members: []octopiipb.Member{c.self, {ID: 2, Address: "m2", Kind: octopiipb.Voter}}}
 		l.public = publicMembership(l.membership)
-		l.dismissed(transport.Hello{Node: 2, Dialed: "m2"})
+		l.leaving.dismissal.hear(transport.Hello{Node: 2, Dialed: "m2"})
 		if err := l.err(); !errors.Is(err, ErrRemoved) || errors.Is(err, ErrGivenUp) != c.want {
 			t.Errorf("%s: it ends with %v; given up: want %v", name, err, c.want)
 		}
