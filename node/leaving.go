@@ -23,30 +23,33 @@ const leaveTimeouts = 20
 // majority of the remaining voters refuses its connections with ErrRemoved, which a
 // member does only after it has applied the removal itself. The loop owns it.
 type leaving struct {
+	loop *loop
 	// active: the removal is applied here.
 	active bool
 	// refused are the remaining voters that know of the removal.
 	refused map[uint64]bool
 	// ticks since the removal was applied.
 	ticks int
+	// dismissal is what is heard of a removal that is not applied here.
+	dismissal dismissal
 }
 
-// beginLeaving is called when this member has applied its own removal.
-func (l *loop) beginLeaving() {
-	if l.leaving.active {
+// begin is called when this member has applied its own removal.
+func (l *leaving) begin() {
+	if l.active {
 		return
 	}
-	l.leaving = leaving{active: true, refused: map[uint64]bool{}}
-	l.removed.Store(true)
-	l.log.Info("this member was removed from its cluster; it votes until the remaining members know of it")
-	l.maybeLeave()
+	l.active, l.refused = true, map[uint64]bool{}
+	l.loop.removed.Store(true)
+	l.loop.log.Info("this member was removed from its cluster; it votes until the remaining members know of it")
+	l.maybeEnd()
 }
 
-// removalKnown notes that a remaining member refused this one as removed.
-func (l *loop) removalKnown(peer transport.Hello) {
-	if l.leaving.active && atRecord(l.membership, peer) {
-		l.leaving.refused[peer.Node] = true
-		l.maybeLeave()
+// confirmed notes that a remaining member refused this one as removed.
+func (l *leaving) confirmed(peer transport.Hello) {
+	if l.active && atRecord(l.loop.membership, peer) {
+		l.refused[peer.Node] = true
+		l.maybeEnd()
 	}
 }
 
@@ -59,6 +62,7 @@ func (l *loop) removalKnown(peer transport.Hello) {
 // voice without a seal is never believed, as it may be a stranger in the place of a member. This
 // member then waits for a leader and says why, and an operator ends it.
 type dismissal struct {
+	loop *loop
 	// by are the members that said so, and at the addresses of other voters where it was said,
 	// by whoever is there now: all that this member knew may have been rebuilt.
 	by map[uint64]bool
@@ -77,12 +81,12 @@ type dismissal struct {
 // until it believes one that seals what it says, or else tells what it is told.
 const dismissTimeouts = 5
 
-// dismissed takes the word of one that this member was removed.
-func (l *loop) dismissed(peer transport.Hello, seal []byte) {
+// hear takes the word of one that this member was removed.
+func (d *dismissal) hear(peer transport.Hello, seal []byte) {
+	l := d.loop
 	if l.core == nil {
 		return
 	}
-	d := &l.dismissal
 	if d.by == nil {
 		d.by, d.at = map[uint64]bool{}, map[string]bool{}
 		l.warnSome(&l.quiet.dismissals, "this member is told that it was removed from its cluster; it stops when a majority of the others says so",
@@ -96,7 +100,7 @@ func (l *loop) dismissed(peer transport.Hello, seal []byte) {
 	d.at[peer.Dialed] = true
 	if byMajority(l.otherVoters(), func(m *Member) bool { return d.by[m.ID] }) {
 		l.log.Info("this member was removed from its cluster, as a majority of the others says")
-		l.stop(l.whyRemoved())
+		l.stop(d.why())
 	}
 }
 
@@ -116,22 +120,22 @@ func byMajority(members []Member, is func(*Member) bool) bool {
 	return count > len(members)/2
 }
 
-// whyRemoved is why a member stops that has not applied its removal.
-func (l *loop) whyRemoved() error {
-	if m := recordOf(l.membership, l.id); m != nil && m.Kind == octopiipb.Learner && m.Promote {
+// why is the reason for which a member stops that has not applied its removal.
+func (d *dismissal) why() error {
+	if m := recordOf(d.loop.membership, d.loop.id); m != nil && m.Kind == octopiipb.Learner && m.Promote {
 		return fmt.Errorf("%w: %w", ErrGivenUp, ErrRemoved)
 	}
 	return ErrRemoved
 }
 
-// dismissalTick forgets what was said while a leader speaks to this member.
-func (l *loop) dismissalTick(ticks int) {
-	d := &l.dismissal
+// tick forgets what was said while a leader speaks to this member.
+func (d *dismissal) tick(ticks int) {
+	l := d.loop
 	if d.by == nil {
 		return
 	}
 	if !l.core.Lonely() {
-		*d = dismissal{}
+		*d = dismissal{loop: l}
 		return
 	}
 	d.ticks += ticks
@@ -140,45 +144,45 @@ func (l *loop) dismissalTick(ticks int) {
 	case d.ticks < dismissTimeouts*l.cfg.ElectionTicks:
 	case d.sealed || byMajority(l.otherVoters(), func(m *Member) bool { return d.at[m.Address] }):
 		l.log.Info("this member was removed from its cluster, as another member proves or most of the addresses of the others say, and no leader speaks to it", by, at)
-		l.stop(l.whyRemoved())
+		l.stop(d.why())
 	case !d.told:
 		d.told = true
 		l.log.Error("a member says that this one was removed, and no leader speaks to it; if it was removed, stop it and empty its directory; if not, find out who is at that address, and start the others", by, at)
 	}
 }
 
-// leavingTick stops a removed member that no majority refused for too long.
-func (l *loop) leavingTick(ticks int) {
-	if !l.leaving.active {
+// tick stops a removed member that no majority refused for too long.
+func (l *leaving) tick(ticks int) {
+	if !l.active {
 		return
 	}
-	if l.leaving.ticks += ticks; l.leaving.ticks >= leaveTimeouts*l.cfg.ElectionTicks {
-		l.log.Warn("stopping after the removal; the remaining members did not confirm that they know of it",
-			zap.Int("waited ticks", l.leaving.ticks))
-		l.stop(ErrRemoved)
+	if l.ticks += ticks; l.ticks >= leaveTimeouts*l.loop.cfg.ElectionTicks {
+		l.loop.log.Warn("stopping after the removal; the remaining members did not confirm that they know of it",
+			zap.Int("waited ticks", l.ticks))
+		l.loop.stop(ErrRemoved)
 	}
 }
 
-// maybeLeave stops this member once it is not needed any more.
-func (l *loop) maybeLeave() {
-	if l.leaving.majorityKnows(l.membership) {
-		l.log.Info("the remaining members know that this member was removed; stopping")
-		l.stop(ErrRemoved)
+// maybeEnd stops this member once it is not needed any more.
+func (l *leaving) maybeEnd() {
+	if inMajority(l.loop.membership, l.refused) {
+		l.loop.log.Info("the remaining members know that this member was removed; stopping")
+		l.loop.stop(ErrRemoved)
 	}
 }
 
-// majorityKnows says whether a majority of the remaining voters knows of the removal.
-func (l *leaving) majorityKnows(ms *octopiipb.Membership) bool {
-	voters, know := 0, 0
+// inMajority says whether a set has a majority of the voters.
+func inMajority(ms *octopiipb.Membership, set map[uint64]bool) bool {
+	voters, those := 0, 0
 	for i := range ms.Members {
 		if m := &ms.Members[i]; m.Kind == octopiipb.Voter {
 			voters++
-			if l.refused[m.ID] {
-				know++
+			if set[m.ID] {
+				those++
 			}
 		}
 	}
-	return know > voters/2
+	return those > voters/2
 }
 
 // isRemoved says whether a membership lists a member as removed.

@@ -42,8 +42,7 @@ type loop struct {
 	doubt    doubt
 	rivals   rivals
 	// leaving is set while this member, which was removed, is still needed.
-	leaving   leaving
-	dismissal dismissal
+	leaving leaving
 }
 
 // turnWork is what goes into the next Step, and what is left of the one before.
@@ -87,12 +86,11 @@ type leaderless struct {
 
 // newLoop prepares the loop; with a state it starts the core behind it.
 func newLoop(g *group, view *raftstore.View, durable bool) (*loop, error) {
-	l := &loop{group: g, view: view}
+	l := (&loop{group: g, view: view}).link()
 	l.durable, l.peers = durable, map[uint64]string{}
 	if l.limited, _ = g.cfg.StateMachine.(Limited); l.limited != nil {
 		l.room = core.RoomFor(l.limited.Room())
 	}
-	l.join.loop, l.doubt.loop, l.snapshots.loop = l, l, l
 	l.founding.begin(l)
 	l.campaign = g.host.timer(func() { g.inbox.add(func(in *core.Input) { in.Campaign = true }) })
 	if err := l.rivals.begin(l); err != nil {
@@ -111,6 +109,13 @@ func newLoop(g *group, view *raftstore.View, durable bool) (*loop, error) {
 	view.Committed(has)
 	g.applier.start(labelOf(start), has)
 	return l, l.startCore(start, start.Metadata.Index, false)
+}
+
+// link gives its parts their way to the loop.
+func (l *loop) link() *loop {
+	l.join.loop, l.snapshots.loop, l.leaving.loop, l.leaving.dismissal.loop = l, l, l, l
+	l.doubt.loop, l.doubt.inquiry.loop, l.doubt.fork.loop, l.doubt.losses.loop = l, l, l, l
+	return l
 }
 
 // readLog runs what reads the log. raft panics where an entry that must be there
@@ -214,7 +219,7 @@ func (l *loop) turn(ticks int) bool {
 		l.room = core.RoomFor(l.limited.Room())
 	}
 	l.input.Room = l.room
-	l.input.NoSpace, l.input.Stuck = l.appender.full.Load(), l.appender.waits.Load()
+	l.input.NoSpace, l.input.Stuck = l.appender.next.full.Load(), l.appender.waits.Load()
 	l.step()
 	if ticks > 0 && l.core != nil {
 		l.saveMemorySoon(ticks)
@@ -257,7 +262,7 @@ func (l *loop) step() {
 	l.doubt.withhold(eff)
 	if l.input.Ticks > 0 {
 		l.majority.tick(l, l.input.Ticks)
-		l.dismissalTick(l.input.Ticks)
+		l.leaving.dismissal.tick(l.input.Ticks)
 	}
 	// Before anybody gets an answer: a caller may look at the Status then.
 	l.publish()
@@ -369,7 +374,7 @@ func (l *loop) suspect(s core.Suspect) {
 	}
 	c := claim{by: s.ID, kind: s.Claim, at: s.Index, last: s.Last, text: s.Reason}
 	if !isMember(l.membership, s.ID) {
-		l.doubt.stranger(c)
+		l.doubt.inquiry.stranger(c)
 		return
 	}
 	l.doubt.add(c)
@@ -405,9 +410,9 @@ func (l *loop) setMembership(ms *octopiipb.Membership) {
 // checkRemoved notices that this member was removed.
 func (l *loop) checkRemoved(eff *core.Effects) {
 	if eff.Membership != nil && isRemoved(eff.Membership, l.id) {
-		l.beginLeaving()
+		l.leaving.begin()
 	}
-	l.leavingTick(l.input.Ticks)
+	l.leaving.tick(l.input.Ticks)
 }
 
 // stepUninitialized answers for a member without state: see
@@ -498,7 +503,7 @@ func (l *loop) publish() {
 		st.LevelHeldBy = l.core.BehindLevel()
 		st.DiskStalled = time.Duration(c.Unwritten) * l.cfg.TickInterval
 		st.Membership = l.public
-		st.Suspended, st.Suspects, st.Branches, st.Claimed = l.suspension(), l.doubt.suspects, l.doubt.branches, l.rivals.warning
+		st.Suspended, st.Suspects, st.Branches, st.Claimed = l.suspension(), l.doubt.losses.suspects, l.doubt.losses.branches, l.rivals.warning
 		if st.Suspended != nil {
 			st.Role, st.Leader = Follower, 0
 		}

@@ -147,17 +147,17 @@ func TestWhoTellsOfARemoval(t *testing.T) {
 		"somebody at an address of --join":   {transport.Hello{Node: 9, Dialed: "m9"}, true, false},
 	} {
 		n := lonelyNode(7, threeMembers, "m9")
-		l := &loop{group: n.group, core: new(core.Core)}
+		l := (&loop{group: n.group, core: new(core.Core)}).link()
 		l.membership, l.public = threeMembers, publicMembership(threeMembers)
 		n.loop = l
 		n.Refused(c.peer, transport.Refusal{Code: refusedRemoved, Reason: "removed"})
 		for _, call := range n.inbox.calls {
 			call()
 		}
-		if heard := l.dismissal.by != nil; heard != c.heard || l.dismissal.by[c.peer.Node] != c.says || n.err() != nil {
-			t.Errorf("%s: heard: %v, counted: %v; it ends with %v", name, heard, l.dismissal.by, n.err())
+		if heard := l.leaving.dismissal.by != nil; heard != c.heard || l.leaving.dismissal.by[c.peer.Node] != c.says || n.err() != nil {
+			t.Errorf("%s: heard: %v, counted: %v; it ends with %v", name, heard, l.leaving.dismissal.by, n.err())
 		}
-		l.dismissed(transport.Hello{Node: 3, Dialed: "m3"}, nil)
+		l.leaving.dismissal.hear(transport.Hello{Node: 3, Dialed: "m3"}, nil)
 		if got := errors.Is(n.err(), ErrRemoved); got != c.says {
 			t.Errorf("%s, and so does another member: it ends with %v", name, n.err())
 		}
@@ -189,13 +189,13 @@ func TestSealedRemovalEndsAlone(t *testing.T) {
 		l.core = new(core.Core)
 		l.id, l.cfg.ElectionTicks = 1, 10
 		l.membership, l.public = threeMembers, publicMembership(threeMembers)
-		l.dismissed(transport.Hello{Node: 2, Dialed: "m2"}, c.seal)
-		l.dismissed(transport.Hello{Node: 9, Dialed: "m9"}, nil) // of Config.Join
-		l.dismissalTick(dismissTimeouts*10 - 1)
+		l.leaving.dismissal.hear(transport.Hello{Node: 2, Dialed: "m2"}, c.seal)
+		l.leaving.dismissal.hear(transport.Hello{Node: 9, Dialed: "m9"}, nil) // of Config.Join
+		l.leaving.dismissal.tick(dismissTimeouts*10 - 1)
 		if l.err() != nil {
 			t.Errorf("%s: it ends at once: %v", name, l.err())
 		}
-		l.dismissalTick(1)
+		l.leaving.dismissal.tick(1)
 		if got := errors.Is(l.err(), ErrRemoved); got != c.ends {
 			t.Errorf("%s: it ends with %v", name, l.err())
 		}
@@ -216,7 +216,7 @@ func TestWhoWasGivenUp(t *testing.T) {
 		l.core = new(core.Core)
 		l.membership = &octopiipb.Membership{Members: []octopiipb.Member{c.self, {ID: 2, Address: "m2", Kind: octopiipb.Voter}}}
 		l.public = publicMembership(l.membership)
-		l.dismissed(transport.Hello{Node: 2, Dialed: "m2"}, nil)
+		l.leaving.dismissal.hear(transport.Hello{Node: 2, Dialed: "m2"}, nil)
 		if err := l.err(); !errors.Is(err, ErrRemoved) || errors.Is(err, ErrGivenUp) != c.want {
 			t.Errorf("%s: it ends with %v; given up: want %v", name, err, c.want)
 		}

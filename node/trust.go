@@ -231,10 +231,10 @@ func (t trust) refused(peer transport.Hello, why transport.Refusal) {
 	switch {
 	case !t.mayTell(peer):
 	case why.Code == refusedRemoved && t.removed.Load(): // it knows, and waits until a majority does
-		t.inbox.call(func() { t.loop.removalKnown(peer) })
+		t.inbox.call(func() { t.loop.leaving.confirmed(peer) })
 		return
 	case why.Code == refusedRemoved && t.cluster.Load() != 0:
-		t.inbox.call(func() { t.loop.dismissed(peer, why.Seal) })
+		t.inbox.call(func() { t.loop.leaving.dismissal.hear(peer, why.Seal) })
 	case why.Code == refusedDisk && t.members.Load() == nil:
 		t.toldWithoutLog(peer, fmt.Errorf("%w: member %x says: %s", ErrAmnesia, peer.Node, why.Reason))
 		return

@@ -17,13 +17,16 @@ import (
 // new member that votes. So a majority always has a good copy of every committed
 // entry, and nothing that was acknowledged may be lost.
 //
-// It is layers, each of which owns its fields and knows only those below:
+// It is layers, each of which knows only those below:
 //
 //	saboteur    which faults there are, and how they end       saboteur.go
 //	links       faults of the network                          links.go
 //	breakdowns  faults of processes, disks and clocks          breakdowns.go
 //	operator    who belongs to the cluster, and the budget     operator.go
 //	damages     what is lost for good                          damages.go, images.go
+//
+// links, breakdowns and damages own no field. They stand apart for the budget: a fault of the
+// network, of a process, a disk or a clock cannot reach it, as the operator is above them.
 //
 // nemesis lets them strike, and answers what comes of it.
 type nemesis struct{ damages }
