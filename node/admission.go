@@ -59,11 +59,11 @@ func (g *group) admit(bytes int) error {
 	return nil
 }
 
-func (g *group) leave(bytes int) {
-	g.pendingBytes.Add(-int64(bytes))
-	if g.pending.Add(-1) == 0 && g.closing.Load() {
+func (a *admission) leave(bytes int) {
+	a.pendingBytes.Add(-int64(bytes))
+	if a.pending.Add(-1) == 0 && a.closing.Load() {
 		select {
-		case g.drained <- struct{}{}:
+		case a.drained <- struct{}{}:
 		default:
 		}
 	}

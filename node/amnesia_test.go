@@ -445,3 +445,55 @@ func refusesAll(t *testing.T, ms []*member, named string) {
 		}
 	}
 }
+
+// A voter whose disk is set back to before its place and those of others were rebuilt knows one
+// of the members that are left, or none. The one proves by a seal that the old self was removed,
+// also where the other one is at an address that the disk does not know; where there is none,
+// most of the addresses that the disk knows say so.
+func TestImageFromBeforeOthersWereRebuilt(t *testing.T) {
+	for _, rebuilt := range []int{2, 3} {
+		t.Run(fmt.Sprint(rebuilt), func(t *testing.T) {
+			t.Parallel()
+			ms := filled(t)
+			old := t.TempDir()
+			ms[0].kill()
+			if err := os.CopyFS(old, os.DirFS(ms[0].cfg.Dir)); err != nil {
+				t.Fatal(err)
+			}
+			cfg := ms[0].cfg
+			for i, m := range ms[:rebuilt] {
+				if i > 0 {
+					m.kill()
+				}
+				if i == 1 && rebuilt == 2 {
+					m.addr, m.cfg.Replaces = newMember(t, 0).addr, 2
+				}
+				rebuild(t, m, ms[(i+1)%3], ms[(i+2)%3])
+			}
+			ms[0].kill()
+			cfg.Dir = old
+			ms[0].cfg = cfg
+			ms[0].start()
+			<-ms[0].Done()
+			if err := ms[0].Err(); !errors.Is(err, node.ErrRemoved) {
+				t.Errorf("it ends with %v, want ErrRemoved", err)
+			}
+			propose(t, ms[2], "without it")
+		})
+	}
+}
+
+// rebuild has a member that was killed come back without its disk, into its place among three.
+func rebuild(t *testing.T, m *member, others ...*member) {
+	t.Helper()
+	m.cfg.Dir, m.cfg.ID, m.cfg.Bootstrap, m.cfg.Rejoin = t.TempDir(), 0, false, true
+	m.cfg.Join = []string{others[0].addr, others[1].addr}
+	m.start()
+	for _, o := range others {
+		eventually(t, "its place is rebuilt", func() bool {
+			got := o.Status().Membership
+			return len(got.Members) == 3 && slices.Contains(got.Voters(), m.Status().ID)
+		})
+	}
+	converged(t, append(others, m)...)
+}

@@ -17,24 +17,18 @@ import (
 	"github.com/octopii/octopii/wal"
 )
 
-const (
-	// idleAfter is for how long nothing must have been appended before the log is
-	// told so. It is longer than the pause that a single caller makes between two
-	// proposals, which is a round to a follower and its fsync, so that steady load
-	// pays for no mark; and shorter than anybody needs to pull a plug.
-	idleAfter = 5 * time.Millisecond
-	// spaceRetry is how often a full disk is tried again.
-	spaceRetry = time.Second
-)
+// idleAfter is for how long nothing must have been appended before the log is
+// told so. It is longer than the pause that a single caller makes between two
+// proposals, which is a round to a follower and its fsync, so that steady load
+// pays for no mark; and shorter than anybody needs to pull a plug.
+const idleAfter = 5 * time.Millisecond
 
 // appender makes appends durable. Its goroutine owns the writing side of the
 // store. While one fsync runs the next appends queue up, and all of them go
 // into the one after it: group commit.
 //
-// It also readies the log's next file before it is needed, which is how a full
-// disk is noticed while there is still room for what is under way. A full disk
-// is no error: what does not fit waits here, in its order, until there is space
-// again.
+// A full disk is no error: what does not fit waits here, in its order, until
+// there is space again.
 type appender struct {
 	node   *group
 	writer *raftstore.Writer
@@ -52,20 +46,11 @@ type appender struct {
 	quiet    stepped.Timer
 	unproven bool
 
-	// reserving: reserve counts a goroutine that makes the log's next file.
-	reserving bool
-	reserve   sync.WaitGroup
-	// retry fires when a full disk is to be tried again; retrying: it will.
-	retry    stepped.Timer
-	retrying bool
-
-	// full: the disk is. Proposals are refused, while what the cluster needs for
-	// itself goes into what is left of the current file. stuck: nothing is left,
-	// and the backlog waits. waits: it does so now, and is not being tried again,
-	// which may hang. Any goroutine may read them.
-	full, stuck, waits atomic.Bool
-	// lend: the state machine waits for room. The log has no file ready for later meanwhile.
-	lend atomic.Bool
+	next nextFile
+	// stuck: nothing is left of the current file, and the backlog waits. waits: it
+	// does so now, and is not being tried again, which may hang. Any goroutine may
+	// read them.
+	stuck, waits atomic.Bool
 }
 
 // appendJob is an append, the mark of a local snapshot, or a reason to look at
@@ -99,9 +84,9 @@ const (
 func newAppender(g *group, w *raftstore.Writer) *appender {
 	a := &appender{node: g, writer: w, jobs: newMailbox[appendJob]()}
 	a.quiet = a.timer(wakeQuiet)
-	a.retry = a.timer(wakeRetry)
+	a.next = nextFile{node: g, writer: w, jobs: a.jobs, retry: a.timer(wakeRetry)}
 	if a.writer.Initialized() { // else the loop makes the log, later
-		a.reserveAhead()
+		a.next.begin()
 	}
 	g.host.unit(&a.wg, a.run)
 	return a
@@ -118,8 +103,7 @@ func (a *appender) close() {
 	a.jobs.close()
 	a.wg.Wait()
 	a.quiet.Stop()
-	a.retry.Stop()
-	a.reserve.Wait()
+	a.next.close()
 }
 
 func (a *appender) run() {
@@ -158,17 +142,12 @@ func (a *appender) take(jobs []appendJob) error {
 			return err
 		}
 	}
-	switch {
-	case a.lend.Load():
-		if a.writer.Initialized() && a.writer.Reserved() && !a.reserving {
-			return a.writer.GiveSpares()
-		}
-	case !a.writer.Reserved():
-		a.reserveAhead()
-	case a.full.Load() && !a.stuck.Load():
-		a.spaceIsBack()
+	back, err := a.next.look(a.stuck.Load())
+	if back { // an attempt to tell that the log rests may have failed
+		a.unproven = true
+		a.quiet.Reset(idleAfter)
 	}
-	return nil
+	return err
 }
 
 // sort puts work behind the backlog and takes notice of the rest. again says
@@ -190,18 +169,16 @@ func (a *appender) sort(jobs []appendJob) (again bool, err error) {
 			}
 			a.backlog = append(a.backlog, *j)
 		case wakeRetry:
-			a.retrying = false
+			a.next.retrying = false
 			again = again || a.writer.Reserved()
 		case wakeReserved:
-			a.reserving = false
-			switch {
-			case j.err == nil:
+			switch err := a.next.made(j.err); {
+			case err == nil:
 				again = true
-			case errors.Is(j.err, wal.ErrNoSpace):
-				a.noSpace(j.err)
+			case errors.Is(err, wal.ErrNoSpace):
 				again = again || a.stuck.Load() // what a mark covers needs less
 			default:
-				return false, j.err
+				return false, err
 			}
 		}
 	}
@@ -218,7 +195,7 @@ func (a *appender) work() error {
 	n, err := a.do(a.backlog)
 	a.backlog = slices.Delete(a.backlog, 0, n)
 	if errors.Is(err, wal.ErrNoSpace) {
-		a.noSpace(err)
+		a.next.noSpace(err)
 		err = nil
 	}
 	a.stuck.Store(len(a.backlog) > 0)
@@ -307,7 +284,7 @@ func (a *appender) special(j *appendJob) error {
 		}
 		if errors.Is(err, wal.ErrNoSpace) {
 			// It was told as a snapshot that failed; the next one is due soon.
-			a.noSpace(err)
+			a.next.noSpace(err)
 			return nil
 		}
 		return err
@@ -358,43 +335,8 @@ func (a *appender) idle() error {
 	err := a.writer.Idle()
 	a.node.watchdog.log.end()
 	if errors.Is(err, wal.ErrNoSpace) {
-		a.noSpace(err)
+		a.next.noSpace(err)
 		return nil
 	}
 	return err
-}
-
-// reserveAhead begins to make the log's next file, which takes as long as
-// writing one, unless that is under way or the disk was full a moment ago.
-func (a *appender) reserveAhead() {
-	if a.reserving || a.retrying {
-		return
-	}
-	a.reserving = true
-	a.node.host.helper(&a.reserve, func() {
-		a.node.watchdog.files.begin()
-		err := a.writer.Reserve()
-		a.node.watchdog.files.end()
-		a.jobs.put(appendJob{wake: wakeReserved, err: err})
-	})
-}
-
-// noSpace begins to wait for space, or goes on to.
-func (a *appender) noSpace(err error) {
-	if !a.full.Swap(true) {
-		a.node.log.Warn("the log cannot get its next file: proposals are refused until it can; reads go on",
-			zap.String("advice", vfs.Advice(err)), zap.Error(err))
-	}
-	a.retrying = true
-	a.retry.Reset(spaceRetry)
-}
-
-func (a *appender) spaceIsBack() {
-	a.retry.Stop()
-	a.retrying = false
-	a.full.Store(false)
-	a.node.log.Info("the log has its next file: proposals are taken again")
-	// An attempt to tell that the log rests may have failed.
-	a.unproven = true
-	a.quiet.Reset(idleAfter)
 }

@@ -263,7 +263,7 @@ func TestAppenderReserves(t *testing.T) {
 			b.put()
 		}
 		b.want("reserved after two were used", 3, b.log.see().reserves)
-		b.want("full", false, b.full.Load())
+		b.want("full", false, b.appender.next.full.Load())
 		b.want("appends that did not fit", 0, b.log.see().busy)
 		b.want("told", indexes(2, 8), b.told())
 	})
@@ -276,7 +276,7 @@ func TestAppenderWaitsForSpace(t *testing.T) {
 		b := newAppenderBench(t, fakeDisk{room: 2, roomNext: 2, full: true})
 		defer b.close()
 		synctest.Wait()
-		b.want("full before it hurts", true, b.full.Load())
+		b.want("full before it hurts", true, b.appender.next.full.Load())
 		b.put()
 		b.put()
 		b.want("stuck with room left", false, b.stuck.Load())
@@ -299,7 +299,7 @@ func TestAppenderWaitsForSpace(t *testing.T) {
 		b.want("told when there is space", indexes(4, 13), b.told())
 		b.want("on disk", indexes(2, 13), b.log.see().appended)
 		b.want("stuck afterwards", false, b.stuck.Load())
-		b.want("full afterwards", false, b.full.Load())
+		b.want("full afterwards", false, b.appender.next.full.Load())
 		b.pass(idleAfter)
 		b.want("rests afterwards", 2, b.log.see().idles)
 		reserves := b.log.see().reserves
@@ -325,7 +325,7 @@ func TestAppenderKeepsOrderOverManyTroubles(t *testing.T) {
 		told = append(told, b.told()...)
 		b.want("told", indexes(2, 201), told)
 		b.want("on disk", indexes(2, 201), b.log.see().appended)
-		b.want("full", false, b.full.Load())
+		b.want("full", false, b.appender.next.full.Load())
 	})
 }
 
@@ -374,7 +374,7 @@ func TestAppenderInstallWithoutSpace(t *testing.T) {
 		b.pass(spaceRetry)
 		b.want("logs made", 2, b.log.see().installs)
 		b.want("appended behind the snapshot", []uint64{51}, b.log.see().appended)
-		b.want("full", false, b.full.Load())
+		b.want("full", false, b.appender.next.full.Load())
 	})
 }
 

@@ -76,7 +76,7 @@ func TestDatabaseOfAnotherBranch(t *testing.T) {
 // found out itself replaces what a leader saw of it.
 func TestBranchesAreBounded(t *testing.T) {
 	l := bareLoop()
-	d := &doubt{loop: l}
+	d := &losses{loop: l}
 	for id := range uint64(2*branchesMax + 1) {
 		l.membership = &octopiipb.Membership{Members: []octopiipb.Member{{ID: id + 1, Kind: octopiipb.Voter}}}
 		d.keep(l.membership)

@@ -119,15 +119,15 @@ func TestRefusedCallsDoNotCount(t *testing.T) {
 func TestRemovedMemberStaysUntilAMajorityKnows(t *testing.T) {
 	for voters := 1; voters <= 7; voters++ {
 		ms := &octopiipb.Membership{Members: []octopiipb.Member{{ID: 100, Kind: octopiipb.Learner}}}
-		l := leaving{refused: map[uint64]bool{100: true, 200: true}} // a learner, and one that was removed, too
+		set := map[uint64]bool{100: true, 200: true} // a learner, and one that was removed, too
 		for id := range uint64(voters) {
 			ms.Members = append(ms.Members, octopiipb.Member{ID: id + 1, Kind: octopiipb.Voter})
 		}
 		for know := 0; know <= voters; know++ {
 			if know > 0 {
-				l.refused[uint64(know)] = true
+				set[uint64(know)] = true
 			}
-			if got, want := l.majorityKnows(ms), 2*know > voters; got != want {
+			if got, want := inMajority(ms, set), 2*know > voters; got != want {
 				t.Errorf("%d of %d voters know: it stops: %v; want %v", know, voters, got, want)
 			}
 		}

@@ -9,6 +9,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/octopii/octopii/internal/vfs"
+	"github.com/octopii/octopii/node/internal/core"
+	"github.com/octopii/octopii/raftstore"
 	"github.com/octopii/octopii/transport"
 	"github.com/octopii/octopii/wal"
 )
@@ -153,6 +155,8 @@ type Config struct {
 	cacheBytes uint64
 	// requestWindow is core.Config.RequestWindow.
 	requestWindow uint64
+	// formats are the levels that this program reads. Tests pretend others.
+	formats core.Formats
 }
 
 // Events are optional functions that tell what happened to a Node. They are
@@ -186,7 +190,7 @@ func (cfg Config) withDefaults() (Config, error) {
 		return cfg, errors.New("node: Config.StateMachine is nil")
 	case cfg.Transport == nil:
 		return cfg, errors.New("node: Config.Transport is nil; use transport/tcp")
-	case cfg.Expect < 0 || cfg.Expect > 0 && len(cfg.Join)+1 < cfg.Expect:
+	case cfg.Expect < 0 || len(cfg.Join)+1 < cfg.Expect && !raftstore.HasLog(cfg.Dir): // who has a log founds nothing
 		return cfg, fmt.Errorf("node: Config.Expect is %d, and Config.Join has %d addresses; name those of all expected members", cfg.Expect, len(cfg.Join))
 	case cfg.Expect > 0 && cfg.Bootstrap:
 		return cfg, errors.New("node: Config.Expect and Config.Bootstrap exclude each other; with Expect no member is the founder")
@@ -218,6 +222,7 @@ func (cfg Config) withDefaults() (Config, error) {
 	if cfg.fs == nil {
 		cfg.fs = vfs.OS
 	}
+	zero(&cfg.formats, core.Formats{Oldest: oldestFormat, Newest: newestFormat})
 	if cfg.WAL == nil {
 		cfg.WAL = wal.New(wal.Options{FS: cfg.fs})
 	}

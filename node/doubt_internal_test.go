@@ -65,7 +65,7 @@ func threeVoters(t *testing.T) []*Node {
 
 // suspected makes a member one of which others said something, without asking anybody.
 func (d *doubt) suspected(claims ...claim) {
-	d.claims, d.asking = claims, 1<<20
+	d.claims, d.inquiry.asking = claims, 1<<20
 	d.suspend()
 }
 
@@ -89,7 +89,7 @@ func TestClaimsByAMajoritysAnswer(t *testing.T) {
 	} {
 		onLoop(t, n, func(l *loop) {
 			d, st := &l.doubt, l.core.Status()
-			d.branches = nil
+			d.losses.branches = nil
 			d.suspected(c.claim)
 			if l.suspension() == nil {
 				t.Errorf("%s: it is not suspended", name)
@@ -101,11 +101,11 @@ func TestClaimsByAMajoritysAnswer(t *testing.T) {
 			if len(d.claims) != c.left || (l.suspension() != nil) != (c.left > 0) {
 				t.Errorf("%s: %d claims are left, suspended: %v", name, len(d.claims), l.suspension())
 			}
-			if got := append(d.branches, Branch{})[0]; got != c.branch {
+			if got := append(d.losses.branches, Branch{})[0]; got != c.branch {
 				t.Errorf("%s: branch %+v, want %+v", name, got, c.branch)
 			}
 			d.drop(func(*claim) bool { return true })
-			d.asking = 0
+			d.inquiry.asking = 0
 		})
 	}
 	if _, err := n.Propose(t.Context(), []byte("y")); err != nil {
@@ -121,7 +121,7 @@ func TestDivergedWhereNobodyCanLookItUp(t *testing.T) {
 		st := l.core.Status()
 		l.doubt.suspected(claim{by: 3, kind: core.Diverged, at: 3, text: "leader 3 has another entry"})
 		l.doubt.vouched(&octopiipb.Member{ID: 1, Address: "m1", Kind: octopiipb.Voter}, st.Commit, st.Commit, core.Place{Index: 3})
-		l.doubt.asking = 0
+		l.doubt.inquiry.asking = 0
 	})
 	<-n.Done()
 	if err := n.Err(); !errors.Is(err, ErrDiverged) {
@@ -164,7 +164,7 @@ func TestAnswersThatDecideNothing(t *testing.T) {
 			if err != nil {
 				t.Error(err)
 			}
-			d.answered(&octopiipb.Member{ID: 1, Address: "m1", Kind: octopiipb.Voter}, st.Commit, asked, payload, nil)
+			d.inquiry.answered(&octopiipb.Member{ID: 1, Address: "m1", Kind: octopiipb.Voter}, st.Commit, asked, payload, nil)
 			if c.decides != (l.suspension() == nil) {
 				t.Errorf("%s: suspended: %v", c.name, l.suspension())
 			}
@@ -213,39 +213,39 @@ func TestStrangerThatAMajorityIntroduces(t *testing.T) {
 	begin := func(l *loop) *doubt {
 		d := &l.doubt
 		d.suspected(more)
-		d.newer = newer{claim: more, left: 1 << 20}
+		d.inquiry.newer = newer{claim: more, left: 1 << 20}
 		return d
 	}
 	ended := func(what string, l *loop, want bool) {
 		d := &l.doubt
-		if got := d.newer.by == 0 && len(d.claims) == 0 && l.suspension() == nil; got != want {
-			t.Errorf("%s: asked about %d at %q, %d claims, suspended: %v", what, d.newer.by, d.newer.record.Address, len(d.claims), l.suspension())
+		if got := d.inquiry.newer.by == 0 && len(d.claims) == 0 && l.suspension() == nil; got != want {
+			t.Errorf("%s: asked about %d at %q, %d claims, suspended: %v", what, d.inquiry.newer.by, d.inquiry.newer.record.Address, len(d.claims), l.suspension())
 		}
 	}
 	onLoop(t, n, func(l *loop) {
 		one := &octopiipb.Member{ID: 1, Address: "m1", Kind: octopiipb.Voter}
 		d := begin(l)
-		d.introduced(one, 7, &octopiipb.CompareReply{})
+		d.inquiry.introduced(one, 7, &octopiipb.CompareReply{})
 		ended("an answer about somebody else", l, false)
-		d.introduced(one, 9, &octopiipb.CompareReply{})
+		d.inquiry.introduced(one, 9, &octopiipb.CompareReply{})
 		ended("it is no member", l, true)
 
 		d = begin(l)
-		d.introduced(one, 9, &octopiipb.CompareReply{Stranger: &at})
+		d.inquiry.introduced(one, 9, &octopiipb.CompareReply{Stranger: &at})
 		ended("it is a member", l, false)
-		if d.newer.record != at {
-			t.Errorf("it is called at %q, want m9", d.newer.record.Address)
+		if d.inquiry.newer.record != at {
+			t.Errorf("it is called at %q, want m9", d.inquiry.newer.record.Address)
 		}
-		d.introduced(&octopiipb.Member{ID: 9, Address: "m8", Kind: octopiipb.Voter}, 9, &octopiipb.CompareReply{Stranger: &at})
+		d.inquiry.introduced(&octopiipb.Member{ID: 9, Address: "m8", Kind: octopiipb.Voter}, 9, &octopiipb.CompareReply{Stranger: &at})
 		ended("it answers elsewhere", l, false)
-		d.introduced(&at, 9, &octopiipb.CompareReply{})
+		d.inquiry.introduced(&at, 9, &octopiipb.CompareReply{})
 		ended("it remembers nothing", l, true)
-		d.introduced(&at, 9, &octopiipb.CompareReply{Remembered: toMemory(more.memory)})
+		d.inquiry.introduced(&at, 9, &octopiipb.CompareReply{Remembered: toMemory(more.memory)})
 		ended("it says so, and nobody asks any more", l, true)
 
 		d = begin(l)
-		d.newer.record = at
-		d.introduced(&at, 9, &octopiipb.CompareReply{Remembered: toMemory(more.memory), Index: 99})
+		d.inquiry.newer.record = at
+		d.inquiry.introduced(&at, 9, &octopiipb.CompareReply{Remembered: toMemory(more.memory), Index: 99})
 	})
 	<-n.Done()
 	if err := n.Err(); !errors.Is(err, ErrAmnesia) {
@@ -271,7 +271,7 @@ func TestSuspendedMemberWithholdsReads(t *testing.T) {
 			t.Errorf("a suspended member tells %+v", eff.Outcomes)
 		}
 		l.doubt.drop(func(*claim) bool { return true })
-		l.doubt.asking = 0
+		l.doubt.inquiry.asking = 0
 	})
 }
 
@@ -280,11 +280,11 @@ func TestBranchOfNobody(t *testing.T) {
 	n := threeVoters(t)[1]
 	onLoop(t, n, func(l *loop) {
 		for _, b := range []Branch{{ID: 9, First: 3, Last: 4}, {ID: 3, First: 0, Last: 4}, {ID: 3, First: 5, Last: 4}} {
-			if l.doubt.branched(b, true); len(l.doubt.branches) > 0 {
+			if l.doubt.losses.branched(b, true); len(l.doubt.losses.branches) > 0 {
 				t.Errorf("%+v is a branch", b)
 			}
 		}
-		if l.doubt.branched(Branch{ID: 3, First: 4, Last: 4}, true); len(l.doubt.branches) != 1 {
+		if l.doubt.losses.branched(Branch{ID: 3, First: 4, Last: 4}, true); len(l.doubt.losses.branches) != 1 {
 			t.Error("a branch of one entry is none")
 		}
 	})
@@ -303,7 +303,7 @@ func TestNothingIsDoubtedWithoutALog(t *testing.T) {
 		l.doubt.refused(peer, "another disk")
 		l.doubt.heard(peer, &octopiipb.CompareRequest{Commit: 9})
 		l.doubt.heard(peer, &octopiipb.CompareRequest{Commit: 9, Branch: octopiipb.Branch{First: 1, Last: 2}})
-		if d := &l.doubt; len(d.claims)+len(d.refusals)+len(d.branches) > 0 {
+		if d := &l.doubt; len(d.claims)+len(d.refusals)+len(d.losses.branches) > 0 {
 			t.Errorf("%+v", d)
 		}
 	})
@@ -316,17 +316,17 @@ func TestNothingIsDoubtedWithoutALog(t *testing.T) {
 func TestRemovedMemberThatNobodyRefuses(t *testing.T) {
 	n := threeVoters(t)[2]
 	onLoop(t, n, func(l *loop) {
-		l.beginLeaving()
+		l.leaving.begin()
 		l.leaving.refused[1] = true
-		l.beginLeaving() // told again
+		l.leaving.begin() // told again
 		if !l.leaving.refused[1] {
 			t.Error("what it knew is forgotten")
 		}
-		l.leavingTick(leaveTimeouts*l.cfg.ElectionTicks - 1)
+		l.leaving.tick(leaveTimeouts*l.cfg.ElectionTicks - 1)
 		if n.Err() != nil {
 			t.Errorf("it stops too early: %v", n.Err())
 		}
-		l.leavingTick(1)
+		l.leaving.tick(1)
 	})
 	<-n.Done()
 	if err := n.Err(); !errors.Is(err, ErrRemoved) {

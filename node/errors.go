@@ -84,6 +84,11 @@ var (
 	// ErrCorrupt: a file holds bytes that Octopii did not write. The error names
 	// the file; nothing was changed.
 	ErrCorrupt = errors.New("node: corrupt file")
+	// ErrFormatLevel: the program of this member does not read what its cluster writes, as its
+	// members agreed on a format level when all of them read it. The error says which level,
+	// what the program reads, and whether a newer or an older one is needed. Nothing of the
+	// member's files is changed: run that program in the same directory.
+	ErrFormatLevel = errors.New("node: program does not fit its cluster")
 	// ErrDiskStalled: the disk did not answer within Config.StallLimit. What hangs
 	// in the operating system cannot be ended but with the process: end it.
 	ErrDiskStalled = errors.New("node: the disk stalled")

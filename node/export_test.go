@@ -2,6 +2,7 @@ package node
 
 import (
 	"github.com/octopii/octopii/internal/vfs"
+	"github.com/octopii/octopii/node/internal/core"
 	"github.com/octopii/octopii/transport"
 	"github.com/octopii/octopii/wal"
 )
@@ -16,6 +17,11 @@ func (n *Node) Kill() {
 func OnFS(cfg *Config, fs vfs.FS, segmentBytes int64) {
 	cfg.fs = fs
 	cfg.WAL = wal.New(wal.Options{FS: fs, SegmentBytes: segmentBytes})
+}
+
+// Reads has the member pretend that its program reads other format levels.
+func Reads(cfg *Config, oldest, newest uint32) {
+	cfg.formats = core.Formats{Oldest: oldest, Newest: newest}
 }
 
 // Pend counts so many bytes more against Config.PendingBytesMax.

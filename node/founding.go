@@ -10,6 +10,7 @@ import (
 
 	"github.com/octopii/octopii/internal/selfheal"
 	"github.com/octopii/octopii/internal/vfs"
+	"github.com/octopii/octopii/node/internal/core"
 	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/raftstore"
 	"github.com/octopii/octopii/transport"
@@ -58,6 +59,8 @@ type founding struct {
 type foundAnswer struct {
 	selfheal.Answer
 	record octopiipb.Member
+	// formats are the levels that its program reads.
+	formats core.Formats
 	// founded is the promised cluster that it belongs to; 0: none.
 	founded uint64
 }
@@ -251,6 +254,7 @@ func readFound(address string, payload []byte, err error, promise bool) foundAns
 	a.Member = selfheal.Member{ID: r.Member.ID, Address: r.Member.Address}
 	a.Cluster, a.WasMember = r.Cluster, r.WasMember
 	a.record, a.founded = r.Member, r.Founded
+	a.formats = formatsOf(transport.Host{OldestFormat: r.OldestFormat, NewestFormat: r.NewestFormat})
 	return a
 }
 
@@ -298,8 +302,14 @@ func (f *founding) propose() {
 			members = append(members, a.record)
 		}
 	}
-	if !slices.Equal(f.proposed.Members, members) {
-		f.proposed = octopiipb.Round{Cluster: randomID(), Members: members, Settings: l.settings()}
+	settings := l.settings()
+	var err error
+	if settings.Format, err = foundingLevel(l.id, l.cfg.formats, f.answers); err != nil {
+		f.say(err.Error())
+		return
+	}
+	if !slices.Equal(f.proposed.Members, members) || f.proposed.Settings != settings {
+		f.proposed = octopiipb.Round{Cluster: randomID(), Members: members, Settings: settings}
 	}
 	round := f.proposed
 	if err := checkRound(&round); err != nil {
@@ -373,15 +383,19 @@ func (g *group) roundAlone() octopiipb.Round {
 	return octopiipb.Round{Cluster: randomID(), Members: []octopiipb.Member{g.self()}, Settings: g.settings()}
 }
 
-// settings are those of a cluster that this member founds.
+// settings are those of a cluster that this member founds alone.
 func (g *group) settings() octopiipb.Settings {
-	return octopiipb.Settings{FailoverByTimeout: g.cfg.FailoverByTimeout}
+	return octopiipb.Settings{FailoverByTimeout: g.cfg.FailoverByTimeout, Format: g.cfg.formats.Newest}
 }
 
 // found makes the first log of a cluster from a round: its founder's, or that of a member
 // that promised it.
 func (f *founding) found(round octopiipb.Round) {
 	l := f.loop
+	if err := l.readsLevel(round.Settings); err != nil { // it is an older program than the one that promised
+		l.fatal(err)
+		return
+	}
 	header, err := l.foundLog(round)
 	if errors.Is(err, wal.ErrNoSpace) {
 		l.log.Warn("no space for the log of a new cluster; trying again", zap.String("advice", vfs.Advice(err)), zap.Error(err))
@@ -487,7 +501,7 @@ func (f *founding) answer(req *octopiipb.FoundRequest) *octopiipb.FoundReply {
 	if l.cluster.Load() != 0 {
 		return l.foundAlready(req)
 	}
-	reply := &octopiipb.FoundReply{Member: l.self()}
+	reply := &octopiipb.FoundReply{Member: l.self(), OldestFormat: l.cfg.formats.Oldest, NewestFormat: l.cfg.formats.Newest}
 	reply.WasMember = f.origin.Member || l.cfg.Bootstrap || hasState(l.cfg.StateMachine)
 	if req.Round.Cluster != 0 {
 		reply.Reason = f.give(req, reply.WasMember)
@@ -507,6 +521,8 @@ func (f *founding) give(req *octopiipb.FoundRequest, wasMember bool) string {
 		return fmt.Sprintf("it has not met member %x at an address of its --join yet", req.Member.ID)
 	case err != nil:
 		return err.Error()
+	case !f.loop.cfg.formats.Reads(req.Round.Settings.Level()):
+		return f.loop.readsLevel(req.Round.Settings).Error()
 	case !slices.Contains(req.Round.Members[:min(1, len(req.Round.Members))], req.Member) || !slices.Contains(req.Round.Members, f.loop.self()):
 		return "it does not take part in that round"
 	}

@@ -2,12 +2,14 @@ package node
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"testing"
 	"time"
 
 	"github.com/octopii/octopii/internal/localnet"
 	octopiipb "github.com/octopii/octopii/proto"
+	"github.com/octopii/octopii/raftstore"
 	"github.com/octopii/octopii/transport"
 )
 
@@ -80,5 +82,19 @@ func TestStrangersGetNoPromise(t *testing.T) {
 	// The loop has heard of it when it answers.
 	if reply := ask(t, a, octopiipb.FoundRequest{Member: peer}); !reply.WasMember || reply.Cluster != 0 {
 		t.Errorf("after a made-up hello it says %v", reply)
+	}
+}
+
+// A member that promised a round, and runs an older program when that is founded, makes no log
+// of it.
+func TestPromiseThatIsNotReadAnyMore(t *testing.T) {
+	dir := t.TempDir()
+	n := expectant(t, localnet.New(), "a", dir)
+	n.inbox.call(func() {
+		n.loop.founding.found(octopiipb.Round{Cluster: 77, Members: []octopiipb.Member{n.self()}, Settings: octopiipb.Settings{Format: 2}})
+	})
+	<-n.Done()
+	if err := n.Err(); !errors.Is(err, ErrFormatLevel) || raftstore.HasLog(dir) {
+		t.Errorf("%v, want ErrFormatLevel; has a log: %v", err, raftstore.HasLog(dir))
 	}
 }

@@ -145,10 +145,11 @@ func (g *group) recover(view *raftstore.View) error {
 			return err
 		}
 	}
-	if view.Initialized() {
-		g.cluster.Store(view.Start().Membership.Cluster)
+	if !view.Initialized() {
+		return nil
 	}
-	return nil
+	g.cluster.Store(view.Start().Membership.Cluster)
+	return g.readsLevel(view.Start().Membership.Settings)
 }
 
 // claim reads or writes the identity file.
@@ -290,9 +291,9 @@ func (g *group) closeLate(left leftovers) {
 }
 
 // setInitialized tells that this member is part of a cluster.
-func (g *group) setInitialized(cluster uint64) {
-	g.cluster.Store(cluster)
-	g.initializedOnce.Do(func() { close(g.initialized) })
+func (k *known) setInitialized(cluster uint64) {
+	k.cluster.Store(cluster)
+	k.initializedOnce.Do(func() { close(k.initialized) })
 }
 
 // stopped is what calls get once done is closed.

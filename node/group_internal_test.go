@@ -22,4 +22,4 @@ func bareGroupOn(t transport.Transport) *group {
 }
 
 // bareLoop is a loop of a bare group.
-func bareLoop() *loop { return &loop{group: bareGroup()} }
+func bareLoop() *loop { return (&loop{group: bareGroup()}).link() }

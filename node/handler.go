@@ -35,6 +35,8 @@ const (
 	refusedRemoved uint32 = iota + 1
 	// refusedDisk: it has another disk than the one that is known.
 	refusedDisk
+	// refusedFormat: its program does not read the format level of the cluster.
+	refusedFormat
 )
 
 // handler is the side of a group that its transport calls. It checks and
@@ -51,7 +53,7 @@ var _ transport.Handler = handler{}
 // Hello implements transport.Handler.
 func (h handler) Hello(peer uint64) transport.Hello {
 	return transport.Hello{
-		Host:        transport.Host{Address: h.cfg.Transport.Address(), OldestFormat: oldestFormat, NewestFormat: newestFormat},
+		Host:        transport.Host{Address: h.cfg.Transport.Address(), OldestFormat: h.cfg.formats.Oldest, NewestFormat: h.cfg.formats.Newest},
 		Cluster:     h.cluster.Load(),
 		Node:        h.id,
 		Incarnation: h.identity.Incarnation,
@@ -91,7 +93,7 @@ func (h handler) Accept(peer transport.Hello) error {
 		h.inbox.call(func() { h.loop.doubt.met(peer) })
 	}
 	h.inbox.add(func(in *core.Input) {
-		in.PeersUp = append(in.PeersUp, core.PeerUp{ID: peer.Node, Incarnation: peer.Incarnation, Address: peer.At})
+		in.PeersUp = append(in.PeersUp, core.PeerUp{ID: peer.Node, Incarnation: peer.Incarnation, Address: peer.At, Formats: formatsOf(peer.Host)})
 	})
 	return nil
 }
@@ -115,7 +117,7 @@ func (h handler) refuse(peer transport.Hello) error {
 		return nil
 	}
 	if slices.Contains(ms.Removed, peer.Node) {
-		return transport.Refuse(refusedRemoved, ErrRemoved)
+		return transport.RefuseSealed(refusedRemoved, sealOfRemoval(h.identity.Incarnation, ms.Cluster, peer.Node), ErrRemoved)
 	}
 	if h.guests.isGivenUp(peer.Node) {
 		return errHistoryGivenUp
@@ -127,6 +129,9 @@ func (h handler) refuse(peer transport.Hello) error {
 			return transport.Refuse(refusedDisk, fmt.Errorf("%w: member %x comes back with another disk than the one that is known; remove it and join again under a new ID",
 				ErrAmnesia, peer.Node))
 		}
+	}
+	if err := h.peerReadsLevel(peer); err != nil && !peer.Call { // calls are answered by their own words
+		return transport.Refuse(refusedFormat, err)
 	}
 	return nil
 }
@@ -260,7 +265,7 @@ func (s service) Answer(from transport.Hello, in transport.Inbound, done func(tr
 	case kindJoin:
 		s.handleJoin(from, in.Payload, done)
 	case kindKnock:
-		done(s.answerKnock(from), nil)
+		s.handleKnock(from, in.Payload, done)
 	case kindFound:
 		s.handleFound(in.Payload, done)
 	case kindVouch:
@@ -352,6 +357,9 @@ func (h handler) admitSnapshot(from uint64, s *octopiipb.SnapshotStream, header 
 		return fmt.Errorf("the snapshot at %d of term %d was announced as one at %d of term %d, or of another configuration", meta.Index, meta.Term, s.Metadata.Index, s.Metadata.Term)
 	}
 	if err := core.CheckMembership(ms, meta.ConfState); err != nil {
+		return fmt.Errorf("the snapshot at %d: %w", meta.Index, err)
+	}
+	if err := h.readsLevel(ms.Settings); err != nil {
 		return fmt.Errorf("the snapshot at %d: %w", meta.Index, err)
 	}
 	if mine := h.cluster.Load(); ms.Cluster == 0 || mine != 0 && mine != ms.Cluster {

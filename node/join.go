@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"go.uber.org/zap"
 
@@ -23,6 +24,7 @@ const (
 	joinRetry
 	joinReused
 	joinForgot
+	joinFormat
 )
 
 // joiner asks the members that Config.Join names, one after the other, to let
@@ -35,10 +37,11 @@ type joiner struct {
 	asking        bool
 	round         []string
 	wait, backoff int
-	// ends is why this member cannot join, by the word of one of the round, and others says
-	// that another one of it did not say so.
-	ends   error
-	others bool
+	// ends is why this member cannot join, as endings of the addresses of the round say, and
+	// others says that another one of it did not say so.
+	ends    error
+	endings int
+	others  bool
 	// survey finds out of which cluster the addresses are; nil: none is under way.
 	survey *survey
 }
@@ -84,12 +87,13 @@ func (j *joiner) asked(address string, err error) {
 	}
 	if err == nil {
 		l.log.Info("the cluster will bring this member in", zap.String("asked", address))
-		j.round, j.ends, j.others = nil, nil, false
+		j.round, j.ends, j.endings, j.others = nil, nil, 0, false
 		j.rest()
 		return
 	}
-	if errors.Is(err, ErrRemoved) || errors.Is(err, ErrIDReused) || errors.Is(err, ErrAmnesia) {
+	if errors.Is(err, ErrRemoved) || errors.Is(err, ErrIDReused) || errors.Is(err, ErrAmnesia) || errors.Is(err, ErrFormatLevel) {
 		j.ends = err
+		j.endings++
 	} else {
 		l.log.Warn("could not ask to join; trying again", zap.String("asked", address), zap.Error(err))
 		j.others = true
@@ -98,13 +102,24 @@ func (j *joiner) asked(address string, err error) {
 		j.tick(0)
 		return
 	}
-	ends, others := j.ends, j.others
-	j.ends, j.others = nil, false
-	if ends != nil && !others { // it may be the word of a stranger at one of the addresses
+	ends, believed := j.ends, !j.others && l.isMajorityToJoin(j.endings)
+	j.ends, j.endings, j.others = nil, 0, false
+	if ends != nil && believed {
 		l.fatal(ends)
 		return
 	}
+	if ends != nil {
+		l.warnSome(&l.quiet.refusals, "an address says that this member cannot join; it is believed when more than half of those to join say so",
+			zap.String("address", address), zap.NamedError("what it says", ends))
+	}
 	j.rest()
+}
+
+// isMajorityToJoin says whether so many of the addresses to join are more than half of them.
+// One alone may be a stranger in the place of a member that is not there yet.
+func (l *loop) isMajorityToJoin(count int) bool {
+	addresses := slices.DeleteFunc(l.founding.toJoin(), func(a string) bool { return a == l.cfg.Transport.Address() })
+	return count > len(addresses)/2
 }
 
 // rest waits before the next round: by chance, so that those who began together do not go
@@ -137,6 +152,8 @@ func joinOutcome(address string, payload []byte, err error) error {
 		return ErrIDReused
 	case joinForgot:
 		return fmt.Errorf("%w: %s says: %s", ErrAmnesia, address, reply.Reason)
+	case joinFormat:
+		return fmt.Errorf("%w: %s says: %s", ErrFormatLevel, address, strings.TrimPrefix(reply.Reason, ErrFormatLevel.Error()+": "))
 	default:
 		return fmt.Errorf("node: %s answered: %s", address, reply.Reason)
 	}
@@ -157,6 +174,10 @@ func (s service) handleJoin(from transport.Hello, payload []byte, done func(tran
 	if err := s.open(); err != nil {
 		// Not as an error: that this member was removed says nothing of the one that asks.
 		done(&octopiipb.JoinReply{Code: joinRetry, Reason: err.Error()}, nil)
+		return
+	}
+	if err := s.peerReadsLevel(from); err != nil {
+		done(&octopiipb.JoinReply{Code: joinFormat, Reason: err.Error()}, nil)
 		return
 	}
 	if r := s.memory.get(m.ID); r != (transport.Memory{}) {
@@ -288,7 +309,8 @@ func (l *loop) knock(ticks int) {
 	addresses = slices.DeleteFunc(addresses, func(a string) bool { return a == l.cfg.Transport.Address() })
 	if len(addresses) > 0 {
 		address := addresses[round%len(addresses)]
-		l.call(address, kindKnock, &octopiipb.KnockRequest{}, func(payload []byte, err error) {
+		last, _ := l.view.LastIndex() // 0 if it cannot be told: then no record follows this member yet
+		l.call(address, kindKnock, &octopiipb.KnockRequest{Term: l.core.Status().Term, Last: last}, func(payload []byte, err error) {
 			var reply octopiipb.KnockReply
 			if err == nil {
 				err = reply.Unmarshal(payload)
@@ -302,10 +324,19 @@ func (l *loop) knock(ticks int) {
 	}
 }
 
+func (s service) handleKnock(from transport.Hello, payload []byte, done func(transport.Message, error)) {
+	var req octopiipb.KnockRequest
+	if err := req.Unmarshal(payload); err != nil {
+		done(nil, fmt.Errorf("knock cannot be read: %w", err))
+		return
+	}
+	done(s.answerKnock(from, &req), nil)
+}
+
 // answerKnock answers a member that hears of no leader. Being let in was the question;
 // beside that it is told where this member met the others, and if it moved, the leader,
 // which looks for it in vain, is told by its record.
-func (s service) answerKnock(from transport.Hello) *octopiipb.KnockReply {
+func (s service) answerKnock(from transport.Hello, req *octopiipb.KnockRequest) *octopiipb.KnockReply {
 	reply := &octopiipb.KnockReply{}
 	ms := s.members.Load()
 	if ms == nil {
@@ -319,7 +350,8 @@ func (s service) answerKnock(from transport.Hello) *octopiipb.KnockReply {
 		if isProven(ms.Cluster, ms, from) {
 			reply.Members = s.whereabouts.list(ms)
 		}
-		if m.Address != from.Host.Address && from.Host.Address != "" && isProven(ms.Cluster, ms, from) {
+		older := contradicts(s.memory.get(m.ID), req.Term, req.Last, func(uint64) uint64 { return 0 })
+		if m.Address != from.Host.Address && from.Host.Address != "" && isProven(ms.Cluster, ms, from) && !older {
 			m.Address = from.Host.Address
 			s.changeSoon(core.Change{Op: core.UpdateAddress, Member: m, IfSilent: true}, 0, func(err error) {
 				if err != nil {

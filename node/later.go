@@ -283,7 +283,7 @@ func (r *later) giveUp(p *laterPeer) {
 // stops serving, too, and needs no read: no majority may be left for that.
 func (r *later) tell() {
 	l := r.loop
-	for _, m := range l.doubt.others() {
+	for _, m := range l.doubt.inquiry.others() {
 		l.call(m.Address, kindCompare, &octopiipb.CompareRequest{Later: r.by}, func([]byte, error) {})
 	}
 }
@@ -323,7 +323,7 @@ func (r *later) answeredByMajority(m *octopiipb.Member, q *octopiipb.CompareRequ
 	}
 	place := core.Place{Index: q.Index, Term: reply.Term, Sums: core.SumsFrom(reply.Sums)}
 	if index, err := l.core.Contradicts(q.Commit, reply.Index, place); err != nil && l.doubt.fork.why == "" {
-		l.doubt.diverged(index, fmt.Sprintf("%v, as member %x at %s says, which joined later", err, m.ID, m.Address))
+		l.doubt.fork.begin(index, fmt.Sprintf("%v, as member %x at %s says, which joined later", err, m.ID, m.Address))
 	}
 }
 

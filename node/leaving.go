@@ -2,6 +2,7 @@ package node
 
 import (
 	"fmt"
+	"slices"
 
 	"go.uber.org/zap"
 
@@ -22,41 +23,52 @@ const leaveTimeouts = 20
 // majority of the remaining voters refuses its connections with ErrRemoved, which a
 // member does only after it has applied the removal itself. The loop owns it.
 type leaving struct {
+	loop *loop
 	// active: the removal is applied here.
 	active bool
 	// refused are the remaining voters that know of the removal.
 	refused map[uint64]bool
 	// ticks since the removal was applied.
 	ticks int
+	// dismissal is what is heard of a removal that is not applied here.
+	dismissal dismissal
 }
 
-// beginLeaving is called when this member has applied its own removal.
-func (l *loop) beginLeaving() {
-	if l.leaving.active {
+// begin is called when this member has applied its own removal.
+func (l *leaving) begin() {
+	if l.active {
 		return
 	}
-	l.leaving = leaving{active: true, refused: map[uint64]bool{}}
-	l.removed.Store(true)
-	l.log.Info("this member was removed from its cluster; it votes until the remaining members know of it")
-	l.maybeLeave()
+	l.active, l.refused = true, map[uint64]bool{}
+	l.loop.removed.Store(true)
+	l.loop.log.Info("this member was removed from its cluster; it votes until the remaining members know of it")
+	l.maybeEnd()
 }
 
-// removalKnown notes that a remaining member refused this one as removed.
-func (l *loop) removalKnown(peer transport.Hello) {
-	if l.leaving.active && atRecord(l.membership, peer) {
-		l.leaving.refused[peer.Node] = true
-		l.maybeLeave()
+// confirmed notes that a remaining member refused this one as removed.
+func (l *leaving) confirmed(peer transport.Hello) {
+	if l.active && atRecord(l.loop.membership, peer) {
+		l.refused[peer.Node] = true
+		l.maybeEnd()
 	}
 }
 
 // dismissal is what others say who refuse this member as one that was removed, while it has
 // not applied that. It was away, or somebody else is where one of them was. A majority of the
 // other voters is believed. Where the membership is another one by now there may be none left
-// of them; then this member waits for a leader, as any that hears of none, says why, and an
-// operator ends it. One voice never does: it is what a stranger in the place of one of them
-// says, too, while those that are left cannot hear each other.
+// of them. Then a single member is believed that seals its word, or as many addresses of other
+// voters as are a majority of those, once no leader has spoken to this one for long. The word
+// only stops this member: before files are put aside a majority must say so (comeback). A single
+// voice without a seal is never believed, as it may be a stranger in the place of a member. This
+// member then waits for a leader and says why, and an operator ends it.
 type dismissal struct {
+	loop *loop
+	// by are the members that said so, and at the addresses of other voters where it was said,
+	// by whoever is there now: all that this member knew may have been rebuilt.
 	by map[uint64]bool
+	at map[string]bool
+	// sealed: one of them proved that it is a member.
+	sealed bool
 	// from is who said so last, and ticks for how long somebody has and nobody has led this
 	// member.
 	from  transport.Hello
@@ -66,95 +78,111 @@ type dismissal struct {
 }
 
 // dismissTimeouts is for how many election timeouts no leader must have spoken to a member
-// until it says what it is told.
+// until it believes one that seals what it says, or else tells what it is told.
 const dismissTimeouts = 5
 
-// dismissed takes the word of one that this member was removed.
-func (l *loop) dismissed(peer transport.Hello) {
+// hear takes the word of one that this member was removed.
+func (d *dismissal) hear(peer transport.Hello, seal []byte) {
+	l := d.loop
 	if l.core == nil {
 		return
 	}
-	d := &l.dismissal
 	if d.by == nil {
-		d.by = map[uint64]bool{}
+		d.by, d.at = map[uint64]bool{}, map[string]bool{}
 		l.warnSome(&l.quiet.dismissals, "this member is told that it was removed from its cluster; it stops when a majority of the others says so",
 			zap.String("told by", hex(peer.Node)), zap.String("at", peer.Dialed))
 	}
 	d.from = peer
+	d.sealed = d.sealed || isSealedRemoval(keysOf(l.membership, l.id), l.membership.Cluster, l.id, seal)
 	if atRecord(l.membership, peer) {
 		d.by[peer.Node] = true
 	}
-	others, say := 0, 0
-	for _, id := range l.public.Voters() {
-		if id != l.id {
-			others++
-			if d.by[id] {
-				say++
-			}
-		}
-	}
-	if say > others/2 {
+	d.at[peer.Dialed] = true
+	if byMajority(l.otherVoters(), func(m *Member) bool { return d.by[m.ID] }) {
 		l.log.Info("this member was removed from its cluster, as a majority of the others says")
-		l.stop(l.whyRemoved())
+		l.stop(d.why())
 	}
 }
 
-// whyRemoved is why a member stops that has not applied its removal.
-func (l *loop) whyRemoved() error {
-	if m := recordOf(l.membership, l.id); m != nil && m.Kind == octopiipb.Learner && m.Promote {
+// otherVoters are the voters but for this member.
+func (l *loop) otherVoters() []Member {
+	return slices.DeleteFunc(slices.Clone(l.public.Members), func(m Member) bool { return m.ID == l.id || m.Learner })
+}
+
+// byMajority says whether something is true of more than half of the members.
+func byMajority(members []Member, is func(*Member) bool) bool {
+	count := 0
+	for i := range members {
+		if is(&members[i]) {
+			count++
+		}
+	}
+	return count > len(members)/2
+}
+
+// why is the reason for which a member stops that has not applied its removal.
+func (d *dismissal) why() error {
+	if m := recordOf(d.loop.membership, d.loop.id); m != nil && m.Kind == octopiipb.Learner && m.Promote {
 		return fmt.Errorf("%w: %w", ErrGivenUp, ErrRemoved)
 	}
 	return ErrRemoved
 }
 
-// dismissalTick forgets what was said while a leader speaks to this member.
-func (l *loop) dismissalTick(ticks int) {
-	d := &l.dismissal
-	switch {
-	case d.by == nil:
-	case !l.core.Lonely():
-		*d = dismissal{}
-	default:
-		if d.ticks += ticks; !d.told && d.ticks >= dismissTimeouts*l.cfg.ElectionTicks {
-			d.told = true
-			l.log.Error("a member says that this one was removed, and no leader speaks to it; if it was removed, stop it and empty its directory; if not, find out who is at that address, and start the others",
-				zap.String("told by", hex(d.from.Node)), zap.String("at", d.from.Dialed))
-		}
-	}
-}
-
-// leavingTick stops a removed member that no majority refused for too long.
-func (l *loop) leavingTick(ticks int) {
-	if !l.leaving.active {
+// tick forgets what was said while a leader speaks to this member.
+func (d *dismissal) tick(ticks int) {
+	l := d.loop
+	if d.by == nil {
 		return
 	}
-	if l.leaving.ticks += ticks; l.leaving.ticks >= leaveTimeouts*l.cfg.ElectionTicks {
-		l.log.Warn("stopping after the removal; the remaining members did not confirm that they know of it",
-			zap.Int("waited ticks", l.leaving.ticks))
-		l.stop(ErrRemoved)
+	if !l.core.Lonely() {
+		*d = dismissal{loop: l}
+		return
+	}
+	d.ticks += ticks
+	by, at := zap.String("told by", hex(d.from.Node)), zap.String("at", d.from.Dialed)
+	switch {
+	case d.ticks < dismissTimeouts*l.cfg.ElectionTicks:
+	case d.sealed || byMajority(l.otherVoters(), func(m *Member) bool { return d.at[m.Address] }):
+		l.log.Info("this member was removed from its cluster, as another member proves or most of the addresses of the others say, and no leader speaks to it", by, at)
+		l.stop(d.why())
+	case !d.told:
+		d.told = true
+		l.log.Error("a member says that this one was removed, and no leader speaks to it; if it was removed, stop it and empty its directory; if not, find out who is at that address, and start the others", by, at)
 	}
 }
 
-// maybeLeave stops this member once it is not needed any more.
-func (l *loop) maybeLeave() {
-	if l.leaving.majorityKnows(l.membership) {
-		l.log.Info("the remaining members know that this member was removed; stopping")
-		l.stop(ErrRemoved)
+// tick stops a removed member that no majority refused for too long.
+func (l *leaving) tick(ticks int) {
+	if !l.active {
+		return
+	}
+	if l.ticks += ticks; l.ticks >= leaveTimeouts*l.loop.cfg.ElectionTicks {
+		l.loop.log.Warn("stopping after the removal; the remaining members did not confirm that they know of it",
+			zap.Int("waited ticks", l.ticks))
+		l.loop.stop(ErrRemoved)
 	}
 }
 
-// majorityKnows says whether a majority of the remaining voters knows of the removal.
-func (l *leaving) majorityKnows(ms *octopiipb.Membership) bool {
-	voters, know := 0, 0
+// maybeEnd stops this member once it is not needed any more.
+func (l *leaving) maybeEnd() {
+	if inMajority(l.loop.membership, l.refused) {
+		l.loop.log.Info("the remaining members know that this member was removed; stopping")
+		l.loop.stop(ErrRemoved)
+	}
+}
+
+// inMajority says whether a set has a majority of the voters.
+func inMajority(ms *octopiipb.Membership, set map[uint64]bool) bool {
+	voters, those := 0, 0
 	for i := range ms.Members {
 		if m := &ms.Members[i]; m.Kind == octopiipb.Voter {
 			voters++
-			if l.refused[m.ID] {
-				know++
+			if set[m.ID] {
+				those++
 			}
 		}
 	}
-	return know > voters/2
+	return those > voters/2
 }
 
 // isRemoved says whether a membership lists a member as removed.

@@ -44,8 +44,7 @@ type loop struct {
 	later    later
 	behind   behind
 	// leaving is set while this member, which was removed, is still needed.
-	leaving   leaving
-	dismissal dismissal
+	leaving leaving
 }
 
 // turnWork is what goes into the next Step, and what is left of the one before.
@@ -89,12 +88,11 @@ type leaderless struct {
 
 // newLoop prepares the loop; with a state it starts the core behind it.
 func newLoop(g *group, view *raftstore.View, durable bool) (*loop, error) {
-	l := &loop{group: g, view: view}
+	l := (&loop{group: g, view: view}).link()
 	l.durable, l.peers = durable, map[uint64]string{}
 	if l.limited, _ = g.cfg.StateMachine.(Limited); l.limited != nil {
 		l.room = core.RoomFor(l.limited.Room())
 	}
-	l.join.loop, l.doubt.loop, l.snapshots.loop, l.later.loop, l.behind.loop = l, l, l, l, l
 	l.guests.giveUp(g.store.Origin().GivenUp)
 	l.founding.begin(l)
 	l.campaign = g.host.timer(func() { g.inbox.add(func(in *core.Input) { in.Campaign = true }) })
@@ -114,6 +112,13 @@ func newLoop(g *group, view *raftstore.View, durable bool) (*loop, error) {
 	view.Committed(has)
 	g.applier.start(labelOf(start), has)
 	return l, l.startCore(start, start.Metadata.Index, false)
+}
+
+// link gives its parts their way to the loop.
+func (l *loop) link() *loop {
+	l.join.loop, l.snapshots.loop, l.leaving.loop, l.leaving.dismissal.loop, l.later.loop, l.behind.loop = l, l, l, l, l, l
+	l.doubt.loop, l.doubt.inquiry.loop, l.doubt.fork.loop, l.doubt.losses.loop = l, l, l, l
+	return l
 }
 
 // readLog runs what reads the log. raft panics where an entry that must be there
@@ -150,13 +155,14 @@ func (l *loop) startCore(start raftstore.SnapshotHeader, applied uint64, founded
 		WaitingBytesMax:     forwardsOfPending * l.cfg.PendingBytesMax,
 		UncommittedBytesMax: uncommittedOfPending * l.cfg.PendingBytesMax,
 		UnappliedBytesMax:   unappliedBytesMax,
+		Formats:             l.cfg.formats,
 		ReadSeed:            randomID(),
 		RequestWindow:       l.cfg.requestWindow,
 		Logger:              raftLogger{l.log.Named("raft").Sugar()},
 	}
 	if err := l.readLog(func() (err error) { l.core, err = core.New(cfg); return err }); err != nil {
 		l.core = nil
-		return err
+		return formatError(err)
 	}
 	// Nobody else tells a leader that it moved.
 	l.inbox.add(func(in *core.Input) {
@@ -218,7 +224,7 @@ func (l *loop) turn(ticks int) bool {
 		l.room = core.RoomFor(l.limited.Room())
 	}
 	l.input.Room = l.room
-	l.input.NoSpace, l.input.Stuck = l.appender.full.Load(), l.appender.waits.Load()
+	l.input.NoSpace, l.input.Stuck = l.appender.next.full.Load(), l.appender.waits.Load()
 	l.step()
 	if ticks > 0 && l.core != nil {
 		l.saveMemorySoon(ticks)
@@ -247,6 +253,10 @@ func (l *loop) step() {
 		l.fatal(err)
 		return
 	}
+	if eff.Unreadable != nil { // before anything of this turn is carried out
+		l.fatal(formatError(eff.Unreadable))
+		return
+	}
 	l.host.decided(eff)
 	if eff.Membership != nil {
 		l.setMembership(eff.Membership)
@@ -257,7 +267,7 @@ func (l *loop) step() {
 	l.doubt.withhold(eff)
 	if l.input.Ticks > 0 {
 		l.majority.tick(l, l.input.Ticks)
-		l.dismissalTick(l.input.Ticks)
+		l.leaving.dismissal.tick(l.input.Ticks)
 	}
 	// Before anybody gets an answer: a caller may look at the Status then.
 	l.publish()
@@ -370,7 +380,7 @@ func (l *loop) suspect(s core.Suspect) {
 	}
 	c := claim{by: s.ID, kind: s.Claim, at: s.Index, last: s.Last, text: s.Reason}
 	if !isMember(l.membership, s.ID) {
-		l.doubt.stranger(c)
+		l.doubt.inquiry.stranger(c)
 		l.later.contradicted(s.ID)
 		return
 	}
@@ -379,6 +389,10 @@ func (l *loop) suspect(s core.Suspect) {
 
 // setMembership tells the transport who belongs to the cluster now.
 func (l *loop) setMembership(ms *octopiipb.Membership) {
+	if before := l.membership; before != nil && before.Settings.Level() != ms.Settings.Level() {
+		l.log.Info("all members read the next format level, and the cluster writes up to it from here on; an older program does not start any more",
+			zap.Uint32("level", ms.Settings.Level()))
+	}
 	l.membership, l.public = ms, publicMembership(ms)
 	for _, m := range ms.Members {
 		if m.ID != l.id && l.peers[m.ID] != m.Address {
@@ -403,9 +417,9 @@ func (l *loop) setMembership(ms *octopiipb.Membership) {
 // checkRemoved notices that this member was removed.
 func (l *loop) checkRemoved(eff *core.Effects) {
 	if eff.Membership != nil && isRemoved(eff.Membership, l.id) {
-		l.beginLeaving()
+		l.leaving.begin()
 	}
-	l.leavingTick(l.input.Ticks)
+	l.leaving.tick(l.input.Ticks)
 }
 
 // stepUninitialized answers for a member without state: see
@@ -493,9 +507,10 @@ func (l *loop) publish() {
 			l.tight, l.roomier = l.core.Tight(), l.core.RoomierVoter()
 		}
 		st.LittleRoom, st.RoomierVoter = l.tight, l.roomier
+		st.LevelHeldBy = l.core.BehindLevel()
 		st.DiskStalled = time.Duration(c.Unwritten) * l.cfg.TickInterval
 		st.Membership = l.public
-		st.Suspended, st.Suspects, st.Branches, st.Claimed = l.suspension(), l.doubt.suspects, l.doubt.branches, l.rivals.warning
+		st.Suspended, st.Suspects, st.Branches, st.Claimed = l.suspension(), l.doubt.losses.suspects, l.doubt.losses.branches, l.rivals.warning
 		st.Behind = l.behind.err
 		if st.Suspended != nil {
 			st.Role, st.Leader = Follower, 0

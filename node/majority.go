@@ -86,7 +86,7 @@ func (m *majority) lookFor(l *loop) []Missing {
 		if !heard {
 			silent = m.age
 		}
-		suspect := slices.ContainsFunc(l.doubt.suspects, func(s Suspect) bool { return s.ID == o.ID })
+		suspect := slices.ContainsFunc(l.doubt.losses.suspects, func(s Suspect) bool { return s.ID == o.ID })
 		if o.ID != l.id && !o.Learner && silent >= limit && !suspect {
 			missing = append(missing, Missing{Member: o, Silent: time.Duration(silent) * l.cfg.TickInterval, Heard: heard})
 		}

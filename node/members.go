@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -275,7 +276,7 @@ func (v verbs) matches(record *octopiipb.Member, peer transport.Hello) error {
 	if peer.Node != record.ID {
 		return fmt.Errorf("node: %s is the address of member %x, not of %x", record.Address, peer.Node, record.ID)
 	}
-	if err := v.sameCluster(peer); err != nil {
+	if err := cmp.Or(v.sameCluster(peer), v.peerReadsLevel(peer)); err != nil {
 		return err
 	}
 	if ms := v.members.Load(); record.Name == "" && !slices.ContainsFunc(ms.Members, func(o octopiipb.Member) bool { return o.ID == record.ID }) {

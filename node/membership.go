@@ -28,6 +28,9 @@ type Membership struct {
 	Joint bool
 	// FailoverByTimeout: see Config.
 	FailoverByTimeout bool
+	// FormatLevel is up to which level members write entries and snapshots. The leader raises
+	// it when all members run a program that reads the next one; see Status.LevelHeldBy.
+	FormatLevel uint32
 }
 
 // Quorum is how many voters must agree.

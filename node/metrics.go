@@ -40,6 +40,7 @@ func newMetrics(g *group) (*metrics, error) {
 	add("last_index", "Last durable log index.", func(s Status) float64 { return float64(s.LastIndex) })
 	add("snapshot_index", "Log index of the newest snapshot or mark.", func(s Status) float64 { return float64(s.SnapshotIndex) })
 	add("members", "Members of the cluster.", func(s Status) float64 { return float64(len(s.Membership.Members)) })
+	add("format_level", "Format level of the cluster.", func(s Status) float64 { return float64(s.Membership.FormatLevel) })
 	add("pending_proposals", "Calls that wait for their outcome on this member.", func(Status) float64 { return float64(g.pending.Load()) })
 	add("no_space", "1 if the disk is full and proposals are refused.", func(s Status) float64 { return oneIf(s.NoSpace) })
 	add("disk_stalled_seconds", "For how long the oldest write to the log has not returned.", func(s Status) float64 { return s.DiskStalled.Seconds() })

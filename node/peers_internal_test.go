@@ -98,7 +98,10 @@ func TestRoundsThatCannotBe(t *testing.T) {
 		last = ask(t, a, round(peer, self, self))
 		met = !strings.Contains(last.Reason, "not met")
 	}
+	newer := round(peer, self)
+	newer.Round.Settings.Format = 2
 	for want, r := range map[string]octopiipb.FoundRequest{
+		"run a newer octopii":      newer,
 		"is there twice":           round(peer, self, self),
 		"cannot be a first voter":  round(peer, learner),
 		"does not take part":       round(peer),

@@ -40,6 +40,17 @@ func sealed(keys []uint64, question, answer sealable, seal []byte) bool {
 	})
 }
 
+// sealOfRemoval proves to a member that another one which it knows has applied its removal. It
+// needs no nonce: the ID of a removed member is never used again.
+func sealOfRemoval(key, cluster, removed uint64) []byte {
+	return sealOf(key, &octopiipb.Hello{RefusedCode: refusedRemoved}, &octopiipb.HelloMember{Cluster: cluster, From: removed})
+}
+
+// isSealedRemoval says whether one of the keys sealed it.
+func isSealedRemoval(keys []uint64, cluster, removed uint64, seal []byte) bool {
+	return sealed(keys, &octopiipb.Hello{RefusedCode: refusedRemoved}, &octopiipb.HelloMember{Cluster: cluster, From: removed}, seal)
+}
+
 // keysOf are the keys of the members that proved themselves once, but for one.
 func keysOf(ms *octopiipb.Membership, but uint64) (keys []uint64) {
 	if ms == nil {

@@ -92,7 +92,7 @@ func (s *snapshots) lend(ticks int) {
 		s.stuckFor += ticks
 	}
 	lend := s.stuckFor >= starvingTicks
-	if l.appender.lend.Swap(lend) != lend {
+	if l.appender.next.lend.Swap(lend) != lend {
 		l.log.Info("the log gives its spare files to the state machine while that waits for room", zap.Bool("gives", lend))
 		l.appender.jobs.put(appendJob{wake: wakeLend})
 	}
@@ -163,7 +163,7 @@ func (s *snapshots) maybeTake() {
 		s.shed()
 		return
 	}
-	if st.Applied-last >= l.cfg.SnapshotEntries || l.view.LogBytes() >= l.cfg.SnapshotLogBytes || l.appender.full.Load() || s.starving >= starvingTicks {
+	if st.Applied-last >= l.cfg.SnapshotEntries || l.view.LogBytes() >= l.cfg.SnapshotLogBytes || l.appender.next.full.Load() || s.starving >= starvingTicks {
 		s.take(nil)
 	}
 }
@@ -233,7 +233,7 @@ func (s *snapshots) markDurable(index uint64) {
 // or for a snapshot that this member needs.
 func (s *snapshots) starved() bool {
 	l := s.loop
-	return l.appender.full.Load() || l.room == core.RoomFor(0) || l.incoming.noRoom.Load()
+	return l.appender.next.full.Load() || l.room == core.RoomFor(0) || l.incoming.noRoom.Load()
 }
 
 // shed gives up the log before the newest mark, if there is no room and there cannot be a

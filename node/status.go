@@ -77,6 +77,9 @@ type Status struct {
 	// and the others are no majority. See NoMajority.
 	Missing    []Missing
 	Membership Membership
+	// LevelHeldBy, on a leader whose program reads the next format level, are the members that
+	// have not just said that they read it, too: an older program runs there, or they are away.
+	LevelHeldBy []uint64
 	// Progress is what the leader knows of its followers, ordered by ID; nil on
 	// others.
 	Progress []Progress

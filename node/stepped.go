@@ -57,6 +57,7 @@ type steppedNode struct{ n *Node }
 func startStepped(cfg stepped.Config) (stepped.Node, error) {
 	c := cfg.Node.(Config)
 	c.fs, c.cacheBytes, c.requestWindow = cfg.FS, cfg.CacheBytes, cfg.RequestWindow
+	c.formats = core.Formats{Oldest: cfg.OldestFormat, Newest: cfg.NewestFormat}
 	n, err := startOn(c, steppedHost{cfg.Host})
 	if err != nil {
 		return nil, err

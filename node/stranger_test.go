@@ -100,6 +100,39 @@ func TestWhoTellsAnEmptyMember(t *testing.T) {
 	}
 }
 
+// A member without a log cannot join, by the word of more than half of the addresses that it
+// was told to join. One of them may be a stranger, who says so while a cluster is founded.
+func TestWhoRefusesAJoiner(t *testing.T) {
+	for name, c := range map[string]struct {
+		join  []string
+		says  map[string]error // of the addresses that a survey found to be of one cluster
+		stops bool
+	}{
+		"the only address":                  {[]string{"m2"}, map[string]error{"m2": ErrRemoved}, true},
+		"one of two, while one founds, too": {[]string{"m1", "m2", "m3"}, map[string]error{"m3": ErrRemoved}, false},
+		"both":                              {[]string{"m1", "m2", "m3"}, map[string]error{"m2": ErrRemoved, "m3": ErrRemoved}, true},
+		"the other one does not":            {[]string{"m1", "m2", "m3"}, map[string]error{"m2": ErrMembershipBusy, "m3": ErrRemoved}, false},
+		"two of four of another history":    {[]string{"m2", "m3", "m4", "m5"}, map[string]error{"m2": ErrAmnesia, "m3": ErrIDReused}, false},
+		"three of four":                     {[]string{"m2", "m3", "m4", "m5"}, map[string]error{"m2": ErrAmnesia, "m3": ErrIDReused, "m5": ErrRemoved}, true},
+	} {
+		n := lonelyNode(0, nil, c.join...)
+		l := &loop{group: n.group}
+		l.founding.loop, l.join.loop = l, l
+		for round := range 3 {
+			l.join.wait = 1 // nothing is asked
+			left := len(c.says)
+			for address, err := range c.says {
+				left--
+				l.join.round = make([]string, left)
+				l.join.asked(address, err)
+			}
+			if got := n.err() != nil; got != c.stops {
+				t.Errorf("%s, round %d: it ends with %v", name, round, n.err())
+			}
+		}
+	}
+}
+
 // That it was removed, a member hears only from an address that it called itself, and from a
 // majority of the other voters, or while no leader speaks to it for long.
 func TestWhoTellsOfARemoval(t *testing.T) {
@@ -114,17 +147,17 @@ func TestWhoTellsOfARemoval(t *testing.T) {
 		"somebody at an address of --join":   {transport.Hello{Node: 9, Dialed: "m9"}, true, false},
 	} {
 		n := lonelyNode(7, threeMembers, "m9")
-		l := &loop{group: n.group, core: new(core.Core)}
+		l := (&loop{group: n.group, core: new(core.Core)}).link()
 		l.membership, l.public = threeMembers, publicMembership(threeMembers)
 		n.loop = l
 		n.Refused(c.peer, transport.Refusal{Code: refusedRemoved, Reason: "removed"})
 		for _, call := range n.inbox.calls {
 			call()
 		}
-		if heard := l.dismissal.by != nil; heard != c.heard || l.dismissal.by[c.peer.Node] != c.says || n.err() != nil {
-			t.Errorf("%s: heard: %v, counted: %v; it ends with %v", name, heard, l.dismissal.by, n.err())
+		if heard := l.leaving.dismissal.by != nil; heard != c.heard || l.leaving.dismissal.by[c.peer.Node] != c.says || n.err() != nil {
+			t.Errorf("%s: heard: %v, counted: %v; it ends with %v", name, heard, l.leaving.dismissal.by, n.err())
 		}
-		l.dismissed(transport.Hello{Node: 3, Dialed: "m3"})
+		l.leaving.dismissal.hear(transport.Hello{Node: 3, Dialed: "m3"}, nil)
 		if got := errors.Is(n.err(), ErrRemoved); got != c.says {
 			t.Errorf("%s, and so does another member: it ends with %v", name, n.err())
 		}
@@ -132,6 +165,39 @@ func TestWhoTellsOfARemoval(t *testing.T) {
 		n.Refused(c.peer, transport.Refusal{Code: refusedDisk, Reason: "another disk"})
 		if n.err() != nil {
 			t.Errorf("%s: a single one makes a member that has a log put it aside: %v", name, n.err())
+		}
+	}
+}
+
+// A single member ends another one as removed by a seal, once no leader has spoken to that one
+// for long. What nobody seals, or somebody else, only reaches the log.
+func TestSealedRemovalEndsAlone(t *testing.T) {
+	for name, c := range map[string]struct {
+		seal []byte
+		ends bool
+	}{
+		"without a seal":             {nil, false},
+		"a member's":                 {sealOfRemoval(102, 7, 1), true},
+		"this member's own":          {sealOfRemoval(101, 7, 1), false},
+		"of another one's removal":   {sealOfRemoval(102, 7, 3), false},
+		"of another cluster":         {sealOfRemoval(102, 8, 1), false},
+		"under no key":               {sealOfRemoval(0, 7, 1), false},
+		"of somebody who guesses":    {sealOfRemoval(1, 7, 1), false},
+		"a member's, and one more b": {append(sealOfRemoval(102, 7, 1), 'b'), false},
+	} {
+		l := bareLoop()
+		l.core = new(core.Core)
+		l.id, l.cfg.ElectionTicks = 1, 10
+		l.membership, l.public = threeMembers, publicMembership(threeMembers)
+		l.leaving.dismissal.hear(transport.Hello{Node: 2, Dialed: "m2"}, c.seal)
+		l.leaving.dismissal.hear(transport.Hello{Node: 9, Dialed: "m9"}, nil) // of Config.Join
+		l.leaving.dismissal.tick(dismissTimeouts*10 - 1)
+		if l.err() != nil {
+			t.Errorf("%s: it ends at once: %v", name, l.err())
+		}
+		l.leaving.dismissal.tick(1)
+		if got := errors.Is(l.err(), ErrRemoved); got != c.ends {
+			t.Errorf("%s: it ends with %v", name, l.err())
 		}
 	}
 }
@@ -150,7 +216,7 @@ func TestWhoWasGivenUp(t *testing.T) {
 		l.core = new(core.Core)
 		l.membership = &octopiipb.Membership{Members: []octopiipb.Member{c.self, {ID: 2, Address: "m2", Kind: octopiipb.Voter}}}
 		l.public = publicMembership(l.membership)
-		l.dismissed(transport.Hello{Node: 2, Dialed: "m2"})
+		l.leaving.dismissal.hear(transport.Hello{Node: 2, Dialed: "m2"}, nil)
 		if err := l.err(); !errors.Is(err, ErrRemoved) || errors.Is(err, ErrGivenUp) != c.want {
 			t.Errorf("%s: it ends with %v; given up: want %v", name, err, c.want)
 		}

@@ -26,11 +26,15 @@ import (
 //     that it knows the voters that are recorded, and from this member's own majority (later).
 //   - A refusal because it was removed: from an address that this member itself
 //     called, of its own records or of Config.Join (mayTell), and from a majority of the
-//     other voters (dismissal). Its disk stays.
+//     other voters (dismissal), or from one member that seals it, while no leader speaks to
+//     this one. Its disk stays.
 //   - A refusal because its disk is another: the same, and from a majority of the
 //     voters. If this member has no log, from a majority of the addresses of Config.Join, as
 //     is that it had one: there is nothing to lose, but a stranger at one of them would keep
 //     it from ever coming in.
+//   - A refusal because its program does not read the format level of the cluster: the same
+//     as mayTell says, and only while it has no log and waits for a leader. One that asks to
+//     join ends when all that it asked say so.
 //   - The log, which only a member that leads can extend (maySend).
 
 // trust decides who may tell this member what. It is asked by the transport's goroutines.
@@ -250,13 +254,15 @@ func (t trust) refused(peer transport.Hello, why transport.Refusal) {
 	switch {
 	case !t.mayTell(peer):
 	case why.Code == refusedRemoved && t.removed.Load(): // it knows, and waits until a majority does
-		t.inbox.call(func() { t.loop.removalKnown(peer) })
+		t.inbox.call(func() { t.loop.leaving.confirmed(peer) })
 		return
 	case why.Code == refusedRemoved && t.cluster.Load() != 0:
-		t.inbox.call(func() { t.loop.dismissed(peer) })
+		t.inbox.call(func() { t.loop.leaving.dismissal.hear(peer, why.Seal) })
 	case why.Code == refusedDisk && t.members.Load() == nil:
 		t.toldWithoutLog(peer, fmt.Errorf("%w: member %x says: %s", ErrAmnesia, peer.Node, why.Reason))
 		return
+	case why.Code == refusedFormat:
+		t.formatRefused(peer, why.Reason)
 	case why.Code == refusedDisk:
 		t.inbox.call(func() { t.loop.doubt.refused(peer, why.Reason) })
 	}

@@ -54,7 +54,7 @@ func (g *group) status() Status {
 	// The applier answers callers before the loop hears of it.
 	st.Applied = max(st.Applied, g.applied.Load())
 	st.Commit = max(st.Commit, st.Applied)
-	st.NoSpace = g.appender.full.Load()
+	st.NoSpace = g.appender.next.full.Load()
 	return st
 }
 
@@ -76,7 +76,7 @@ func (v verbs) until(ctx context.Context, ok func(Status) bool) (Status, error) 
 }
 
 func publicMembership(ms *octopiipb.Membership) Membership {
-	out := Membership{Index: ms.Index, Members: make([]Member, len(ms.Members)), Joint: len(ms.UnderWay) > 0, FailoverByTimeout: ms.Settings.FailoverByTimeout}
+	out := Membership{Index: ms.Index, Members: make([]Member, len(ms.Members)), Joint: len(ms.UnderWay) > 0, FailoverByTimeout: ms.Settings.FailoverByTimeout, FormatLevel: ms.Settings.Level()}
 	for i, m := range ms.Members {
 		out.Members[i] = publicMember(m)
 	}

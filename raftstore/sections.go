@@ -56,6 +56,10 @@ const (
 	sectionEnd sectionKind = 255
 )
 
+// sectionLevels are the format levels of a cluster from which on a section is written. What
+// is new gets the next level here, and is refused below it: see node/format.go.
+var sectionLevels = map[sectionKind]uint32{sectionMeta: 1, sectionMembership: 1, sectionState: 1, sectionEnd: 1}
+
 // SnapshotHeader is what a snapshot says before the state machine's part of it.
 type SnapshotHeader struct {
 	Metadata   raftpb.SnapshotMetadata
@@ -80,7 +84,9 @@ type sectionWriter struct {
 	total uint64
 	// crc is the last checksum that was written.
 	crc uint32
-	err error
+	// level is the format level of the cluster.
+	level uint32
+	err   error
 }
 
 // begin writes all that stands before the state machine's data.
@@ -94,6 +100,7 @@ func (s *sectionWriter) begin(h SnapshotHeader) error {
 	if err != nil {
 		return err
 	}
+	s.level = h.Membership.Settings.Level()
 	s.chunk = make([]byte, chunkHeadBytes, chunkHeadBytes+chunkBytesMax)
 	head := s.apart(func() {
 		s.seal(binary.LittleEndian.AppendUint32([]byte(snapshotMagic), snapshotVersion))
@@ -140,6 +147,9 @@ func (s *sectionWriter) apart(f func()) []byte {
 }
 
 func (s *sectionWriter) open(kind sectionKind) {
+	if need, known := sectionLevels[kind]; s.err == nil && (!known || need > s.level) {
+		s.err = fmt.Errorf("section %d of a snapshot is written from format level %d on, and the cluster's is %d", kind, need, s.level)
+	}
 	s.seal([]byte{byte(kind), sectionMandatory, 0, 0})
 }
 

@@ -33,7 +33,7 @@ func goldenHeader() SnapshotHeader {
 				{ID: 1, Name: "a", Address: "h:1", Kind: octopiipb.Voter, Incarnation: 0x11},
 				{ID: 2, Name: "b", Address: "h:2", Kind: octopiipb.Learner, Promote: true},
 			},
-			Settings: octopiipb.Settings{FailoverByTimeout: true}},
+			Settings: octopiipb.Settings{FailoverByTimeout: true, Format: 2}},
 		Terms: []octopiipb.TermStart{{First: 1, Term: 1}, {First: 2, Term: 3}},
 		Sums:  []uint64{0xa, 0, 0},
 	}
@@ -120,11 +120,28 @@ func TestSnapshotAsDrawn(t *testing.T) {
 			"\x22\x18\x0a\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00",
 		// cluster, index, members, removed, settings
 		2: "\x08\x77\x10\x08" + "\x1a\x0e\x08\x01\x12\x01a\x1a\x03h:1\x20\x01\x30\x11" + "\x1a\x0e\x08\x02\x12\x01b\x1a\x03h:2\x20\x02\x38\x01" +
-			"\x22\x01\x05" + "\x32\x02\x08\x01",
+			"\x22\x01\x05" + "\x32\x04\x08\x01\x10\x02",
 		240: "state",
 	}
 	if diff := cmp.Diff(want, sections); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// A section that is new is not written below its format level.
+func TestSectionsHaveLevels(t *testing.T) {
+	sectionLevels[sectionState] = 3
+	defer func() { sectionLevels[sectionState] = 1 }()
+	h := goldenHeader()
+	if _, err := WriteSnapshot(io.Discard, h, strings.NewReader("state")); err == nil || !strings.Contains(err.Error(), "written from format level 3 on, and the cluster's is 2") {
+		t.Errorf("at level 2: %v", err)
+	}
+	if _, err := WriteSnapshot(io.Discard, h, nil); err != nil {
+		t.Errorf("a snapshot without it: %v", err)
+	}
+	h.Membership.Settings.Format = 3
+	if _, err := WriteSnapshot(io.Discard, h, strings.NewReader("state")); err != nil {
+		t.Errorf("at level 3: %v", err)
 	}
 }
 

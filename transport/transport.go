@@ -225,25 +225,32 @@ type Refusal struct {
 	// do; 0: there is no more than the text.
 	Code   uint32
 	Reason string
+	// Seal proves the code to the peer. It belongs to the user of the transport, too; nil:
+	// nothing proves it.
+	Seal []byte
 }
 
 // refused is an error with a code that Accept returns.
 type refused struct {
 	code uint32
+	seal []byte
 	error
 }
 
 func (r *refused) Unwrap() error { return r.error }
 
 // Refuse gives an error that Accept returns a code that reaches the peer.
-func Refuse(code uint32, err error) error { return &refused{code, err} }
+func Refuse(code uint32, err error) error { return RefuseSealed(code, nil, err) }
+
+// RefuseSealed is Refuse with a seal, which reaches the peer, too.
+func RefuseSealed(code uint32, seal []byte, err error) error { return &refused{code, seal, err} }
 
 // RefusalFor is what reaches the peer of an error that Accept returned. It is for those who
 // write a Transport.
 func RefusalFor(err error) Refusal {
 	var r *refused
 	if errors.As(err, &r) {
-		return Refusal{Code: r.code, Reason: err.Error()}
+		return Refusal{Code: r.code, Reason: err.Error(), Seal: r.seal}
 	}
 	return Refusal{Reason: err.Error()}
 }

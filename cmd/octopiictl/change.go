@@ -154,7 +154,14 @@ func (o *options) ask(cmd *cobra.Command, ask func(context.Context, *clientv3.Cl
 		return err
 	}
 	defer done()
-	if err = ask(ctx, c); err == nil {
+	by, err := o.serving(c)
+	if err != nil {
+		return err
+	}
+	if by != c {
+		defer by.Close()
+	}
+	if err = ask(ctx, by); err == nil {
 		return nil
 	}
 	what := strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" ")
@@ -171,6 +178,47 @@ func (o *options) ask(cmd *cobra.Command, ask func(context.Context, *clientv3.Cl
 		text += "; " + o.explain(c)
 	}
 	return fmt.Errorf("%s on %s: %s", what, strings.Join(o.endpoints, ","), text)
+}
+
+// serving returns a client of the first endpoint that answers for its cluster: one that is not
+// part of it yet, or serves nothing, would refuse, though another one does not. It is c, of all
+// endpoints, where there is only one, or none answers soon.
+func (o *options) serving(c *clientv3.Client) (*clientv3.Client, error) {
+	if len(o.endpoints) == 1 {
+		return c, nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), min(o.timeout, explainTimeout))
+	defer cancel()
+	answers := make(chan string)
+	for _, endpoint := range o.endpoints {
+		go func() {
+			if answersMembership(ctx, c, endpoint) != nil {
+				endpoint = ""
+			}
+			answers <- endpoint
+		}()
+	}
+	first := ""
+	for range o.endpoints {
+		if endpoint := <-answers; first == "" && endpoint != "" {
+			first = endpoint
+			cancel()
+		}
+	}
+	if first == "" {
+		return c, nil
+	}
+	return o.client([]string{first})
+}
+
+func answersMembership(ctx context.Context, c *clientv3.Client, endpoint string) error {
+	conn, err := c.Dial(endpoint)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = adminpb.NewAdminClient(conn).Membership(ctx, &adminpb.MembershipRequest{})
+	return err
 }
 
 func idOrNone(id uint64) string {

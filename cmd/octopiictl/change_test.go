@@ -109,6 +109,27 @@ before  1       1       0         n1      n2`, "--endpoints", a, "member", "prom
 	expect(t, exitFailed, "", "--endpoints", deadAddress(t), "--timeout", "200ms", "member", "remove", "n1")
 }
 
+// An endpoint that is not part of a cluster yet, or does not listen, leaves a change to the one
+// that answers, wherever that stands in the list.
+func TestChangeAsksWhoServes(t *testing.T) {
+	a := serve(t, &server{id: 0xa, change: func(*adminpb.ChangeMembershipRequest) (*adminpb.ChangeMembershipResponse, error) {
+		return &adminpb.ChangeMembershipResponse{Before: two(), After: two()}, nil
+	}})
+	for range 5 { // clients take turns among endpoints
+		for _, endpoints := range []string{uninitialized(t) + "," + a, a + "," + uninitialized(t), deadAddress(t) + "," + uninitialized(t) + "," + a} {
+			var out, errs strings.Builder
+			if got := run([]string{"--endpoints", endpoints, "member", "demote", "n1"}, &out, &errs); got != 0 {
+				t.Errorf("%s: exit status %d: %s", endpoints, got, errs.String())
+			}
+		}
+	}
+	var out, errs strings.Builder
+	endpoints := uninitialized(t) + "," + uninitialized(t)
+	if got := run([]string{"--endpoints", endpoints, "member", "demote", "n1"}, &out, &errs); got != exitFailed {
+		t.Errorf("no endpoint is a member: exit status %d, want %d", got, exitFailed)
+	}
+}
+
 // A member that loses the answer, because the change removed it, leaves it to the others.
 func TestLostAnswerIsAskedElsewhere(t *testing.T) {
 	lost := status.Error(codes.Unavailable, "octopii: the member that was asked was removed")

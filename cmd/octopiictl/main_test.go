@@ -104,6 +104,16 @@ func (s *server) MemberList(ctx context.Context, _ *etcdserverpb.MemberListReque
 	}, nil
 }
 
+// uninitialized answers as a member that is not part of a cluster yet.
+func uninitialized(t *testing.T) string {
+	s := &server{}
+	s.removed.Store(true)
+	s.change = func(*adminpb.ChangeMembershipRequest) (*adminpb.ChangeMembershipResponse, error) {
+		return nil, status.Error(codes.Unavailable, "octopii: this member is not yet part of a cluster; ask another, or retry")
+	}
+	return serve(t, s)
+}
+
 // serve starts a server and returns its address.
 func serve(t *testing.T, s *server, opts ...grpc.ServerOption) string {
 	t.Helper()

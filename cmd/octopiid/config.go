@@ -357,6 +357,11 @@ func (c config) checkJoin() error {
 			return fmt.Errorf("--join names one member twice, as %s and as %s; name each of the %d expected members once", c.Join[first], addr, c.Expect)
 		}
 	}
+	return nil
+}
+
+// checkExpected refuses to wait for more members than --join names.
+func (c config) checkExpected() error {
 	known := len(c.Join)
 	if !c.joinNamesSelf() {
 		known++
@@ -537,7 +542,7 @@ func (c config) checkFounding() error {
 	case len(c.Join) > 0 && c.Expect != 1 && !slices.ContainsFunc(c.Join, func(a string) bool { return !sameAddr(a, c.ownPeerAddr()) }):
 		return fmt.Errorf("--join names nobody but this member itself, %s; name a member of the cluster, add --expect N to found one together, or use --bootstrap to found one alone", c.ownPeerAddr())
 	}
-	return nil
+	return c.checkExpected()
 }
 
 // checkDirectory says what is in the way of a directory for data.

@@ -150,11 +150,33 @@ func TestExpectErrors(t *testing.T) {
 		"port of the system":    {"a:0", "b:1,c:1", "3", "name a port"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := load(t, []string{"--data-dir", "d", "--peer-addr", c.peer, "--join", c.join, "--expect", c.expect}, nil, "")
+			cfg, err := load(t, []string{"--data-dir", "d", "--peer-addr", c.peer, "--join", c.join, "--expect", c.expect}, nil, "")
+			if err == nil {
+				err = cfg.checkFounding()
+			}
 			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 				t.Errorf("error %v; want %q", err, c.want)
 			}
 		})
+	}
+}
+
+// Once its directory is initialized a member expects nobody: one address that is right is
+// enough to find the others.
+func TestExpectIsForTheFirstStart(t *testing.T) {
+	dir := t.TempDir()
+	cfg, err := load(t, []string{"--data-dir", dir, "--peer-addr", "a:1", "--join", "b:1", "--expect", "3"}, nil, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cfg.checkFounding(); err == nil {
+		t.Error("an empty directory expects three and names two, and is taken")
+	}
+	if err := os.MkdirAll(filepath.Join(cfg.nodeDir(), "wal"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := cfg.checkFounding(); err != nil {
+		t.Errorf("an initialized directory: %v", err)
 	}
 }
 

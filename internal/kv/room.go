@@ -208,14 +208,16 @@ func (r *room) extend() {
 
 // isLow: err says why there is no whole reserve, if there is none. Free pages are used before
 // the file grows, but not for every value, as they need not lie side by side. So they count
-// only while there is something left to grow into.
+// only while there is something left to grow into, and if there are twice as many bytes of them
+// as the reserve has, or they are three quarters of the file: of a volume that has not much more
+// than the log and the reserve, the file never has as many as the former.
 func (r *room) isLow(err error) bool {
 	if err == nil {
 		return false
 	}
 	total, inUse := r.size()
 	left, _ := r.left()
-	return left < r.reserve/2 || r.reserve > (total-inUse)/2
+	return left < r.reserve/2 || total-inUse < min(2*r.reserve, total*3/4)
 }
 
 // lookAtVolume asks what is free. An error is no reason to count on anything.

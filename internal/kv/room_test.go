@@ -207,15 +207,19 @@ func TestRoomIsThere(t *testing.T) {
 
 // Free pages are no room where nothing is left to grow into.
 func TestFreePagesAreNoRoomAlone(t *testing.T) {
-	r := &room{lg: zap.NewNop(), reserve: 16 << 20, extent: extent{allocated: 100 << 20}}
 	for _, c := range []struct {
-		total, inUse int64
-		low          bool
+		allocated, total, inUse int64
+		low                     bool
 	}{
-		{total: 80 << 20, inUse: 70 << 20, low: true},
-		{total: 80 << 20, inUse: 10 << 20},
-		{total: 99 << 20, inUse: 10 << 20, low: true},
+		{allocated: 100 << 20, total: 80 << 20, inUse: 70 << 20, low: true},
+		{allocated: 100 << 20, total: 80 << 20, inUse: 10 << 20},
+		{allocated: 100 << 20, total: 99 << 20, inUse: 10 << 20, low: true},
+		// A small volume, of which the log has half: all keys are deleted, or some.
+		{allocated: 30 << 20, total: 16 << 20, inUse: 1 << 20},
+		{allocated: 30 << 20, total: 16 << 20, inUse: 8 << 20, low: true},
+		{allocated: 30 << 20, total: 24 << 20, inUse: 1 << 20, low: true},
 	} {
+		r := &room{lg: zap.NewNop(), reserve: 16 << 20, extent: extent{allocated: c.allocated}}
 		r.size = func() (total, inUse int64) { return c.total, c.inUse }
 		if got := r.isLow(errNoRoom); got != c.low {
 			t.Errorf("%d of %d bytes in use, and %d allocated: low %v, want %v", c.inUse, c.total, r.allocated, got, c.low)

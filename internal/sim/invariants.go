@@ -83,7 +83,7 @@ type following struct {
 
 type stampedTerm struct {
 	term, hash uint64
-	// change: it is a change of membership.
+	// change: it is a change of membership or of a setting, which is part of it.
 	change bool
 }
 
@@ -333,12 +333,17 @@ func (c *checker) killed(m *member) { m.view.commit = 0 }
 
 // refused: a member does not start. Only damage is a reason, or a log that is lost.
 func (c *checker) refused(m *member, err error) {
-	if m.lostLog && errors.Is(err, node.ErrAmnesia) {
+	if m.lostLog && errors.Is(err, node.ErrAmnesia) || m.isOlder(err) {
 		return
 	}
 	if !m.view.damaged && !m.disk.struck && !m.disk.dead {
 		c.w.fail("an honest crash keeps nobody from starting", "%s: %v", m.name(), err)
 	}
+}
+
+// isOlder: a script started a program that does not read what the cluster writes.
+func (m *member) isOlder(err error) bool {
+	return m.reads != 0 && errors.Is(err, node.ErrFormatLevel)
 }
 
 // stopped: a process ended by itself. Only a fault of its disk, its removal, or a
@@ -347,7 +352,7 @@ func (c *checker) stopped(m *member, err error, struck bool) {
 	switch {
 	case m.phantom && errors.Is(err, node.ErrOtherCluster):
 	case c.w.branching && (errors.Is(err, node.ErrDiverged) || errors.Is(err, node.ErrAmnesia)):
-	case struck, m.view.damaged, m.view.forgets:
+	case struck, m.view.damaged, m.view.forgets, m.isOlder(err):
 	case errors.Is(err, node.ErrDiskStalled) && (max(m.disk.stalled, m.disk.hung) >= c.w.now || m.awakeSince == c.w.now):
 		// If it stood still, it learns at once that its limit is over and that the disk works.
 	case errors.Is(err, node.ErrRemoved), errors.Is(err, node.ErrIDReused):

@@ -59,6 +59,8 @@ type launch struct {
 	priority int
 	// acceptLoss is node.Config's.
 	acceptLoss bool
+	// reads is up to which format level its program reads; 0: as far as it really does.
+	reads uint32
 }
 
 // fill sets what of a Config is the operator's.
@@ -162,6 +164,7 @@ func (w *world) addMember() *member {
 	m.disk = newDisk(m)
 	m.address = fmt.Sprintf("n%d", m.id)
 	m.machine = newMachine(m)
+	m.reads = w.cfg.reads
 	if at := len(w.members); w.byHand && at < len(w.cfg.priorities) {
 		m.priority = w.cfg.priorities[at]
 	} else if !w.byHand {
@@ -213,7 +216,8 @@ func (m *member) start() {
 		Logger:              logger,
 	}
 	m.fill(&cfg)
-	n, err := stepped.Start(stepped.Config{FS: m.disk.fs, Host: host{m}, CacheBytes: c.cacheBytes, RequestWindow: c.requestWindow, Node: cfg})
+	n, err := stepped.Start(stepped.Config{FS: m.disk.fs, Host: host{m}, CacheBytes: c.cacheBytes, RequestWindow: c.requestWindow,
+		OldestFormat: min(1, m.reads), NewestFormat: m.reads, Node: cfg})
 	if err != nil {
 		m.end.close()
 		m.log = before

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"errors"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -16,13 +17,16 @@ import (
 // new member that votes. So a majority always has a good copy of every committed
 // entry, and nothing that was acknowledged may be lost.
 //
-// It is layers, each of which owns its fields and knows only those below:
+// It is layers, each of which knows only those below:
 //
 //	saboteur    which faults there are, and how they end       saboteur.go
 //	links       faults of the network                          links.go
 //	breakdowns  faults of processes, disks and clocks          breakdowns.go
 //	operator    who belongs to the cluster, and the budget     operator.go
 //	damages     what is lost for good                          damages.go, images.go
+//
+// links, breakdowns and damages own no field. They stand apart for the budget: a fault of the
+// network, of a process, a disk or a clock cannot reach it, as the operator is above them.
 //
 // nemesis lets them strike, and answers what comes of it.
 type nemesis struct{ damages }
@@ -112,6 +116,29 @@ func (n *nemesis) begin() {
 			n.schedule(f)
 		}
 	}
+	if n.w.cfg.reads != 0 {
+		n.upgrade()
+	}
+}
+
+// upgrade has members run a newer program, one now and one then, and some an older one again.
+// It draws for itself, so that it moves no other story.
+func (n *nemesis) upgrade() {
+	rnd := rand.New(rand.NewPCG(n.w.cfg.Seed, 3))
+	for range 8 * n.w.cfg.Members {
+		n.w.at(time.Duration(rnd.Int64N(int64(n.w.cfg.Duration))), "another program", func() {
+			up := n.w.running()
+			if n.over || n.held || len(up) == 0 {
+				return
+			}
+			m, back := up[rnd.IntN(len(up))], rnd.IntN(12) == 0
+			m.reads = 2
+			if back {
+				m.reads = 1
+			}
+			n.kill(m, false)
+		})
+	}
 }
 
 func (n *nemesis) schedule(f fault) {
@@ -146,6 +173,9 @@ func (n *nemesis) stopped(m *member, err error, struck bool) {
 	case errors.Is(err, node.ErrRemoved), errors.Is(err, node.ErrIDReused), errors.Is(err, node.ErrAmnesia):
 		m.gone = true
 	case m.gone:
+	case m.isOlder(err) && !n.w.byHand: // the operator reads why
+		m.reads = 2
+		m.restartLater()
 	case errors.Is(err, node.ErrDiskStalled):
 		if !n.w.byHand { // the operator has another one put in
 			m.disk.stalled = 0

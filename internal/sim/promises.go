@@ -54,7 +54,7 @@ func (c *promises) append(m *member, e *raftpb.Entry) {
 	if change && m.node != nil && m.status().Role == node.Leader && e.Term == m.status().Term {
 		c.proposed(m, e)
 	}
-	v.log = append(v.log[:e.Index-v.base-1], stampedTerm{e.Term, s.hash, change})
+	v.log = append(v.log[:e.Index-v.base-1], stampedTerm{e.Term, s.hash, change || isSetting(e)})
 	// What a leader replaces is not promised any more.
 	if e.Index <= v.ackIndex {
 		if was, _ := v.termAt(v.ackIndex); was != v.ackTerm || v.last() < v.ackIndex {
@@ -62,6 +62,11 @@ func (c *promises) append(m *member, e *raftpb.Entry) {
 		}
 	}
 	c.grow(e.Index)
+}
+
+// isSetting: the entry changes a setting of the cluster, which is part of its membership.
+func isSetting(e *raftpb.Entry) bool {
+	return e.Type == raftpb.EntryNormal && len(e.Data) > 0 && e.Data[0] == 4
 }
 
 // proposed: a leader makes a voter only of a learner that has caught up, for a vote
@@ -321,7 +326,7 @@ func (c *promises) readLog(m *member) {
 			} else if !ok {
 				c.w.fail("nothing is made up", "%s comes back with entry %d of term %d, which nobody ever had", m.name(), e.Index, e.Term)
 			}
-			v.log = append(v.log, stampedTerm{e.Term, s.hash, e.Type == raftpb.EntryConfChangeV2})
+			v.log = append(v.log, stampedTerm{e.Term, s.hash, e.Type == raftpb.EntryConfChangeV2 || isSetting(e)})
 		}
 		next += uint64(len(entries))
 	}

@@ -34,6 +34,12 @@ func (c *registry) membership(m *member, ms *octopiipb.Membership) {
 	if ok && old != s {
 		c.w.fail("one membership at an index", "%s has %s from %d on, and another member %s", m.name(), s, ms.Index, old)
 	}
+	if ok && c.memberships[ms.Index].Settings != ms.Settings {
+		c.w.fail("one membership at an index", "%s has settings %v from %d on, and another member %v", m.name(), ms.Settings, ms.Index, c.memberships[ms.Index].Settings)
+	}
+	if level := ms.Settings.Level(); m.reads != 0 && level > m.reads {
+		c.w.fail("nobody goes on at a format level that it does not read", "%s is at level %d and reads %d", m.name(), level, m.reads)
+	}
 	if v := &m.view; m.node != nil && ms.Index > v.base && ms.Index <= v.last() && !v.log[ms.Index-v.base-1].change {
 		c.w.fail("membership changes where its entry is", "%s has %s from %d on, and the entry there is no change", m.name(), s, ms.Index)
 	}

@@ -231,6 +231,7 @@ var commands = map[string]func(*scenario){
 	"release": (*scenario).release,
 
 	"status":    (*scenario).status,
+	"level":     (*scenario).level,
 	"values":    (*scenario).values,
 	"elections": (*scenario).elections,
 	"votes":     (*scenario).votesGiven,
@@ -366,6 +367,7 @@ func (s *scenario) cluster() {
 	cfg.Members = int(s.number("members", 3))
 
 	cfg.together = s.d.HasArg("expect")
+	cfg.reads = uint32(s.number("reads", 0))
 
 	w := newWorld(cfg)
 	w.byHand = true
@@ -390,6 +392,7 @@ func (s *scenario) join() {
 		m.join[0] = by.address
 	}
 	m.priority = int(s.number("priority", 0))
+	m.reads = uint32(s.number("reads", uint64(m.reads)))
 	if old := s.maybeMember("at"); old != nil { // where another one was, whose place it takes
 		m.rejoins, m.address = !s.d.HasArg("anew"), old.address
 	}
@@ -814,6 +817,7 @@ func (s *scenario) start() {
 			s.fatalf("%s runs", m.name())
 		}
 		m.gone, m.acceptLoss = false, s.d.HasArg("accept-loss")
+		m.reads = uint32(s.number("reads", uint64(m.reads)))
 		m.start()
 		if !m.up() {
 			s.printf("%s", s.where(m))
@@ -1148,6 +1152,18 @@ func (s *scenario) status() {
 		if ids := s.members("id"); len(ids) == 0 || slices.Contains(ids, m) {
 			s.printf("%s", s.where(m))
 		}
+	}
+}
+
+// level says which format level is in force, and who keeps the leader from raising it.
+func (s *scenario) level() {
+	for _, m := range s.w.running() {
+		st := m.status()
+		line := fmt.Sprintf("%s: format level %d", s.name(m), st.Membership.FormatLevel)
+		if len(st.LevelHeldBy) > 0 {
+			line += fmt.Sprintf(", held by %d", st.LevelHeldBy)
+		}
+		s.printf("%s", line)
 	}
 }
 

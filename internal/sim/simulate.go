@@ -113,6 +113,8 @@ type setting struct {
 	votersMin  int
 	stallLimit time.Duration
 
+	// reads is member.reads of those that a script begins with, or a story with an upgrade.
+	reads uint32
 	// priorities of the members that a script begins with.
 	priorities []int
 
@@ -152,6 +154,9 @@ func draw(seed uint64, o Options) setting {
 	s.promoteLag = pick(rnd, uint64(1), 10, 100)
 	s.failoverByTimeout = seed%8 == 5
 	s.together = seed%4 == 2
+	if seed%8 == 3 {
+		s.reads = 1 // see nemesis.upgrade
+	}
 	s.joinTimeoutTicks = pick(rnd, 60, 150, 600)
 	s.segmentBytes = pick(rnd, int64(32<<10), 64<<10, 256<<10)
 	s.stallLimit = 15 * time.Second

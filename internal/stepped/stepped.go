@@ -86,6 +86,8 @@ type Config struct {
 	// RequestWindow is how many numbers of a follower's requests a leader tells apart;
 	// 0: the default.
 	RequestWindow uint64
+	// OldestFormat and NewestFormat are the format levels that the Node pretends to read; 0: its own.
+	OldestFormat, NewestFormat uint32
 }
 
 // Start recovers a Node that runs only when it is told to. Package node sets it.

@@ -93,7 +93,7 @@ var adviceOf = map[syscall.Errno]string{
 	syscall.ENFILE: "raise the system's limit of open files (sysctl fs.file-max)",
 	syscall.ENOMEM: "raise the memory limit of this process (ulimit -v, its cgroup), or give the machine more memory",
 	syscall.EAGAIN: "raise the memory and process limits of this process",
-	syscall.ENOSPC: "free some space on the volume",
+	syscall.ENOSPC: "free some space on the volume, or enlarge it",
 	syscall.EDQUOT: "raise the quota, or free some space",
 	syscall.EIO:    "the device did not answer: look for the cause in the system's log, and replace the disk if it stays so",
 	syscall.ENODEV: "the device is gone: attach and mount it again",

@@ -174,6 +174,7 @@ func TestCauses(t *testing.T) {
 		{os.ErrInvalid, selfheal.Lost},
 		{errors.Join(os.ErrInvalid, syscall.ENOSPC), selfheal.Passing},
 		{node.ErrDiskStalled, selfheal.Passing},
+		{node.ErrFormatLevel, selfheal.Passing},
 		{node.ErrAmnesia, selfheal.Lost},
 		{node.ErrCorrupt, selfheal.Lost},
 		{node.ErrDiverged, selfheal.Lost},

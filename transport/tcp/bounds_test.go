@@ -32,13 +32,11 @@ func TestBrokenConnectionsLeaveNothingQueued(t *testing.T) {
 		})
 		breakConnections([]*Transport{a, b}[round%2])
 	}
-	a.mu.RLock()
-	p := a.peers[2]
-	a.mu.RUnlock()
+	q := &a.registry.peer(2).queue
 	transporttest.Until(t, "nothing is queued", func() bool {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		return p.messages == 0 && p.bytes == 0
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		return q.messages == 0 && q.bytes == 0
 	})
 }
 
@@ -95,14 +93,14 @@ func TestMemoryGoesBackWhereItCameFrom(t *testing.T) {
 	for id := uint64(10); id < 13; id++ {
 		c := dialRaw(t, b, purposeMessages, id)
 		c.write(frame[:len(frame)-1])
-		transporttest.Until(t, "a stranger has memory", func() bool { return b.strangerBudget.used.Load() > 0 })
+		transporttest.Until(t, "a stranger has memory", func() bool { return b.memory.strangers.used.Load() > 0 })
 		b.SetPeer(id, "127.0.0.1:1")
 		c.write(frame[len(frame)-1:])
 		transporttest.Until(t, "its frame arrives", func() bool { return hb.Received(id) == 1 })
 		_ = c.nc.Close()
 	}
 	transporttest.Until(t, "all memory is given back", func() bool {
-		return b.strangerBudget.used.Load() == 0 && b.memberBudget.used.Load() == 0
+		return b.memory.strangers.used.Load() == 0 && b.memory.members.used.Load() == 0
 	})
 }
 
@@ -115,9 +113,9 @@ func TestConnectionsOfPeersGiveTheirPlacesBack(t *testing.T) {
 		for range 2 * most {
 			_ = dialRaw(t, b, purpose, 1).nc.Close()
 			transporttest.Until(t, name+": its place is free", func() bool {
-				b.mu.RLock()
-				defer b.mu.RUnlock()
-				return b.established == 0
+				b.registry.mu.RLock()
+				defer b.registry.mu.RUnlock()
+				return b.registry.slots.established == 0
 			})
 		}
 	}
@@ -146,9 +144,10 @@ func TestRegisteredBeforeTheDialerKnows(t *testing.T) {
 	answers := 0
 	c.nc = &writes{nc, func() {
 		answers++
-		c.t.mu.RLock()
-		defer c.t.mu.RUnlock()
-		if c.t.flows[flow{1, 0}] != c {
+		r := &c.t.registry
+		r.mu.RLock()
+		defer r.mu.RUnlock()
+		if c.flow == nil || r.flows[flowKey{1, 0}] != c.flow {
 			t.Error("the dialer is told that it may send on a connection that is not registered")
 		}
 	}}
@@ -188,4 +187,35 @@ func TestLargeFrameOnASlowNetwork(t *testing.T) {
 		reader.Wait()
 		finish(t, c)
 	})
+}
+
+// reads calls before each read.
+type reads struct {
+	*scripted
+	before func()
+}
+
+func (r *reads) Read(p []byte) (int, error) {
+	r.before()
+	return r.scripted.Read(p)
+}
+
+// A stranger must send a frame within a time. One that becomes a peer within a frame has no such
+// deadline after it: its connection would break, and what is under way would be lost.
+func TestNoDeadlineIsLeftOfAStranger(t *testing.T) {
+	c, nc, _ := unconnected(t, newFrame(frameMessages, make([]byte, 2*readBufferBytes)), true)
+	c.timed.progress = time.Minute
+	c.timed.nc = &reads{nc, func() {
+		if c.timed.begun {
+			c.member.Store(true)
+		}
+	}}
+	if _, _, err := c.readFrame(4*readBufferBytes, nil); err != nil {
+		t.Fatal(err)
+	}
+	if !c.member.Load() || !c.timed.until.IsZero() {
+		t.Errorf("peer: %v; everything that it sends must come until %v", c.member.Load(), c.timed.until)
+	}
+	c.member.Store(false)
+	finish(t, c)
 }

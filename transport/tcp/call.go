@@ -16,7 +16,7 @@ const callBytesMax = 4 << 20
 // Call sends one message to whoever listens at address, on a connection of its
 // own.
 func (t *Transport) Call(ctx context.Context, address string, kind transport.Kind, m transport.Message) ([]byte, error) {
-	if err := t.ready(); err != nil {
+	if err := t.life.ready(); err != nil {
 		return nil, err
 	}
 	operation := "call " + address
@@ -24,18 +24,18 @@ func (t *Transport) Call(ctx context.Context, address string, kind transport.Kin
 	if err != nil {
 		return nil, fmt.Errorf("tcp: %s: %w", operation, err)
 	}
-	ctx, cancel := t.scope(ctx)
+	ctx, cancel := t.life.scope(ctx)
 	defer cancel()
-	c, _, err := t.open(ctx, address, purposeCall, 0)
+	c, _, err := t.open(ctx, address, greeting{purpose: purposeCall})
 	if err != nil {
-		return nil, t.explain(ctx, operation, err)
+		return nil, t.life.explain(ctx, operation, err)
 	}
 	defer c.close()
 	if err := c.writeFrame(newFrame(frameCall, request)); err != nil {
-		return nil, t.explain(ctx, operation, err)
+		return nil, t.life.explain(ctx, operation, err)
 	}
 	answer, err := c.awaitReply(callBytesMax)
-	return answer, t.explain(ctx, operation, err)
+	return answer, t.life.explain(ctx, operation, err)
 }
 
 // encodeMessage appends m to b. No message at all is an empty one.
@@ -67,11 +67,11 @@ func (t *Transport) answerCall(c *conn, from transport.Hello) {
 		t.log.Debug("call ended early", zap.String("address", c.address), zap.Error(err))
 		return
 	}
-	ctx, cancel := context.WithCancel(t.life)
+	ctx, cancel := context.WithCancel(t.life.ctx)
 	defer cancel()
-	c.idle, c.timed.timeout = 0, 0
+	c.timed.idle = 0
 	left := make(chan struct{})
-	t.wg.Go(func() {
+	t.life.wg.Go(func() {
 		defer close(left)
 		_, _ = c.frames.r.ReadByte() // returns when the caller leaves, or breaks the protocol
 		cancel()
@@ -94,14 +94,14 @@ func (t *Transport) handle(ctx context.Context, from transport.Hello, in transpo
 
 // Probe shakes hands with whoever listens at address.
 func (t *Transport) Probe(ctx context.Context, address string) (transport.Hello, error) {
-	if err := t.ready(); err != nil {
+	if err := t.life.ready(); err != nil {
 		return transport.Hello{}, err
 	}
-	ctx, cancel := t.scope(ctx)
+	ctx, cancel := t.life.scope(ctx)
 	defer cancel()
-	c, peer, err := t.open(ctx, address, purposeProbe, 0)
+	c, peer, err := t.open(ctx, address, greeting{purpose: purposeProbe})
 	if err != nil {
-		return transport.Hello{}, t.explain(ctx, "probe "+address, err)
+		return transport.Hello{}, t.life.explain(ctx, "probe "+address, err)
 	}
 	c.close()
 	return peer, nil

@@ -2,7 +2,6 @@ package tcp
 
 import (
 	"bufio"
-	"container/list"
 	"errors"
 	"net"
 	"sync"
@@ -12,7 +11,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/octopii/octopii/proto"
-	"github.com/octopii/octopii/transport"
 )
 
 const (
@@ -33,116 +31,67 @@ type conn struct {
 
 	frames frameReader
 	timed  *timedReader
-	// idle is how long the reader waits for a frame to begin, progress how long
-	// for more of one; 0 is for ever. Owned by the reader.
-	idle, progress time.Duration
+	// charged is the memory of the frame that is being read.
+	charged frameCharge
 	// writeTimeout is how long the writer waits for writeStepBytes to go. 0: as
 	// long as the deadline that is set already. Owned by the writer.
 	writeTimeout time.Duration
 
-	closing sync.Once
-	// done is closed when the reader of an incoming message connection has made
-	// its last call to the Handler.
-	done chan struct{}
-
-	// older is the connection that this one replaced. Set before the reader waits
-	// for it.
-	older *conn
-	// flow is what the connection is registered as, once it is.
-	flow flow
-
-	// gone is closed by close. guest is set for a message connection from a stranger, before
-	// it is registered as a flow.
-	gone  chan struct{}
-	guest *guest
-
 	// member: it is a connection with a peer.
 	member atomic.Bool
-	// held is how much of payer's memory the frame that is being read has. Owned by the reader.
-	held  int
-	payer *budget
+	entry  entry
+	// flow is what the connection is registered as, if it brings messages from a sender.
+	flow *flow
 
-	// Guarded by t.mu. place is where the connection counts, and element where it stands
-	// there; nil: nowhere. peer is the member at the other end of a connection for
-	// messages or a snapshot, else 0; removed says that RemovePeer closed it.
-	peer    uint64
-	removed bool
-	// host is the process that made an incoming connection.
-	host    transport.Host
-	place   *place
-	element *list.Element
+	closing sync.Once
+	gone    chan struct{} // closed by close
 }
 
-// timedReader gives every read that has to wait a deadline of its own.
+// timedReader gives every read that has to wait a deadline of its own. Its reader owns it.
 type timedReader struct {
-	nc      net.Conn
-	timeout time.Duration
+	nc net.Conn
+	// idle is how long to wait for a frame to begin, progress how long for more of one; 0 is
+	// for ever.
+	idle, progress time.Duration
+	// bounded says whether all of a frame must come within progress.
+	bounded func() bool
+	begun   bool // a frame did
 	armed   bool
 	// until, if set, is when everything must have come that is being read.
 	until time.Time
 }
 
+// onBody is called when a frame has begun, and when it has ended.
+func (r *timedReader) onBody(begun bool) {
+	r.begun, r.until = begun, time.Time{}
+	if begun && r.progress > 0 && r.bounded() { // a stranger's bytes may not trickle in for ever
+		r.until = time.Now().Add(r.progress)
+	}
+}
+
 func (r *timedReader) Read(p []byte) (int, error) {
-	if !r.until.IsZero() {
-		if err := r.nc.SetReadDeadline(r.until); err != nil {
+	timeout := r.idle
+	if r.begun && r.progress > 0 {
+		timeout = r.progress
+	}
+	deadline := r.until
+	if deadline.IsZero() && timeout > 0 {
+		deadline = time.Now().Add(timeout)
+	}
+	if r.armed || !deadline.IsZero() {
+		if err := r.nc.SetReadDeadline(deadline); err != nil {
 			return 0, err
 		}
-		r.armed = true
-	} else if r.timeout > 0 {
-		if err := r.nc.SetReadDeadline(time.Now().Add(r.timeout)); err != nil {
-			return 0, err
-		}
-		r.armed = true
-	} else if r.armed {
-		if err := r.nc.SetReadDeadline(time.Time{}); err != nil {
-			return 0, err
-		}
-		r.armed = false
+		r.armed = !deadline.IsZero()
 	}
 	return r.nc.Read(p)
 }
 
 func newConn(t *Transport, raw, nc net.Conn, address string, inbound bool) *conn {
-	c := &conn{t: t, raw: raw, nc: nc, address: address, inbound: inbound, done: make(chan struct{}), gone: make(chan struct{})}
-	c.timed = &timedReader{nc: nc}
-	c.frames.r = bufio.NewReaderSize(c.timed, readBufferBytes)
-	c.frames.onBody = func(begun bool) {
-		switch {
-		case !begun:
-			c.timed.timeout = c.idle
-		case c.progress > 0:
-			c.timed.timeout = c.progress
-		}
-		if c.inbound && !c.member.Load() && c.progress > 0 {
-			c.timed.until = time.Time{}
-			if begun { // a stranger's bytes may not trickle in for ever
-				c.timed.until = time.Now().Add(c.progress)
-			}
-		}
-	}
-	c.frames.charge = c.charge
+	c := &conn{t: t, raw: raw, nc: nc, address: address, inbound: inbound, gone: make(chan struct{})}
+	c.timed = &timedReader{nc: nc, bounded: func() bool { return inbound && !c.member.Load() }}
+	c.frames = frameReader{r: bufio.NewReaderSize(c.timed, readBufferBytes), onBody: c.timed.onBody, charge: c.charge}
 	return c
-}
-
-// track makes the connection one that Close closes.
-func (t *Transport) track(c *conn) error {
-	t.mu.Lock()
-	if t.closed {
-		t.mu.Unlock()
-		return transport.ErrClosed
-	}
-	t.conns[c] = struct{}{}
-	var oldest *conn
-	if c.inbound {
-		shaking := &t.shaking
-		if t.fromPeer(c.raw.RemoteAddr()) {
-			shaking = &t.shakingPeers
-		}
-		oldest = shaking.add(c, t.config.HandshakesMax)
-	}
-	t.mu.Unlock()
-	t.evict(oldest, "many connections do not shake hands: closing the oldest")
-	return nil
 }
 
 // close may be called by anybody, more than once, on a tracked connection.
@@ -150,22 +99,14 @@ func (c *conn) close() {
 	c.closing.Do(func() {
 		_ = c.raw.Close()
 		close(c.gone)
-		t := c.t
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		delete(t.conns, c)
-		c.leavePlace()
-		if c.inbound && c.member.Load() {
-			t.established--
-		}
+		c.t.registry.forget(c)
 	})
 }
 
 // handshakeDone lifts the deadline of the handshake and sets those that follow
 // it.
 func (c *conn) handshakeDone(idle, progress, writeTimeout time.Duration) error {
-	c.idle, c.progress, c.writeTimeout = idle, progress, writeTimeout
-	c.timed.timeout = idle
+	c.timed.idle, c.timed.progress, c.writeTimeout = idle, progress, writeTimeout
 	c.t.counters.connections.Add(1)
 	return c.nc.SetDeadline(time.Time{})
 }
@@ -173,10 +114,10 @@ func (c *conn) handshakeDone(idle, progress, writeTimeout time.Duration) error {
 // readFrame reads the next frame into the memory of into, or into memory of its
 // own when it does not fit.
 func (c *conn) readFrame(limit int, into []byte) (frameType, []byte, error) {
-	c.discharge()
+	c.charged.giveBack()
 	kind, body, err := c.frames.next(limit, into)
 	if err != nil {
-		c.discharge()
+		c.charged.giveBack()
 		return 0, nil, c.failed(err)
 	}
 	c.t.counters.framesIn.Add(1)
@@ -189,7 +130,7 @@ func (c *conn) failed(err error) error {
 	var bad *badFrame
 	if errors.As(err, &bad) {
 		c.t.counters.badFrames.Add(1)
-		c.t.warnStrangers("bad frame: closing the connection", zap.String("address", c.address), zap.String("reason", bad.reason))
+		c.t.strangers.warn("bad frame: closing the connection", zap.String("address", c.address), zap.String("reason", bad.reason))
 	}
 	return err
 }
@@ -200,7 +141,7 @@ func (c *conn) unexpected(kind frameType, body []byte) error {
 	var hello octopiipb.Hello
 	if kind == frameHello && hello.Unmarshal(body) == nil && hello.Refused != "" {
 		c.t.counters.refused.Add(1)
-		c.t.warnStrangers("the peer refuses this member", zap.String("address", c.address), zap.String("reason", hello.Refused))
+		c.t.strangers.warn("the peer refuses this member", zap.String("address", c.address), zap.String("reason", hello.Refused))
 		c.t.handler.Refused(toHello(hello), refusalIn(hello))
 		return c.refusedBy(hello)
 	}

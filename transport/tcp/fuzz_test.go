@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -68,12 +69,12 @@ func unconnected(t *testing.T, said []byte, inbound bool) (*conn, *scripted, *tr
 		}
 		return nil
 	})
-	life, end := context.WithCancel(context.Background())
-	tr := newTransport(cfg, life, end)
-	tr.handler, tr.started = h, true
+	tr := newTransport(cfg)
+	tr.handler = h
+	close(tr.life.started)
 	nc := &scripted{in: bytes.NewReader(said)}
 	c := newConn(tr, nc, nc, "a peer", inbound)
-	if err := tr.track(c); err != nil {
+	if err := tr.registry.track(c); err != nil {
 		t.Fatal(err)
 	}
 	return c, nc, h
@@ -82,14 +83,12 @@ func unconnected(t *testing.T, said []byte, inbound bool) (*conn, *scripted, *tr
 // finish closes the connection and expects that nothing of it is left.
 func finish(t *testing.T, c *conn) {
 	c.close()
-	c.t.end()
-	c.t.wg.Wait()
-	places := c.t.shaking.open.Len() + c.t.shakingPeers.open.Len() + c.t.strangers.open.Len()
-	if c.t.established != 0 || places != 0 || len(c.t.conns) != 0 || len(c.t.flows) != 0 {
-		t.Errorf("%d connections of peers, %d places, %d connections and %d flows are left",
-			c.t.established, places, len(c.t.conns), len(c.t.flows))
+	c.t.life.close()
+	c.t.life.wg.Wait()
+	if left := c.t.leftovers(); left != (leftovers{}) {
+		t.Errorf("of a closed connection are left: %+v", left)
 	}
-	if c.t.strangerBudget.used.Load()+c.t.memberBudget.used.Load() != 0 {
+	if c.t.memory.strangers.used.Load()+c.t.memory.members.used.Load() != 0 {
 		t.Error("memory for frames is not given back")
 	}
 	if n := c.t.Stats().BadFrames; n > 1 {
@@ -410,7 +409,7 @@ func dial(t *testing.T, said []byte, purpose uint32, to uint64, size int64) {
 		if !errors.As(err, &remote) || remote.Reason != hello.Refused || remote.Code != hello.RefusedCode || len(sent) != 1 || len(h.Accepted()) != 0 {
 			t.Errorf("the refusal %q led to %v and %d frames", hello.Refused, err, len(sent))
 		}
-		if told := h.Refusals(); (len(told) == 1 && told[0] == refusalIn(hello)) == (purpose == purposeProbe) {
+		if told := h.Refusals(); (len(told) == 1 && reflect.DeepEqual(told[0], refusalIn(hello))) == (purpose == purposeProbe) {
 			t.Errorf("of the refusal %q the Handler was told %+v", hello.Refused, told)
 		}
 		return

@@ -97,19 +97,17 @@ func TestRefusedButHeard(t *testing.T) {
 // TestBriefConnections: a peer that breaks every connection as soon as it stands is not
 // dialed all the time: after a few it waits until there is something to send.
 func TestBriefConnections(t *testing.T) {
-	a, _ := start(t, 1, Config{})
-	p := newPeer(a, 2, "")
-	defer p.remove()
+	var b backoff
 	for i := range briefMax {
-		if !p.redialSoon(0) {
+		if !b.broke(0) {
 			t.Fatalf("brief connection %d is not made again at once", i+1)
 		}
 	}
-	p.redials = 0
-	if p.redialSoon(0) || p.redials != 0 {
+	b.redials = 0
+	if b.broke(0) || b.redials != 0 {
 		t.Error("so many brief connections in a row, and the next is made at once")
 	}
-	if !p.redialSoon(briefTime) || !p.redialSoon(0) {
+	if !b.broke(briefTime) || !b.broke(0) {
 		t.Error("after one that lasted the next is not made at once")
 	}
 }

@@ -34,30 +34,21 @@ const (
 	purposeEnd
 )
 
-// open dials address and shakes hands. to is the member that must answer there,
-// 0 for whoever does. The connection is closed when ctx ends.
-func (t *Transport) open(ctx context.Context, address string, purpose uint32, to uint64) (*conn, transport.Hello, error) {
-	return t.openAs(ctx, address, greeting{purpose: purpose, to: to})
-}
-
-// openLane is open for one more message connection.
-func (t *Transport) openLane(ctx context.Context, address string, to uint64, number int) (*conn, transport.Hello, error) {
-	return t.openAs(ctx, address, greeting{purpose: purposeMessages, to: to, lane: uint32(number)})
-}
-
-// greeting is what a Hello says beside who speaks.
+// greeting is what a Hello says beside who speaks. to is the member that must answer, 0 for
+// whoever does.
 type greeting struct {
 	purpose, lane uint32
 	to            uint64
 	refused       transport.Refusal
 }
 
-func (t *Transport) openAs(ctx context.Context, address string, g greeting) (*conn, transport.Hello, error) {
+// open dials address and shakes hands. The connection is closed when ctx ends.
+func (t *Transport) open(ctx context.Context, address string, g greeting) (*conn, transport.Hello, error) {
 	// Close waits for the handshake, because it calls the Handler.
-	if err := t.enter(); err != nil {
+	if err := t.life.enter(); err != nil {
 		return nil, transport.Hello{}, err
 	}
-	defer t.wg.Done()
+	defer t.life.wg.Done()
 	c, err := t.dial(ctx, address, g.purpose, g.to)
 	if err != nil {
 		return nil, transport.Hello{}, err
@@ -93,9 +84,9 @@ func (t *Transport) dial(ctx context.Context, address string, purpose uint32, to
 		return nil, err
 	}
 	c := newConn(t, raw, nc, address, false)
-	c.peer = to
+	c.entry.peer = to
 	c.member.Store(to != 0)
-	if err := t.track(c); err != nil {
+	if err := t.registry.track(c); err != nil {
 		_ = raw.Close()
 		return nil, err
 	}
@@ -186,20 +177,20 @@ func (c *conn) answer() (transport.Hello, uint32, error) {
 	}
 	hello, err := c.readHello()
 	if err != nil {
-		c.refusePlain(err)
+		refusePlain(err)
 		c.refuseVersion1(err)
 		return transport.Hello{}, 0, err
 	}
 	peer := toHello(hello)
 	if err := c.judge(hello); err != nil {
 		t.counters.refused.Add(1)
-		t.warnStrangers("refused a connection", zap.String("address", c.address), zap.String("peer", hexID(peer.Node)), zap.Error(err))
+		t.strangers.warn("refused a connection", zap.String("address", c.address), zap.String("peer", hexID(peer.Node)), zap.Error(err))
 		return peer, 0, errors.Join(err, c.answerHello(hello, refusalFor(err)))
 	}
 	if hello.Purpose == purposeMessages {
 		// Before the dialer knows that it may send: so the connection that it made
 		// last is the one that is registered last.
-		t.replaceFlow(flow{peer.Node, hello.Lane}, c)
+		t.registry.replaceFlow(flowKey{peer.Node, hello.Lane}, c)
 	}
 	if err := c.answerHello(hello, transport.Refusal{}); err != nil {
 		return peer, hello.Purpose, err
@@ -242,57 +233,23 @@ func (c *conn) judge(hello octopiipb.Hello) error {
 		}
 		// Before Accept: a member that is removed while Accept looks at it is
 		// found by RemovePeer.
-		t.mu.Lock()
-		c.peer, c.host = peer.Node, peer.Host
-		t.mu.Unlock()
+		t.registry.name(c, peer)
 	}
 	if hello.Purpose == purposeMessages {
-		if err := t.copied(peer); err != nil {
+		if err := t.registry.copied(peer); err != nil {
 			return err
 		}
 	}
 	if err := t.handler.Accept(peer); err != nil {
 		return err
 	}
-	p := t.peer(peer.Node)
-	if p != nil && peer.Host.Address != "" {
-		p.says(peer.Host.Address)
+	if p := t.registry.peer(peer.Node); p != nil {
+		if peer.Host.Address != "" {
+			p.route.says(peer.Host.Address)
+		}
+		p.route.metAt(c.raw.RemoteAddr())
 	}
-	if p != nil {
-		p.metAt(c.raw.RemoteAddr())
-	}
-	return t.settle(c, peer.Node)
-}
-
-// copied refuses a process that speaks for a peer while another process does: a copy of the
-// peer's disk runs. One that restarted is another process, too, and takes over the connection
-// of the one before. So a process is refused
-//
-//   - if it comes from elsewhere, while the peer is connected from where its record has it,
-//     or the other way round while the one at the record doubts its own log;
-//   - if another one took over from it and is still connected, as then both are alive: unless
-//     it is the one that answers where this side calls the peer.
-func (t *Transport) copied(peer transport.Hello) error {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	p, there := t.peers[peer.Node], t.flows[flow{peer.Node, 0}]
-	if p == nil || there == nil || there.host.ID == peer.Host.ID {
-		return nil
-	}
-	said := peer.Host.Address
-	switch record, doubted := p.recorded(); {
-	case said != "" && !doubted && said != record && there.host.Address == record:
-		return fmt.Errorf("member %x is connected from %s, where it is recorded, and comes from %s as well: a copy of its disk must not run; stop one of the two",
-			peer.Node, record, said)
-	case said != "" && doubted && said == record && there.host.Address != record:
-		return fmt.Errorf("member %x is connected from %s, and the one at %s, where it is recorded, may have forgotten something: a copy of its disk must not run; stop one of the two",
-			peer.Node, there.host.Address, record)
-	}
-	if p.tookOver(peer.Host.ID) {
-		return fmt.Errorf("member %x runs twice: a process that took over from this one is connected from %s, which both say that they are at: a copy of its disk must not run; stop one of the two",
-			peer.Node, there.address)
-	}
-	return nil
+	return t.registry.settle(c, peer.Node)
 }
 
 func toHello(h octopiipb.Hello) transport.Hello {
@@ -328,6 +285,7 @@ func (c *conn) writeHello(g greeting, self transport.Hello) error {
 		Refused:     g.refused.Reason,
 		Lane:        g.lane,
 		RefusedCode: g.refused.Code,
+		RefusedSeal: g.refused.Seal,
 		Host:        octopiipb.HelloHost(self.Host),
 		Member: octopiipb.HelloMember{
 			Group:       group,
@@ -361,9 +319,6 @@ func (c *conn) readHello() (octopiipb.Hello, error) {
 	return hello, nil
 }
 
-// reasonOf is the text of an error as the other side gets it: at most
-// reasonBytesMax bytes of valid UTF-8, and never empty, which would mean that
-// all is well.
 // refusalFor is what reaches the other side of an error that ends a handshake here.
 func refusalFor(err error) transport.Refusal {
 	r := transport.RefusalFor(err)
@@ -373,7 +328,7 @@ func refusalFor(err error) transport.Refusal {
 
 // refusalIn is what the other side said as it ended the handshake.
 func refusalIn(h octopiipb.Hello) transport.Refusal {
-	return transport.Refusal{Code: h.RefusedCode, Reason: h.Refused}
+	return transport.Refusal{Code: h.RefusedCode, Reason: h.Refused, Seal: h.RefusedSeal}
 }
 
 // refusedBy is the error of a connection that the other side refused.
@@ -381,6 +336,9 @@ func (c *conn) refusedBy(h octopiipb.Hello) error {
 	return &transport.RemoteError{Address: c.address, Code: h.RefusedCode, Reason: h.Refused}
 }
 
+// reasonOf is the text of an error as the other side gets it: at most
+// reasonBytesMax bytes of valid UTF-8, and never empty, which would mean that
+// all is well.
 func reasonOf(err error) string {
 	text := err.Error()
 	if len(text) > reasonBytesMax {

@@ -9,41 +9,48 @@ import (
 	"github.com/octopii/octopii/transport"
 )
 
-// acceptLoop ends when Close closes the listener.
-func (t *Transport) acceptLoop() {
+// acceptor takes connections in, until Close closes the listener.
+type acceptor struct {
+	t         *Transport
+	listener  net.Listener
+	keepAlive net.KeepAliveConfig
+}
+
+func (a *acceptor) run() {
 	for delay := time.Duration(0); ; {
-		raw, err := t.listener.Accept()
+		raw, err := a.listener.Accept()
 		if err == nil {
 			delay = 0
-			t.admit(raw)
+			a.admit(raw)
 			continue
 		}
-		if t.life.Err() != nil {
+		if a.t.life.closed() {
 			return
 		}
 		// Most likely there are no file descriptors left: others will close some.
 		delay = min(max(2*delay, 5*time.Millisecond), time.Second)
-		t.warnStrangers("cannot accept connections, trying again", zap.Duration("after", delay), zap.Error(err))
+		a.t.strangers.warn("cannot accept connections, trying again", zap.Duration("after", delay), zap.Error(err))
 		select {
 		case <-time.After(delay):
-		case <-t.life.Done():
+		case <-a.t.life.ctx.Done():
 		}
 	}
 }
 
-// admit begins to serve a connection, unless there are too many.
-func (t *Transport) admit(raw net.Conn) {
+// admit begins to serve a connection.
+func (a *acceptor) admit(raw net.Conn) {
 	if tcp, ok := raw.(*net.TCPConn); ok {
-		_ = tcp.SetKeepAliveConfig(t.keepAlive)
+		_ = tcp.SetKeepAliveConfig(a.keepAlive)
 		tolerateLoss(tcp)
 	}
+	t := a.t
 	c := newConn(t, raw, t.tls.server(raw), raw.RemoteAddr().String(), true)
-	if err := t.track(c); err != nil {
+	if err := t.registry.track(c); err != nil {
 		_ = raw.Close()
 		return
 	}
-	t.wg.Go(func() {
-		defer c.discharge()
+	t.life.wg.Go(func() {
+		defer c.charged.giveBack()
 		defer c.close()
 		t.serve(c)
 	})
@@ -51,14 +58,13 @@ func (t *Transport) admit(raw net.Conn) {
 
 func (t *Transport) serve(c *conn) {
 	peer, purpose, err := c.answer()
-	if purpose == purposeMessages {
-		// Even after an error: this connection took the place of an older one.
-		t.receive(c, peer.Node, err)
+	if c.flow != nil { // even after an error: this connection took the place of an older one
+		c.flow.receive(err)
 		return
 	}
 	if err != nil {
 		if explained := c.explainTLS(err); explained != err {
-			t.warnStrangers("refused a connection", zap.String("address", c.address), zap.Error(explained))
+			t.strangers.warn("refused a connection", zap.String("address", c.address), zap.Error(explained))
 		}
 		t.log.Debug("handshake failed", zap.String("address", c.address), zap.Error(err))
 		return
@@ -71,67 +77,61 @@ func (t *Transport) serve(c *conn) {
 	}
 }
 
-// replaceFlow makes c the message connection of a peer. An older one is closed,
-// and c will wait for its reader: so one peer's messages stay in order.
-func (t *Transport) replaceFlow(f flow, c *conn) {
-	t.mu.Lock()
-	older := t.flows[f]
-	t.flows[f] = c
-	c.older = older
-	c.flow = f
-	if t.peers[f.id] == nil {
-		c.guest = newGuest()
-	}
-	if p := t.peers[f.id]; p != nil && older != nil && older.host.ID != c.host.ID {
-		p.takeOver(older.host.ID)
-	}
-	t.mu.Unlock()
-	if older != nil {
-		older.close()
-	}
+// flow is an incoming message connection. One that replaces an older one waits for its reader.
+type flow struct {
+	c     *conn
+	key   flowKey
+	older *flow
+	// guest is the way back to a sender that was a stranger when it was registered.
+	guest *guest
+	// done is closed when the reader has made its last call to the Handler.
+	done chan struct{}
 }
 
-// receive hands over the messages of a connection until it breaks.
-func (t *Transport) receive(c *conn, from uint64, err error) {
-	defer close(c.done)
-	if c.older != nil {
-		<-c.older.done
-		c.older = nil
+// flowKey names a message connection.
+type flowKey struct {
+	id   uint64
+	lane uint32
+}
+
+// receive hands over the messages of the flow until its connection breaks. err is why the
+// handshake failed.
+func (f *flow) receive(err error) {
+	defer close(f.done)
+	if f.older != nil {
+		<-f.older.done
+		f.older = nil
 	}
+	c, t, from := f.c, f.c.t, f.key.id
 	shaken := err == nil
 	if shaken {
-		t.hurryPeer(from)
+		t.registry.hurry(from)
 		answered := make(chan struct{})
-		t.wg.Go(func() {
+		t.life.wg.Go(func() {
 			defer close(answered)
-			if c.guest != nil {
-				c.answerGuest()
+			if f.guest != nil {
+				f.guest.answer(c)
 			}
 		})
-		err = t.receiveBatches(c, from)
+		err = c.receiveMessages(from)
 		c.close()
 		<-answered
 	}
 	c.close()
-
-	t.mu.Lock()
-	if t.flows[c.flow] == c {
-		delete(t.flows, c.flow)
-	}
-	// A lane above 0 is closed when it is idle; the session is over when lane 0 is.
-	quiet := c.removed || t.closed || !shaken || c.flow.lane > 0
-	t.mu.Unlock()
+	down := t.registry.endFlow(f)
 	level := zap.InfoLevel
-	if !c.member.Load() || c.flow.lane > 0 {
+	if !c.member.Load() || f.key.lane > 0 {
 		level = zap.DebugLevel // strangers must not fill the disk with it
 	}
 	t.log.Log(level, "incoming connection ended", zap.String("peer", hexID(from)), zap.String("address", c.address), zap.Error(err))
-	if !quiet {
+	if shaken && down {
 		t.handler.PeerDown(from)
 	}
 }
 
-func (t *Transport) receiveBatches(c *conn, from uint64) error {
+// receiveMessages hands over messages until the connection breaks.
+func (c *conn) receiveMessages(from uint64) error {
+	t := c.t
 	for {
 		kind, body, err := c.readFrame(t.config.FrameBytesMax, nil)
 		if err != nil {
@@ -162,46 +162,10 @@ func (t *Transport) handOver(from uint64, batch []transport.Inbound) {
 // readAnswers is the reader of a dialed message connection: a member that does not know
 // this one yet answers on it. It returns when the connection is broken.
 func (c *conn) readAnswers(from uint64) error {
-	err := c.t.receiveBatches(c, from)
-	c.discharge()
+	err := c.receiveMessages(from)
+	c.charged.giveBack()
 	c.close()
 	return err
-}
-
-// connectOthers makes the connections to all peers but one, where there are none. If
-// that one led, the others have an election before them, and may never have had
-// anything to say to each other before.
-func (t *Transport) connectOthers(id uint64) {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	for other, p := range t.peers {
-		if other != id {
-			p.want()
-		}
-	}
-}
-
-// flowing says whether a peer has a connection for its messages to this member, or
-// what came on one is still being handed over: then it lives, or has not died yet.
-func (t *Transport) flowing(id uint64) bool {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	for lane := range uint32(lanesEnd) {
-		if t.flows[flow{id, lane}] != nil {
-			return true
-		}
-	}
-	return false
-}
-
-// hurryPeer ends the wait before dialing a peer that is evidently alive.
-func (t *Transport) hurryPeer(id uint64) {
-	t.mu.RLock()
-	p := t.peers[id]
-	t.mu.RUnlock()
-	if p != nil {
-		signal(p.hurry)
-	}
 }
 
 // reply writes the outcome of a snapshot or a call.
@@ -215,7 +179,7 @@ func (c *conn) reply(payload []byte, outcome error) error {
 // awaitReply reads what reply wrote.
 func (c *conn) awaitReply(limit int) ([]byte, error) {
 	kind, body, err := c.readFrame(max(limit, reasonBytesMax), nil)
-	c.discharge()
+	c.charged.giveBack()
 	switch {
 	case err != nil:
 		return nil, err

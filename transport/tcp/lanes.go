@@ -2,6 +2,7 @@ package tcp
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -32,6 +33,8 @@ const (
 	laneIdle = time.Minute
 	// laneRedial is the pause before a lane above 0 is dialed again.
 	laneRedial = 200 * time.Millisecond
+	// keepFrameBytes is how much memory for frames a lane keeps.
+	keepFrameBytes = 1 << 20
 )
 
 // streamState is what the kernel says of what was written to a stream.
@@ -99,6 +102,13 @@ func (s *laneSet) set(number int, c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.conns[number] = c
+}
+
+// beginWrite says since when lane 0 writes; zero: it does not.
+func (s *laneSet) beginWrite(since time.Time) {
+	s.mu.Lock()
+	s.writing = since
+	s.mu.Unlock()
 }
 
 // mayWrite says whether a lane is the first whose stream moves.
@@ -176,7 +186,7 @@ func (s *laneSet) run(ctx context.Context, number int, address string) {
 		s.mu.Unlock()
 	}()
 	for ctx.Err() == nil {
-		c, _, err := s.p.t.openLane(ctx, address, s.p.id, number)
+		c, _, err := s.p.t.open(ctx, address, greeting{purpose: purposeMessages, lane: uint32(number), to: s.p.id})
 		if err == nil && !s.use(ctx, number, c) {
 			return
 		}
@@ -208,4 +218,93 @@ func (s *laneSet) use(ctx context.Context, number int, c *conn) (again bool) {
 	signal(s.wake[0]) // what this lane did not take
 	log.Debug("another connection ended", zap.Error(err))
 	return err != errLaneIdle
+}
+
+// laneWriter writes a peer's queue to the connection of one lane.
+type laneWriter struct {
+	p      *peer
+	lanes  *laneSet
+	number int
+	conn   *conn
+	frame  []byte
+	// idle is after how long without anything to write run returns errLaneIdle; 0: never.
+	idle time.Duration
+}
+
+var errLaneIdle = errors.New("nothing was sent for a while")
+
+// run returns when the connection breaks, ctx ends or the lane is idle.
+func (w *laneWriter) run(ctx context.Context, broken <-chan struct{}) error {
+	used := time.Now()
+	for {
+		if w.p.queue.waits() && w.lanes.mayWrite(w.number) {
+			if items := w.p.queue.take(); len(items) > 0 {
+				err := w.flush(items)
+				w.p.queue.keep(items)
+				if err != nil {
+					return err
+				}
+				used = time.Now()
+				continue
+			}
+		}
+		if err := w.wait(ctx, broken, used); err != nil || isClosed(broken) {
+			return err
+		}
+	}
+}
+
+// wait returns when there may be something to write, or an error when there will not be.
+func (w *laneWriter) wait(ctx context.Context, broken <-chan struct{}, used time.Time) error {
+	var timer <-chan time.Time
+	if w.p.queue.waits() {
+		timer = time.After(lanePoll)
+	} else if w.idle > 0 {
+		timer = time.After(w.idle)
+	}
+	select {
+	case <-w.lanes.wake[w.number]:
+	case <-broken:
+	case <-timer:
+		if w.idle > 0 && time.Since(used) >= w.idle {
+			return errLaneIdle
+		}
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return nil
+}
+
+// flush writes items in as few frames as possible.
+func (w *laneWriter) flush(items []outgoing) error {
+	p := w.p
+	for len(items) > 0 {
+		frame, taken, failed := appendMessages(w.frame, items, min(p.t.config.FrameBytesMax, frameBytesGood))
+		w.frame = frame
+		if failed > 0 {
+			p.t.counters.dropped.Add(uint64(failed))
+			p.t.log.Error("messages changed after Send and were dropped", zap.Int("messages", failed))
+		}
+		if taken > failed {
+			if err := w.write(frame); err != nil {
+				p.queue.drop(items)
+				return err
+			}
+		}
+		p.queue.release(items[:taken])
+		items = items[taken:]
+	}
+	if cap(w.frame) > keepFrameBytes {
+		w.frame = nil
+	}
+	return nil
+}
+
+func (w *laneWriter) write(frame []byte) error {
+	if w.number > 0 {
+		return w.conn.writeFrame(frame)
+	}
+	w.lanes.beginWrite(time.Now())
+	defer w.lanes.beginWrite(time.Time{})
+	return w.conn.writeFrame(frame)
 }

@@ -89,7 +89,7 @@ func TestCopiedMember(t *testing.T) {
 			}
 			a.SetPeer(2, original.Address())
 			come(first)
-			transporttest.Until(t, "the first is there", func() bool { return a.flowing(2) })
+			transporttest.Until(t, "the first is there", func() bool { return a.registry.flowing(2) })
 			for name := range calls {
 				if name != first {
 					come(name)
@@ -103,9 +103,9 @@ func TestCopiedMember(t *testing.T) {
 				a.Send(2, 1, number(3))
 				return ho.Received(1) > 0
 			})
-			a.mu.RLock()
-			said := a.flows[flow{2, 0}].host.Address
-			a.mu.RUnlock()
+			a.registry.mu.RLock()
+			said := a.registry.flows[flowKey{2, 0}].c.entry.host.Address
+			a.registry.mu.RUnlock()
 			if said != original.Address() {
 				t.Errorf("member 2 is connected from %s, and the original is at %s", said, original.Address())
 			}
@@ -129,7 +129,7 @@ func TestCopyAtTheSameAddress(t *testing.T) {
 			a.Send(2, 1, number(0))
 			transporttest.Until(t, "a is connected to the original", func() bool { return ho.Received(1) > 0 })
 			calls[first].SetPeer(1, a.Address())
-			transporttest.Until(t, "the first is there", func() bool { calls[first].Send(1, 1, number(1)); return a.flowing(2) })
+			transporttest.Until(t, "the first is there", func() bool { calls[first].Send(1, 1, number(1)); return a.registry.flowing(2) })
 			original.SetPeer(1, a.Address())
 			other.SetPeer(1, a.Address())
 			transporttest.Until(t, "the copy is told", func() bool {
@@ -137,10 +137,10 @@ func TestCopyAtTheSameAddress(t *testing.T) {
 				other.Send(1, 1, number(2))
 				return slices.ContainsFunc(hc.Refusals(), func(r transport.Refusal) bool { return strings.Contains(r.Reason, "runs twice") })
 			})
-			a.mu.RLock()
-			connected := a.flows[flow{2, 0}]
-			a.mu.RUnlock()
-			if connected == nil || connected.host.ID != original.host {
+			a.registry.mu.RLock()
+			connected := a.registry.flows[flowKey{2, 0}]
+			a.registry.mu.RUnlock()
+			if connected == nil || connected.c.entry.host.ID != original.host {
 				t.Errorf("connected is %+v, want the original", connected)
 			}
 		})
@@ -158,10 +158,10 @@ func TestRestartedMemberTakesOver(t *testing.T) {
 		b.SetPeer(1, a.Address())
 		transporttest.Until(t, "it is connected", func() bool {
 			b.Send(1, 1, number(1))
-			a.mu.RLock()
-			defer a.mu.RUnlock()
-			c := a.flows[flow{2, 0}]
-			return c != nil && c.host.ID == b.host
+			a.registry.mu.RLock()
+			defer a.registry.mu.RUnlock()
+			f := a.registry.flows[flowKey{2, 0}]
+			return f != nil && f.c.entry.host.ID == b.host
 		})
 		if told := h.Refusals(); len(told) > 0 {
 			t.Errorf("it was refused: %+v", told)
@@ -224,7 +224,7 @@ func TestDoubtedMemberGivesWay(t *testing.T) {
 	transporttest.Until(t, "the older one is connected", func() bool {
 		older.Send(1, 1, number(1))
 		a.Send(2, 1, number(1))
-		return a.flowing(2) && ho.Received(1) > 0
+		return a.registry.flowing(2) && ho.Received(1) > 0
 	})
 	transporttest.Until(t, "the newer one is refused", func() bool {
 		newer.Send(1, 1, number(2))

@@ -6,9 +6,8 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
-	"net/netip"
 	"strconv"
-	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -33,9 +32,6 @@ const (
 	redialPauseMin = 2 * time.Millisecond
 	briefTime      = time.Second
 	briefMax       = 3
-	// What a sender keeps of its memory when it falls idle.
-	keepFrameBytes = 1 << 20
-	keepMessages   = 1 << 14
 )
 
 // peer is a member that messages are sent to: a queue, and the goroutine run
@@ -46,74 +42,34 @@ type peer struct {
 	id     uint64
 	ctx    context.Context // ends when the peer is removed or the Transport closed
 	remove context.CancelFunc
-	wake   chan struct{} // something was queued
-	hurry  chan struct{} // the peer was moved, or has just dialed us: do not wait with dialing
 
-	mu sync.Mutex
-	// address is where SetPeer says that the peer is, said where the peer itself, or a hint,
-	// said so last, which is tried in turn with it where it is another one; at is where
-	// the last attempt to connect went, and astray counts those that failed.
-	address, said, at string
-	astray            int
-	// mistaken: who is connected is somebody else, as the peer said. doubted: who is at address
-	// may have forgotten something, and who comes from elsewhere is preferred.
-	mistaken, doubted bool
-	// abort ends the attempt to connect, or the connection, that is under way.
-	abort context.CancelFunc
-	queue []outgoing
-	// up: there is a connection. wanted: one is to be made, though nothing waits for it.
-	up, wanted bool
-	// messages and bytes are what was queued and is not yet written or dropped,
-	// so they cover what the sender has taken from queue, too.
-	messages int
-	bytes    int64
-
+	queue sendQueue
+	route route
 	// answers is the process that answered when this side called last, and before the one from
 	// which another took over last: 0 until there is one.
-	answers, before uint64
-
+	answers, before atomic.Uint64
+	// wake says that something was queued while there is no connection, or that one is wanted.
+	wake chan struct{}
 	// lanes are the connections of the session, nil between two.
-	lanes *laneSet
-	// ips are where the peer has spoken from, the newest first.
-	ips []netip.Addr
-	// spare is memory for queue.
-	spare []outgoing
-
-	// Owned by run.
-	failures int // attempts to connect since the last one that succeeded
-	// redials is how many attempts are left to learn why the connection broke; brief
-	// counts the connections in a row that lasted less than briefTime, and broke though
-	// the process at the other end lived.
-	redials, brief int
+	lanes atomic.Pointer[laneSet]
+	// backoff is owned by run.
+	backoff backoff
 }
 
 func newPeer(t *Transport, id uint64, address string) *peer {
-	ctx, cancel := context.WithCancel(t.life)
+	ctx, cancel := context.WithCancel(t.life.ctx)
 	return &peer{
-		t: t, id: id, ctx: ctx, remove: cancel, address: address, abort: func() {},
-		wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
+		t: t, id: id, ctx: ctx, remove: cancel, wake: make(chan struct{}, 1), route: newRoute(address),
+		queue: sendQueue{config: &t.config, dropped: &t.counters.dropped, ctx: ctx},
 	}
 }
 
 func (p *peer) enqueue(kind transport.Kind, m transport.Message) bool {
-	size := m.Size()
-	p.mu.Lock()
-	full := size+messageOverheadMax > p.t.config.FrameBytesMax ||
-		p.messages >= p.t.config.QueueMessagesMax ||
-		p.bytes+int64(size) > p.t.config.QueueBytesMax ||
-		p.ctx.Err() != nil
-	if !full {
-		p.queue = append(p.queue, outgoing{kind, m, size})
-		p.messages++
-		p.bytes += int64(size)
-	}
-	lanes := p.lanes
-	p.mu.Unlock()
-	if full {
-		p.t.counters.dropped.Add(1)
+	if !p.queue.add(kind, m) {
 		return false
 	}
-	if lanes != nil {
+	// In this order: lanes that are set after it look into the queue first.
+	if lanes := p.lanes.Load(); lanes != nil {
 		lanes.queued()
 	} else {
 		signal(p.wake)
@@ -129,178 +85,45 @@ func signal(ch chan struct{}) {
 	}
 }
 
-func (p *peer) where() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.address
-}
-
-// next is where to look for the peer. Call it with mu held.
-func (p *peer) next() string {
-	if p.said != "" && p.astray%2 == 1 {
-		return p.said
+func isClosed(ch <-chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
 	}
-	return p.address
 }
 
-// found is where the peer is, or else where to look for it.
-func (p *peer) found() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.up {
-		return p.at
+// run is the sender. It begins with Start, and ends when the peer is removed.
+func (p *peer) run() {
+	select {
+	case <-p.t.life.started:
+	case <-p.ctx.Done():
 	}
-	return p.next()
-}
-
-// recorded is where SetPeer says that the peer is, and whether who is there is doubted.
-func (p *peer) recorded() (address string, doubted bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.address, p.doubted
-}
-
-// says takes notice of where a peer says that it is. Who is preferred, while this side is
-// connected to another one, is connected instead.
-func (p *peer) says(address string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if preferred := (address == p.address) != p.doubted; !preferred {
-		if !p.doubted {
-			p.lookAt(address)
+	for p.backoff.redials > 0 || p.waitQueued() {
+		if !p.session() {
+			p.pause()
 		}
-		return
 	}
-	p.lookAt(address)
-	if p.up && p.at != address {
-		p.mistaken, p.astray = true, 0
-		if p.doubted {
-			p.astray = 1
-		}
-		p.abort()
-	}
+	p.queue.dropAll()
 }
 
-// doubt prefers who comes from elsewhere than address from now on.
-func (p *peer) doubt() {
-	p.mu.Lock()
-	p.doubted = true
-	p.mu.Unlock()
-}
-
-// mayBeAt takes notice of where somebody else met the peer.
-func (p *peer) mayBeAt(address string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.lookAt(address)
-}
-
-// lookAt has the peer looked for at an address, in turn with its record's. Call it with mu held.
-func (p *peer) lookAt(address string) {
-	if address != p.said {
-		p.said = address
-		signal(p.hurry)
-	}
-}
-
-// takeOver notes that another process than that one speaks for the peer.
-func (p *peer) takeOver(from uint64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.before = from
+// want has a connection made, if there is none.
+func (p *peer) want() {
+	p.route.want()
+	signal(p.wake)
 }
 
 // tookOver says whether another process took over from this one, which is not the one that
 // answers where the peer is called.
 func (p *peer) tookOver(from uint64) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.before == from && p.answers != from
-}
-
-// move changes the address: what goes on at the old one ends.
-func (p *peer) move(address string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.address == address {
-		return
-	}
-	p.address, p.astray, p.doubted = address, 0, false
-	if p.up && p.at == address {
-		return // it was found there before
-	}
-	p.abort()
-	signal(p.hurry)
-}
-
-// take gives the queue to run.
-func (p *peer) take() []outgoing {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	taken := p.queue
-	p.queue = p.spare
-	p.spare = nil
-	return taken
-}
-
-// release makes room for what was written or dropped.
-func (p *peer) release(written []outgoing) {
-	var bytes int64
-	for i := range written {
-		bytes += int64(written[i].size)
-	}
-	clear(written)
-	p.mu.Lock()
-	p.messages -= len(written)
-	p.bytes -= bytes
-	p.mu.Unlock()
-}
-
-func (p *peer) drop(items []outgoing) {
-	p.t.counters.dropped.Add(uint64(len(items)))
-	p.release(items)
-}
-
-// run is the sender. It ends when the peer is removed.
-func (p *peer) run() {
-	for p.redials > 0 || p.waitQueued() {
-		if !p.session() {
-			p.pause()
-		}
-	}
-	p.drop(p.take())
-}
-
-// want has a connection made, if there is none.
-func (p *peer) want() {
-	p.mu.Lock()
-	p.wanted = !p.up
-	p.mu.Unlock()
-	signal(p.wake)
-}
-
-func (p *peer) answeredBy(host uint64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.answers = host
-}
-
-func (p *peer) setUp(up bool) {
-	p.mu.Lock()
-	p.up, p.wanted = up, false
-	p.mu.Unlock()
+	return p.before.Load() == from && p.answers.Load() != from
 }
 
 // waitQueued waits for a reason to connect. It returns false when the peer is removed.
 func (p *peer) waitQueued() bool {
-	for {
-		p.mu.Lock()
-		reason := len(p.queue) > 0 || p.wanted
-		p.mu.Unlock()
-		if p.ctx.Err() != nil {
-			return false
-		}
-		if reason {
+	for p.ctx.Err() == nil {
+		if p.queue.waits() || p.route.isWanted() {
 			return true
 		}
 		select {
@@ -308,88 +131,60 @@ func (p *peer) waitQueued() bool {
 		case <-p.ctx.Done():
 		}
 	}
+	return false
 }
 
 // session makes one connection and uses it until it breaks. It returns true
 // when the next one need not wait, because the peer was moved or is to be looked
 // for at once.
 func (p *peer) session() (atOnce bool) {
-	p.mu.Lock()
-	record, address := p.address, p.at
-	if p.redials == 0 { // else it is to be known what became of who was there
-		address = p.next()
-	}
-	p.at = address
 	ctx, cancel := context.WithCancel(p.ctx)
-	p.abort, p.wanted = cancel, false
-	p.mu.Unlock()
 	defer cancel()
-
-	select { // what was told before this attempt is no reason to hurry after it
-	case <-p.hurry:
-	default:
-	}
-	c, there, err := p.t.open(ctx, address, purposeMessages, p.id)
-	if err == nil {
-		p.metAt(c.raw.RemoteAddr())
-		p.answeredBy(there.Host.ID)
-	}
+	// While it redials, it is to be known what became of who was there.
+	address, record := p.route.attempt(cancel, p.backoff.redials > 0)
+	c, there, err := p.t.open(ctx, address, greeting{purpose: purposeMessages, to: p.id})
 	if err != nil {
-		if p.where() != record {
-			p.redials = 0
+		if p.recordedAt() != record {
+			p.backoff.redials = 0
 			return true
 		}
 		p.cannotConnect(address, err)
 		return false
 	}
-	p.failures, p.redials = 0, 0
+	p.route.metAt(c.raw.RemoteAddr())
+	p.answers.Store(there.Host.ID)
+	p.backoff.connected()
 	p.t.log.Info("connected", zap.String("peer", hexID(p.id)), zap.String("address", address))
 	began := time.Now()
-	p.setUp(true)
+	p.route.setUp(true)
 	p.serve(ctx, c)
-	p.setUp(false)
-	p.drop(p.take())
-	if p.wasMistaken() { // it is not to be known what becomes of who was there
+	p.route.setUp(false)
+	p.queue.dropAll()
+	if p.route.wasMistaken() { // it is not to be known what becomes of who was there
 		return true
 	}
-	return p.where() != record && p.where() != address || p.redialSoon(time.Since(began))
+	now := p.recordedAt()
+	return now != record && now != address || p.ctx.Err() == nil && p.backoff.broke(time.Since(began))
 }
 
-// wasMistaken says, once, that the last connection was to somebody else.
-func (p *peer) wasMistaken() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	was := p.mistaken
-	p.mistaken = false
-	return was
+func (p *peer) recordedAt() string {
+	address, _ := p.route.recorded()
+	return address
 }
 
-// redialSoon begins the attempts to learn why a connection broke that had lasted so
-// long.
-func (p *peer) redialSoon(lasted time.Duration) bool {
-	if p.brief++; lasted >= briefTime {
-		p.brief = 0
-	}
-	if p.ctx.Err() != nil || p.brief > briefMax {
-		return false
-	}
-	p.redials = redialsMax
-	return true
-}
-
-// redialFailed learns from one of those attempts.
+// redialFailed learns from an attempt to find out why the connection broke.
 func (p *peer) redialFailed(err error) {
 	refused := errors.Is(err, syscall.ECONNREFUSED)
 	switch {
 	case p.ctx.Err() != nil || !refused && !cutOff(err):
-		p.redials = 0 // silence, or an answer: either way it is not known to be dead
-	case refused && !p.t.flowing(p.id):
-		p.redials, p.brief = 0, 0
-		p.t.log.Info("nobody listens there any more", zap.String("peer", hexID(p.id)), zap.String("address", p.where()))
+		p.backoff.redials = 0 // silence, or an answer: either way it is not known to be dead
+	case refused && !p.t.registry.flowing(p.id):
+		p.backoff.redials, p.backoff.brief = 0, 0
+		p.t.log.Info("nobody listens there any more", zap.String("peer", hexID(p.id)), zap.String("address", p.recordedAt()))
 		p.t.handler.PeerGone(p.id)
-		p.t.connectOthers(p.id)
+		p.t.registry.connectOthers(p.id)
 	default:
-		p.redials-- // it may be in the middle of dying
+		p.backoff.redials-- // it may be in the middle of dying
 	}
 }
 
@@ -404,33 +199,28 @@ func cutOff(err error) bool {
 // grows old here.
 func (p *peer) cannotConnect(address string, err error) {
 	level := zap.DebugLevel
-	if p.failures == 0 && p.ctx.Err() == nil {
+	if p.backoff.failures == 0 && p.ctx.Err() == nil {
 		level = zap.WarnLevel
 	}
 	p.t.log.Log(level, "cannot connect", zap.String("peer", hexID(p.id)), zap.String("address", address), zap.Error(err))
-	if p.redials > 0 {
+	if p.backoff.redials > 0 {
 		p.redialFailed(err)
 	}
-	if p.redials == 0 {
-		p.failures++
-		p.mu.Lock()
-		p.astray++
-		p.mu.Unlock()
+	if p.backoff.redials == 0 {
+		p.backoff.failures++
+		p.route.failed()
 	}
-	p.drop(p.take())
+	p.queue.dropAll()
 }
 
-// pause waits before the next attempt, longer after each that failed.
+// pause waits before the next attempt.
 func (p *peer) pause() {
-	d := min(backoffMin<<min(p.failures, 10), backoffMax)
-	if p.redials > 0 {
-		d = redialPauseMin << (redialsMax - p.redials - 1)
-	}
+	d := p.backoff.pause()
 	timer := time.NewTimer(d/2 + rand.N(d/2))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-	case <-p.hurry:
+	case <-p.route.hurry:
 	case <-p.ctx.Done():
 	}
 }
@@ -442,21 +232,21 @@ func (p *peer) serve(ctx context.Context, c *conn) {
 	defer cancel()
 	var ended error // why the reader ended; read after broken is closed
 	broken := make(chan struct{})
-	p.t.wg.Go(func() {
+	p.t.life.wg.Go(func() {
 		defer close(broken)
 		ended = c.readAnswers(p.id)
 	})
 	lanes := newLaneSet(p)
 	lanes.set(0, c)
-	p.setLanes(lanes)
+	p.lanes.Store(lanes)
 	kept := make(chan struct{})
-	p.t.wg.Go(func() {
+	p.t.life.wg.Go(func() {
 		defer close(kept)
 		lanes.keep(ctx)
 	})
 	w := &laneWriter{p: p, lanes: lanes, conn: c}
 	err := w.run(ctx, broken)
-	p.setLanes(nil)
+	p.lanes.Store(nil)
 	cancel()
 	c.close()
 	<-broken
@@ -467,131 +257,36 @@ func (p *peer) serve(ctx context.Context, c *conn) {
 	}
 }
 
-func (p *peer) setLanes(lanes *laneSet) {
-	p.mu.Lock()
-	p.lanes = lanes
-	p.mu.Unlock()
+// backoff decides when a peer is dialed again.
+type backoff struct {
+	failures int // attempts to connect since the last one that succeeded
+	// redials is how many attempts are left to learn why the connection broke; brief
+	// counts the connections in a row that lasted less than briefTime, and broke though
+	// the process at the other end lived.
+	redials, brief int
 }
 
-// laneWriter writes a peer's queue to the connection of one lane.
-type laneWriter struct {
-	p      *peer
-	lanes  *laneSet
-	number int
-	conn   *conn
-	frame  []byte
-	// idle is after how long without anything to write run returns errLaneIdle; 0: never.
-	idle time.Duration
-}
+func (b *backoff) connected() { b.failures, b.redials = 0, 0 }
 
-var errLaneIdle = errors.New("nothing was sent for a while")
-
-// run returns when the connection breaks, ctx ends or the lane is idle.
-func (w *laneWriter) run(ctx context.Context, broken <-chan struct{}) error {
-	used := time.Now()
-	for {
-		if w.p.waits() && w.lanes.mayWrite(w.number) {
-			if items := w.p.take(); len(items) > 0 {
-				err := w.flush(items)
-				w.p.keep(items)
-				if err != nil {
-					return err
-				}
-				used = time.Now()
-				continue
-			}
-		}
-		if err := w.wait(ctx, broken, used); err != nil || isClosed(broken) {
-			return err
-		}
+// broke begins the attempts to learn why a connection broke that had lasted so long. It returns
+// false if there are none.
+func (b *backoff) broke(lasted time.Duration) bool {
+	if b.brief++; lasted >= briefTime {
+		b.brief = 0
 	}
-}
-
-func isClosed(ch <-chan struct{}) bool {
-	select {
-	case <-ch:
-		return true
-	default:
+	if b.brief > briefMax {
 		return false
 	}
+	b.redials = redialsMax
+	return true
 }
 
-// wait returns when there may be something to write, or an error when there will not be.
-func (w *laneWriter) wait(ctx context.Context, broken <-chan struct{}, used time.Time) error {
-	var timer <-chan time.Time
-	if w.p.waits() {
-		timer = time.After(lanePoll)
-	} else if w.idle > 0 {
-		timer = time.After(w.idle)
+// pause is how long to wait before the next attempt, longer after each that failed.
+func (b *backoff) pause() time.Duration {
+	if b.redials > 0 {
+		return redialPauseMin << (redialsMax - b.redials - 1)
 	}
-	select {
-	case <-w.lanes.wake[w.number]:
-	case <-broken:
-	case <-timer:
-		if w.idle > 0 && time.Since(used) >= w.idle {
-			return errLaneIdle
-		}
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	return nil
-}
-
-// flush writes items in as few frames as possible.
-func (w *laneWriter) flush(items []outgoing) error {
-	p := w.p
-	for len(items) > 0 {
-		frame, taken, failed := appendMessages(w.frame, items, min(p.t.config.FrameBytesMax, frameBytesGood))
-		w.frame = frame
-		if failed > 0 {
-			p.t.counters.dropped.Add(uint64(failed))
-			p.t.log.Error("messages changed after Send and were dropped", zap.Int("messages", failed))
-		}
-		if taken > failed {
-			if err := w.write(frame); err != nil {
-				p.drop(items)
-				return err
-			}
-		}
-		p.release(items[:taken])
-		items = items[taken:]
-	}
-	if cap(w.frame) > keepFrameBytes {
-		w.frame = nil
-	}
-	return nil
-}
-
-func (w *laneWriter) write(frame []byte) error {
-	if w.number > 0 {
-		return w.conn.writeFrame(frame)
-	}
-	w.lanes.beginWrite(time.Now())
-	defer w.lanes.beginWrite(time.Time{})
-	return w.conn.writeFrame(frame)
-}
-
-// beginWrite says since when lane 0 writes; zero: it does not.
-func (s *laneSet) beginWrite(since time.Time) {
-	s.mu.Lock()
-	s.writing = since
-	s.mu.Unlock()
-}
-
-// waits says whether something is queued.
-func (p *peer) waits() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.queue) > 0
-}
-
-// keep holds on to memory for the next time, unless it is much.
-func (p *peer) keep(items []outgoing) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.spare == nil && cap(items) <= keepMessages {
-		p.spare = items[:0]
-	}
+	return min(backoffMin<<min(b.failures, 10), backoffMax)
 }
 
 // hexID writes an ID as all logs and tools do.

@@ -10,6 +10,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -154,7 +155,7 @@ func TestHelloGolden(t *testing.T) {
 		t.Errorf("the Hello is\n%x, want\n%x", got, want)
 	}
 	var again octopiipb.Hello
-	if err := again.Unmarshal(want); err != nil || again != hello {
+	if err := again.Unmarshal(want); err != nil || !reflect.DeepEqual(again, hello) {
 		t.Errorf("read as %+v, %v", again, err)
 	}
 }
@@ -345,9 +346,9 @@ func answerRaw(listener net.Listener, answer octopiipb.Hello) string {
 // gives way.
 func TestConnectionsGiveWay(t *testing.T) {
 	b, _ := start(t, 2, Config{HandshakesMax: 2, StrangersMax: 2, HandshakeTimeout: time.Hour})
-	count := func(p *place) int { b.mu.RLock(); defer b.mu.RUnlock(); return p.open.Len() }
+	count := func(p *place) int { b.registry.mu.RLock(); defer b.registry.mu.RUnlock(); return p.open.Len() }
 	oldest := dialBytes(t, b)
-	transporttest.Until(t, "one is open", func() bool { return count(&b.shaking) == 1 })
+	transporttest.Until(t, "one is open", func() bool { return count(&b.registry.slots.shaking) == 1 })
 	dialBytes(t, b)
 	dialBytes(t, b)
 	oldest.wantClosed()
@@ -358,7 +359,7 @@ func TestConnectionsGiveWay(t *testing.T) {
 	dialRaw(t, b, purposeMessages, 3)
 	dialRaw(t, b, purposeMessages, 4)
 	first.wantClosed()
-	if got := count(&b.strangers); got != 2 {
+	if got := count(&b.registry.slots.strangers); got != 2 {
 		t.Errorf("%d strangers are connected, want 2", got)
 	}
 }
@@ -375,7 +376,11 @@ func TestPeersHavePlacesOfTheirOwn(t *testing.T) {
 		t.Error("a second connection of peers was taken, where one is the limit")
 	}
 	_ = member.nc.Close()
-	transporttest.Until(t, "it has ended", func() bool { b.mu.RLock(); defer b.mu.RUnlock(); return b.established == 0 })
+	transporttest.Until(t, "it has ended", func() bool {
+		b.registry.mu.RLock()
+		defer b.registry.mu.RUnlock()
+		return b.registry.slots.established == 0
+	})
 	dialRaw(t, b, purposeMessages, 1)
 }
 

@@ -27,36 +27,36 @@ func (t *Transport) MessageBytesMax() int64 {
 
 // SendSnapshot streams a snapshot on a connection of its own.
 func (t *Transport) SendSnapshot(ctx context.Context, to uint64, header transport.Message, body io.WriterTo) error {
-	if err := t.ready(); err != nil {
+	if err := t.life.ready(); err != nil {
 		return err
 	}
-	address, err := t.addressOf(to)
-	if err != nil {
-		return err
+	p := t.registry.peer(to)
+	if p == nil {
+		return fmt.Errorf("tcp: member %x: %w", to, transport.ErrUnknownPeer)
 	}
-	ctx, cancel := t.scope(ctx)
+	address := p.route.found()
+	ctx, cancel := t.life.scope(ctx)
 	defer cancel()
 	operation := fmt.Sprintf("send snapshot to member %x at %s", to, address)
-	c, _, err := t.open(ctx, address, purposeSnapshot, to)
+	c, _, err := t.open(ctx, address, greeting{purpose: purposeSnapshot, to: to})
 	if err != nil {
-		return t.explain(ctx, operation, err)
+		return t.life.explain(ctx, operation, err)
 	}
 	defer c.close()
-	return t.explain(ctx, operation, t.sendStream(c, header, body))
+	return t.life.explain(ctx, operation, t.sendStream(c, header, body))
 }
 
 // sendStream writes the stream while it listens for the answer, which comes
 // early when the receiver cannot go on.
 func (t *Transport) sendStream(c *conn, header transport.Message, body io.WriterTo) error {
 	answer := make(chan error, 1)
-	if err := t.enter(); err != nil {
-		return err
-	}
-	t.wg.Go(func() {
+	listens := t.life.goes(func() {
 		_, err := c.awaitReply(0)
 		answer <- err
 	})
-	t.wg.Done()
+	if !listens {
+		return transport.ErrClosed
+	}
 	w := &chunkWriter{c: c, answer: answer, frame: make([]byte, headerBytes, headerBytes+chunkBytes)}
 	err := w.stream(header, body)
 	if err == nil {
@@ -162,7 +162,7 @@ func (t *Transport) receiveSnapshot(c *conn, from uint64) {
 		err = c.unexpected(kind, header)
 	}
 	if err != nil {
-		t.warnStrangers("snapshot stream broke before its header", zap.String("peer", hexID(from)), zap.Error(err))
+		t.strangers.warn("snapshot stream broke before its header", zap.String("peer", hexID(from)), zap.Error(err))
 		return
 	}
 	body := &snapshotReader{c: c}
@@ -173,7 +173,7 @@ func (t *Transport) receiveSnapshot(c *conn, from uint64) {
 		_, err = io.Copy(io.Discard, body)
 	}
 	if err != nil {
-		t.warnStrangers("snapshot not taken", zap.String("peer", hexID(from)), zap.Error(err))
+		t.strangers.warn("snapshot not taken", zap.String("peer", hexID(from)), zap.Error(err))
 	}
 	if c.reply(nil, err) == nil && err != nil {
 		c.linger()
@@ -228,7 +228,7 @@ func (r *snapshotReader) next() error {
 }
 
 func (r *snapshotReader) broken(err error) error {
-	if r.c.t.life.Err() != nil {
+	if r.c.t.life.closed() {
 		return transport.ErrClosed
 	}
 	if err == io.EOF { // the connection ended, the stream did not

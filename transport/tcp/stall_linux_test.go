@@ -11,7 +11,7 @@ import (
 func TestMessageConnectionsEndWhenStalled(t *testing.T) {
 	a, _ := start(t, 1, Config{StallTimeout: 7 * time.Second})
 	b, _ := start(t, 2, Config{})
-	c, _, err := a.open(t.Context(), b.Address(), purposeMessages, 2)
+	c, _, err := a.open(t.Context(), b.Address(), greeting{purpose: purposeMessages, to: 2})
 	if err != nil {
 		t.Fatal(err)
 	}

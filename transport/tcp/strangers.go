@@ -4,13 +4,12 @@ import (
 	"container/list"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/octopii/octopii/internal/loglimit"
 	"github.com/octopii/octopii/transport"
 )
 
@@ -37,8 +36,6 @@ const (
 	// guestMessagesMax and guestBytesMax bound what waits for one stranger.
 	guestMessagesMax = 64
 	guestBytesMax    = 1 << 20
-	// peerIPsMax is how many IP addresses of one peer are known at most.
-	peerIPsMax = 4
 )
 
 // budget is memory that several connections share.
@@ -57,143 +54,126 @@ func (b *budget) take(n int) bool {
 
 func (b *budget) give(n int) { b.used.Add(-int64(n)) }
 
+// frameMemory bounds the memory of frames that are being read.
+type frameMemory struct{ strangers, members budget }
+
+// frameCharge is the memory of the frame that is being read on one connection. Its reader
+// owns it.
+type frameCharge struct {
+	payer *budget
+	held  int
+}
+
 // charge takes memory for the frame that is being read.
 func (c *conn) charge(n int) error {
-	if c.held == 0 {
-		c.payer = &c.t.strangerBudget
+	charge, memory := &c.charged, &c.t.memory
+	if charge.held == 0 {
+		charge.payer = &memory.strangers
 		if c.member.Load() {
-			c.payer = &c.t.memberBudget
+			charge.payer = &memory.members
 		}
 	}
-	if !c.payer.take(n) {
-		return fmt.Errorf("no memory is left for a frame from %s: %d bytes are used by others; the sender will try again", c.address, c.payer.used.Load())
+	if !charge.payer.take(n) {
+		return fmt.Errorf("no memory is left for a frame from %s: %d bytes are used by others; the sender will try again", c.address, charge.payer.used.Load())
 	}
-	c.held += n
+	charge.held += n
 	return nil
 }
 
-// discharge gives back what charge took: the frame was handed over, or its memory is
-// bounded elsewhere. Only the reader of c may call it.
-func (c *conn) discharge() {
+// giveBack returns the memory: the frame was handed over, or its memory is bounded elsewhere.
+func (c *frameCharge) giveBack() {
 	if c.held > 0 {
 		c.payer.give(c.held)
 		c.held = 0
 	}
 }
 
+// slots bounds how many incoming connections are open: of those that have not shaken hands
+// yet, of strangers, and of peers. The registry's mutex guards it.
+type slots struct {
+	handshakesMax, strangersMax, peersMax int
+	// Of those that came in, shaking have not shaken hands yet, shakingPeers of them come
+	// from the machine of a peer, strangers have shaken hands and are of no peer, and
+	// established counts those of peers.
+	shaking, shakingPeers, strangers place
+	established                      int
+}
+
 // place is a list of connections of which the oldest gives way.
 type place struct{ open list.List }
 
-// add returns the connection that gives way, nil if there is room. Call it with t.mu held.
+// stay is where a connection counts, and its element there; nil: nowhere.
+type stay struct {
+	place   *place
+	element *list.Element
+}
+
+// add returns the connection that gives way, nil if there is room.
 func (p *place) add(c *conn, limit int) (oldest *conn) {
 	if p.open.Len() >= limit {
 		oldest = p.open.Front().Value.(*conn)
-		oldest.leavePlace()
+		oldest.entry.stay.end()
 	}
-	c.place, c.element = p, p.open.PushBack(c)
+	c.entry.stay = stay{p, p.open.PushBack(c)}
 	return oldest
 }
 
-// leavePlace frees the place of a connection. Call it with t.mu held.
-func (c *conn) leavePlace() {
-	if c.place != nil {
-		c.place.open.Remove(c.element)
-		c.place, c.element = nil, nil
+func (s *stay) end() {
+	if s.place != nil {
+		s.place.open.Remove(s.element)
+		*s = stay{}
 	}
 }
 
-// evict closes a connection that gave way to another one.
-func (t *Transport) evict(c *conn, reason string) {
-	if c == nil {
-		return
+// shake has c count as one that shakes hands. It returns the connection that gives way for it,
+// if one does.
+func (s *slots) shake(c *conn, fromPeer bool) (oldest *conn) {
+	if fromPeer {
+		return s.shakingPeers.add(c, s.handshakesMax)
 	}
-	t.counters.refused.Add(1)
-	t.warnStrangers(reason, zap.String("address", c.address))
-	c.close()
-}
-
-// settle gives a connection that has shaken hands its place: as one of a peer, or of a
-// stranger.
-func (t *Transport) settle(c *conn, id uint64) error {
-	t.mu.Lock()
-	if _, open := t.conns[c]; !open {
-		t.mu.Unlock()
-		return net.ErrClosed
-	}
-	c.leavePlace()
-	if t.peers[id] == nil {
-		oldest := t.strangers.add(c, t.config.StrangersMax)
-		t.mu.Unlock()
-		t.evict(oldest, "many strangers are connected: closing the oldest")
-		return nil
-	}
-	defer t.mu.Unlock()
-	if t.established >= t.config.ConnectionsMax {
-		return errTooMany
-	}
-	t.promote(c)
-	return nil
-}
-
-// promote makes a connection one of a peer. Call it with t.mu held.
-func (t *Transport) promote(c *conn) {
-	c.leavePlace()
-	if !c.member.Swap(true) {
-		t.established++
-	}
+	return s.shaking.add(c, s.handshakesMax)
 }
 
 var errTooMany = errors.New("too many connections")
 
-// fromPeer says whether an address is one of a peer's machine, as far as is known: a hint
-// only. Call it with t.mu held.
-func (t *Transport) fromPeer(remote net.Addr) bool {
-	ip, ok := ipOf(remote)
-	if !ok {
-		return false
+// settle has c, which has shaken hands, count as one of a peer or of a stranger. It returns the
+// connection that gives way for it, if one does.
+func (s *slots) settle(c *conn, ofPeer bool) (oldest *conn, err error) {
+	c.entry.stay.end()
+	if !ofPeer {
+		return s.strangers.add(c, s.strangersMax), nil
 	}
-	for _, p := range t.peers {
-		if p.isAt(ip) {
-			return true
-		}
+	if s.established >= s.peersMax {
+		return nil, errTooMany
 	}
-	return false
+	s.promote(c)
+	return nil, nil
 }
 
-func ipOf(a net.Addr) (netip.Addr, bool) {
-	tcp, ok := a.(*net.TCPAddr)
-	if !ok {
-		return netip.Addr{}, false
+// promote makes a connection one of a peer.
+func (s *slots) promote(c *conn) {
+	c.entry.stay.end()
+	if !c.member.Swap(true) {
+		s.established++
 	}
-	ip, ok := netip.AddrFromSlice(tcp.IP)
-	return ip.Unmap(), ok
 }
 
-// metAt remembers from which IP address a peer has spoken.
-func (p *peer) metAt(remote net.Addr) {
-	ip, ok := ipOf(remote)
-	if !ok || p.isAt(ip) {
+// leave frees the place of a connection.
+func (s *slots) leave(c *conn) {
+	c.entry.stay.end()
+	if c.inbound && c.member.Load() {
+		s.established--
+	}
+}
+
+// giveWay closes a connection in whose place another one came. c may be nil.
+func (c *conn) giveWay(reason string) {
+	if c == nil {
 		return
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.ips = append([]netip.Addr{ip}, p.ips[:min(len(p.ips), peerIPsMax-1)]...)
-}
-
-func (p *peer) isAt(ip netip.Addr) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, known := range p.ips {
-		if known == ip {
-			return true
-		}
-	}
-	host, _, err := net.SplitHostPort(p.address)
-	if err != nil {
-		return false
-	}
-	recorded, err := netip.ParseAddr(host)
-	return err == nil && recorded.Unmap() == ip
+	c.t.counters.refused.Add(1)
+	c.t.strangers.warn(reason, zap.String("address", c.address))
+	c.close()
 }
 
 // guest is the way back to a stranger that opened a message connection: a leader that this
@@ -221,13 +201,13 @@ func (g *guest) send(kind transport.Kind, m transport.Message) bool {
 	}
 }
 
-// answerGuest writes what is queued for a stranger until the connection is closed.
-func (c *conn) answerGuest() {
+// answer writes what is queued for a stranger until the connection is closed.
+func (g *guest) answer(c *conn) {
 	for {
 		select {
-		case o := <-c.guest.queue:
+		case o := <-g.queue:
 			frame, _, failed := appendMessages(nil, []outgoing{o}, c.t.config.FrameBytesMax)
-			c.guest.bytes.Add(-int64(o.size))
+			g.bytes.Add(-int64(o.size))
 			if failed > 0 {
 				continue
 			}
@@ -241,14 +221,19 @@ func (c *conn) answerGuest() {
 	}
 }
 
-// warnStrangers logs about strangers, who must not fill the disk with it.
-func (t *Transport) warnStrangers(message string, fields ...zap.Field) {
-	others, ok := t.strangerWarnings.Pass(time.Now())
+// strangerLog logs about strangers, who must not fill the disk with it.
+type strangerLog struct {
+	log   *zap.Logger
+	limit loglimit.Limit
+}
+
+func (s *strangerLog) warn(message string, fields ...zap.Field) {
+	others, ok := s.limit.Pass(time.Now())
 	if !ok {
 		return
 	}
 	if others > 0 {
 		fields = append(fields, zap.Int("more of the kind", others))
 	}
-	t.log.Warn(message, fields...)
+	s.log.Warn(message, fields...)
 }

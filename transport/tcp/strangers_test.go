@@ -18,10 +18,11 @@ import (
 type leftovers struct{ conns, flows, peers, places, established int }
 
 func (t *Transport) leftovers() leftovers {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	return leftovers{len(t.conns), len(t.flows), len(t.peers),
-		t.shaking.open.Len() + t.shakingPeers.open.Len() + t.strangers.open.Len(), t.established}
+	r, s := &t.registry, &t.registry.slots
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return leftovers{len(r.conns), len(r.flows), len(r.peers),
+		s.shaking.open.Len() + s.shakingPeers.open.Len() + s.strangers.open.Len(), s.established}
 }
 
 func announced(kind frameType, bytes uint32) []byte {
@@ -78,7 +79,7 @@ func TestStrangersLeaveNothing(t *testing.T) {
 		transporttest.Until(t, name+": nothing is left", func() bool { return b.leftovers() == before })
 	}
 	transporttest.Until(t, "no goroutine is left", func() bool { return runtime.NumGoroutine() <= goroutines+2 }) // those that wait for a condition come and go
-	if used := b.strangerBudget.used.Load(); used != 0 {
+	if used := b.memory.strangers.used.Load(); used != 0 {
 		t.Errorf("%d bytes of the strangers' memory are not given back", used)
 	}
 }
@@ -88,7 +89,7 @@ func TestStrangersLeaveNothing(t *testing.T) {
 func TestStrangersShareMemory(t *testing.T) {
 	const frame = 1 << 20
 	b, hb := start(t, 2, Config{FrameBytesMax: frame})
-	limit := b.strangerBudget.max
+	limit := b.memory.strangers.max
 	part := make([]byte, frame-1)
 	var conns []*rawConn
 	for i := range int(4 * limit / frame) {
@@ -96,7 +97,7 @@ func TestStrangersShareMemory(t *testing.T) {
 		conns = append(conns, c)
 		c.write(announced(frameMessages, frame))
 		c.write(part)
-		if used := b.strangerBudget.used.Load(); used > limit {
+		if used := b.memory.strangers.used.Load(); used > limit {
 			t.Fatalf("strangers hold %d bytes, the limit is %d", used, limit)
 		}
 	}
@@ -107,7 +108,7 @@ func TestStrangersShareMemory(t *testing.T) {
 	for _, c := range conns {
 		_ = c.nc.Close()
 	}
-	transporttest.Until(t, "all memory is given back", func() bool { return b.strangerBudget.used.Load() == 0 })
+	transporttest.Until(t, "all memory is given back", func() bool { return b.memory.strangers.used.Load() == 0 })
 }
 
 // TestStrangersMayNotTrickle: a stranger must send a frame within a time, however it spreads
@@ -166,11 +167,11 @@ func TestPeersAreKnownByAddress(t *testing.T) {
 	b, _ := start(t, 2, Config{})
 	b.SetPeer(1, "[::ffff:10.1.2.3]:7")
 	b.SetPeer(3, "somewhere.example:7")
-	b.mu.Lock()
-	b.peers[3].metAt(&net.TCPAddr{IP: net.IPv4(10, 9, 9, 9)})
-	defer b.mu.Unlock()
+	b.registry.mu.Lock()
+	b.registry.peers[3].route.metAt(&net.TCPAddr{IP: net.IPv4(10, 9, 9, 9)})
+	defer b.registry.mu.Unlock()
 	for ip, want := range map[string]bool{"10.1.2.3": true, "10.9.9.9": true, "10.1.2.4": false} {
-		if got := b.fromPeer(&net.TCPAddr{IP: net.ParseIP(ip)}); got != want {
+		if got := b.registry.fromPeer(&net.TCPAddr{IP: net.ParseIP(ip)}); got != want {
 			t.Errorf("%s is of a peer: %v, want %v", ip, got, want)
 		}
 	}

@@ -2,7 +2,6 @@ package tcp
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -11,61 +10,31 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/octopii/octopii/internal/loglimit"
 	"github.com/octopii/octopii/transport"
 )
 
 // Transport implements transport.Transport. Close must not be called from
 // inside a Handler: it waits for the Handler to return.
 type Transport struct {
-	config    Config
-	tls       *credentials // nil: plain TCP
-	log       *zap.Logger
-	listener  net.Listener
-	address   string
-	host      uint64 // this process, in the handshakes
-	keepAlive net.KeepAliveConfig
-	counters  counters
+	config   Config
+	tls      *credentials // nil: plain TCP
+	log      *zap.Logger
+	address  string
+	host     uint64 // this process, in the handshakes
+	counters counters
 
-	// life ends with Close. Everything that waits on behalf of the Transport
-	// itself, rather than of a caller, waits under it.
-	life context.Context
-	end  context.CancelFunc
-	// wg counts every goroutine of the Transport, and callers while they shake
-	// hands. It grows only from goroutines
-	// that it counts, or under mu while closed is false.
-	wg sync.WaitGroup
-
-	// handler is set by Start and read only after ready succeeded or by
+	life     lifetime
+	registry registry
+	acceptor acceptor
+	// handler is set by Start and read only after life.ready succeeded or by
 	// goroutines that Start or a later call began.
 	handler transport.Handler
-
-	mu      sync.RWMutex
-	started bool
-	closed  bool
-	peers   map[uint64]*peer
-	// conns holds every open connection.
-	conns map[*conn]struct{}
-	// Of those that came in, shaking have not shaken hands yet, shakingPeers of them come
-	// from the machine of a peer, strangers have shaken hands and are of no peer, and
-	// established counts those of peers.
-	shaking, shakingPeers, strangers place
-	established                      int
-	// flows is the newest incoming message connection of each sender and lane.
-	flows map[flow]*conn
-
-	// strangerBudget and memberBudget bound the memory of frames that are being read.
-	strangerBudget, memberBudget budget
-	strangerWarnings             loglimit.Limit
 	// order makes HandleMessages one call at a time for each sender, whose lanes arrive in
 	// goroutines of their own. A sender has the place of its ID modulo the length.
 	order [64]sync.Mutex
-}
 
-// flow names an incoming message connection.
-type flow struct {
-	id   uint64
-	lane uint32
+	memory    frameMemory
+	strangers strangerLog
 }
 
 var _ transport.Transport = (*Transport)(nil)
@@ -90,9 +59,8 @@ func New(cfg Config) (*Transport, error) {
 		_ = listener.Close()
 		return nil, err
 	}
-	life, end := context.WithCancel(context.Background())
-	t := newTransport(cfg, life, end)
-	t.tls, t.listener, t.address = credentials, listener, address
+	t := newTransport(cfg)
+	t.tls, t.acceptor.listener, t.address = credentials, listener, address
 	if credentials != nil {
 		credentials.warnFaults(address)
 	}
@@ -100,20 +68,14 @@ func New(cfg Config) (*Transport, error) {
 }
 
 // newTransport makes one that listens nowhere.
-func newTransport(cfg Config, life context.Context, end context.CancelFunc) *Transport {
-	t := &Transport{
-		config:    cfg,
-		log:       cfg.Logger,
-		host:      rand.Uint64(),
-		keepAlive: keepAlive(cfg.StallTimeout),
-		life:      life,
-		end:       end,
-		peers:     make(map[uint64]*peer),
-		conns:     make(map[*conn]struct{}),
-		flows:     make(map[flow]*conn),
-	}
-	t.strangerBudget.max = int64(cfg.FrameBytesMax) + strangerBytes
-	t.memberBudget.max = memberFrames * int64(cfg.FrameBytesMax)
+func newTransport(cfg Config) *Transport {
+	t := &Transport{config: cfg, log: cfg.Logger, host: rand.Uint64(), strangers: strangerLog{log: cfg.Logger}}
+	t.life.started = make(chan struct{})
+	t.life.ctx, t.life.end = context.WithCancel(context.Background())
+	t.registry = newRegistry(cfg, &t.life)
+	t.acceptor = acceptor{t: t, keepAlive: keepAlive(cfg.StallTimeout)}
+	t.memory.strangers.max = int64(cfg.FrameBytesMax) + strangerBytes
+	t.memory.members.max = memberFrames * int64(cfg.FrameBytesMax)
 	return t
 }
 
@@ -150,193 +112,52 @@ func (t *Transport) Address() string { return t.address }
 
 // Start begins to accept connections and to call h.
 func (t *Transport) Start(h transport.Handler) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.closed {
-		return transport.ErrClosed
-	}
-	if t.started {
-		return errors.New("tcp: Start was called before: call it once")
-	}
-	t.started = true
-	t.handler = h
-	t.wg.Go(t.acceptLoop)
-	for _, p := range t.peers {
-		t.wg.Go(p.run)
-	}
-	return nil
-}
-
-// ready is nil between Start and Close.
-func (t *Transport) ready() error {
-	err := t.enter()
-	if err == nil {
-		t.wg.Done()
-	}
-	return err
-}
-
-// enter has Close wait until the caller calls t.wg.Done. It fails unless the
-// Transport is between Start and Close.
-func (t *Transport) enter() error {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	if t.closed {
-		return transport.ErrClosed
-	}
-	if !t.started {
-		return errors.New("tcp: not started: call Start first")
-	}
-	t.wg.Add(1)
-	return nil
+	return t.life.start(func() {
+		t.handler = h
+		t.life.wg.Go(t.acceptor.run)
+	})
 }
 
 // SetPeer makes a member reachable, or moves it.
-func (t *Transport) SetPeer(id uint64, address string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.closed {
-		return
-	}
-	if p := t.peers[id]; p != nil {
-		p.move(address)
-		return
-	}
-	p := newPeer(t, id, address)
-	// Whom a member knows when it starts it calls at once: what it has to say, such as that
-	// its place is taken, should not wait for the first message.
-	p.wanted = !t.started
-	t.peers[id] = p
-	for f, c := range t.flows { // it was a stranger until now
-		if f.id == id {
-			t.promote(c)
-		}
-	}
-	if t.started {
-		t.wg.Go(p.run)
-	}
-}
+func (t *Transport) SetPeer(id uint64, address string) { t.registry.setPeer(t, id, address) }
+
+// RemovePeer forgets a member and closes its connections. It does not wait for
+// their goroutines.
+func (t *Transport) RemovePeer(id uint64) { t.registry.removePeer(id) }
 
 // Hint implements transport.Hinted.
 func (t *Transport) Hint(id uint64, address string) {
-	if p := t.peer(id); p != nil {
-		p.mayBeAt(address)
+	if p := t.registry.peer(id); p != nil {
+		p.route.mayBeAt(address)
 	}
 }
 
 // Doubt implements transport.Hinted.
 func (t *Transport) Doubt(id uint64) {
-	if p := t.peer(id); p != nil {
-		p.doubt()
-	}
-}
-
-func (t *Transport) peer(id uint64) *peer {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	return t.peers[id]
-}
-
-// RemovePeer forgets a member and closes its connections. It does not wait for
-// their goroutines.
-func (t *Transport) RemovePeer(id uint64) {
-	t.mu.Lock()
-	p := t.peers[id]
-	delete(t.peers, id)
-	var doomed []*conn
-	for c := range t.conns {
-		if id != 0 && c.peer == id {
-			c.removed = true
-			doomed = append(doomed, c)
-		}
-	}
-	t.mu.Unlock()
-	if p != nil {
-		p.remove()
-	}
-	for _, c := range doomed {
-		c.close()
+	if p := t.registry.peer(id); p != nil {
+		p.route.doubt()
 	}
 }
 
 // Send queues a message for a peer's sender, or for a stranger that has a message
 // connection to this member.
 func (t *Transport) Send(to uint64, kind transport.Kind, m transport.Message) bool {
-	t.mu.RLock()
-	p := t.peers[to]
-	closed := t.closed
-	back := t.flows[flow{to, 0}]
-	t.mu.RUnlock()
-	if closed {
+	if t.life.closed() {
 		return false
 	}
+	p, back := t.registry.wayTo(to)
 	if p != nil {
 		return p.enqueue(kind, m)
 	}
-	if back != nil && back.guest != nil {
-		return back.guest.send(kind, m)
-	}
-	return false
-}
-
-// addressOf returns where a peer was last said to be.
-func (t *Transport) addressOf(id uint64) (string, error) {
-	p := t.peer(id)
-	if p == nil {
-		return "", fmt.Errorf("tcp: member %x: %w", id, transport.ErrUnknownPeer)
-	}
-	return p.found(), nil
+	return back != nil && back.send(kind, m)
 }
 
 // Close ends all connections and waits for all goroutines of the Transport.
-func (t *Transport) Close() error {
-	t.mu.Lock()
-	first := !t.closed
-	t.closed = true
-	doomed := make([]*conn, 0, len(t.conns))
-	for c := range t.conns {
-		doomed = append(doomed, c)
+func (t *Transport) Close() (err error) {
+	if first := t.life.close(); first {
+		err = t.acceptor.listener.Close()
 	}
-	peers := t.peers
-	t.peers = nil
-	t.mu.Unlock()
-
-	t.end()
-	var err error
-	if first {
-		err = t.listener.Close()
-	}
-	for _, p := range peers {
-		p.remove()
-	}
-	for _, c := range doomed {
-		c.close()
-	}
-	t.wg.Wait()
+	t.registry.close()
+	t.life.wg.Wait()
 	return err
-}
-
-// scope is ctx, ended by Close as well.
-func (t *Transport) scope(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(t.life, cancel)
-	return ctx, func() { stop(); cancel() }
-}
-
-// explain turns the error of an operation under ctx into what its caller gets:
-// what the other side said, else that the Transport was closed, else that ctx
-// ended, else err.
-func (t *Transport) explain(ctx context.Context, operation string, err error) error {
-	var remote *transport.RemoteError
-	switch {
-	case err == nil:
-		return nil
-	case errors.As(err, &remote):
-		return remote
-	case t.life.Err() != nil:
-		return transport.ErrClosed
-	case ctx.Err() != nil:
-		err = ctx.Err()
-	}
-	return fmt.Errorf("tcp: %s: %w", operation, err)
 }

@@ -67,12 +67,12 @@ func number(n uint64) bytesMessage { return binary.BigEndian.AppendUint64(nil, n
 
 // breakConnections ends everything that is open, as a reset would.
 func breakConnections(tr *Transport) {
-	tr.mu.Lock()
+	tr.registry.mu.Lock()
 	var open []*conn
-	for c := range tr.conns {
+	for c := range tr.registry.conns {
 		open = append(open, c)
 	}
-	tr.mu.Unlock()
+	tr.registry.mu.Unlock()
 	for _, c := range open {
 		c.close()
 	}
@@ -233,15 +233,15 @@ func TestIncomingEndsTheBackoff(t *testing.T) {
 	tr := listen(t, Config{})
 	defer tr.Close()
 	p := newPeer(tr, 7, "127.0.0.1:1")
-	p.failures = 1 << 20
-	tr.peers[7] = p
+	p.backoff.failures = 1 << 20
+	tr.registry.peers[7] = p
 	paused := make(chan struct{})
 	begun := time.Now()
 	go func() {
 		defer close(paused)
 		p.pause()
 	}()
-	tr.hurryPeer(7)
+	tr.registry.hurry(7)
 	<-paused
 	if d := time.Since(begun); d > backoffMax/2 {
 		t.Errorf("the pause took %v although the peer had dialed in", d)

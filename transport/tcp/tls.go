@@ -288,7 +288,7 @@ const oneSidedAdvice = "give certificates to all members, or to none"
 
 // refusePlain tells who dialed without TLS that it is used here, in plain text, as nothing
 // else can be read there.
-func (c *conn) refusePlain(err error) {
+func refusePlain(err error) {
 	var plain tls.RecordHeaderError
 	if !errors.As(err, &plain) || plain.Conn == nil {
 		return

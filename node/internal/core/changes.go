@@ -112,7 +112,9 @@ func (c *changes) tendLearners() {
 }
 
 // tendAddresses corrects the records of members that moved: of those that this leader
-// reached elsewhere. (Whoever moved calls the others, and so they know where it is.)
+// reached elsewhere and that answered it from there. (A member that moved calls the others, and
+// so they know where it is.) A copy of a disk proves itself, too. One that is older than what is
+// remembered of the member serves nothing, answers nothing, and so no record follows it.
 func (c *changes) tendAddresses() {
 	if c.busy() {
 		return
@@ -120,7 +122,7 @@ func (c *changes) tendAddresses() {
 	for i := range c.handed.Membership.Members {
 		m := &c.handed.Membership.Members[i]
 		notes := c.peers.find(m.ID)
-		if notes == nil || notes.address == "" {
+		if notes == nil || notes.address == "" || !notes.answered && notes.address != m.Address {
 			continue
 		}
 		if notes.address == m.Address {

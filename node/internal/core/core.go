@@ -56,6 +56,8 @@ type Config struct {
 	// Founded: a cluster of several voters was just founded. Nobody leads it, and there is
 	// nobody to wait for, so Input.Campaign follows.
 	Founded bool
+	// Formats is the range of format levels that this program reads. Zero: 1 to 1.
+	Formats Formats
 	// ReadSeed must differ at every start of every member.
 	ReadSeed uint64
 	// RequestWindow is how many of a member's forwarded requests a leader knows apart,
@@ -102,6 +104,9 @@ func New(cfg Config) (*Core, error) {
 	if err != nil {
 		return nil, fmt.Errorf("core: read the last index: %w", err)
 	}
+	if cfg.Formats == (Formats{}) {
+		cfg.Formats = Formats{1, 1}
+	}
 	c := new(Core)
 	c.cfg, c.storage = cfg, cfg.Storage
 	c.handed, c.applied, c.last, c.since = cfg.Start, cfg.Applied, last, hs.Term
@@ -118,7 +123,7 @@ func New(cfg Config) (*Core, error) {
 	if err := checkKinds(cfg.Start.Membership); err != nil {
 		return nil, fmt.Errorf("core: the membership at index %d cannot be read: %w", cfg.Start.Index, err)
 	}
-	if err := readable(cfg.Storage, last); err != nil {
+	if err := readable(&cfg, last); err != nil {
 		return nil, err
 	}
 	c.rn, err = raft.NewRawNode(&raft.Config{
@@ -162,9 +167,13 @@ func New(cfg Config) (*Core, error) {
 // memory.
 const readableBytes = 1 << 20
 
-// readable checks that this version knows every entry of a log, which a newer
-// one may have written.
-func readable(s Storage, last uint64) error {
+// readable checks that this version reads the format level at which a log begins, and knows
+// every entry of it: a newer one may have written them.
+func readable(cfg *Config, last uint64) error {
+	if err := cfg.Formats.Check(cfg.ID, cfg.Start.Membership.Settings.Level()); err != nil {
+		return err
+	}
+	s := cfg.Storage
 	first, err := s.FirstIndex()
 	if err != nil || first > last {
 		return err
@@ -178,6 +187,9 @@ func readable(s Storage, last uint64) error {
 			return fmt.Errorf("core: entry %d of a log up to %d cannot be read", next, last)
 		}
 		for i := range entries {
+			if err := entryReadable(&entries[i], cfg.ID, cfg.Formats); err != nil {
+				return err
+			}
 			if err := admitEntry(&entries[i]); err != nil {
 				return fmt.Errorf("core: the log cannot be read: %w", err)
 			}
@@ -288,6 +300,10 @@ func (c *base) send(m *raftpb.Message, note octopiipb.Note) {
 }
 
 func (c *Core) stepMessage(m *octopiipb.PeerMessage) {
+	if err := c.readableMessage(m); err != nil {
+		c.effects.Unreadable = err
+		return
+	}
 	if err := c.judge(m); err != nil {
 		c.effects.Suspects = append(c.effects.Suspects, *err)
 		return
@@ -308,8 +324,10 @@ func (c *Core) stepMessage(m *octopiipb.PeerMessage) {
 	c.takeFarewell(m)
 	switch {
 	case m.Type == raftpb.MsgHeartbeatResp:
+		c.peers.get(m.From).answered = true
 		c.noteRoom(m)
 	case m.Type == raftpb.MsgAppResp && !m.Reject && m.Term == c.rn.BasicStatus().Term:
+		c.peers.get(m.From).answered = true
 		c.peers.get(m.From).acknowledged(m.Index)
 		c.noteRoom(m)
 	}
@@ -352,6 +370,7 @@ func (c *Core) tick() {
 	c.tendLearners()
 	c.tendAddresses()
 	c.tendPlaces()
+	c.tendLevel()
 	c.tickLeadership()
 }
 

@@ -74,6 +74,8 @@ type PeerUp struct {
 	ID, Incarnation uint64
 	// Address is where this member reached it; empty if it called here.
 	Address string
+	// Formats is what its program reads.
+	Formats Formats
 }
 
 // Input is everything that happened since the last Step. The slices are the
@@ -220,6 +222,9 @@ type Effects struct {
 	CampaignSoon int
 	// Suspects are peers whose messages contradict what this member knows.
 	Suspects []Suspect
+	// Unreadable, if not nil, is why this member must stop: its leader raises the format level
+	// above what its program reads. It took nothing of that message.
+	Unreadable error
 }
 
 // Suspect is a peer whose message was refused because it would break an

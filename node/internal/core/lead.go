@@ -81,6 +81,10 @@ func (c *requests) dropPlacing() {
 // and may have it; otherwise the request is settled. before is how many
 // entries stand before it in the same batch.
 func (c *changes) entryFor(it *request, before int) (raftpb.Entry, bool) {
+	if err := c.mayWrite(it); err != nil {
+		c.settleChange(it, err)
+		return raftpb.Entry{}, false
+	}
 	switch it.Kind {
 	case Propose:
 		return raftpb.Entry{Data: it.frame()}, true

@@ -37,6 +37,11 @@ type peer struct {
 	address string
 	// reached is where it was reached last, and proved itself.
 	reached string
+	// answered: it answered a heartbeat or an append since then. An older copy of its disk, which
+	// doubts itself as soon as it is met, answers none.
+	answered bool
+	// formats is what it said in the last handshake that its program reads.
+	formats Formats
 	// silent is how many ticks ago something came from it.
 	silent int
 	// caughtUp is for how many ticks, as a learner that is to vote, it was close
@@ -90,7 +95,10 @@ func (p *peers) find(id uint64) *peer {
 
 func (p *peers) up(u PeerUp) {
 	notes := p.get(u.ID)
-	notes.incarnation, notes.introduced, notes.compares = u.Incarnation, false, 0
+	notes.incarnation, notes.introduced, notes.compares, notes.formats = u.Incarnation, false, 0, u.Formats
+	if u.Address != notes.reached {
+		notes.answered = false
+	}
 	notes.address = cmp.Or(u.Address, notes.address)
 	notes.reached = cmp.Or(u.Address, notes.reached)
 }

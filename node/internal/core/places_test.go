@@ -249,6 +249,7 @@ func TestRecordsAreCorrectedBesideOneThatCannotBe(t *testing.T) {
 	b.ack(2)
 	// Member 3 would get the address that 4 leaves, where 2 votes.
 	b.run(Input{PeersUp: []PeerUp{{ID: 4, Incarnation: 9, Address: "addr3"}, {ID: 5, Incarnation: 9, Address: "addr6"}}})
+	b.told(b.c.Status().Last, NoLimit, 5)
 	b.served(3)
 	if got := b.c.handed.Membership; find(got, 4).Address != "addr2" || find(got, 3).Address != "addr3" || find(got, 5).Address != "addr6" {
 		t.Errorf("members %v, want 5 at addr6, and the others where they were", got.Members)
@@ -286,6 +287,21 @@ func TestRecordDoesNotFollowACopy(t *testing.T) {
 	}
 
 	b := lead()
+	b.told(b.c.Status().Last, NoLimit, 2, 3)
+	b.run(up(2, "addr9"))
+	b.run(Input{Ticks: 1})
+	b.told(b.c.Status().Last, NoLimit, 3)
+	b.run(Input{Ticks: 1})
+	if got := records(b); got != [4]string{"", "addr1", "addr2", "addr3"} {
+		t.Errorf("one that answers nothing was met elsewhere, as an older copy is: records %v, want them as they were", got)
+	}
+	b.told(b.c.Status().Last, NoLimit, 2)
+	serve(b)
+	if got := records(b); got != [4]string{"", "addr1", "addr9", "addr3"} {
+		t.Errorf("a member that moved answers: records %v, want it at addr9", got)
+	}
+
+	b = lead()
 	b.run(up(2, "addr3"))
 	serve(b)
 	if got := records(b); got != [4]string{"", "addr1", "addr2", "addr3"} {

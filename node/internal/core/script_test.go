@@ -40,7 +40,9 @@ type script struct {
 
 // scripted is one core with a disk and a state machine that wait to be told.
 type scripted struct {
-	id      uint64
+	id uint64
+	// newest is up to which format level its program reads; 0: 1.
+	newest  uint32
 	core    *Core // nil while uninitialized
 	disk    *memoryDisk
 	inbox   []octopiipb.PeerMessage
@@ -104,9 +106,11 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		start := Label{Index: 1, Term: 1, ConfState: raftpb.ConfState{Voters: []uint64{id}},
 			Membership: &octopiipb.Membership{Cluster: 7, Index: 1, Members: []octopiipb.Member{{ID: id, Address: fmt.Sprintf("addr%d", id), Kind: octopiipb.Voter}}}}
 		s.members[id] = &scripted{id: id, disk: newDisk(start, raftpb.HardState{Term: 1, Commit: 1}), snapshots: map[uint64]Label{}}
+		d.MaybeScanArgs(t, "reads", &s.members[id].newest)
 		s.start(t, s.members[id], start, start.Index)
 	case "empty":
 		s.members[id] = &scripted{id: id, snapshots: map[uint64]Label{}}
+		d.MaybeScanArgs(t, "reads", &s.members[id].newest)
 		s.printf("%d has an empty disk and no RawNode", id)
 	case "propose":
 		var data, name string
@@ -147,11 +151,17 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		p := PeerUp{Incarnation: 9}
 		d.ScanArgs(t, "peer", &p.ID)
 		d.MaybeScanArgs(t, "at", &p.Address)
+		p.Formats.Oldest = 1
+		d.MaybeScanArgs(t, "reads", &p.Formats.Newest)
 		s.step(m, &Input{PeersUp: []PeerUp{p}})
 	case "transfer":
 		var to uint64
 		d.ScanArgs(t, "to", &to)
 		s.step(m, &Input{Requests: []Request{{Kind: Transfer, To: to, Waiter: &call{name: "transfer"}}}})
+	case "raise":
+		var to uint64
+		d.ScanArgs(t, "to", &to)
+		s.step(m, &Input{Requests: []Request{NewSettingChange(FormatLevel, to, &call{name: "raise"})}})
 	case "tick":
 		n := 1
 		d.MaybeScanArgs(t, "n", &n)
@@ -218,7 +228,8 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 func (s *script) start(t *testing.T, m *scripted, start Label, applied uint64) {
 	c, err := New(Config{ID: m.id, Start: start, Applied: applied, Storage: m.disk, ElectionTicks: 10, HeartbeatTicks: 1,
 		MessageBytesMax: 1 << 20, InflightMessagesMax: 16, PromoteLagMax: 2, PromoteStableTicks: 2, JoinTimeoutTicks: 100, StallTicks: 20,
-		ProposalBytesMax: 1 << 20, WaitingBytesMax: 1 << 26, UncommittedBytesMax: 1 << 28, UnappliedBytesMax: 16 << 20, ReadSeed: m.id, Logger: quiet{}})
+		ProposalBytesMax: 1 << 20, WaitingBytesMax: 1 << 26, UncommittedBytesMax: 1 << 28, UnappliedBytesMax: 16 << 20, ReadSeed: m.id, Logger: quiet{},
+		Formats: Formats{1, max(1, m.newest)}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -255,6 +266,9 @@ func (s *script) effects(m *scripted, e *Effects) {
 	}
 	if e.Membership != nil {
 		s.printf("%d: members %s", m.id, describe(e.Membership))
+	}
+	if e.Unreadable != nil {
+		s.printf("%d: stops: %v", m.id, e.Unreadable)
 	}
 	if a := e.Append; a != nil {
 		m.appends = append(m.appends, a)
@@ -472,6 +486,9 @@ func describe(ms *octopiipb.Membership) string {
 	}
 	if ms.Settings.FailoverByTimeout {
 		b.WriteString("failover:timeout ")
+	}
+	if ms.Settings.Format != 0 {
+		fmt.Fprintf(&b, "level:%d ", ms.Settings.Format)
 	}
 	return strings.TrimSpace(b.String())
 }

@@ -3,6 +3,7 @@ package core
 import (
 	"errors"
 	"fmt"
+	"math"
 
 	"go.etcd.io/raft/v3/raftpb"
 
@@ -22,6 +23,9 @@ const (
 	// FailoverByTimeout is 1 where an election waits for its timeout also if the leader's
 	// process is dead, and 0 where it does not.
 	FailoverByTimeout Setting = iota + 1
+	// FormatLevel is the format level of the cluster, which the leader raises by one. See
+	// levels.go.
+	FormatLevel
 )
 
 // NewSettingChange returns the Request that gives a setting a value.
@@ -41,11 +45,13 @@ func decodeSetting(frame []byte) (octopiipb.SettingChange, error) {
 	if err := c.Unmarshal(frame[1:]); err != nil {
 		return c, fmt.Errorf("change of a setting cannot be read: %w", err)
 	}
-	if s := Setting(c.Setting); s != FailoverByTimeout {
-		return c, fmt.Errorf("change of the unknown setting %d: was it written by a newer version?", s)
-	}
-	if c.Value > 1 {
+	switch s := Setting(c.Setting); {
+	case s == FailoverByTimeout && c.Value > 1:
 		return c, fmt.Errorf("setting %d is on or off, and not %d", c.Setting, c.Value)
+	case s == FormatLevel && (c.Value == 0 || c.Value > math.MaxUint32):
+		return c, fmt.Errorf("there is no format level %d", c.Value)
+	case s != FailoverByTimeout && s != FormatLevel:
+		return c, fmt.Errorf("change of the unknown setting %d: was it written by a newer version?", s)
 	}
 	return c, nil
 }
@@ -55,7 +61,19 @@ func decodeSetting(frame []byte) (octopiipb.SettingChange, error) {
 func withSetting(ms *octopiipb.Membership, index uint64, c octopiipb.SettingChange) (*octopiipb.Membership, error) {
 	next := *ms // what it shares with the one before nobody changes
 	next.Index = index
-	next.Settings.FailoverByTimeout = c.Value == 1
+	switch Setting(c.Setting) {
+	case FailoverByTimeout:
+		next.Settings.FailoverByTimeout = c.Value == 1
+	case FormatLevel:
+		level := uint64(ms.Settings.Level())
+		if c.Value == level {
+			return ms, errNoChange
+		}
+		if c.Value != level+1 {
+			return ms, fmt.Errorf("%w: the format level is %d and rises by one, and not to %d", ErrUnsafeMembership, level, c.Value)
+		}
+		next.Settings.Format = uint32(c.Value)
+	}
 	if next.Settings == ms.Settings {
 		return ms, errNoChange
 	}
@@ -77,6 +95,9 @@ func (c *changes) settingEntry(it *request, before int) (raftpb.Entry, bool) {
 		err = c.errConfPending()
 	default:
 		_, err = withSetting(c.handed.Membership, c.last, change)
+		if err == nil && Setting(change.Setting) == FormatLevel {
+			err = c.mayRaise(uint32(change.Value))
+		}
 	}
 	if err != nil {
 		c.settleChange(it, err)

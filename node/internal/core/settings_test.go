@@ -102,6 +102,8 @@ func TestUnknownSettingsAndKindsAreRefused(t *testing.T) {
 		"unknown setting 9":        {Data: settingFrame(9, 1)},
 		"unknown setting 0":        {Data: []byte{frameSetting}},
 		"on or off, and not 2":     {Data: settingFrame(FailoverByTimeout, 2)},
+		"no format level 0":        {Data: settingFrame(FormatLevel, 0)},
+		"format level 4294967296":  {Data: settingFrame(FormatLevel, 1<<32)},
 		"cannot be read":           {Data: []byte{frameSetting, 8}},
 		"unknown kind 5":           {Data: []byte{5, 1}},
 		"says that it is a WITNES": {Type: raftpb.EntryConfChangeV2, Data: change},
@@ -147,6 +149,10 @@ func TestSettingEntryGolden(t *testing.T) {
 	r := request{Request: NewSettingChange(FailoverByTimeout, 1, nil)}
 	if got, want := string(r.frame()), "\x04\x08\x01\x10\x01"; got != want {
 		t.Errorf("by the leader: %q, want %q", got, want)
+	}
+	raise := request{Request: NewSettingChange(FormatLevel, 2, nil)}
+	if got, want := string(raise.frame()), "\x04\x08\x02\x10\x02"; got != want {
+		t.Errorf("a raise of the format level: %q, want %q", got, want)
 	}
 	want := "\x03\x02\x00\x00\x00\x00\x00\x00\x00\x07\x00\x00\x00\x00\x00\x00\x00\x04\x08\x01\x10\x01"
 	if got := string(r.wrap(origin{2, 7})); got != want {
