@@ -6,8 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
-	"sync/atomic"
 	"testing"
 
 	"github.com/octopii/octopii/node"
@@ -291,55 +289,6 @@ func TestFounderFromBeforeOthersJoined(t *testing.T) {
 	f.Node = nil
 }
 
-// Two of three disks are set back to before the third member joined. By their records they are
-// all, and they go on; when the third one is there it proves what they forgot, and they serve
-// nothing, until an operator gives up what it has. That counts for all later starts.
-func TestMajorityFromBeforeOneJoined(t *testing.T) {
-	t.Parallel()
-	ms, third := setBackBeforeJoin(t, 2)
-	third.start()
-	eventually(t, "both serve nothing, or one of them elected the third one", func() bool {
-		return third.Status().Role == node.Leader || ms[0].Status().Suspended != nil && ms[1].Status().Suspended != nil
-	})
-	if third.Status().Role == node.Leader {
-		t.Skip("one of them had no leader for a moment, and elected the third one: nothing it has is lost")
-	}
-	refusesAll(t, ms, "member 3 ")
-	for _, m := range ms {
-		if err := m.Status().Suspended; !strings.Contains(err.Error(), "--accept-loss") {
-			t.Errorf("member %d does not say what to do: %v", m.cfg.ID, err)
-		}
-	}
-	said := []func(string) bool{observed(ms[0]), observed(ms[1])}
-	restart := func(acceptLoss bool) {
-		for _, m := range ms {
-			m.close()
-		}
-		for _, m := range ms {
-			m.cfg.AcceptLoss = acceptLoss
-			m.start()
-		}
-	}
-	third.close() // else it may be elected before they are
-	restart(true)
-	propose(t, leader(t, ms...), "without it")
-	var refusedThird atomic.Bool
-	third.cfg.Events = node.Events{PeerRefused: func(uint64, error) { refusedThird.Store(true) }}
-	third.start()
-	eventually(t, "both gave up what the third one has", func() bool { return said[0]("LOSS ACCEPTED") && said[1]("LOSS ACCEPTED") })
-	propose(t, leader(t, ms...), "still without it")
-	restart(false) // and nobody votes for the third one
-	eventually(t, "the third one hears that it was given up", func() bool { return refusedThird.Load() })
-	propose(t, leader(t, ms...), "for good")
-	for _, m := range ms {
-		takesTurns(t, m, 50)
-		if err := m.Status().Suspended; err != nil {
-			t.Error(err)
-		}
-	}
-	propose(t, leader(t, ms...), "and ever")
-}
-
 // The disk of a founder is set back to before others joined, and it elects itself and goes on alone
 // before they call it. Then it follows their leader, of a later term, whose log contradicts what is
 // committed there, and which remembers nothing of it. It asks their majority, and ends: so it is rebuilt.
@@ -389,29 +338,6 @@ func TestFounderThatFollowsLaterMembers(t *testing.T) {
 	f.Node = nil
 }
 
-// setBackBeforeJoin sets the disks of n members back to before another one joined, and starts
-// them, so that they go on. It returns the other one, which does not run, too.
-func setBackBeforeJoin(t *testing.T, n int) (ms []*member, other *member) {
-	ms = cluster(t, n)
-	propose(t, ms[0], "before")
-	images := imagesOf(t, ms)
-	other = newMember(t, uint64(n+1)).start()
-	add(t, leader(t, ms...), other)
-	for range 20 {
-		propose(t, leader(t, ms...), "together")
-	}
-	other.close()
-	for i, m := range ms {
-		m.close()
-		m.cfg.Dir = images[i]
-	}
-	for _, m := range ms {
-		m.start()
-	}
-	propose(t, leader(t, ms...), "a branch") // now they lead, and the other one is not elected
-	return ms, other
-}
-
 // imagesOf copies the disks of members, which are stopped for that.
 func imagesOf(t *testing.T, ms []*member) (images []string) {
 	t.Helper()
@@ -428,22 +354,6 @@ func imagesOf(t *testing.T, ms []*member) (images []string) {
 		m.start()
 	}
 	return images
-}
-
-// refusesAll waits until all serve nothing for a reason that names somebody, and checks it of
-// writes and of linearizable reads.
-func refusesAll(t *testing.T, ms []*member, named string) {
-	t.Helper()
-	for _, m := range ms {
-		eventually(t, fmt.Sprintf("member %d serves nothing", m.cfg.ID), func() bool { return m.Status().Suspended != nil })
-		_, wrote := m.Propose(timeout(t), []byte("refused"))
-		_, read := m.ReadBarrier(timeout(t), node.Linearizable)
-		for what, err := range map[string]error{"a write": wrote, "a read": read, "its status": m.Status().Suspended} {
-			if !errors.Is(err, node.ErrSuspect) || !strings.Contains(err.Error(), named) {
-				t.Errorf("member %d: %s: %v; want ErrSuspect that names %s", m.cfg.ID, what, err, named)
-			}
-		}
-	}
 }
 
 // A voter whose disk is set back to before its place and those of others were rebuilt knows one

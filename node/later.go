@@ -32,6 +32,9 @@ import (
 // removal, which they keep for ever. A member that is merely behind is brought up to date by
 // the read. What a peer has and did not commit plays no part.
 //
+// While the peer leads this member there is no such read before it has brought this member up to
+// date. There it is a proof that the two have committed different entries at one index.
+//
 // It belongs to the loop.
 type later struct {
 	loop *loop
@@ -80,12 +83,21 @@ func (t trust) fromLater(ms *octopiipb.Membership, peer transport.Hello) {
 
 // met takes note of such a peer.
 func (r *later) met(peer transport.Hello) {
+	if !r.isLater(peer.Node) {
+		return
+	}
 	if p := r.find(peer.Node); p != nil {
 		p.Hello, p.failures, p.pause = peer, 0, 0
 		return
 	}
-	if len(r.peers) == laterMax { // the first of those that proved least
-		least := slices.MaxFunc(r.peers, func(a, b laterPeer) int { return cmp.Compare(a.failures, b.failures) })
+	if len(r.peers) == laterMax { // one that proved least goes, and never the one by which this member is suspended
+		proven := func(p *laterPeer) int {
+			if p.Node == r.by {
+				return -1
+			}
+			return p.failures
+		}
+		least := slices.MaxFunc(r.peers, func(a, b laterPeer) int { return cmp.Compare(proven(&a), proven(&b)) })
 		r.peers = slices.DeleteFunc(r.peers, func(p laterPeer) bool { return p.Node == least.Node })
 	}
 	r.peers = append(r.peers, laterPeer{Hello: peer})
@@ -160,7 +172,7 @@ func (l *loop) isOnlyVoter() bool {
 // ask asks a peer what it has by itself.
 func (r *later) ask(id uint64, address string) {
 	l := r.loop
-	q := &octopiipb.CompareRequest{Alone: true, Nonce: newNonce()}
+	q := &octopiipb.CompareRequest{Index: l.core.HandedPlace().Index, Alone: true, Nonce: newNonce()}
 	l.call(address, kindCompare, q, func(payload []byte, err error) {
 		l.inbox.call(func() { r.answered(id, q, payload, err) })
 	})
@@ -169,10 +181,13 @@ func (r *later) ask(id uint64, address string) {
 // answered takes what a peer has, and lets the majority say whether that is so.
 func (r *later) answered(id uint64, q *octopiipb.CompareRequest, payload []byte, err error) {
 	l, p := r.loop, r.find(id)
-	if p == nil || r.err != nil {
+	if p == nil {
 		return
 	}
 	p.asking = false
+	if r.err != nil {
+		return
+	}
 	reply := &octopiipb.CompareReply{}
 	if err == nil {
 		err = reply.Unmarshal(payload)
@@ -187,12 +202,15 @@ func (r *later) answered(id uint64, q *octopiipb.CompareRequest, payload []byte,
 		return
 	}
 	p.failures, p.question, p.answer = 0, q, reply
-	if r.told == id {
+	// A member that follows the peer is brought up to date by it, and takes the word of no other
+	// member for a read: else the peer would lose its majority. If their logs contradict each
+	// other that never ends, and no read does.
+	if leads := l.core.Status().Leader == id; leads && r.contradicts(p) || !leads && r.told == id {
 		r.confirmed(id)
 		return
 	}
 	p.asking = true
-	r.read(id)
+	r.read(id, q)
 	if p.alone > 0 { // by the records here there may be no majority any more
 		r.askMajority(id, p.Host.Address)
 	}
@@ -202,22 +220,22 @@ func (r *later) answered(id uint64, q *octopiipb.CompareRequest, payload []byte,
 // have forgotten: after a start it knows for a moment fewer members than its log has.
 const laterWarns = 3
 
-// read makes a linearizable read that begins now. When it has ended the records here are no
-// older than what any member had committed before.
-func (r *later) read(id uint64) {
-	l := r.loop
+// read makes a linearizable read that begins now, after the answer to a question. When it has
+// ended the records here are no older than what any member had committed before.
+func (r *later) read(id uint64, q *octopiipb.CompareRequest) {
+	l, ended := r.loop, false
 	end := func(confirmed bool) {
 		l.inbox.call(func() {
 			p := r.find(id)
-			if p == nil || r.err != nil {
+			if ended || p == nil || p.question != q { // a read says nothing of what was answered later
 				return
 			}
-			wasAsking := p.asking
-			p.asking = false
+			ended, p.asking = true, false
 			switch {
+			case r.err != nil:
 			case confirmed:
 				r.confirmed(id)
-			case wasAsking:
+			default:
 				if p.alone++; p.alone >= laterWarns {
 					l.rivals.warn(r.text(p), "a majority may have forgotten what it acknowledged")
 				}
@@ -255,11 +273,19 @@ func (r *later) missing(p *laterPeer) (from, to uint64) {
 	return min(r.loop.core.PartsFrom(p.answer.Terms, p.answer.Index), p.answer.Index), p.answer.Index
 }
 
+// contradicts says whether a peer has committed other entries than are committed here up to the
+// place that it was asked for. In one history there are no such two.
+func (r *later) contradicts(p *laterPeer) bool {
+	at := core.Place{Index: p.question.Index, Term: p.answer.Term, Sums: core.SumsFrom(p.answer.Sums)}
+	_, err := r.loop.core.Contradicts(0, p.answer.Index, at)
+	return err != nil
+}
+
 // text says what is missing here and how it ends.
 func (r *later) text(p *laterPeer) error {
 	from, to := r.missing(p)
 	return fmt.Errorf("member %x at %s, which the records here do not have, proves that it is a member of this cluster, and has committed its log up to index %d in term %d; entries %d to %d of it are missing here: the disks of a majority were set back to before it joined. Stop these members and put newer copies of their disks back; or give up what that one has: stop all of them, start these once with --accept-loss (Config.AcceptLoss), and that one when they have a leader; then empty its data directory and let it join again",
-		p.Node, p.Host.Address, to, p.answer.Term, from, to)
+		p.Node, p.Host.Address, to, core.TermIn(p.answer.Terms, to, to), from, to)
 }
 
 // giveUp goes on without what a peer has, for good: it is not spoken to any more.
@@ -277,6 +303,23 @@ func (r *later) giveUp(p *laterPeer) {
 		zap.String("peer", hex(p.Node)), zap.Uint64("from index", from), zap.Uint64("to index", to))
 	l.guests.giveUp(o.GivenUp)
 	l.rivals.warning = nil
+}
+
+// keep serves again once the records have the peer by which this member was suspended, or its
+// removal: what was missing has come.
+func (r *later) keep() {
+	if r.err != nil && !r.isLater(r.by) {
+		r.serveAgain("the records have the member by which a majority seemed to have forgotten")
+	}
+}
+
+// serveAgain ends the suspension. What other members said of the peer counts no more: it takes
+// a read of this member's own to suspend it again.
+func (r *later) serveAgain(why string) {
+	l := r.loop
+	l.log.Warn("this member serves again: "+why, zap.String("peer", hex(r.by)), zap.String("was", r.err.Error()))
+	r.by, r.err, r.told = 0, nil, 0
+	l.suspensionChanged()
 }
 
 // tell tells the others why this member serves nothing. One to which the same peer proves itself
@@ -322,8 +365,14 @@ func (r *later) answeredByMajority(m *octopiipb.Member, q *octopiipb.CompareRequ
 		return
 	}
 	place := core.Place{Index: q.Index, Term: reply.Term, Sums: core.SumsFrom(reply.Sums)}
-	if index, err := l.core.Contradicts(q.Commit, reply.Index, place); err != nil && l.doubt.fork.why == "" {
+	index, err := l.core.Contradicts(q.Commit, reply.Index, place)
+	switch {
+	case err != nil && l.doubt.fork.why == "":
 		l.doubt.fork.begin(index, fmt.Sprintf("%v, as member %x at %s says, which joined later", err, m.ID, m.Address))
+	case err == nil && place.Term != 0 && r.err != nil && m.ID == r.by:
+		// A majority goes on that has this member in its records, and all that is committed here
+		// is in its log. What is missing here it sends.
+		r.serveAgain("a majority of the members that the peer knows goes on, and has all that is committed here")
 	}
 }
 
@@ -383,8 +432,8 @@ func (s service) answerAlone(q *octopiipb.CompareRequest, done func(transport.Me
 			done(nil, errors.New("this member cannot say what is committed"))
 			return
 		}
-		at := l.core.HandedPlace()
-		reply := &octopiipb.CompareReply{Cluster: s.cluster.Load(), Index: at.Index, Term: at.Term, Sums: at.Sums[:], Terms: l.core.Terms()}
+		at := l.core.PlaceAt(q.Index)
+		reply := &octopiipb.CompareReply{Cluster: s.cluster.Load(), Index: l.core.HandedPlace().Index, Term: at.Term, Sums: at.Sums[:], Terms: l.core.Terms()}
 		s.sealAll(q, reply)
 		done(reply, nil)
 	})

@@ -134,6 +134,149 @@ func TestGivingUpAPeerOfLater(t *testing.T) {
 	})
 }
 
+// suspendedByLater is a member that a peer of later suspended, and the keys of its voters.
+func suspendedByLater(t *testing.T) (n *Node, keys []uint64) {
+	t.Helper()
+	n = threeVoters(t)[1]
+	keys = append(n.MemberKeys(), n.identity.Incarnation)
+	n.loop.later.says(t, n, octopiipb.CompareReply{Cluster: n.cluster.Load(), Index: 50, Term: 9}, keys...)
+	onLoop(t, n, func(l *loop) {
+		if !errors.Is(l.suspension(), ErrSuspect) {
+			t.Fatalf("suspended: %v", l.suspension())
+		}
+	})
+	return n, keys
+}
+
+// A member that is suspended serves again when its records have the peer that suspended it, or its
+// removal: what was missing has come. Another change does not end it.
+func TestSuspensionEndsWithTheRecords(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(ms *octopiipb.Membership)
+		ends   bool
+	}{
+		"the peer is a member": {func(ms *octopiipb.Membership) {
+			ms.Members = append(ms.Members, octopiipb.Member{ID: laterStranger, Kind: octopiipb.Learner, Address: "nowhere"})
+		}, true},
+		"the peer was removed":  {func(ms *octopiipb.Membership) { ms.Removed = append(ms.Removed, laterStranger) }, true},
+		"another one was added": {func(ms *octopiipb.Membership) { ms.Removed = append(ms.Removed, laterStranger+1) }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n, _ := suspendedByLater(t)
+			onLoop(t, n, func(l *loop) {
+				ms := *l.membership
+				ms.Members, ms.Removed = slices.Clone(ms.Members), slices.Clone(ms.Removed)
+				c.change(&ms)
+				l.setMembership(&ms)
+				if ended := l.suspension() == nil; ended != c.ends {
+					t.Errorf("suspended: %v", l.suspension())
+				}
+			})
+			_, err := n.ReadBarrier(t.Context(), Linearizable)
+			if c.ends && err != nil || !c.ends && !errors.Is(err, ErrSuspect) {
+				t.Errorf("a read: %v", err)
+			}
+		})
+	}
+}
+
+// A member that is suspended asks the peer for a majority. One that has what is committed here
+// ends it, and what another member said of the peer does not suspend it again. One that has
+// another log ends the member. One that cannot know, or does not prove itself, changes nothing.
+func TestSuspensionEndsByAMajority(t *testing.T) {
+	for name, c := range map[string]struct {
+		last   uint64
+		term   func(l *loop) uint64
+		sealed bool
+		want   error
+	}{
+		"it has the same":        {50, func(l *loop) uint64 { return l.core.CommittedPlace().Term }, true, nil},
+		"it has another log":     {50, func(*loop) uint64 { return 99 }, true, ErrDiverged},
+		"its log is shorter":     {1, func(l *loop) uint64 { return 0 }, true, ErrDiverged},
+		"it cannot look that up": {50, func(*loop) uint64 { return 0 }, true, ErrSuspect},
+		"it does not seal it":    {50, func(l *loop) uint64 { return l.core.CommittedPlace().Term }, false, ErrSuspect},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n, keys := suspendedByLater(t)
+			if !c.sealed {
+				keys = keys[1:]
+			}
+			r := &n.loop.later
+			onLoop(t, n, func(l *loop) {
+				r.told = laterStranger
+				at := l.core.CommittedPlace()
+				q := &octopiipb.CompareRequest{Index: at.Index, Commit: at.Index, Nonce: newNonce()}
+				reply := octopiipb.CompareReply{Cluster: l.cluster.Load(), Index: c.last, Term: c.term(l)}
+				var seals [][]byte
+				for _, key := range keys {
+					seals = append(seals, sealOf(key, q, &reply))
+				}
+				reply.Seals = seals
+				payload, err := reply.Marshal()
+				if err != nil {
+					t.Fatal(err)
+				}
+				r.answeredByMajority(&octopiipb.Member{ID: laterStranger, Address: "nowhere"}, q, payload, nil)
+				if err := l.suspension(); !errors.Is(err, c.want) {
+					t.Errorf("suspended: %v, want %v", err, c.want)
+				}
+				if c.want == nil && r.told != 0 {
+					t.Error("the word of another member suspends it again")
+				}
+			})
+		})
+	}
+}
+
+// A member that follows the peer takes nobody's word that a majority forgot. It is suspended where
+// the peer has committed other entries than are committed here.
+func TestPeerOfLaterThatLeads(t *testing.T) {
+	n := threeVoters(t)[1]
+	r := &n.loop.later
+	onLoop(t, n, func(l *loop) {
+		r.peers = []laterPeer{{Hello: transport.Hello{Node: laterStranger}}}
+		p, at := &r.peers[0], l.core.CommittedPlace()
+		p.question = &octopiipb.CompareRequest{Index: at.Index, Alone: true}
+		for name, c := range map[string]struct {
+			last uint64
+			at   core.Place
+			want bool
+		}{
+			"the same":                 {at.Index, at, false},
+			"not committed there":      {at.Index - 1, core.Place{Term: 99}, false},
+			"it cannot look that up":   {at.Index, core.Place{}, false},
+			"another term":             {at.Index, core.Place{Term: 99}, true},
+			"the term, but other sums": {at.Index, core.Place{Term: at.Term, Sums: otherSums(at.Sums)}, true},
+		} {
+			p.answer = &octopiipb.CompareReply{Index: c.last, Term: c.at.Term, Sums: c.at.Sums[:]}
+			if got := r.contradicts(p); got != c.want {
+				t.Errorf("%s: contradicts: %v", name, got)
+			}
+		}
+	})
+}
+
+func otherSums(s core.Sums) core.Sums {
+	for i := range s {
+		s[i]++
+	}
+	return s
+}
+
+// A peer by which a member is suspended is not forgotten for others that call.
+func TestTheProofIsKept(t *testing.T) {
+	n, _ := suspendedByLater(t)
+	r := &n.loop.later
+	onLoop(t, n, func(l *loop) {
+		for id := range uint64(2 * laterMax) {
+			r.met(transport.Hello{Node: 100 + id, Cluster: l.cluster.Load(), Host: transport.Host{Address: "elsewhere"}})
+		}
+		if r.find(laterStranger) == nil || len(r.peers) > laterMax {
+			t.Errorf("of %d peers none is the one that suspended it", len(r.peers))
+		}
+	})
+}
+
 // Without a majority a peer of later stops nobody: this member may be merely behind. What a
 // member found out that had one counts.
 func TestPeerOfLaterWithoutAMajority(t *testing.T) {

@@ -411,6 +411,7 @@ func (l *loop) setMembership(ms *octopiipb.Membership) {
 	l.whereabouts.keep(ms)
 	l.guests.keep(ms)
 	l.doubt.keep(ms)
+	l.later.keep()
 	l.events.membershipChanged(l.public)
 }
 

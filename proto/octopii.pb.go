@@ -1127,8 +1127,8 @@ type CompareRequest struct {
 	Stranger uint64 `protobuf:"varint,8,opt,name=stranger,proto3" json:"stranger,omitempty"`
 	// nonce is drawn by the asker: see seal in CompareReply.
 	Nonce []byte `protobuf:"bytes,9,opt,name=nonce,proto3" json:"nonce,omitempty"`
-	// alone: the answer is what the one that is asked knows by itself, without a majority: index
-	// and term are where its committed log ends, and not those of the place.
+	// alone: the answer is what the one that is asked knows by itself, without a majority: its
+	// index is where its own committed log ends.
 	Alone bool `protobuf:"varint,10,opt,name=alone,proto3" json:"alone,omitempty"`
 	// later is a member that the sender's records do not have, and by which it knows that a
 	// majority forgot: it serves nothing. 0: there is none. It asks nothing then.
