@@ -103,8 +103,12 @@ func (f *files) removeSnapshots(index uint64) error {
 		if n.Index >= index {
 			continue
 		}
+		path := filepath.Join(f.snapDir(), n.String())
+		if recycle(f.fs, path) {
+			continue
+		}
 		// A mark may remove them at the same time.
-		if err := f.fs.Remove(filepath.Join(f.snapDir(), n.String())); err != nil && !errors.Is(err, fs.ErrNotExist) && !vfs.Refused(err) {
+		if err := f.fs.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) && !vfs.Refused(err) {
 			return fmt.Errorf("raftstore: remove an old snapshot: %w", err)
 		}
 	}

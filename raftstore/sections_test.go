@@ -270,7 +270,7 @@ func TestSnapshotsAreTheSameEverywhere(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				w, err := createFile(vfs.OS, dir, s.Header)
+				w, err := receiveSnapshot(vfs.OS, dir, s.Header)
 				noError(t, err)
 				defer w.Abort()
 				if _, err := s.WriteTo(w); err != nil {

@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -78,7 +79,8 @@ type SnapshotWriter struct {
 	file       vfs.File
 	// sections frames what is written; nil: what comes is framed, and written as it is.
 	sections *sectionWriter
-	external bool
+	// mark is the whole content of an external snapshot, which Commit writes; nil: it is none.
+	mark *bytes.Buffer
 	// size of the file so far.
 	size int64
 	// err is why nothing more is written; nil while all is well.
@@ -88,11 +90,15 @@ type SnapshotWriter struct {
 // createSnapshot begins a snapshot under a temporary name of its own, so that
 // several may be written at once, even of the same index.
 func createSnapshot(fs vfs.FS, dir string, h SnapshotHeader) (*SnapshotWriter, error) {
-	w, err := createFile(fs, dir, h)
-	if err != nil {
+	w := &SnapshotWriter{fs: fs, dir: dir, path: filepath.Join(dir, nameOf(h).String())}
+	if h.External {
+		w.mark = new(bytes.Buffer)
+		w.sections = &sectionWriter{w: w.mark}
+	} else if err := w.createFile(); err != nil {
 		return nil, err
+	} else {
+		w.sections = &sectionWriter{w: fileWriter{w}}
 	}
-	w.sections = &sectionWriter{w: fileWriter{w}}
 	if err := w.sections.begin(h); err != nil {
 		err = w.fail(err)
 		w.Abort()
@@ -101,14 +107,20 @@ func createSnapshot(fs vfs.FS, dir string, h SnapshotHeader) (*SnapshotWriter, e
 	return w, nil
 }
 
-// createFile begins the file of a snapshot.
-func createFile(fs vfs.FS, dir string, h SnapshotHeader) (*SnapshotWriter, error) {
-	w := &SnapshotWriter{fs: fs, dir: dir, path: filepath.Join(dir, nameOf(h).String()), external: h.External}
-	var err error
-	if w.file, w.temp, err = createTemporary(fs, w.path); err != nil {
-		return nil, fmt.Errorf("raftstore: create snapshot %s: %w", w.path, err)
+// receiveSnapshot begins the file of a snapshot that comes as it is to be in the file.
+func receiveSnapshot(fs vfs.FS, dir string, h SnapshotHeader) (*SnapshotWriter, error) {
+	w := &SnapshotWriter{fs: fs, dir: dir, path: filepath.Join(dir, nameOf(h).String())}
+	if err := w.createFile(); err != nil {
+		return nil, err
 	}
 	return w, nil
+}
+
+func (w *SnapshotWriter) createFile() (err error) {
+	if w.file, w.temp, err = createTemporary(w.fs, w.path); err != nil {
+		return fmt.Errorf("raftstore: create snapshot %s: %w", w.path, err)
+	}
+	return nil
 }
 
 // createTemporary counts names up instead of drawing them: what a simulation
@@ -131,7 +143,7 @@ func (w *SnapshotWriter) Write(p []byte) (int, error) {
 		return 0, w.err
 	case w.sections == nil:
 		return fileWriter{w}.Write(p)
-	case w.external:
+	case w.mark != nil:
 		return 0, w.fail(errors.New("an external snapshot has no data"))
 	}
 	n, err := w.sections.Write(p)
@@ -164,12 +176,16 @@ func (w *SnapshotWriter) Commit() (size int64, err error) {
 		}
 	}()
 	if w.err == nil && w.sections != nil {
-		_ = w.fail(w.sections.end(w.external))
+		_ = w.fail(w.sections.end(w.mark != nil))
 	}
 	if w.err != nil {
 		return 0, w.err
 	}
-	if err := w.publish(); err != nil {
+	publish := w.publish
+	if w.mark != nil {
+		publish = w.publishMark
+	}
+	if err := publish(); err != nil {
 		return 0, w.fail(err)
 	}
 	w.err = fmt.Errorf("raftstore: snapshot %s: %w", w.path, iofs.ErrClosed)
@@ -197,7 +213,11 @@ func (w *SnapshotWriter) publish() error {
 // Abort gives up what was written. After Commit or Abort it does nothing.
 func (w *SnapshotWriter) Abort() {
 	_ = w.fail(errors.New("aborted"))
-	// Best effort: what stays is removed at the next start.
+	w.removeFile()
+}
+
+// removeFile is best effort: what stays is removed at the next start.
+func (w *SnapshotWriter) removeFile() {
 	if w.file != nil {
 		_ = w.file.Close()
 		w.file = nil

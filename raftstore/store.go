@@ -308,7 +308,7 @@ func (s *Store) CreateSnapshot(h SnapshotHeader) (*SnapshotWriter, error) {
 // ReceiveSnapshot begins the file of a snapshot that comes as it is to be in the file: see
 // SnapshotStream.WriteTo. It may be called from any goroutine.
 func (s *Store) ReceiveSnapshot(h SnapshotHeader) (*SnapshotWriter, error) {
-	return createFile(s.fs, s.snapDir(), h)
+	return receiveSnapshot(s.fs, s.snapDir(), h)
 }
 
 // OpenSnapshot opens a snapshot file that is in place. It may be called from

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -152,6 +153,29 @@ func TestSupervised(t *testing.T) {
 	p = spawn(t, nil, lone(filepath.Join(dir, "data"))...)
 	p.waitReady()
 	waitText(t, p, "no effect any more")
+}
+
+// A configuration whose file system hangs as it is read again keeps no member from its end.
+func TestReloadThatHangs(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "octopii.yaml")
+	if err := os.WriteFile(file, []byte("log-level: info\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"start", "--data-dir", filepath.Join(dir, "data"), "--bootstrap", "--found-after", "0", "--client-addr", "127.0.0.1:0", "--peer-addr", "127.0.0.1:0", "--config", file}
+	p, expect := supervised(t, nil, args...)
+	expect("READY=1")
+	if err := errors.Join(os.Remove(file), syscall.Mkfifo(file, 0o600)); err != nil { // nobody ever writes
+		t.Fatal(err)
+	}
+	_ = p.cmd.Process.Signal(syscall.SIGHUP)
+	expect("RELOADING=1")
+	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	expect("STOPPING=1")
+	if status := p.waitEnd(); status != 0 {
+		t.Errorf("status %d\n%s", status, p.text())
+	}
 }
 
 // A second SIGTERM at once is taken for the same as the first. A later one ends a member

@@ -47,7 +47,7 @@ environment, and the environment before the file.`,
 			r := reloader{cmd.Flags(), environ, level, lg, sv}
 			running, cancel := context.WithCancel(cmd.Context())
 			var wg sync.WaitGroup
-			wg.Go(func() { r.run(signals, cfg) })
+			go r.run(signals, cfg) // not waited for: its file may be on a file system that hangs
 			wg.Go(func() { sv.run(running) })
 			defer wg.Wait()
 			defer cancel()

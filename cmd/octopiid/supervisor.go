@@ -45,16 +45,24 @@ func (s *supervisor) tellStopping() {
 // whileReloading calls f, and says before and after it that the configuration is read. A
 // process that is not ready yet does not say so: systemd takes the READY=1 at the end of a
 // reload for that of the start.
+// f may hang as its file system does, and keeps nobody from telling that this process stops.
 func (s *supervisor) whileReloading(f func()) {
+	reloading := s.tellWhileReady(daemon.SdNotifyReloading)
+	f()
+	if reloading {
+		s.tellWhileReady(daemon.SdNotifyReady)
+	}
+}
+
+// tellWhileReady sends a state, if this process is ready and does not stop. It says whether it did.
+func (s *supervisor) tellWhileReady(state string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.ready || s.stopping {
-		f()
-		return
+		return false
 	}
-	s.tell(daemon.SdNotifyReloading)
-	f()
-	s.tell(daemon.SdNotifyReady)
+	s.tell(state)
+	return true
 }
 
 // tell sends one of systemd's states.
