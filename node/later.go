@@ -120,7 +120,8 @@ func (r *later) isLater(id uint64) bool {
 }
 
 // tick asks each of them now and then, and says to the others why this member serves nothing.
-// The only voter of a cluster asks as rivals do.
+// The only voter of a cluster asks as rivals do, as nobody can have been added without it. It may
+// lead itself, in the term in which another one leads, and then no message contradicts it.
 func (r *later) tick(ticks int) {
 	l := r.loop
 	if r.wait = max(0, r.wait-ticks); ticks == 0 || r.wait > 0 || l.core == nil {
@@ -145,21 +146,13 @@ func (r *later) tick(ticks int) {
 	for i := range r.peers {
 		switch p := &r.peers[i]; {
 		case alone:
-			l.rivals.later(p.Hello)
+			l.rivals.askLater(p.Hello)
 		case p.pause > 0:
 			p.pause--
 		case !p.asking:
 			p.asking = true
 			r.ask(p.Node, p.Host.Address)
 		}
-	}
-}
-
-// contradicted: a message of such a peer contradicts what is known here. The only voter would
-// follow it for good, and asks its majority.
-func (r *later) contradicted(id uint64) {
-	if p := r.find(id); p != nil && r.loop.isOnlyVoter() {
-		r.loop.rivals.askLater(p.Hello)
 	}
 }
 

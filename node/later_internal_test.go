@@ -6,7 +6,9 @@ import (
 	"slices"
 	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/octopii/octopii/internal/localnet"
 	"github.com/octopii/octopii/node/internal/core"
 	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/transport"
@@ -394,5 +396,26 @@ func TestMemberThatTakesNothing(t *testing.T) {
 		b.commit-- // something was committed since
 		b.tick(1)
 		says("when something was committed", false)
+	})
+}
+
+// The only voter of a cluster asks each peer that its records do not have, also one that remembers
+// nothing of it, and that leads in the term in which this member leads itself.
+func TestLoneFounderAsksWhoIsLater(t *testing.T) {
+	n, err := Start(Config{ID: 1, Dir: t.TempDir(), Bootstrap: true, StateMachine: blank{}, Transport: localnet.New().Transport("a"), TickInterval: 5 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = n.Close() })
+	if _, err := n.Propose(t.Context(), []byte("alone")); err != nil {
+		t.Fatal(err)
+	}
+	onLoop(t, n, func(l *loop) {
+		l.later.met(transport.Hello{Node: laterStranger, Cluster: l.cluster.Load(), Host: transport.Host{Address: "nowhere"}})
+		l.later.wait = 0
+		l.later.tick(1)
+		if !l.rivals.asking[rivalQuestion{kindTestify, l.cluster.Load(), "nowhere"}] {
+			t.Error("it does not ask")
+		}
 	})
 }

@@ -381,7 +381,6 @@ func (l *loop) suspect(s core.Suspect) {
 	c := claim{by: s.ID, kind: s.Claim, at: s.Index, last: s.Last, text: s.Reason}
 	if !isMember(l.membership, s.ID) {
 		l.doubt.inquiry.stranger(c)
-		l.later.contradicted(s.ID)
 		return
 	}
 	l.doubt.add(c)
