@@ -7,8 +7,8 @@ import (
 	"github.com/octopii/octopii/transport"
 )
 
-// Everything that callers, peers or strangers can make grow has its bound here, or in the
-// Config of who holds it, and an outcome when it is reached:
+// What callers, peers or strangers can make grow has a bound, and an outcome when it is
+// reached:
 //
 //	what                                       at most                            then
 //	proposals that wait here                   PendingProposalsMax, -BytesMax     ErrOverloaded
@@ -29,7 +29,9 @@ import (
 //	peers of later that are asked              laterMax                           one that proves nothing goes
 //	members whose history was given up         givenUpMax                         the oldest goes
 //
-// What a connection, a frame or all strangers may have is the transport's: see tcp.Config. At
+// What a connection, a frame or all strangers may have is the transport's: see tcp.Config. Bounds
+// of one subject stand with it: of joiners, changes and forwarded requests in core, of rounds
+// and rivals in founding.go and othercluster.go. At
 // the defaults a leader holds 64 MiB of its own callers' proposals, 128 MiB of its
 // followers', and 192 MiB of log that is not committed.
 const (

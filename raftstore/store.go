@@ -57,8 +57,11 @@ type Store struct {
 
 // Open takes the directory's lock and recovers what is in it. A directory that
 // is empty, or holds nothing but an identity, gives a Store with a View that is not
-// Initialized.
+// Initialized, until Store.Found or Writer.Install has made a log.
 func Open(opts Options) (*Store, *View, *Writer, error) {
+	if opts.Dir == "" {
+		return nil, nil, nil, errors.New("raftstore: Options.Dir is empty; name a directory")
+	}
 	if opts.FS == nil {
 		opts.FS = vfs.OS
 	}

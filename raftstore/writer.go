@@ -25,10 +25,16 @@ type Writer struct {
 // Initialized says whether there is a log.
 func (w *Writer) Initialized() bool { return w.log != nil }
 
+// errNoLog: a caller did not ask Initialized.
+var errNoLog = errors.New("raftstore: there is no log yet: Store.Found makes the first one, and Writer.Install one behind a snapshot")
+
 // Append makes batches durable together. With wal.ErrNoSpace nothing was
 // written, and the same batches may come again; after any other error the Writer
 // takes no further write.
 func (w *Writer) Append(batches []wal.Batch) error {
+	if w.log == nil {
+		return errNoLog
+	}
 	if err := w.log.Append(batches); err != nil {
 		return fmt.Errorf("raftstore: append: %w", err)
 	}
@@ -132,6 +138,9 @@ func (w *Writer) discard(log wal.Log, seq uint64) error {
 // is no mark, and it may be tried again.
 func (w *Writer) Mark(h SnapshotHeader) error {
 	index := h.Metadata.Index
+	if w.log == nil {
+		return errNoLog
+	}
 	if index <= w.mark {
 		return nil
 	}

@@ -132,7 +132,7 @@ type Format interface {
 type Backend interface {
 	Format
 	// Create makes a new log in dir, which must not exist, that begins behind m
-	// and holds hs, whose commit must cover m. It appears under its name only when
+	// and holds hs, whose commit is the index of m. It appears under its name only when
 	// all of that is durable: a crash leaves no dir or the whole of it.
 	Create(dir string, m Mark, hs raftpb.HardState) (Log, error)
 	// Open recovers the log at mark m, which must be one that SetMark or Create

@@ -122,11 +122,14 @@ func (c *changes) tendAddresses() {
 	for i := range c.handed.Membership.Members {
 		m := &c.handed.Membership.Members[i]
 		notes := c.peers.find(m.ID)
-		if notes == nil || notes.address == "" || !notes.answered && notes.address != m.Address {
+		if notes == nil || notes.address == "" {
 			continue
 		}
 		if notes.address == m.Address {
 			notes.address = "" // it would be old news if the record changed again
+			continue
+		}
+		if !notes.answered && m.ID != c.cfg.ID {
 			continue
 		}
 		moved := *m

@@ -4,8 +4,10 @@
 // in Effects what must be done about it: messages to send, one append, one
 // apply, answers. It drives raft's RawNode with asynchronous storage writes, so
 // the library itself says which message must wait for which fsync. There is no
-// clock, goroutine, file, socket or random source in here: the same inputs give
-// the same effects, and a simulator can drive the code that ships.
+// clock, goroutine, file or socket in here, so a simulator can drive the code that ships.
+// The same inputs give the same effects, but for what is asked within a Step: whether a
+// caller has given up (Waiter), what Config.Grows says, and the election timeouts, which raft
+// draws from the process's source of chance.
 //
 // A Core is layers, from the ground up; each owns its fields and knows only those below:
 //
@@ -16,7 +18,7 @@
 //	guard     what must not reach raft                 guard.go, diverged.go, farewell.go
 //	requests  what callers wait for                    requests.go, queue.go, follow.go, forwarded.go, pending.go, seen.go
 //	space     how much may go into the log             room.go
-//	changes   of the membership                        changes.go, places.go, settings.go
+//	changes   of the membership                        changes.go, places.go, settings.go, levels.go
 //	leading   who should lead, and when to campaign    leadership.go, failover.go, stall.go
 //
 // Core is on top, and has what takes several of them: Step, and how entries are appended

@@ -300,6 +300,11 @@ func TestRecordDoesNotFollowACopy(t *testing.T) {
 	if got := records(b); got != [4]string{"", "addr1", "addr9", "addr3"} {
 		t.Errorf("a member that moved answers: records %v, want it at addr9", got)
 	}
+	b.run(up(1, "addr8")) // as a leader learns of itself when it starts
+	serve(b)
+	if got := records(b); got != [4]string{"", "addr8", "addr9", "addr3"} {
+		t.Errorf("the leader moved: records %v, want it at addr8", got)
+	}
 
 	b = lead()
 	b.run(up(2, "addr3"))
