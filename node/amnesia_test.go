@@ -393,6 +393,46 @@ func TestImageFromBeforeOthersWereRebuilt(t *testing.T) {
 	}
 }
 
+// Two of three disks are set back to before their places were rebuilt, and are a majority by their
+// records. The third member, which they know, proves that they were removed: they serve nothing.
+func TestMajorityFromBeforeItsRebuild(t *testing.T) {
+	t.Parallel()
+	ms := filled(t)
+	var old [2]node.Config
+	for i, m := range ms[:2] {
+		m.kill()
+		old[i] = m.cfg
+		old[i].Dir = t.TempDir()
+		if err := os.CopyFS(old[i].Dir, os.DirFS(m.cfg.Dir)); err != nil {
+			t.Fatal(err)
+		}
+		m.start()
+		converged(t, ms...)
+	}
+	for i, m := range ms[:2] {
+		m.kill()
+		rebuild(t, m, ms[(i+1)%3], ms[(i+2)%3])
+	}
+	propose(t, ms[2], "acknowledged since")
+	for _, m := range ms {
+		m.kill()
+	}
+	for i, m := range ms[:2] {
+		m.cfg = old[i]
+	}
+	for _, m := range ms {
+		m.start()
+	}
+	for _, m := range ms[:2] {
+		eventually(t, "it is suspended, or has stopped", func() bool {
+			return errors.Is(m.Status().Suspended, node.ErrSuspect) || m.Err() != nil
+		})
+		if _, err := m.ReadBarrier(timeout(t), node.Linearizable); err == nil {
+			t.Error("a read is answered without what was acknowledged since")
+		}
+	}
+}
+
 // rebuild has a member that was killed come back without its disk, into its place among three.
 func rebuild(t *testing.T, m *member, others ...*member) {
 	t.Helper()

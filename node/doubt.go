@@ -181,7 +181,9 @@ func (d *doubt) keep(ms *octopiipb.Membership) {
 
 // suspension is why this member serves nothing: it doubts its own log, another cluster claims
 // its address, or a majority forgot. nil: it serves.
-func (l *loop) suspension() error { return cmp.Or(l.doubt.err, l.rivals.err, l.later.err) }
+func (l *loop) suspension() error {
+	return cmp.Or(l.doubt.err, l.rivals.err, l.later.err, l.leaving.dismissal.err)
+}
 
 // isSuspension: a call was refused because this member serves nothing.
 func isSuspension(err error) bool {

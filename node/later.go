@@ -284,18 +284,27 @@ func (r *later) text(p *laterPeer) error {
 // giveUp goes on without what a peer has, for good: it is not spoken to any more.
 func (r *later) giveUp(p *laterPeer) {
 	l := r.loop
-	o := l.store.Origin()
-	o.GivenUp = append(slices.Clone(o.GivenUp), p.Node)
-	o.GivenUp = o.GivenUp[max(0, len(o.GivenUp)-givenUpMax):]
-	if err := l.store.SetOrigin(o); err != nil {
-		l.log.Error("cannot write down that what a member has is given up; trying again", zap.String("peer", hex(p.Node)), zap.Error(err))
+	if !r.noteGivenUp(p.Node) {
 		return
 	}
 	from, to := r.missing(p)
 	l.log.Warn("LOSS ACCEPTED: this member goes on without what another one has, and speaks to that one no more: empty its data directory and let it join again",
 		zap.String("peer", hex(p.Node)), zap.Uint64("from index", from), zap.Uint64("to index", to))
-	l.guests.giveUp(o.GivenUp)
 	l.rivals.warning = nil
+}
+
+// noteGivenUp makes durable that what a member has counts no more.
+func (r *later) noteGivenUp(id uint64) bool {
+	l := r.loop
+	o := l.store.Origin()
+	o.GivenUp = append(slices.Clone(o.GivenUp), id)
+	o.GivenUp = o.GivenUp[max(0, len(o.GivenUp)-givenUpMax):]
+	if err := l.store.SetOrigin(o); err != nil {
+		l.log.Error("cannot write down that what a member has is given up; trying again", zap.String("peer", hex(id)), zap.Error(err))
+		return false
+	}
+	l.guests.giveUp(o.GivenUp)
+	return true
 }
 
 // keep serves again once the records have the peer by which this member was suspended, or its

@@ -75,7 +75,26 @@ type dismissal struct {
 	ticks int
 	// told: the log says so.
 	told bool
+
+	// err is why this member serves nothing: one that it knows sealed its word. quiet is for how
+	// many ticks none did since. led counts the words that were heard while a leader spoke to
+	// this member.
+	err        error
+	quiet, led int
 }
+
+// A member that has applied the removal of another one has what a majority committed. Where the
+// other one is led all the same, by members that do not know of the removal, it is behind, or
+// the disks of that majority were set back to before it: either way it may not vouch for what it
+// serves. So a sealed word suspends it, for as long as it is repeated.
+
+// dismissQuiet is for how many election timeouts nobody must have sealed the word until a
+// member serves again.
+const dismissQuiet = 10
+
+// dismissLed is how many words without a seal must be heard while a leader speaks to a member
+// until its status has them.
+const dismissLed = 3
 
 // dismissTimeouts is for how many election timeouts no leader must have spoken to a member
 // until it believes one that seals what it says, or else tells what it is told.
@@ -93,7 +112,13 @@ func (d *dismissal) hear(peer transport.Hello, seal []byte) {
 			zap.String("told by", hex(peer.Node)), zap.String("at", peer.Dialed))
 	}
 	d.from = peer
-	d.sealed = d.sealed || isSealedRemoval(keysOf(l.membership, l.id), l.membership.Cluster, l.id, seal)
+	sealed := isSealedRemoval(keysOf(l.membership, l.id), l.membership.Cluster, l.id, seal)
+	d.sealed = d.sealed || sealed
+	if sealed {
+		d.suspend()
+	} else if !l.core.Lonely() {
+		d.warn()
+	}
 	if atRecord(l.membership, peer) {
 		d.by[peer.Node] = true
 	}
@@ -102,6 +127,46 @@ func (d *dismissal) hear(peer transport.Hello, seal []byte) {
 		l.log.Info("this member was removed from its cluster, as a majority of the others says")
 		l.stop(d.why())
 	}
+}
+
+// suspend stops serving by the word of a member that sealed it, or gives up what that one has,
+// if an operator wants that.
+func (d *dismissal) suspend() {
+	l := d.loop
+	if l.guests.isGivenUp(d.from.Node) {
+		return
+	}
+	if l.cfg.AcceptLoss {
+		if l.later.noteGivenUp(d.from.Node) {
+			l.log.Warn("LOSS ACCEPTED: this member goes on without what another one has, which had it removed, and speaks to that one no more: empty its data directory and let it join again",
+				zap.String("peer", hex(d.from.Node)), zap.String("at", d.from.Dialed))
+		}
+		return
+	}
+	d.quiet = 0
+	if d.err != nil {
+		return
+	}
+	d.err = fmt.Errorf("%w: member %x at %s proves that a majority removed this one; if its disk was set back to before that, with those of others, what was acknowledged since is missing here: put newer copies back; or give up what that one has: stop all of them, start these once with --accept-loss (Config.AcceptLoss), then empty the data directory of that one and let it join again",
+		ErrSuspect, d.from.Node, d.from.Dialed)
+	l.log.Error("this member serves nothing: it was removed, or a majority forgot that", zap.Error(d.err))
+	l.suspensionChanged()
+}
+
+// warn says in the status what nobody proves, and what a leader that speaks to this member does
+// not know.
+func (d *dismissal) warn() {
+	if d.led++; d.led >= dismissLed {
+		d.loop.rivals.warn(fmt.Errorf("at %s it is said that this member was removed: if the disks of a majority were set back to before that, what was acknowledged since is missing here: stop them, and put newer copies back; else find out who is there",
+			d.from.Dialed), "a majority may have forgotten what it acknowledged")
+	}
+}
+
+// serveAgain ends the suspension, as nobody repeats what it rests on.
+func (d *dismissal) serveAgain() {
+	d.loop.log.Warn("this member serves again: nobody says any more that it was removed", zap.String("was", d.err.Error()))
+	d.err = nil
+	d.loop.suspensionChanged()
 }
 
 // otherVoters are the voters but for this member.
@@ -131,11 +196,17 @@ func (d *dismissal) why() error {
 // tick forgets what was said while a leader speaks to this member.
 func (d *dismissal) tick(ticks int) {
 	l := d.loop
+	if l.core == nil {
+		return
+	}
+	if d.quiet += ticks; d.err != nil && d.quiet >= dismissQuiet*l.cfg.ElectionTicks {
+		d.serveAgain()
+	}
 	if d.by == nil {
 		return
 	}
 	if !l.core.Lonely() {
-		*d = dismissal{loop: l}
+		*d = dismissal{loop: l, err: d.err, quiet: d.quiet, led: d.led}
 		return
 	}
 	d.ticks += ticks

@@ -218,6 +218,7 @@ func (l *loop) turn(ticks int) bool {
 	l.doubt.tick(ticks)
 	l.rivals.tick(ticks)
 	l.later.tick(ticks)
+	l.leaving.dismissal.tick(ticks) // also while this member is suspended, and its core stands still
 	l.behind.tick(ticks)
 	l.doubt.filter(&l.input)
 	if l.limited != nil && (ticks > 0 || len(l.input.Applied) > 0) {
@@ -267,7 +268,6 @@ func (l *loop) step() {
 	l.doubt.withhold(eff)
 	if l.input.Ticks > 0 {
 		l.majority.tick(l, l.input.Ticks)
-		l.leaving.dismissal.tick(l.input.Ticks)
 	}
 	// Before anybody gets an answer: a caller may look at the Status then.
 	l.publish()
