@@ -77,16 +77,19 @@ type dismissal struct {
 	told bool
 
 	// err is why this member serves nothing: one that it knows sealed its word. quiet is for how
-	// many ticks none did since. led counts the words that were heard while a leader spoke to
-	// this member.
-	err        error
-	quiet, led int
+	// many ticks none did since, and proven for how many a leader has spoken to this member
+	// since the first did; 0: none did. led counts the words without a seal that were heard
+	// while a leader spoke to this member.
+	err                error
+	quiet, proven, led int
 }
 
 // A member that has applied the removal of another one has what a majority committed. Where the
 // other one is led all the same, by members that do not know of the removal, it is behind, or
 // the disks of that majority were set back to before it: either way it may not vouch for what it
-// serves. So a sealed word suspends it, for as long as it is repeated.
+// serves. So a sealed word suspends it, for as long as it is repeated, once it has been led for
+// provenTimeouts election timeouts since: a member that is removed in good order is not.
+const provenTimeouts = 2
 
 // dismissQuiet is for how many election timeouts nobody must have sealed the word until a
 // member serves again.
@@ -115,7 +118,8 @@ func (d *dismissal) hear(peer transport.Hello, seal []byte) {
 	sealed := isSealedRemoval(keysOf(l.membership, l.id), l.membership.Cluster, l.id, seal)
 	d.sealed = d.sealed || sealed
 	if sealed {
-		d.suspend()
+		d.quiet, d.proven = 0, max(d.proven, 1)
+		d.maybeGiveUp()
 	} else if !l.core.Lonely() {
 		d.warn()
 	}
@@ -129,24 +133,26 @@ func (d *dismissal) hear(peer transport.Hello, seal []byte) {
 	}
 }
 
-// suspend stops serving by the word of a member that sealed it, or gives up what that one has,
-// if an operator wants that.
-func (d *dismissal) suspend() {
+// maybeGiveUp gives up what the member has that sealed its word, if an operator wants that.
+func (d *dismissal) maybeGiveUp() {
 	l := d.loop
 	if l.guests.isGivenUp(d.from.Node) {
+		d.proven = 0
 		return
 	}
-	if l.cfg.AcceptLoss {
-		if l.later.noteGivenUp(d.from.Node) {
-			l.log.Warn("LOSS ACCEPTED: this member goes on without what another one has, which had it removed, and speaks to that one no more: empty its data directory and let it join again",
-				zap.String("peer", hex(d.from.Node)), zap.String("at", d.from.Dialed))
-		}
+	if !l.cfg.AcceptLoss {
 		return
 	}
-	d.quiet = 0
-	if d.err != nil {
-		return
+	d.proven = 0
+	if l.later.noteGivenUp(d.from.Node) {
+		l.log.Warn("LOSS ACCEPTED: this member goes on without what another one has, which had it removed, and speaks to that one no more: empty its data directory and let it join again",
+			zap.String("peer", hex(d.from.Node)), zap.String("at", d.from.Dialed))
 	}
+}
+
+// suspend stops serving by the word of a member that sealed it.
+func (d *dismissal) suspend() {
+	l := d.loop
 	d.err = fmt.Errorf("%w: member %x at %s proves that a majority removed this one; if its disk was set back to before that, with those of others, what was acknowledged since is missing here: put newer copies back; or give up what that one has: stop all of them, start these once with --accept-loss (Config.AcceptLoss), then empty the data directory of that one and let it join again",
 		ErrSuspect, d.from.Node, d.from.Dialed)
 	l.log.Error("this member serves nothing: it was removed, or a majority forgot that", zap.Error(d.err))
@@ -199,14 +205,26 @@ func (d *dismissal) tick(ticks int) {
 	if l.core == nil {
 		return
 	}
-	if d.quiet += ticks; d.err != nil && d.quiet >= dismissQuiet*l.cfg.ElectionTicks {
-		d.serveAgain()
+	if d.quiet += ticks; d.quiet >= dismissQuiet*l.cfg.ElectionTicks {
+		d.proven = 0
+		if d.err != nil {
+			d.serveAgain()
+		}
+	}
+	switch {
+	case d.proven == 0 || d.err != nil:
+	case l.core.Lonely():
+		d.proven = 0
+	default:
+		if d.proven += ticks; d.proven > provenTimeouts*l.cfg.ElectionTicks {
+			d.suspend()
+		}
 	}
 	if d.by == nil {
 		return
 	}
 	if !l.core.Lonely() {
-		*d = dismissal{loop: l, err: d.err, quiet: d.quiet, led: d.led}
+		*d = dismissal{loop: l, from: d.from, err: d.err, quiet: d.quiet, proven: d.proven, led: d.led}
 		return
 	}
 	d.ticks += ticks
