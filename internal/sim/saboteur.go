@@ -116,6 +116,12 @@ func (n *saboteur) mend(keep []*member) {
 			if m.up() && m.disk.readOnly {
 				m.kill(true) // nothing less mends a file system
 			}
+			if m.reads == 1 && !n.w.byHand { // the others may write what it cannot read
+				m.reads = 2
+				if m.up() {
+					m.kill(false)
+				}
+			}
 			m.resume()
 			m.start()
 			m.settle()
