@@ -106,7 +106,7 @@ const dismissTimeouts = 5
 // hear takes the word of one that this member was removed.
 func (d *dismissal) hear(peer transport.Hello, seal []byte) {
 	l := d.loop
-	if l.core == nil {
+	if l.core == nil || l.guests.isGivenUp(peer.Node) { // what that one has counts no more
 		return
 	}
 	if d.by == nil {
@@ -116,10 +116,12 @@ func (d *dismissal) hear(peer transport.Hello, seal []byte) {
 	}
 	d.from = peer
 	sealed := isSealedRemoval(keysOf(l.membership, l.id), l.membership.Cluster, l.id, seal)
-	d.sealed = d.sealed || sealed
+	if sealed && l.cfg.AcceptLoss {
+		d.giveUp()
+		return
+	}
 	if sealed {
-		d.quiet, d.proven = 0, max(d.proven, 1)
-		d.maybeGiveUp()
+		d.sealed, d.quiet, d.proven = true, 0, max(d.proven, 1)
 	} else if !l.core.Lonely() {
 		d.warn()
 	}
@@ -133,17 +135,9 @@ func (d *dismissal) hear(peer transport.Hello, seal []byte) {
 	}
 }
 
-// maybeGiveUp gives up what the member has that sealed its word, if an operator wants that.
-func (d *dismissal) maybeGiveUp() {
+// giveUp gives up what the member has that sealed its word, as an operator wants.
+func (d *dismissal) giveUp() {
 	l := d.loop
-	if l.guests.isGivenUp(d.from.Node) {
-		d.proven = 0
-		return
-	}
-	if !l.cfg.AcceptLoss {
-		return
-	}
-	d.proven = 0
 	if l.later.noteGivenUp(d.from.Node) {
 		l.log.Warn("LOSS ACCEPTED: this member goes on without what another one has, which had it removed, and speaks to that one no more: empty its data directory and let it join again",
 			zap.String("peer", hex(d.from.Node)), zap.String("at", d.from.Dialed))

@@ -202,6 +202,20 @@ func TestSealedRemovalEndsAlone(t *testing.T) {
 	}
 }
 
+// The word of a member whose history an operator gave up counts no more, sealed or not.
+func TestRemovalByOneThatIsGivenUp(t *testing.T) {
+	l := bareLoop()
+	l.core = new(core.Core)
+	l.id, l.cfg.ElectionTicks = 1, 10
+	l.membership, l.public = threeMembers, publicMembership(threeMembers)
+	l.guests.giveUp([]uint64{2})
+	l.leaving.dismissal.hear(transport.Hello{Node: 2, Dialed: "m2"}, sealOfRemoval(102, 7, 1))
+	l.leaving.dismissal.tick(dismissTimeouts * 10)
+	if err := l.err(); err != nil {
+		t.Errorf("it ends with %v", err)
+	}
+}
+
 // A member that was on its way to a vote says so when it was given up.
 func TestWhoWasGivenUp(t *testing.T) {
 	for name, c := range map[string]struct {
