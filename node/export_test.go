@@ -47,7 +47,7 @@ func (n *Node) WasMember() bool {
 // Met is called by the transport for a peer that takes this member for one of its own, and
 // Sought for one that wants another member here.
 func (n *Node) Met(peer transport.Hello) error { return newHandler(n.group).Accept(peer) }
-func (n *Node) Sought(peer transport.Hello)    { newHandler(n.group).Sought(peer) }
+func (n *Node) Sought(peer transport.Hello)    { _ = newHandler(n.group).Sought(peer) }
 
 // The kinds of questions that members of other clusters may ask.
 const (

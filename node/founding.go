@@ -457,12 +457,14 @@ func (t trust) dialedBy(peer transport.Hello) {
 	}
 }
 
-// Sought implements transport.Seeker.
-func (h handler) Sought(peer transport.Hello) {
-	if peer.Cluster == 0 || peer.To == 0 || peer.Node == h.id {
-		return
-	}
+// Sought implements transport.Seeker. One that was removed learns that here, too: its disk may
+// have been set back, and by its records somebody else is at this address.
+func (h handler) Sought(peer transport.Hello) error {
 	h.soughtHere(peer)
+	if ms := h.members.Load(); ms != nil && peer.Cluster == ms.Cluster && ms.IsRemoved(peer.Node) {
+		return h.refuseRemoved(ms, peer)
+	}
+	return nil
 }
 
 // handleFound answers a member that looks for a cluster, or for others to found one with.

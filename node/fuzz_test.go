@@ -304,7 +304,7 @@ func FuzzPeer(f *testing.F) {
 	noCluster.membership.Cluster = 0
 	witness.membership.Members[1].Kind = octopiipb.Witness
 	removed := clusterOf(9, 3, []uint64{1, 2, 3})
-	removed.membership.Removed = []uint64{1, 5}
+	removed.membership.Removed = []octopiipb.RemovedMember{{ID: 1}, {ID: 5}}
 	late := clusterOf(1<<62, 3, []uint64{1, 2, 3})
 	entries := []raftpb.Entry{
 		{Index: 6, Term: 3, Data: core.FrameProposal([]byte("p"))},

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
@@ -68,7 +67,7 @@ func (h handler) Accept(peer transport.Hello) error {
 	}
 	if err := h.refuse(peer); err != nil {
 		if peer.To == h.id && h.cluster.Load() != 0 {
-			h.Sought(peer) // another cluster wants a member that has this one's ID
+			h.soughtHere(peer) // another cluster wants a member that has this one's ID
 		}
 		h.warnSome(&h.quiet.refusals, "refused a peer", zap.String("peer", hex(peer.Node)), zap.String("address", peer.Host.Address), zap.Error(err))
 		h.events.peerRefused(peer.Node, err)
@@ -116,8 +115,8 @@ func (h handler) refuse(peer transport.Hello) error {
 	if ms == nil {
 		return nil
 	}
-	if slices.Contains(ms.Removed, peer.Node) {
-		return transport.RefuseSealed(refusedRemoved, sealOfRemoval(h.identity.Incarnation, ms.Cluster, peer.Node), ErrRemoved)
+	if ms.IsRemoved(peer.Node) {
+		return h.refuseRemoved(ms, peer)
 	}
 	if h.guests.isGivenUp(peer.Node) {
 		return errHistoryGivenUp

@@ -131,11 +131,11 @@ func (j *joiner) rest() {
 
 // joinOutcome reads what a member answered.
 func joinOutcome(address string, payload []byte, err error) error {
-	var refused *transport.RemoteError
-	if errors.As(err, &refused) && refused.Code == refusedRemoved {
+	if saysRemoved(err) {
 		return ErrRemoved
 	}
-	if refused != nil && refused.Code == refusedDisk {
+	var refused *transport.RemoteError
+	if errors.As(err, &refused) && refused.Code == refusedDisk {
 		return fmt.Errorf("%w: %s says: %s", ErrAmnesia, address, refused.Reason)
 	}
 	if err != nil {

@@ -71,7 +71,7 @@ const laterPauseMax = 16
 // nor was removed.
 func (t trust) fromLater(ms *octopiipb.Membership, peer transport.Hello) {
 	mine := t.cluster.Load()
-	if ms == nil || peer.Cluster != mine || peer.Call || peer.At != "" || recordOf(ms, peer.Node) != nil || slices.Contains(ms.Removed, peer.Node) ||
+	if ms == nil || peer.Cluster != mine || peer.Call || peer.At != "" || recordOf(ms, peer.Node) != nil || ms.IsRemoved(peer.Node) ||
 		peer.Host.Address == "" || len(peer.Host.Address) > addressBytesMax {
 		return
 	}
@@ -116,7 +116,7 @@ func (r *later) find(id uint64) *laterPeer {
 // operator gave up what it has.
 func (r *later) isLater(id uint64) bool {
 	ms := r.loop.membership
-	return ms != nil && recordOf(ms, id) == nil && !slices.Contains(ms.Removed, id) && !r.loop.guests.isGivenUp(id)
+	return ms != nil && recordOf(ms, id) == nil && !ms.IsRemoved(id) && !r.loop.guests.isGivenUp(id)
 }
 
 // tick asks each of them now and then, and says to the others why this member serves nothing.
@@ -165,7 +165,7 @@ func (l *loop) isOnlyVoter() bool {
 // ask asks a peer what it has by itself.
 func (r *later) ask(id uint64, address string) {
 	l := r.loop
-	q := &octopiipb.CompareRequest{Index: l.core.HandedPlace().Index, Alone: true, Nonce: newNonce()}
+	q := &octopiipb.CompareRequest{Index: l.core.HandedPlace().Index, Alone: true, Nonce: newNonce(), Voters: l.public.Voters()}
 	l.call(address, kindCompare, q, func(payload []byte, err error) {
 		l.inbox.call(func() { r.answered(id, q, payload, err) })
 	})
@@ -191,6 +191,9 @@ func (r *later) answered(id uint64, q *octopiipb.CompareRequest, payload []byte,
 	if err != nil {
 		p.failures++
 		p.pause = min(1<<min(p.failures, 8), laterPauseMax)
+		if saysRemoved(err) && !l.core.Lonely() {
+			l.leaving.dismissal.warn(p.Host.Address)
+		}
 		l.log.Debug("a peer that the records do not have proves nothing", zap.String("peer", hex(id)), zap.Error(err))
 		return
 	}
@@ -345,7 +348,7 @@ func (r *later) heardOf(id uint64) {
 func (r *later) askMajority(id uint64, address string) {
 	l := r.loop
 	st := l.core.Status()
-	q := &octopiipb.CompareRequest{Index: st.Commit, Last: st.Last, Commit: st.Commit, Term: st.Term, Nonce: newNonce()}
+	q := &octopiipb.CompareRequest{Index: st.Commit, Last: st.Last, Commit: st.Commit, Term: st.Term, Nonce: newNonce(), Voters: l.public.Voters()}
 	l.call(address, kindCompare, q, func(payload []byte, err error) {
 		l.inbox.call(func() { r.answeredByMajority(&octopiipb.Member{ID: id, Address: address}, q, payload, err) })
 	})
@@ -411,14 +414,15 @@ func (l *loop) authenticated() bool {
 	return ok && a.Authenticated()
 }
 
-// sealAll seals an answer under the incarnation of this member, and under those of all voters.
+// sealAll seals an answer under the incarnation of this member, and under those of the voters
+// that the asker names, whether they are members here or were removed.
 func (s service) sealAll(q *octopiipb.CompareRequest, reply *octopiipb.CompareReply) {
 	seal := sealOf(s.identity.Incarnation, q, reply)
 	var seals [][]byte
 	if ms := s.members.Load(); ms != nil {
-		for i := range ms.Members {
-			if m := &ms.Members[i]; m.Kind == octopiipb.Voter && m.Incarnation != 0 {
-				seals = append(seals, sealOf(m.Incarnation, q, reply))
+		for _, id := range q.Voters[:min(len(q.Voters), sealsMax)] {
+			if key := ms.IncarnationOf(id); key != 0 {
+				seals = append(seals, sealOf(key, q, reply))
 			}
 		}
 	}

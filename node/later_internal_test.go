@@ -107,7 +107,7 @@ func TestWhoIsNoPeerOfLater(t *testing.T) {
 			t.Error("members are taken for peers of later, or none are")
 		}
 		ms := *l.membership
-		ms.Removed = append(slices.Clone(ms.Removed), laterStranger)
+		ms.Removed = append(slices.Clone(ms.Removed), octopiipb.RemovedMember{ID: laterStranger})
 		l.membership = &ms
 		if r.isLater(laterStranger) {
 			t.Error("a member that was removed is taken for a peer of later")
@@ -160,8 +160,12 @@ func TestSuspensionEndsWithTheRecords(t *testing.T) {
 		"the peer is a member": {func(ms *octopiipb.Membership) {
 			ms.Members = append(ms.Members, octopiipb.Member{ID: laterStranger, Kind: octopiipb.Learner, Address: "nowhere"})
 		}, true},
-		"the peer was removed":  {func(ms *octopiipb.Membership) { ms.Removed = append(ms.Removed, laterStranger) }, true},
-		"another one was added": {func(ms *octopiipb.Membership) { ms.Removed = append(ms.Removed, laterStranger+1) }, false},
+		"the peer was removed": {func(ms *octopiipb.Membership) {
+			ms.Removed = append(ms.Removed, octopiipb.RemovedMember{ID: laterStranger})
+		}, true},
+		"another one was added": {func(ms *octopiipb.Membership) {
+			ms.Removed = append(ms.Removed, octopiipb.RemovedMember{ID: laterStranger + 1})
+		}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n, _ := suspendedByLater(t)
@@ -227,6 +231,23 @@ func TestSuspensionEndsByAMajority(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// An answer is sealed for the voters that the asker names, whether they are members or were
+// removed, and for nobody else.
+func TestSealsForTheAskersVoters(t *testing.T) {
+	n := lonelyNode(7, &octopiipb.Membership{Cluster: 7, Members: []octopiipb.Member{{ID: 1, Incarnation: 101}, {ID: 4, Incarnation: 104}},
+		Removed: []octopiipb.RemovedMember{{ID: 2, Incarnation: 102}, {ID: 3, Incarnation: 103}, {ID: 5}}})
+	q, reply := &octopiipb.CompareRequest{Voters: []uint64{2, 4, 5, 6}, Nonce: newNonce()}, &octopiipb.CompareReply{Cluster: 7}
+	n.sealAll(q, reply)
+	bare := octopiipb.CompareReply{Cluster: 7}
+	if !slices.EqualFunc(reply.Seals, [][]byte{sealOf(102, q, &bare), sealOf(104, q, &bare)}, slices.Equal) {
+		t.Errorf("%d seals, or not for 2 and 4 alone", len(reply.Seals))
+	}
+	q.Voters = slices.Repeat([]uint64{2}, sealsMax+1)
+	if n.sealAll(q, reply); len(reply.Seals) != sealsMax {
+		t.Errorf("%d seals, want %d at most", len(reply.Seals), sealsMax)
 	}
 }
 

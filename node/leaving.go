@@ -123,7 +123,7 @@ func (d *dismissal) hear(peer transport.Hello, seal []byte) {
 	if sealed {
 		d.sealed, d.quiet, d.proven = true, 0, max(d.proven, 1)
 	} else if !l.core.Lonely() {
-		d.warn()
+		d.warn(peer.Dialed)
 	}
 	if atRecord(l.membership, peer) {
 		d.by[peer.Node] = true
@@ -155,10 +155,10 @@ func (d *dismissal) suspend() {
 
 // warn says in the status what nobody proves, and what a leader that speaks to this member does
 // not know.
-func (d *dismissal) warn() {
+func (d *dismissal) warn(at string) {
 	if d.led++; d.led >= dismissLed {
 		d.loop.rivals.warn(fmt.Errorf("at %s it is said that this member was removed: if the disks of a majority were set back to before that, what was acknowledged since is missing here: stop them, and put newer copies back; else find out who is there",
-			d.from.Dialed), "a majority may have forgotten what it acknowledged")
+			at), "a majority may have forgotten what it acknowledged")
 	}
 }
 
@@ -266,14 +266,4 @@ func inMajority(ms *octopiipb.Membership, set map[uint64]bool) bool {
 		}
 	}
 	return those > voters/2
-}
-
-// isRemoved says whether a membership lists a member as removed.
-func isRemoved(ms *octopiipb.Membership, id uint64) bool {
-	for _, removed := range ms.Removed {
-		if removed == id {
-			return true
-		}
-	}
-	return false
 }

@@ -67,6 +67,9 @@ const (
 	// givenUpMax bounds the members of which is remembered that an operator gave up what they
 	// have.
 	givenUpMax = 64
+	// sealsMax is for how many of the voters that a question names its answer is sealed: no
+	// cluster has more.
+	sealsMax = 64
 	// appendBytesMax is what every log takes at once: wal's frame.
 	appendBytesMax = 1 << 30
 )

@@ -416,7 +416,7 @@ func (l *loop) setMembership(ms *octopiipb.Membership) {
 
 // checkRemoved notices that this member was removed.
 func (l *loop) checkRemoved(eff *core.Effects) {
-	if eff.Membership != nil && isRemoved(eff.Membership, l.id) {
+	if eff.Membership != nil && eff.Membership.IsRemoved(l.id) {
 		l.leaving.begin()
 	}
 	l.leaving.tick(l.input.Ticks)

@@ -528,13 +528,18 @@ func (t trust) asksFromOutside(peer transport.Hello) bool {
 	return peer.Call && mine != 0 && peer.Cluster != 0 && peer.Cluster != mine && peer.Node != t.id
 }
 
-// soughtHere is told of every member of a cluster that wants another member here.
+// soughtHere is told of every member of a cluster that wants another member here. One of this
+// cluster that the records do not have may have joined later, in the place of whoever is
+// recorded for its address.
 func (t trust) soughtHere(peer transport.Hello) {
 	mine := t.cluster.Load()
 	switch {
+	case peer.Cluster == 0 || peer.To == 0 || peer.Node == t.id:
+	case mine == peer.Cluster:
+		t.fromLater(t.members.Load(), peer)
 	case mine == 0 && (t.cfg.Rejoin || t.cfg.Bootstrap || t.cfg.Expect > 0) && PublicClusterID(peer.Cluster) != t.cfg.NotOf:
 		t.inbox.call(func() { t.loop.founding.sought(peer) })
-	case mine != 0 && mine != peer.Cluster:
+	case mine != 0:
 		t.inbox.call(func() { t.loop.rivals.dialed(peer) })
 	}
 }

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -200,6 +201,63 @@ func TestSealedRemovalEndsAlone(t *testing.T) {
 			t.Errorf("%s: it ends with %v", name, l.err())
 		}
 	}
+}
+
+// A member whose disk was set back to before all others were rebuilt looks for one of those that
+// it knew. Whoever is there now refuses it as removed, and seals that with what that one was
+// known by. Nobody else is told that.
+func TestRemovalIsSealedForWhoWasSetBack(t *testing.T) {
+	now := &octopiipb.Membership{Cluster: 7, Members: []octopiipb.Member{{ID: 1, Incarnation: 101, Kind: octopiipb.Voter}, {ID: 4, Incarnation: 104, Kind: octopiipb.Voter}},
+		Removed: []octopiipb.RemovedMember{{ID: 2, Incarnation: 102}, {ID: 3, Incarnation: 103}, {ID: 5}}}
+	for name, c := range map[string]struct {
+		peer transport.Hello
+		key  uint64 // 0: it is not sealed
+		code uint32
+	}{
+		"it wants one that was removed":      {transport.Hello{Node: 2, Cluster: 7, To: 3}, 103, refusedRemoved},
+		"it wants another member":            {transport.Hello{Node: 2, Cluster: 7, To: 4}, 104, refusedRemoved},
+		"it wants one that nobody knew well": {transport.Hello{Node: 2, Cluster: 7, To: 5}, 0, refusedRemoved},
+		"it wants one that nobody knows":     {transport.Hello{Node: 2, Cluster: 7, To: 6}, 0, refusedRemoved},
+		"it is of another cluster":           {transport.Hello{Node: 2, Cluster: 8, To: 3}, 0, 0},
+		"it names no cluster":                {transport.Hello{Node: 2, To: 3}, 0, 0},
+		"it is a member":                     {transport.Hello{Node: 4, Cluster: 7, To: 3}, 0, 0},
+		"it is none, and was not removed":    {transport.Hello{Node: 6, Cluster: 7, To: 3}, 0, 0},
+	} {
+		n := lonelyNode(7, now)
+		why := transport.RefusalFor(noError(n.Sought(c.peer)))
+		if why.Code != c.code || (why.Seal != nil) != (c.key != 0) || c.key != 0 && !isSealedRemoval([]uint64{c.key}, 7, 2, why.Seal) {
+			t.Errorf("%s: refused with code %d, seal %x", name, why.Code, why.Seal)
+		}
+	}
+}
+
+// noError stands for what the transport says where the Handler says nothing.
+func noError(err error) error { return cmp.Or(err, errors.New("somebody else is here")) }
+
+// One that only names this cluster, and says at an address that the records do not have that
+// this member was removed, is heard of in the status.
+func TestRemovalByAStrangerIsToldOf(t *testing.T) {
+	n := threeVoters(t)[1]
+	r := &n.loop.later
+	onLoop(t, n, func(l *loop) {
+		_ = newHandler(n.group).Sought(transport.Hello{Node: laterStranger, Cluster: l.cluster.Load(), To: 77, Host: transport.Host{Address: "nowhere"}})
+	})
+	for i := 1; i <= dismissLed; i++ {
+		onLoop(t, n, func(l *loop) {
+			if l.rivals.warning != nil {
+				t.Errorf("it is told of after %d answers", i-1)
+			}
+			if r.find(laterStranger) == nil {
+				t.Error("it was not noted")
+			}
+			r.answered(laterStranger, &octopiipb.CompareRequest{}, nil, &transport.RemoteError{Code: refusedRemoved, Reason: "removed"})
+		})
+	}
+	onLoop(t, n, func(l *loop) {
+		if l.rivals.warning == nil || l.suspension() != nil {
+			t.Errorf("told of: %v, suspended: %v", l.rivals.warning, l.suspension())
+		}
+	})
 }
 
 // The word of a member whose history an operator gave up counts no more, sealed or not.

@@ -249,6 +249,23 @@ func (t trust) toldWithoutLog(peer transport.Hello, why error) {
 		zap.String("address", peer.Dialed), zap.Int("to join", len(asked)), zap.NamedError("what it says", why))
 }
 
+// refuseRemoved refuses a member that was removed, and proves it. If the caller's disk was set
+// back, it may know nobody by now but those that were removed, too. So the proof is sealed with
+// the incarnation of the member that the caller wants, as the records have it.
+func (t trust) refuseRemoved(ms *octopiipb.Membership, peer transport.Hello) error {
+	key := t.identity.Incarnation
+	if peer.To != 0 && peer.To != t.id {
+		key = ms.IncarnationOf(peer.To)
+	}
+	return transport.RefuseSealed(refusedRemoved, sealOfRemoval(key, ms.Cluster, peer.Node), ErrRemoved)
+}
+
+// saysRemoved says whether a call was refused as that of a member that was removed.
+func saysRemoved(err error) bool {
+	var refused *transport.RemoteError
+	return errors.As(err, &refused) && refused.Code == refusedRemoved
+}
+
 // refused takes what a peer said as it refused this member.
 func (t trust) refused(peer transport.Hello, why transport.Refusal) {
 	switch {

@@ -161,8 +161,7 @@ func (q Question) message() *octopiipb.VouchRequest {
 
 // readProof reads what a member answered.
 func readProof(q Question, address string, payload []byte, err error) (Proof, error) {
-	var refused *transport.RemoteError
-	if errors.As(err, &refused) && refused.Code == refusedRemoved {
+	if saysRemoved(err) {
 		return Proof{}, ErrRemoved
 	}
 	if err != nil {
@@ -306,7 +305,7 @@ func (s service) statement(req *octopiipb.VouchRequest, index uint64, err error)
 		return reply
 	}
 	reply.IsMember = req.Member != 0 && isMember(ms, req.Member)
-	reply.Removed = slices.Contains(ms.Removed, req.Member)
+	reply.Removed = ms.IsRemoved(req.Member)
 	s.describe(reply, req, ms)
 	reply.Seal = sealOf(s.identity.Incarnation, req, reply)
 	return reply

@@ -28,7 +28,7 @@ var rewrite = flag.Bool("rewrite", false, "write the golden files anew")
 func goldenHeader() SnapshotHeader {
 	return SnapshotHeader{
 		Metadata: raftpb.SnapshotMetadata{Index: 9, Term: 3, ConfState: raftpb.ConfState{Voters: []uint64{1}, Learners: []uint64{2}}},
-		Membership: octopiipb.Membership{Cluster: 0x77, Index: 8, Removed: []uint64{5},
+		Membership: octopiipb.Membership{Cluster: 0x77, Index: 8, Removed: []octopiipb.RemovedMember{{ID: 5, Incarnation: 0x55}},
 			Members: []octopiipb.Member{
 				{ID: 1, Name: "a", Address: "h:1", Kind: octopiipb.Voter, Incarnation: 0x11},
 				{ID: 2, Name: "b", Address: "h:2", Kind: octopiipb.Learner, Promote: true},
@@ -118,9 +118,9 @@ func TestSnapshotAsDrawn(t *testing.T) {
 		// metadata{conf_state{voters 1, learners 2, auto_leave}, index, term}, terms, sums
 		1: "\x0a\x0c\x0a\x06\x08\x01\x10\x02\x28\x00\x10\x09\x18\x03" + "\x1a\x04\x08\x01\x10\x01" + "\x1a\x04\x08\x02\x10\x03" +
 			"\x22\x18\x0a\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00",
-		// cluster, index, members, removed, settings
+		// cluster, index, members, settings, removed
 		2: "\x08\x77\x10\x08" + "\x1a\x0e\x08\x01\x12\x01a\x1a\x03h:1\x20\x01\x30\x11" + "\x1a\x0e\x08\x02\x12\x01b\x1a\x03h:2\x20\x02\x38\x01" +
-			"\x22\x01\x05" + "\x32\x04\x08\x01\x10\x02",
+			"\x32\x04\x08\x01\x10\x02" + "\x3a\x04\x08\x05\x10\x55",
 		240: "state",
 	}
 	if diff := cmp.Diff(want, sections); diff != "" {

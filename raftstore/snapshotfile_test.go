@@ -29,7 +29,7 @@ import (
 func headerAt(term, index uint64) SnapshotHeader {
 	return SnapshotHeader{
 		Metadata:   raftpb.SnapshotMetadata{Term: term, Index: index, ConfState: raftpb.ConfState{Voters: []uint64{1, 2}}},
-		Membership: octopiipb.Membership{Cluster: 7, Index: 3, Members: []octopiipb.Member{{ID: 1, Name: "a", Address: "h:1", Kind: octopiipb.Voter}}, Removed: []uint64{9}},
+		Membership: octopiipb.Membership{Cluster: 7, Index: 3, Members: []octopiipb.Member{{ID: 1, Name: "a", Address: "h:1", Kind: octopiipb.Voter}}, Removed: []octopiipb.RemovedMember{{ID: 9}}},
 	}
 }
 

@@ -151,9 +151,10 @@ type Handler interface {
 }
 
 // Seeker is a Handler that is also told who comes for another member than the one that
-// listens: peer.To is the member that it wants. The connection is refused whatever the
-// Handler thinks of it. Sought must not block.
-type Seeker interface{ Sought(peer Hello) }
+// listens: peer.To is the member that it wants. The connection is refused whatever Sought
+// returns: an error reaches the peer as one of Accept does, nil leaves it to the transport
+// to say who is here. Sought must not block.
+type Seeker interface{ Sought(peer Hello) error }
 
 // Transport carries messages between the members of one cluster. All methods
 // may be called from any goroutine, after Start unless it says otherwise.

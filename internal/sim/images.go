@@ -60,8 +60,8 @@ func (c *calls) oneHistory(m *member) {
 
 // forgets returns a member that has something committed which this one and a majority of the
 // voters by its records forgot: it joined after their images were taken, knows a majority of
-// those voters, and all of them have been there for long enough to hear of it. nil: there is
-// none.
+// those voters as members or as removed, and all of them have been there for long enough to
+// hear of it. nil: there is none.
 func (c *calls) forgets(m *member) *member {
 	long := c.w.now - 20*c.w.cfg.electionTimeout()
 	if slices.ContainsFunc(c.w.members, func(o *member) bool { return o.up() && (o.paused || o.awakeSince > long) }) || c.w.net.troubled() {
@@ -75,9 +75,9 @@ func (c *calls) forgets(m *member) *member {
 		st := d.status()
 		_, known := mine.Member(d.id)
 		_, itself := st.Membership.Member(d.id)
-		_, me := st.Membership.Member(m.id)
-		voters := slices.DeleteFunc(mine.Voters(), func(id uint64) bool { _, ok := st.Membership.Member(id); return !ok })
-		if !known && itself && me && st.Suspended == nil && len(voters) > len(mine.Voters())/2 && len(mine.Voters()) > 1 {
+		knows := func(id uint64) bool { _, ok := st.Membership.Member(id); return ok || c.w.check.buried[id] }
+		voters := slices.DeleteFunc(mine.Voters(), func(id uint64) bool { return !knows(id) })
+		if !known && itself && knows(m.id) && st.Suspended == nil && len(voters) > len(mine.Voters())/2 && len(mine.Voters()) > 1 {
 			return d
 		}
 	}
@@ -115,6 +115,10 @@ func (n *damages) images() {
 			old[m] = image{m.disk.mem.CrashKeepingAll(), m.machine.saved}
 		})
 	}
+	if n.w.oneIn(4) {
+		n.w.at(2*time.Second, "rebuild", func() { n.rebuild(voters, old, n.w.now+time.Minute) })
+		return
+	}
 	if n.w.oneIn(2) { // the records of the images do not have it
 		n.w.at(2*time.Second, "join", func() {
 			if !n.over && !n.held && n.lost == nil {
@@ -128,6 +132,25 @@ func (n *damages) images() {
 		}
 		n.putBack(voters, old)
 	})
+}
+
+// rebuild empties the disks of all voters, one after the other: each comes back as a new member,
+// and votes before the next one goes. Then the images are put back, and none of those that were
+// members when they were taken is one any more.
+func (n *damages) rebuild(voters []*member, old map[*member]image, until time.Duration) {
+	next := slices.IndexFunc(voters, func(m *member) bool { return !m.gone })
+	switch {
+	case n.over || n.held || n.w.branching || n.w.now > until:
+		return
+	case n.lost != nil || n.w.leader() == nil:
+	case next < 0:
+		n.putBack(slices.DeleteFunc(voters, func(m *member) bool { _, ok := old[m]; return !ok }), old)
+		return
+	case n.mayLose(voters[next]):
+		n.lost, n.heir = voters[next], n.wipeAndReturn(voters[next])
+		n.settleLoss()
+	}
+	n.w.at(time.Second, "rebuild", func() { n.rebuild(voters, old, until) })
 }
 
 // putBack ends the story of faults: what comes is the story of the images.
@@ -146,7 +169,7 @@ func (n *damages) putBack(voters []*member, old map[*member]image) {
 			n.tell(m, "an old image of its disk is put back")
 			m.disk.plug(img.mem.Clone())
 			m.machine.saved = img.data
-			m.view.forgets = true
+			m.view.forgets, m.gone = true, false
 		}
 		m.after(at, "start", m.start)
 		at += pick(n.w.rnd, 0, n.w.cfg.tick, 3*n.w.cfg.electionTimeout())
@@ -165,7 +188,9 @@ func (n *damages) joined(had []*member, images int) []*member {
 	if len(all)-images > len(all)/2 {
 		return nil
 	}
-	return slices.DeleteFunc(all, func(m *member) bool { return slices.Contains(had, m) })
+	return slices.DeleteFunc(all, func(m *member) bool {
+		return slices.ContainsFunc(had, func(o *member) bool { return o.address == m.address })
+	})
 }
 
 // image is the content of a disk.

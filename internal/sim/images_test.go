@@ -156,3 +156,78 @@ func setBackBeforeJoin(t *testing.T, members, back, joined int, durable, joinedF
 		}
 	}
 }
+
+// The disks of a majority are set back to images from before every member was rebuilt, so that
+// the records of those and of the newest have no member in common. Once the newest was heard,
+// nobody serves by the old records.
+func TestImagesFromBeforeARebuild(t *testing.T) {
+	if testing.Short() {
+		t.Skip("many worlds, one after the other")
+	}
+	for i, c := range []struct{ members, back int }{{3, 2}, {5, 3}, {5, 4}} {
+		for _, durable := range []bool{false, true} {
+			for j, first := range []string{"images", "rebuilt"} {
+				if thorough() || durable == ((i+j)%2 > 0) {
+					t.Run(fmt.Sprintf("members=%d back=%d durable=%v first=%s", c.members, c.back, durable, first), func(t *testing.T) {
+						exclusively(1, func() { setBackBeforeRebuild(t, c.members, c.back, durable, first == "rebuilt") })
+					})
+				}
+			}
+		}
+	}
+}
+
+func setBackBeforeRebuild(t *testing.T, members, back int, durable, rebuiltFirst bool) {
+	cfg := draw(uint64(members), Options{Members: members, Clients: 3, Faults: []string{}})
+	cfg.durable, cfg.together = durable, false
+	w := newWorld(cfg)
+	defer w.end()
+	w.found()
+	w.byHand = true
+	voters, old := slices.Clone(w.members), map[*member]image{}
+	for _, m := range voters[:back] {
+		old[m] = image{m.disk.mem.CrashKeepingAll(), m.machine.saved}
+	}
+	for range cfg.Clients {
+		w.addClient()
+	}
+	var newest []*member
+	for _, m := range voters {
+		h := w.nemesis.wipeAndReturn(m)
+		w.runWhile(w.now+60*time.Second, func() bool { return !w.votes(h) })
+		if _, ok := old[m]; !ok {
+			newest = append(newest, h)
+		}
+	}
+	w.runUntil(w.now + 3*time.Second)
+	for _, m := range w.members {
+		m.kill(false)
+	}
+	w.nemesis.branch()
+	for m, img := range old {
+		m.disk.plug(img.mem.Clone())
+		m.machine.saved, m.view.forgets, m.gone = img.data, true, false
+	}
+	start := func(list []*member, at time.Duration) {
+		for _, m := range list {
+			m.after(at, "start", m.start)
+		}
+	}
+	late := 5 * cfg.electionTimeout()
+	if rebuiltFirst {
+		start(newest, 0)
+		start(voters[:back], late)
+	} else {
+		start(voters[:back], 0)
+		start(newest, late)
+	}
+	w.runUntil(w.now + 60*cfg.electionTimeout())
+	if w.failed != nil {
+		t.Fatalf("%s: %s: %s", w.failed.Invariant, w.failed.Detail, w.summary())
+	}
+	for m := range old {
+		if m.up() && m.status().Leader != 0 && m.status().Suspended == nil {
+			t.Errorf("%s serves by records from before everybody was rebuilt: %s", m.name(), w.summary())
+		}
+	}
+}

@@ -353,9 +353,13 @@ func (e *endpoint) meet(address string, id uint64) (*endpoint, error) {
 		if to.m.id != id {
 			mine.To = id
 			to.m.sought(e.m)
-			to.handler.(transport.Seeker).Sought(mine)
+			err := to.handler.(transport.Seeker).Sought(mine)
 			to.m.settle()
-			return nil, fmt.Errorf("%s answered where %x was expected", to.m.name(), id)
+			if err == nil {
+				err = fmt.Errorf("%s answered where %x was expected", to.m.name(), id)
+			}
+			e.handler.Refused(theirs.Refusing(mine), transport.RefusalFor(err))
+			return nil, err
 		}
 		theirs.At = address
 	}

@@ -75,14 +75,14 @@ func (c *registry) onePlaceEach(m *member, ms *octopiipb.Membership) {
 // bury: an ID is never used again. Whoever is not in the next membership has a
 // tombstone there, for ever.
 func (c *registry) bury(m *member, before, after *octopiipb.Membership) {
-	gone := slices.Clone(before.Removed)
+	gone := before.RemovedIDs()
 	for _, mem := range before.Members {
 		if !slices.ContainsFunc(after.Members, func(o octopiipb.Member) bool { return o.ID == mem.ID }) {
 			gone = append(gone, mem.ID)
 		}
 	}
 	for _, id := range gone {
-		if !slices.Contains(after.Removed, id) {
+		if !after.IsRemoved(id) {
 			c.w.fail("whoever was removed has a tombstone", "%s has a membership from %d on without %x, and without a tombstone for it", m.name(), after.Index, id)
 		}
 		c.buried[id] = true

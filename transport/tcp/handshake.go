@@ -220,7 +220,9 @@ func (c *conn) judge(hello octopiipb.Hello) error {
 	peer.To = hello.Member.To
 	if self := t.handler.Hello(peer.Node).Node; self != 0 && peer.To != 0 && peer.To != self {
 		if s, ok := t.handler.(transport.Seeker); ok {
-			s.Sought(peer)
+			if err := s.Sought(peer); err != nil {
+				return err
+			}
 		}
 		return fmt.Errorf("this is member %x, not %x: correct its address", self, peer.To)
 	}

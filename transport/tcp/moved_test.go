@@ -1,6 +1,8 @@
 package tcp
 
 import (
+	"errors"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -69,6 +71,37 @@ func TestSought(t *testing.T) {
 	}
 	if who, err := Sought(Config{Listen: address}, 1); err != nil || who.Node != 0 {
 		t.Errorf("nobody came within no time, and it says %+v, %v", who, err)
+	}
+}
+
+// refuser is a Handler that refuses whoever wants another member.
+type refuser struct {
+	*transporttest.Handler
+	err error
+}
+
+func (s refuser) Sought(transport.Hello) error { return s.err }
+
+// TestSoughtIsRefused: what the Handler says to one that wants another member reaches it, with
+// code and seal; where it says nothing, it is told who is here.
+func TestSoughtIsRefused(t *testing.T) {
+	for name, c := range map[string]struct {
+		err  error
+		want transport.Refusal
+	}{
+		"with its words": {transport.RefuseSealed(7, []byte("proof"), errors.New("gone")), transport.Refusal{Code: 7, Reason: "gone", Seal: []byte("proof")}},
+		"without a word": {nil, transport.Refusal{Reason: "this is member 3, not 2: correct its address"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, h := start(t, 1, Config{})
+			b := startWith(t, refuser{transporttest.NewHandler(3), c.err}, Config{})
+			a.SetPeer(2, b.Address())
+			a.Send(2, 1, number(1))
+			transporttest.Until(t, "it is refused", func() bool { return len(h.Refusals()) > 0 })
+			if got := h.Refusals()[0]; !reflect.DeepEqual(got, c.want) {
+				t.Errorf("refused with %+v, want %+v", got, c.want)
+			}
+		})
 	}
 }
 

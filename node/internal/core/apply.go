@@ -134,8 +134,8 @@ func (c *changes) setConf(e *raftpb.Entry, cs raftpb.ConfState, ms *octopiipb.Me
 	c.handed = Label{Index: e.Index, Term: e.Term, ConfState: cs, Membership: ms, Terms: c.handed.Terms}
 	c.labels = append(c.labels, c.handed)
 	c.effects.Membership = ms
-	for _, id := range ms.Removed {
-		c.peers.forget(id)
+	for _, r := range ms.Removed {
+		c.peers.forget(r.ID)
 	}
 }
 

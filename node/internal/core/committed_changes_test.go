@@ -60,7 +60,7 @@ func TestHalfDoneMustBePossible(t *testing.T) {
 		"two come to vote at one address":        {[]octopiipb.MemberChange{change(Promote, 5, "b"), change(Remove, 3, "")}, false},
 		"one that nobody knows is to have moved": {[]octopiipb.MemberChange{change(UpdateAddress, 8, "d"), change(Remove, 3, "")}, false},
 	} {
-		ms := &octopiipb.Membership{Cluster: 7, Index: 5, Members: append(members[:3:3], octopiipb.Member{ID: 5, Address: "b", Kind: octopiipb.Learner}), Removed: []uint64{9}, UnderWay: c.underWay}
+		ms := &octopiipb.Membership{Cluster: 7, Index: 5, Members: append(members[:3:3], octopiipb.Member{ID: 5, Address: "b", Kind: octopiipb.Learner}), Removed: []octopiipb.RemovedMember{{ID: 9}}, UnderWay: c.underWay}
 		if _, err := ConfState(ms); (err == nil) != c.ok {
 			t.Errorf("%s: %v", name, err)
 		}

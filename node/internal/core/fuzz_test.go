@@ -82,7 +82,7 @@ func FuzzChange(f *testing.F) {
 // peer: an answer vouches for nothing, and what brings the peer to life is a
 // snapshot that names it, behind which a core runs.
 func FuzzUninitialized(f *testing.F) {
-	ms := octopiipb.Membership{Cluster: 7, Index: 1, Members: []octopiipb.Member{{ID: 1, Kind: octopiipb.Voter}, {ID: 2, Kind: octopiipb.Learner}}, Removed: []uint64{5}}
+	ms := octopiipb.Membership{Cluster: 7, Index: 1, Members: []octopiipb.Member{{ID: 1, Kind: octopiipb.Voter}, {ID: 2, Kind: octopiipb.Learner}}, Removed: []octopiipb.RemovedMember{{ID: 5}}}
 	membership, err := ms.Marshal()
 	if err != nil {
 		f.Fatal(err)

@@ -187,7 +187,7 @@ func checkChange(ms *octopiipb.Membership, c Change) error {
 	if !validID(id) {
 		return fmt.Errorf("%w: no member can have the ID %x", ErrUnsafeMembership, id)
 	}
-	if c.Op != Remove && slices.Contains(ms.Removed, id) {
+	if c.Op != Remove && ms.IsRemoved(id) {
 		return fmt.Errorf("%w: %x", ErrIDReused, id)
 	}
 	old := find(ms, id)
@@ -196,7 +196,7 @@ func checkChange(ms *octopiipb.Membership, c Change) error {
 	}
 	switch c.Op {
 	case AddLearner:
-		if r := c.Member.Replaces; r != 0 && (r == id || find(ms, r) == nil && !slices.Contains(ms.Removed, r)) {
+		if r := c.Member.Replaces; r != 0 && (r == id || find(ms, r) == nil && !ms.IsRemoved(r)) {
 			return fmt.Errorf("%w: there is no member %x that %x could replace", ErrUnsafeMembership, r, id)
 		}
 		if old != nil && old.Kind == octopiipb.Voter && !c.Member.Promote {
@@ -343,8 +343,8 @@ func (d draft) change(c Change) {
 	}
 	switch m := c.apply(old); {
 	case m == nil && old != nil:
+		d.Removed = append(d.Removed, octopiipb.RemovedMember{ID: id, Incarnation: old.Incarnation})
 		d.Members = slices.DeleteFunc(d.Members, func(m octopiipb.Member) bool { return m.ID == id })
-		d.Removed = append(d.Removed, id)
 	case m == nil:
 	case old != nil:
 		*old = *m

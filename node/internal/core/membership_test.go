@@ -88,7 +88,7 @@ type fataler interface{ Fatalf(string, ...any) }
 // agree says how the membership and raft's configuration differ, if they do.
 func (c *cluster) agree() error {
 	for _, m := range c.ms.Members {
-		if slices.Contains(c.ms.Removed, m.ID) {
+		if c.ms.IsRemoved(m.ID) {
 			return fmt.Errorf("member %x was removed", m.ID)
 		}
 	}
@@ -148,7 +148,7 @@ func TestMembershipIsRafts(t *testing.T) {
 				}
 			}
 			c.change(t, index, decoded)
-			if c.ms.Index != index || c.ms.Cluster != 7 || !slices.Equal(c.ms.Removed, removed) {
+			if c.ms.Index != index || c.ms.Cluster != 7 || !slices.Equal(c.ms.RemovedIDs(), removed) {
 				t.Fatalf("after %+v: index %d, cluster %d, removed %v; want %d, 7, %v", changes, c.ms.Index, c.ms.Cluster, c.ms.Removed, index, removed)
 			}
 		}
@@ -280,12 +280,17 @@ func TestWithChange(t *testing.T) {
 	ms = withChanges(ms, 4, []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 2, Address: "b:1"}}})
 	ms = withChanges(ms, 5, []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 2, Address: "b:2"}}})
 	ms = withChanges(ms, 6, []Change{{Op: Remove, Member: octopiipb.Member{ID: 3}}})
-	want := &octopiipb.Membership{Cluster: 7, Index: 6, Removed: []uint64{3}, Members: []octopiipb.Member{
+	want := &octopiipb.Membership{Cluster: 7, Index: 6, Removed: []octopiipb.RemovedMember{{ID: 3}}, Members: []octopiipb.Member{
 		{ID: 1, Address: "a:1", Incarnation: 9, Kind: octopiipb.Voter},
 		{ID: 2, Address: "b:2", Kind: octopiipb.Learner},
 	}}
 	if diff := cmp.Diff(want, ms); diff != "" {
 		t.Errorf("membership (-want +got):\n%s", diff)
+	}
+	ms = withChanges(ms, 7, []Change{{Op: Remove, Member: octopiipb.Member{ID: 1}}})
+	want = &octopiipb.Membership{Cluster: 7, Index: 7, Removed: []octopiipb.RemovedMember{{ID: 3}, {ID: 1, Incarnation: 9}}, Members: want.Members[1:]}
+	if diff := cmp.Diff(want, ms); diff != "" {
+		t.Errorf("membership without member 1 (-want +got):\n%s", diff)
 	}
 }
 

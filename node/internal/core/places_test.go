@@ -81,7 +81,7 @@ func TestPlacesInMemberships(t *testing.T) {
 func TestPlaceOfALearner(t *testing.T) {
 	ms := func(four octopiipb.Member) *octopiipb.Membership {
 		four.ID, four.Address, four.Kind = 4, "addr4", octopiipb.Learner
-		return &octopiipb.Membership{Members: []octopiipb.Member{{ID: 1, Address: "addr1", Kind: octopiipb.Voter}, {ID: 2, Address: "addr2", Kind: octopiipb.Voter}, {ID: 3, Address: "addr3", Kind: octopiipb.Voter}, four}, Removed: []uint64{9}}
+		return &octopiipb.Membership{Members: []octopiipb.Member{{ID: 1, Address: "addr1", Kind: octopiipb.Voter}, {ID: 2, Address: "addr2", Kind: octopiipb.Voter}, {ID: 3, Address: "addr3", Kind: octopiipb.Voter}, four}, Removed: []octopiipb.RemovedMember{{ID: 9}}}
 	}
 	plain, wish, took := ms(octopiipb.Member{}), ms(octopiipb.Member{Promote: true}), ms(octopiipb.Member{Replaces: 9})
 	for name, c := range map[string]struct {

@@ -482,7 +482,7 @@ func describe(ms *octopiipb.Membership) string {
 		fmt.Fprintf(&b, "(%d of %d under way) ", c.Op, c.Member.ID)
 	}
 	if len(ms.Removed) > 0 {
-		fmt.Fprintf(&b, "removed:%v ", ms.Removed)
+		fmt.Fprintf(&b, "removed:%v ", ms.RemovedIDs())
 	}
 	if ms.Settings.FailoverByTimeout {
 		b.WriteString("failover:timeout ")
