@@ -288,7 +288,7 @@ func (h handler) HandleSnapshot(from uint64, header []byte, body io.Reader) erro
 }
 
 func (h handler) takeSnapshot(from uint64, header []byte, body io.Reader) error {
-	var s octopiipb.SnapshotStream
+	var s octopiipb.SnapshotAnnouncement
 	if err := s.Unmarshal(header); err != nil {
 		return fmt.Errorf("announcement of a snapshot cannot be read: %w", err)
 	}
@@ -321,7 +321,7 @@ func (h handler) takeSnapshot(from uint64, header []byte, body io.Reader) error 
 }
 
 // receive puts a snapshot in place that is one for this member.
-func (h handler) receive(from uint64, s *octopiipb.SnapshotStream, body io.Reader) error {
+func (h handler) receive(from uint64, s *octopiipb.SnapshotAnnouncement, body io.Reader) error {
 	stream, err := raftstore.ReadSnapshotStream(body)
 	if err != nil {
 		return fmt.Errorf("receive the snapshot at %d: %w", s.Metadata.Index, err)
@@ -351,7 +351,7 @@ func (h handler) receive(from uint64, s *octopiipb.SnapshotStream, body io.Reade
 }
 
 // admitSnapshot says why a snapshot is not taken, by its header.
-func (h handler) admitSnapshot(from uint64, s *octopiipb.SnapshotStream, header *raftstore.SnapshotHeader) error {
+func (h handler) admitSnapshot(from uint64, s *octopiipb.SnapshotAnnouncement, header *raftstore.SnapshotHeader) error {
 	meta, ms := header.Metadata, &header.Membership
 	if meta.Index != s.Metadata.Index || meta.Term != s.Metadata.Term || meta.ConfState.Equivalent(s.Metadata.ConfState) != nil {
 		return fmt.Errorf("the snapshot at %d of term %d was announced as one at %d of term %d, or of another configuration", meta.Index, meta.Term, s.Metadata.Index, s.Metadata.Term)

@@ -351,7 +351,7 @@ func (s *snapshots) stream(m raftpb.Message, meta raftpb.SnapshotMetadata, body 
 	l := s.loop
 	l.log.Info("streaming a snapshot", zap.String("to", hex(m.To)), zap.Uint64("index", meta.Index))
 	err := l.callbacks.write(func() error {
-		return l.transport.SendSnapshot(l.ctx, m.To, &octopiipb.SnapshotStream{Metadata: meta, Term: m.Term}, body)
+		return l.transport.SendSnapshot(l.ctx, m.To, &octopiipb.SnapshotAnnouncement{Metadata: meta, Term: m.Term}, body)
 	})
 	return errors.Join(err, l.callbacks.write(done))
 }
