@@ -57,10 +57,8 @@ type appender struct {
 // what there is to do.
 type appendJob struct {
 	append *core.Append
-	mark   *raftstore.SnapshotHeader
-	marked func(error)
-	// shed: there is no new mark; the log before the newest one goes.
-	shed bool
+	// mark makes a mark, or gives up the log before one, and tells the loop.
+	mark func(*raftstore.Writer) error
 	wake wake
 	// err is what came of a wakeReserved.
 	err error
@@ -276,8 +274,7 @@ func (a *appender) tell(done ...*core.Append) {
 // special does what cannot be put together with others.
 func (a *appender) special(j *appendJob) error {
 	if j.mark != nil {
-		err := a.mark(j)
-		j.marked(err)
+		err := j.mark(a.writer)
 		if errors.Is(err, errMarkUnreadable) {
 			a.node.log.Warn("the newest mark cannot be read; the log before it stays, though the disk is full", zap.Error(err))
 			return nil
@@ -308,21 +305,6 @@ func (a *appender) special(j *appendJob) error {
 	a.tell(j.append)
 	return nil
 }
-
-// mark makes a mark, or gives up what is before the newest one.
-func (a *appender) mark(j *appendJob) error {
-	if !j.shed {
-		return a.writer.Mark(*j.mark)
-	}
-	if err := a.node.store.CheckSnapshot(j.mark.Metadata); err != nil {
-		return fmt.Errorf("%w: %w", errMarkUnreadable, err)
-	}
-	return a.writer.Shed()
-}
-
-// errMarkUnreadable: the log before the newest mark was not given up, and is when the mark
-// can be read again.
-var errMarkUnreadable = errors.New("node: the newest mark cannot be read")
 
 // idle tells the log, once after the last append, that it rests. Nobody waits
 // for what it writes then.

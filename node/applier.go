@@ -31,13 +31,11 @@ type applier struct {
 	applied []*core.Apply
 }
 
-// applyJob is one of: entries to apply, a snapshot to restore, a state to
-// capture, a look at what is durable.
+// applyJob is one of: entries to apply, a snapshot to restore, a snapshot to capture.
 type applyJob struct {
-	apply   *core.Apply
-	restore *raftstore.SnapshotHeader
-	capture func(core.Label, Snapshot, error)
-	durable func(index uint64)
+	apply    *core.Apply
+	restore  *raftstore.SnapshotHeader
+	snapshot *snapshotJob
 }
 
 func newApplier(g *group) *applier {
@@ -97,20 +95,10 @@ func (a *applier) do(j *applyJob) error {
 	if err := a.flush(); err != nil {
 		return err
 	}
-	switch {
-	case j.restore != nil:
+	if j.restore != nil {
 		return a.restore(*j.restore)
-	case j.durable != nil:
-		index := a.callDurable()
-		j.durable(index)
-	case a.label.Index < a.durable:
-		// It has effects of entries that were not handed to it again yet, and so
-		// its state has no label.
-		j.capture(a.label, nil, fmt.Errorf("it is at index %d, and the log has been read back up to %d", a.durable, a.label.Index))
-	default:
-		snapshot, err := a.callSnapshot()
-		j.capture(a.label, snapshot, err)
 	}
+	j.snapshot.capture(a)
 	return nil
 }
 
@@ -234,17 +222,5 @@ func (a *applier) restoreWhenPossible(h raftstore.SnapshotHeader) error {
 		case <-a.node.done:
 			return err
 		}
-	}
-}
-
-func labelOf(h raftstore.SnapshotHeader) core.Label {
-	ms := h.Membership
-	return core.Label{
-		Index:      h.Metadata.Index,
-		Term:       h.Metadata.Term,
-		ConfState:  h.Metadata.ConfState,
-		Membership: &ms,
-		Terms:      h.Terms,
-		Sums:       core.SumsFrom(h.Sums),
 	}
 }

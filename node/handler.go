@@ -329,7 +329,7 @@ func (h handler) receive(from uint64, s *octopiipb.SnapshotAnnouncement, body io
 	if err := h.admitSnapshot(from, s, &stream.Header); err != nil {
 		return err
 	}
-	w, err := h.receiveSnapshot(stream.Header)
+	w, err := h.createFile(h.store.ReceiveSnapshot, stream.Header)
 	if vfs.Full(err) {
 		h.hasNoRoomToReceive()
 	}

@@ -292,7 +292,7 @@ func (l *loop) step() {
 // appended makes a durable append visible to raft, before raft hears of it.
 func (l *loop) appended(a *core.Append) {
 	if a.Snapshot != nil {
-		header := raftstore.SnapshotHeader{Metadata: a.Snapshot.Metadata, Membership: *a.Installed.Membership, Terms: a.Installed.Terms, Sums: sumsOf(a.Installed.Sums)}
+		header := headerOf(a.Installed)
 		l.view.Installed(header)
 		l.applier.jobs.put(applyJob{restore: &header})
 		l.events.snapshotInstalled(SnapshotInfo{Index: a.Installed.Index, Term: a.Installed.Term})
@@ -324,7 +324,7 @@ func (l *loop) carryOut(eff *core.Effects) {
 		l.applier.jobs.put(applyJob{apply: eff.Apply})
 	}
 	for i := range eff.Snapshots {
-		l.snapshots.send(eff.Snapshots[i])
+		l.snapshots.send(&eff.Snapshots[i])
 	}
 	for _, id := range eff.GivenUp {
 		l.log.Warn("removing a member that was to become a voter and is not there",

@@ -138,27 +138,3 @@ func (r *restoring) Release(dir string) error {
 	}
 	return r.SnapshotReader.Release()
 }
-
-// writeSnapshot writes a snapshot file and closes snapshot; nil is a mark
-// without data. It returns the file's size.
-func (g *group) writeSnapshot(header raftstore.SnapshotHeader, snapshot Snapshot) (size int64, err error) {
-	index := header.Metadata.Index
-	if snapshot != nil {
-		defer func() { err = errors.Join(err, g.callbacks.write(snapshot.Close)) }()
-	}
-	w, err := g.createSnapshot(header)
-	if err != nil {
-		return 0, err
-	}
-	if snapshot != nil {
-		err := g.callbacks.write(func() error {
-			_, err := snapshot.WriteTo(w)
-			return err
-		})
-		if err != nil {
-			w.Abort()
-			return 0, fmt.Errorf("node: the state machine failed to write the snapshot at %d: %w", index, err)
-		}
-	}
-	return w.Commit()
-}
