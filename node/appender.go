@@ -2,16 +2,12 @@ package node
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"go.uber.org/zap"
-
 	"github.com/octopii/octopii/internal/stepped"
-	"github.com/octopii/octopii/internal/vfs"
 	"github.com/octopii/octopii/node/internal/core"
 	"github.com/octopii/octopii/raftstore"
 	"github.com/octopii/octopii/wal"
@@ -275,10 +271,6 @@ func (a *appender) tell(done ...*core.Append) {
 func (a *appender) special(j *appendJob) error {
 	if j.mark != nil {
 		err := j.mark(a.writer)
-		if errors.Is(err, errMarkUnreadable) {
-			a.node.log.Warn("the newest mark cannot be read; the log before it stays, though the disk is full", zap.Error(err))
-			return nil
-		}
 		if errors.Is(err, wal.ErrNoSpace) {
 			// It was told as a snapshot that failed; the next one is due soon.
 			a.next.noSpace(err)
@@ -286,24 +278,7 @@ func (a *appender) special(j *appendJob) error {
 		}
 		return err
 	}
-	meta := j.append.Snapshot.Metadata
-	r, err := a.node.store.OpenSnapshot(meta.Term, meta.Index)
-	if vfs.Refused(err) { // nothing was done yet: it waits as what has no space does
-		err = fmt.Errorf("%w: %w", wal.ErrNoSpace, err)
-	}
-	if err != nil {
-		return fmt.Errorf("node: install the snapshot at %d: %w", meta.Index, err)
-	}
-	header := r.Header
-	if err := r.Close(); err != nil {
-		return err
-	}
-	if err := a.writer.Install(header, j.append.HardState, j.append.Entries); err != nil {
-		return err
-	}
-	j.append.Installed = labelOf(header)
-	a.tell(j.append)
-	return nil
+	return a.install(j.append)
 }
 
 // idle tells the log, once after the last append, that it rests. Nobody waits

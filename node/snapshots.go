@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -237,19 +236,16 @@ type shedding struct {
 	err    error
 }
 
-// errMarkUnreadable: the log before the newest mark was not given up, and is when the mark
-// can be read again.
-var errMarkUnreadable = errors.New("node: the newest mark cannot be read")
-
 // mark runs on the appender.
-func (g *shedding) mark(w *raftstore.Writer) error {
-	if g.err = g.loop.store.CheckSnapshot(g.before); g.err != nil {
-		g.err = fmt.Errorf("%w: %w", errMarkUnreadable, g.err)
+func (g *shedding) mark(w *raftstore.Writer) (err error) {
+	if g.err = g.loop.store.CheckSnapshot(g.before); g.err != nil { // it is tried again
+		g.loop.log.Warn("the newest mark cannot be read; the log before it stays, though the disk is full", zap.Error(g.err))
 	} else {
-		g.err = w.Shed()
+		err = w.Shed()
+		g.err = err
 	}
 	g.loop.inbox.call(g.release)
-	return g.err
+	return err
 }
 
 // release runs on the loop.
