@@ -2,16 +2,12 @@ package node
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"go.uber.org/zap"
-
 	"github.com/octopii/octopii/internal/stepped"
-	"github.com/octopii/octopii/internal/vfs"
 	"github.com/octopii/octopii/node/internal/core"
 	"github.com/octopii/octopii/raftstore"
 	"github.com/octopii/octopii/wal"
@@ -57,10 +53,8 @@ type appender struct {
 // what there is to do.
 type appendJob struct {
 	append *core.Append
-	mark   *raftstore.SnapshotHeader
-	marked func(error)
-	// shed: there is no new mark; the log before the newest one goes.
-	shed bool
+	// mark makes a mark, or gives up the log before one, and tells the loop.
+	mark func(*raftstore.Writer) error
 	wake wake
 	// err is what came of a wakeReserved.
 	err error
@@ -276,12 +270,7 @@ func (a *appender) tell(done ...*core.Append) {
 // special does what cannot be put together with others.
 func (a *appender) special(j *appendJob) error {
 	if j.mark != nil {
-		err := a.mark(j)
-		j.marked(err)
-		if errors.Is(err, errMarkUnreadable) {
-			a.node.log.Warn("the newest mark cannot be read; the log before it stays, though the disk is full", zap.Error(err))
-			return nil
-		}
+		err := j.mark(a.writer)
 		if errors.Is(err, wal.ErrNoSpace) {
 			// It was told as a snapshot that failed; the next one is due soon.
 			a.next.noSpace(err)
@@ -289,40 +278,8 @@ func (a *appender) special(j *appendJob) error {
 		}
 		return err
 	}
-	meta := j.append.Snapshot.Metadata
-	r, err := a.node.store.OpenSnapshot(meta.Term, meta.Index)
-	if vfs.Refused(err) { // nothing was done yet: it waits as what has no space does
-		err = fmt.Errorf("%w: %w", wal.ErrNoSpace, err)
-	}
-	if err != nil {
-		return fmt.Errorf("node: install the snapshot at %d: %w", meta.Index, err)
-	}
-	header := r.Header
-	if err := r.Close(); err != nil {
-		return err
-	}
-	if err := a.writer.Install(header, j.append.HardState, j.append.Entries); err != nil {
-		return err
-	}
-	j.append.Installed = labelOf(header)
-	a.tell(j.append)
-	return nil
+	return a.install(j.append)
 }
-
-// mark makes a mark, or gives up what is before the newest one.
-func (a *appender) mark(j *appendJob) error {
-	if !j.shed {
-		return a.writer.Mark(*j.mark)
-	}
-	if err := a.node.store.CheckSnapshot(j.mark.Metadata); err != nil {
-		return fmt.Errorf("%w: %w", errMarkUnreadable, err)
-	}
-	return a.writer.Shed()
-}
-
-// errMarkUnreadable: the log before the newest mark was not given up, and is when the mark
-// can be read again.
-var errMarkUnreadable = errors.New("node: the newest mark cannot be read")
 
 // idle tells the log, once after the last append, that it rests. Nobody waits
 // for what it writes then.

@@ -336,20 +336,21 @@ func TestAppenderMarkWithoutSpace(t *testing.T) {
 		defer b.close()
 		b.put()
 		h := snapshotAt(t, b.node.store, 2)
-		var got []error
-		mark := func() {
-			b.jobs.put(appendJob{mark: &h, marked: func(err error) { got = append(got, err) }})
+		mark := func() (ends int, err error) {
+			j := snapshotJob{loop: &loop{group: b.node}, header: h}
+			b.jobs.put(appendJob{mark: j.mark})
 			synctest.Wait()
+			return len(b.node.inbox.take(new(core.Input), nil)), j.err
 		}
-		mark()
-		if len(got) != 1 || !errors.Is(got[0], wal.ErrNoSpace) {
-			t.Fatalf("the snapshot ended with %v, want ErrNoSpace", got)
+		if ends, err := mark(); ends != 1 || !errors.Is(err, wal.ErrNoSpace) {
+			t.Fatalf("the snapshot ended %d times, with %v; want once, with ErrNoSpace", ends, err)
 		}
 		b.want("stuck", false, b.stuck.Load())
 		b.log.change(func(d *fakeDisk) { d.full, d.roomNext = false, 1 })
 		b.pass(spaceRetry)
-		mark()
-		b.want("errors of the second try", error(nil), got[1])
+		ends, err := mark()
+		b.want("ends of the second try", 1, ends)
+		b.want("error of the second try", error(nil), err)
 		b.want("marks", []uint64{2}, b.log.see().marks)
 		b.want("fatal", error(nil), b.node.err())
 	})
@@ -413,7 +414,7 @@ func TestGroupIsBounded(t *testing.T) {
 	for i := range uint64(10) {
 		jobs = append(jobs, appendJob{append: &core.Append{Entries: []raftpb.Entry{{Index: i + 1, Data: big}}}})
 	}
-	jobs = append(jobs, appendJob{mark: &raftstore.SnapshotHeader{}})
+	jobs = append(jobs, appendJob{mark: func(*raftstore.Writer) error { return nil }})
 	var got []int
 	for rest := jobs; len(rest) > 0; {
 		n := nextGroup(rest)

@@ -3,11 +3,7 @@ package node
 import (
 	"fmt"
 	"sync"
-	"time"
 
-	"go.uber.org/zap"
-
-	"github.com/octopii/octopii/internal/vfs"
 	"github.com/octopii/octopii/node/internal/core"
 	"github.com/octopii/octopii/raftstore"
 )
@@ -31,13 +27,11 @@ type applier struct {
 	applied []*core.Apply
 }
 
-// applyJob is one of: entries to apply, a snapshot to restore, a state to
-// capture, a look at what is durable.
+// applyJob is one of: entries to apply, a snapshot to restore, a snapshot to capture.
 type applyJob struct {
-	apply   *core.Apply
-	restore *raftstore.SnapshotHeader
-	capture func(core.Label, Snapshot, error)
-	durable func(index uint64)
+	apply    *core.Apply
+	restore  *raftstore.SnapshotHeader
+	snapshot *snapshotJob
 }
 
 func newApplier(g *group) *applier {
@@ -97,20 +91,10 @@ func (a *applier) do(j *applyJob) error {
 	if err := a.flush(); err != nil {
 		return err
 	}
-	switch {
-	case j.restore != nil:
+	if j.restore != nil {
 		return a.restore(*j.restore)
-	case j.durable != nil:
-		index := a.callDurable()
-		j.durable(index)
-	case a.label.Index < a.durable:
-		// It has effects of entries that were not handed to it again yet, and so
-		// its state has no label.
-		j.capture(a.label, nil, fmt.Errorf("it is at index %d, and the log has been read back up to %d", a.durable, a.label.Index))
-	default:
-		snapshot, err := a.callSnapshot()
-		j.capture(a.label, snapshot, err)
 	}
+	j.snapshot.capture(a)
 	return nil
 }
 
@@ -192,59 +176,5 @@ func (a *applier) answer(results [][]byte) {
 			ans.data = results[i]
 		}
 		w.finish(ans)
-	}
-}
-
-// restore gives a snapshot file to the state machine.
-func (a *applier) restore(h raftstore.SnapshotHeader) error {
-	meta := h.Metadata
-	if err := a.restoreWhenPossible(h); err != nil {
-		return err
-	}
-	if err := a.node.store.Restored(meta.Index); err != nil {
-		return err
-	}
-	a.durable = max(a.durable, meta.Index)
-	a.node.applied.Store(meta.Index)
-	a.label = labelOf(h)
-	a.node.inbox.add(func(in *core.Input) { in.Applied = append(in.Applied, &core.Apply{Label: labelOf(h)}) })
-	return nil
-}
-
-// restorePauseMin and restorePauseMax bound the wait before a snapshot that could not be
-// restored for want of space, descriptors or memory is tried again.
-const (
-	restorePauseMin = 250 * time.Millisecond
-	restorePauseMax = 15 * time.Second
-)
-
-// restoreWhenPossible gives a snapshot file to the state machine, again and again while
-// the system has no space, descriptors or memory for it: nothing else can be applied
-// before it, and its file stays. It ends when the node does.
-func (a *applier) restoreWhenPossible(h raftstore.SnapshotHeader) error {
-	for pause := restorePauseMin; ; pause = min(2*pause, restorePauseMax) {
-		err := a.callRestore(h)
-		if !vfs.Exhausted(err) {
-			return err
-		}
-		a.node.log.Warn("a snapshot cannot be restored yet; it is tried again",
-			zap.Uint64("index", h.Metadata.Index), zap.Duration("after", pause), zap.String("advice", vfs.Advice(err)), zap.Error(err))
-		select {
-		case <-time.After(pause):
-		case <-a.node.done:
-			return err
-		}
-	}
-}
-
-func labelOf(h raftstore.SnapshotHeader) core.Label {
-	ms := h.Membership
-	return core.Label{
-		Index:      h.Metadata.Index,
-		Term:       h.Metadata.Term,
-		ConfState:  h.Metadata.ConfState,
-		Membership: &ms,
-		Terms:      h.Terms,
-		Sums:       core.SumsFrom(h.Sums),
 	}
 }

@@ -12,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"go.etcd.io/raft/v3/raftpb"
-
 	"github.com/octopii/octopii/internal/stepped"
 	"github.com/octopii/octopii/node/internal/core"
 	octopiipb "github.com/octopii/octopii/proto"
@@ -155,10 +153,10 @@ func (s sendsTo) SendSnapshot(context.Context, uint64, transport.Message, io.Wri
 // What was captured for a stream is closed, whether it arrived or not.
 func TestStreamsCloseWhatWasCaptured(t *testing.T) {
 	for _, broken := range []error{nil, errors.New("the connection broke")} {
-		s := &snapshots{loop: &loop{group: bareGroupOn(sendsTo{err: broken})}}
 		data := new(closes)
-		if err := s.stream(raftpb.Message{To: 2}, raftpb.SnapshotMetadata{}, data, data.Close); !errors.Is(err, broken) {
-			t.Errorf("a stream that ends with %v: %v", broken, err)
+		j := &snapshotJob{loop: &loop{group: bareGroupOn(sendsTo{err: broken})}, to: 2, state: data}
+		if j.stream(); !errors.Is(j.err, broken) {
+			t.Errorf("a stream that ends with %v: %v", broken, j.err)
 		}
 		if data.closed != 1 {
 			t.Errorf("a stream that ends with %v: the state is closed %d times; want once", broken, data.closed)

@@ -197,7 +197,7 @@ func (r *receiver) snapshot(from uint64, payload []byte) {
 		}
 		return
 	}
-	var s octopiipb.SnapshotStream
+	var s octopiipb.SnapshotAnnouncement
 	if err := s.Unmarshal(header); err != nil {
 		r.t.Fatalf("a header that cannot be read was taken: %v", err)
 	}
@@ -219,7 +219,7 @@ func (r *receiver) snapshot(from uint64, payload []byte) {
 // framed is the body of a snapshot: sections with right checksums where data begins with the
 // length of a membership and that, and what it is where it does not.
 func (r *receiver) framed(header, data []byte) []byte {
-	var s octopiipb.SnapshotStream
+	var s octopiipb.SnapshotAnnouncement
 	var h raftstore.SnapshotHeader
 	if len(data) < 2 || s.Unmarshal(header) != nil {
 		return data
@@ -250,14 +250,14 @@ func encoded(t testing.TB, m interface{ Marshal() ([]byte, error) }) []byte {
 
 // announced is a snapshot of a membership, and how it is announced.
 type announced struct {
-	octopiipb.SnapshotStream
+	octopiipb.SnapshotAnnouncement
 	membership octopiipb.Membership
 }
 
 // streamed is a snapshot as bySnapshot has it.
 func streamed(t testing.TB, s announced, data string) []byte {
 	var list []byte
-	for _, m := range [][]byte{encoded(t, &s.SnapshotStream), encoded(t, &s.membership)} {
+	for _, m := range [][]byte{encoded(t, &s.SnapshotAnnouncement), encoded(t, &s.membership)} {
 		list = append(binary.LittleEndian.AppendUint16(list, uint16(len(m))), m...)
 	}
 	return append(list, data...)
@@ -272,7 +272,7 @@ func clusterOf(index, term uint64, voters []uint64, learners ...uint64) announce
 	for _, id := range learners {
 		ms.Members = append(ms.Members, octopiipb.Member{ID: id, Name: "l", Address: "n", Kind: octopiipb.Learner})
 	}
-	return announced{octopiipb.SnapshotStream{Term: term,
+	return announced{octopiipb.SnapshotAnnouncement{Term: term,
 		Metadata: raftpb.SnapshotMetadata{Index: index, Term: term, ConfState: raftpb.ConfState{Voters: voters, Learners: learners}}}, ms}
 }
 

@@ -80,15 +80,6 @@ type life struct {
 	closeErr  error
 }
 
-// incoming is held while a snapshot is received, as that is one at a time.
-type incoming struct {
-	sync.Mutex
-	// noRoom: the last one that came had no room. noRoomAt is 1 more than what was committed
-	// here then. When more is committed, this member is not behind for want of room.
-	noRoom   atomic.Bool
-	noRoomAt atomic.Uint64
-}
-
 // start makes a group, with a process of its own.
 func start(cfg Config, h host) (*group, error) {
 	_, durable := cfg.StateMachine.Durable()

@@ -4,15 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
-	"github.com/octopii/octopii/internal/vfs"
 	"github.com/octopii/octopii/node/internal/core"
 	octopiipb "github.com/octopii/octopii/proto"
-	"github.com/octopii/octopii/raftstore"
 	"github.com/octopii/octopii/transport"
 )
 
@@ -274,100 +271,4 @@ func (s service) Answer(from transport.Hello, in transport.Inbound, done func(tr
 	default:
 		done(nil, fmt.Errorf("calls of kind %d are not known here", in.Kind))
 	}
-}
-
-// HandleSnapshot implements transport.Handler: it puts the file in place, and
-// then lets raft decide what to do with it.
-func (h handler) HandleSnapshot(from uint64, header []byte, body io.Reader) error {
-	err := h.takeSnapshot(from, header, body)
-	if err != nil {
-		h.inbox.call(func() { h.loop.behind.refused(from, err.Error()) })
-	}
-	return err
-}
-
-func (h handler) takeSnapshot(from uint64, header []byte, body io.Reader) error {
-	var s octopiipb.SnapshotStream
-	if err := s.Unmarshal(header); err != nil {
-		return fmt.Errorf("announcement of a snapshot cannot be read: %w", err)
-	}
-	meta := s.Metadata
-	m := raftpb.Message{Type: raftpb.MsgSnap, From: from, To: h.id, Term: s.Term,
-		Snapshot: &raftpb.Snapshot{Metadata: meta}}
-	if !core.Bootstraps(&m, h.id) {
-		return fmt.Errorf("the snapshot at %d is not one for member %x", meta.Index, h.id)
-	}
-	if err := h.contradicts(from, s.Term, meta, []octopiipb.TermStart{{First: meta.Index, Term: meta.Term}}); err != nil {
-		return err
-	}
-	if h.appender.stuck.Load() {
-		return fmt.Errorf("%w; try again", ErrNoSpace)
-	}
-	if !h.incoming.TryLock() {
-		return errors.New("another snapshot is being received; try again")
-	}
-	defer h.incoming.Unlock()
-	// One that is not news is neither read nor stored: raft answers with what it has.
-	if meta.Index > h.committed.Load() {
-		if err := h.receive(from, &s, body); err != nil {
-			return err
-		}
-	}
-	if !h.inbox.peer(1, 0, func(in *core.Input) { in.Messages = append(in.Messages, octopiipb.PeerMessage{Message: m}) }) {
-		return errors.New("too much is queued; try again")
-	}
-	return nil
-}
-
-// receive puts a snapshot in place that is one for this member.
-func (h handler) receive(from uint64, s *octopiipb.SnapshotStream, body io.Reader) error {
-	stream, err := raftstore.ReadSnapshotStream(body)
-	if err != nil {
-		return fmt.Errorf("receive the snapshot at %d: %w", s.Metadata.Index, err)
-	}
-	if err := h.admitSnapshot(from, s, &stream.Header); err != nil {
-		return err
-	}
-	w, err := h.receiveSnapshot(stream.Header)
-	if vfs.Full(err) {
-		h.hasNoRoomToReceive()
-	}
-	if err != nil {
-		return err
-	}
-	if _, err := stream.WriteTo(w); err != nil {
-		w.Abort()
-		if vfs.Full(err) {
-			h.hasNoRoomToReceive()
-			err = fmt.Errorf("%w; %s", err, AdviceNoRoomForSnapshot)
-		}
-		return fmt.Errorf("receive the snapshot at %d: %w", s.Metadata.Index, err)
-	}
-	if _, err = w.Commit(); err == nil {
-		h.incoming.noRoom.Store(false)
-	}
-	return err
-}
-
-// admitSnapshot says why a snapshot is not taken, by its header.
-func (h handler) admitSnapshot(from uint64, s *octopiipb.SnapshotStream, header *raftstore.SnapshotHeader) error {
-	meta, ms := header.Metadata, &header.Membership
-	if meta.Index != s.Metadata.Index || meta.Term != s.Metadata.Term || meta.ConfState.Equivalent(s.Metadata.ConfState) != nil {
-		return fmt.Errorf("the snapshot at %d of term %d was announced as one at %d of term %d, or of another configuration", meta.Index, meta.Term, s.Metadata.Index, s.Metadata.Term)
-	}
-	if err := core.CheckMembership(ms, meta.ConfState); err != nil {
-		return fmt.Errorf("the snapshot at %d: %w", meta.Index, err)
-	}
-	if err := h.readsLevel(ms.Settings); err != nil {
-		return fmt.Errorf("the snapshot at %d: %w", meta.Index, err)
-	}
-	if mine := h.cluster.Load(); ms.Cluster == 0 || mine != 0 && mine != ms.Cluster {
-		return fmt.Errorf("the snapshot at %d belongs to cluster %x, and this is cluster %x", meta.Index, PublicClusterID(ms.Cluster), PublicClusterID(mine))
-	}
-	return h.contradicts(from, s.Term, meta, header.Terms)
-}
-
-func (h handler) hasNoRoomToReceive() {
-	h.incoming.noRoomAt.Store(h.committed.Load() + 1)
-	h.incoming.noRoom.Store(true)
 }

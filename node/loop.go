@@ -2,7 +2,6 @@ package node
 
 import (
 	"errors"
-	"fmt"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -292,10 +291,7 @@ func (l *loop) step() {
 // appended makes a durable append visible to raft, before raft hears of it.
 func (l *loop) appended(a *core.Append) {
 	if a.Snapshot != nil {
-		header := raftstore.SnapshotHeader{Metadata: a.Snapshot.Metadata, Membership: *a.Installed.Membership, Terms: a.Installed.Terms, Sums: sumsOf(a.Installed.Sums)}
-		l.view.Installed(header)
-		l.applier.jobs.put(applyJob{restore: &header})
-		l.events.snapshotInstalled(SnapshotInfo{Index: a.Installed.Index, Term: a.Installed.Term})
+		l.installed(a.Installed)
 	}
 	l.view.Appended(a.Entries)
 }
@@ -324,7 +320,7 @@ func (l *loop) carryOut(eff *core.Effects) {
 		l.applier.jobs.put(applyJob{apply: eff.Apply})
 	}
 	for i := range eff.Snapshots {
-		l.snapshots.send(eff.Snapshots[i])
+		l.snapshots.send(&eff.Snapshots[i])
 	}
 	for _, id := range eff.GivenUp {
 		l.log.Warn("removing a member that was to become a voter and is not there",
@@ -465,30 +461,6 @@ func (l *loop) stepUninitialized() {
 		l.founding.tick(l.input.Ticks)
 	}
 	l.join.tick(l.input.Ticks)
-}
-
-// bringToLife founds this member's log on the snapshot that a leader sent. The
-// file is in place already; from here on this is a follower like any other.
-func (l *loop) bringToLife(m *raftpb.Message) error {
-	meta := m.Snapshot.Metadata
-	r, err := l.store.OpenSnapshot(meta.Term, meta.Index)
-	if vfs.Refused(err) {
-		return fmt.Errorf("%w: %w", wal.ErrNoSpace, err)
-	}
-	if err != nil {
-		return err
-	}
-	header := r.Header
-	if err := r.Close(); err != nil {
-		return err
-	}
-	if err := l.store.Found(header, raftpb.HardState{Term: m.Term, Commit: meta.Index}); err != nil {
-		return err
-	}
-	l.applier.jobs.put(applyJob{restore: &header})
-	l.log.Info("brought to life by a snapshot", zap.String("leader", hex(m.From)), zap.Uint64("index", meta.Index),
-		zap.String("cluster", clusterHex(header.Membership.Cluster)))
-	return l.startCore(header, 0, false)
 }
 
 // publish makes the status visible to Status and to those that wait for it.

@@ -1,13 +1,10 @@
 package node
 
 import (
-	"errors"
 	"fmt"
 
 	"go.etcd.io/raft/v3/raftpb"
-	"go.uber.org/zap"
 
-	"github.com/octopii/octopii/internal/vfs"
 	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/raftstore"
 )
@@ -90,75 +87,4 @@ func (l *loop) checkBranch(index uint64) error {
 			ErrDiverged, term, index, l.cfg.Dir, logged)
 	}
 	return nil
-}
-
-// restoreFrom gives a snapshot file to the state machine.
-func restoreFrom(g *group, sm StateMachine, h raftstore.SnapshotHeader) error {
-	index := h.Metadata.Index
-	r, err := g.store.OpenSnapshot(h.Metadata.Term, index)
-	if err != nil {
-		return err
-	}
-	restored := sm.Restore(index, &restoring{r, g.id, h})
-	if err := errors.Join(restored, r.Close()); err != nil {
-		return fmt.Errorf("node: the state machine failed to restore the snapshot at %d: %w", index, err)
-	}
-	if at, ok := sm.Durable(); !ok || at < index {
-		return nil // the file may be all that there is of it
-	}
-	if err := g.store.Replace(h); err != nil {
-		// It only takes space until the next mark.
-		g.log.Warn("the file of a snapshot that was restored stays", zap.Uint64("index", index), zap.Error(err))
-	}
-	return nil
-}
-
-// restoring is a snapshot file as Restore reads it.
-type restoring struct {
-	*raftstore.SnapshotReader
-	id     uint64
-	header raftstore.SnapshotHeader
-}
-
-// Bytes implements Releaser.
-func (r *restoring) Bytes() int64 { return r.Size }
-
-// Release implements Releaser. The file of a voter stays until its state machine has
-// the snapshot: this member acknowledged it, and may be one of a bare majority that has it.
-func (r *restoring) Release(dir string) error {
-	if m := recordOf(&r.header.Membership, r.id); m == nil || m.Kind == octopiipb.Voter {
-		return errors.New("node: the snapshot file of a voter stays until it is restored")
-	}
-	same, err := vfs.SameVolume(dir, r.Path())
-	if err != nil {
-		return fmt.Errorf("node: give the space of a snapshot back: %w", err)
-	}
-	if !same {
-		return fmt.Errorf("node: the snapshot is on another volume than %s, and giving its space back would not help", dir)
-	}
-	return r.SnapshotReader.Release()
-}
-
-// writeSnapshot writes a snapshot file and closes snapshot; nil is a mark
-// without data. It returns the file's size.
-func (g *group) writeSnapshot(header raftstore.SnapshotHeader, snapshot Snapshot) (size int64, err error) {
-	index := header.Metadata.Index
-	if snapshot != nil {
-		defer func() { err = errors.Join(err, g.callbacks.write(snapshot.Close)) }()
-	}
-	w, err := g.createSnapshot(header)
-	if err != nil {
-		return 0, err
-	}
-	if snapshot != nil {
-		err := g.callbacks.write(func() error {
-			_, err := snapshot.WriteTo(w)
-			return err
-		})
-		if err != nil {
-			w.Abort()
-			return 0, fmt.Errorf("node: the state machine failed to write the snapshot at %d: %w", index, err)
-		}
-	}
-	return w.Commit()
 }

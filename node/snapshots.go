@@ -2,9 +2,7 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"time"
@@ -13,7 +11,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/octopii/octopii/node/internal/core"
-	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/raftstore"
 )
 
@@ -181,52 +178,28 @@ func (s *snapshots) take(done func(SnapshotInfo, error)) {
 	if done != nil {
 		s.waiters = append(s.waiters, done)
 	}
-	l := s.loop
-	if l.durable && l.limited != nil && s.starved() {
-		// The applier may wait for the room that this makes.
-		l.host.helper(&l.helpers, func() {
-			index, _ := l.cfg.StateMachine.Durable()
-			l.inbox.call(func() { s.markDurable(index) })
-		})
-		return
-	}
-	if l.durable {
-		l.applier.jobs.put(applyJob{durable: func(index uint64) {
-			l.inbox.call(func() { s.markDurable(index) })
-		}})
-		return
-	}
-	describe := s.describe()
-	l.applier.jobs.put(applyJob{capture: func(label core.Label, snapshot Snapshot, err error) {
-		if err != nil {
-			s.report(raftstore.SnapshotHeader{}, 0, fmt.Errorf("node: the state machine failed to capture a snapshot: %w", err))
-			return
-		}
-		header := describe(label)
-		l.host.helper(&l.helpers, func() { s.write(header, snapshot) })
-	}})
+	(&snapshotJob{loop: s.loop}).want()
 }
 
-// markDurable makes what a durable state machine has on its own disk the place
-// where the log may begin.
-func (s *snapshots) markDurable(index uint64) {
-	l := s.loop
-	// After a restart the state machine may be ahead of what was handed to it,
-	// and what membership is in force there is not known yet.
-	index = min(index, l.core.Status().Applied)
-	if newest := l.view.Newest(); index <= newest.Index { // nothing new is durable
-		s.shed()
-		s.finish(raftstore.SnapshotHeader{Metadata: newest}, 0, nil)
-		return
-	}
-	label, err := l.core.LabelAt(index)
+// finish answers those who wait for the snapshot that was under way, and begins the next one
+// if somebody waits for it.
+func (s *snapshots) finish(info SnapshotInfo, err error) {
 	if err != nil {
-		s.finish(raftstore.SnapshotHeader{}, 0, err)
-		return
+		s.loop.log.Warn("no snapshot was taken; the log stays as it is", zap.Error(err))
+		s.pause = snapshotRetryTicks
 	}
-	label.Sums = l.core.PlaceAt(index).Sums
-	header := headerOf(label)
-	l.host.helper(&l.helpers, func() { s.write(header, nil) })
+	for _, done := range s.waiters {
+		s.loop.answers = append(s.loop.answers, func() { done(info, err) })
+	}
+	s.taking, s.waiters, s.next = false, s.next, nil
+	if len(s.waiters) > 0 {
+		s.take(nil)
+	}
+}
+
+// send streams a snapshot that raft wants a member to have.
+func (s *snapshots) send(m *raftpb.Message) {
+	(&snapshotJob{loop: s.loop, to: m.To, term: m.Term, header: raftstore.SnapshotHeader{Metadata: m.Snapshot.Metadata}}).want()
 }
 
 // starved: there is no room for the log's next file, for what makes the state machine grow,
@@ -252,141 +225,36 @@ func (s *snapshots) shed() {
 		return
 	}
 	s.shedTo = newest.Index
-	h := raftstore.SnapshotHeader{Metadata: newest}
-	l.appender.jobs.put(appendJob{mark: &h, shed: true, marked: func(err error) {
-		l.inbox.call(func() {
-			if err != nil {
-				s.shedTo, s.pause = 0, snapshotRetryTicks
-			} else if l.view.SnapshotIndex() == newest.Index {
-				l.view.Marked(h, l.cfg.TrailingEntries, l.cfg.SnapshotLogBytes/2)
-			}
-		})
-	}})
+	l.appender.jobs.put(appendJob{mark: (&shedding{loop: l, before: newest}).mark})
 }
 
-// write writes the snapshot file; a nil snapshot is a mark without data.
-func (s *snapshots) write(header raftstore.SnapshotHeader, snapshot Snapshot) {
-	header.External = snapshot == nil
-	size, err := s.loop.writeSnapshot(header, snapshot)
-	if err != nil {
-		s.report(header, 0, err)
-		return
+// shedding gives up the log before a mark that is there, on the way of the last steps of a
+// snapshotJob.
+type shedding struct {
+	loop   *loop
+	before raftpb.SnapshotMetadata
+	err    error
+}
+
+// mark runs on the appender.
+func (g *shedding) mark(w *raftstore.Writer) (err error) {
+	if g.err = g.loop.store.CheckSnapshot(g.before); g.err != nil { // it is tried again
+		g.loop.log.Warn("the newest mark cannot be read; the log before it stays, though the disk is full", zap.Error(g.err))
+	} else {
+		err = w.Shed()
+		g.err = err
 	}
-	// The file is in place, so the mark may name it: an orphan file is harmless,
-	// a mark without its file is not.
-	s.loop.appender.jobs.put(appendJob{mark: &header, marked: func(err error) { s.report(header, size, err) }})
+	g.loop.inbox.call(g.release)
+	return err
 }
 
-// report lets the loop finish what another goroutine did.
-func (s *snapshots) report(h raftstore.SnapshotHeader, size int64, err error) {
-	s.loop.inbox.call(func() { s.finish(h, size, err) })
-}
-
-// finish ends the snapshot that is under way and begins the next one if
-// somebody waits for it.
-func (s *snapshots) finish(h raftstore.SnapshotHeader, size int64, err error) {
-	l := s.loop
-	info := SnapshotInfo{Index: h.Metadata.Index, Term: h.Metadata.Term, Bytes: size}
-	switch {
-	case err != nil:
-		l.log.Warn("no snapshot was taken; the log stays as it is", zap.Error(err))
-		s.pause = snapshotRetryTicks
-	case info.Index > l.view.SnapshotIndex():
-		l.view.Marked(h, l.cfg.TrailingEntries, l.cfg.SnapshotLogBytes/2)
-		l.input.Compacted = core.Place{Index: info.Index, Term: info.Term, Sums: core.SumsFrom(h.Sums)}
-		l.events.snapshotTaken(info)
-	}
-	for _, done := range s.waiters {
-		l.answers = append(l.answers, func() { done(info, err) })
-	}
-	s.taking, s.waiters, s.next = false, s.next, nil
-	if len(s.waiters) > 0 {
-		s.take(nil)
-	}
-}
-
-// send streams a snapshot to a follower and tells raft how that went.
-func (s *snapshots) send(m raftpb.Message) {
-	l := s.loop
-	if !l.durable {
-		l.host.helper(&l.helpers, func() { s.sent(m.To, s.sendFile(m)) })
-		return
-	}
-	// What the state machine has by now is at least what raft offered, since it
-	// was handed all of that before this.
-	describe := s.describe()
-	l.applier.jobs.put(applyJob{capture: func(label core.Label, snapshot Snapshot, err error) {
-		if err != nil {
-			s.sent(m.To, fmt.Errorf("node: the state machine failed to capture a snapshot: %w", err))
-			return
-		}
-		header := describe(label)
-		l.host.helper(&l.helpers, func() {
-			s.sent(m.To, s.stream(m, header.Metadata, framed{header, snapshot}, snapshot.Close))
-		})
-	}})
-}
-
-func (s *snapshots) sendFile(m raftpb.Message) error {
-	meta := m.Snapshot.Metadata
-	r, err := s.loop.store.OpenSnapshot(meta.Term, meta.Index)
-	if err != nil {
-		return err
-	}
-	return s.stream(m, r.Header.Metadata, r.Raw(), r.Close)
-}
-
-// framed writes what the state machine captured as the file of the snapshot would be.
-type framed struct {
-	header raftstore.SnapshotHeader
-	data   Snapshot
-}
-
-func (f framed) WriteTo(w io.Writer) (int64, error) {
-	return raftstore.WriteSnapshot(w, f.header, f.data)
-}
-
-// stream sends what body writes, the bytes of a snapshot file, and closes what it comes from.
-func (s *snapshots) stream(m raftpb.Message, meta raftpb.SnapshotMetadata, body io.WriterTo, done func() error) error {
-	l := s.loop
-	l.log.Info("streaming a snapshot", zap.String("to", hex(m.To)), zap.Uint64("index", meta.Index))
-	err := l.callbacks.write(func() error {
-		return l.transport.SendSnapshot(l.ctx, m.To, &octopiipb.SnapshotStream{Metadata: meta, Term: m.Term}, body)
-	})
-	return errors.Join(err, l.callbacks.write(done))
-}
-
-func (s *snapshots) sent(to uint64, err error) {
-	s.loop.inbox.call(func() { s.settle(to, err) })
-}
-
-// headerOf describes a state in a snapshot's header.
-func headerOf(label core.Label) raftstore.SnapshotHeader {
-	return raftstore.SnapshotHeader{
-		Metadata:   raftpb.SnapshotMetadata{Index: label.Index, Term: label.Term, ConfState: label.ConfState},
-		Membership: *label.Membership,
-		Terms:      label.Terms,
-		Sums:       sumsOf(label.Sums),
-	}
-}
-
-// sumsOf is how sums travel: none where none is known.
-func sumsOf(s core.Sums) []uint64 {
-	if s == (core.Sums{}) {
-		return nil
-	}
-	return s[:]
-}
-
-// describe returns what makes a header of the label behind all that was handed to the
-// applier up to now. It is called on the loop, where the log can be read.
-func (s *snapshots) describe() func(core.Label) raftstore.SnapshotHeader {
-	at := s.loop.core.HandedPlace()
-	return func(label core.Label) raftstore.SnapshotHeader {
-		if label.Index == at.Index {
-			label.Sums = at.Sums
-		}
-		return headerOf(label)
+// release runs on the loop.
+func (g *shedding) release() {
+	l := g.loop
+	if g.err != nil {
+		l.snapshots.shedTo, l.snapshots.pause = 0, snapshotRetryTicks
+	} else if l.view.SnapshotIndex() == g.before.Index {
+		l.view.Marked(raftstore.SnapshotHeader{Metadata: g.before}, l.cfg.TrailingEntries, l.cfg.SnapshotLogBytes/2)
 	}
 }
 

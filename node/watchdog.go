@@ -9,7 +9,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/octopii/octopii/internal/stepped"
-	"github.com/octopii/octopii/raftstore"
 )
 
 // watchdogBeats is how often the watchdog looks within Config.StallLimit.
@@ -128,47 +127,4 @@ func (d *diskState) look(l *loop, unwritten int) {
 			l.log.Info("the disk answers again")
 		}
 	}
-}
-
-// createSnapshot begins to write a snapshot file, under the watchdog's eyes.
-func (g *group) createSnapshot(header raftstore.SnapshotHeader) (watchedFile, error) {
-	files := &g.watchdog.files
-	files.begin()
-	defer files.end()
-	w, err := g.store.CreateSnapshot(header)
-	return watchedFile{w, files}, err
-}
-
-// receiveSnapshot is createSnapshot for one that comes framed from another member.
-func (g *group) receiveSnapshot(header raftstore.SnapshotHeader) (watchedFile, error) {
-	files := &g.watchdog.files
-	files.begin()
-	defer files.end()
-	w, err := g.store.ReceiveSnapshot(header)
-	return watchedFile{w, files}, err
-}
-
-// watchedFile is a snapshot file whose writes are counted: all of it may take long,
-// and one write may not.
-type watchedFile struct {
-	file  *raftstore.SnapshotWriter
-	files *progress
-}
-
-func (w watchedFile) Write(p []byte) (int, error) {
-	w.files.begin()
-	defer w.files.end()
-	return w.file.Write(p)
-}
-
-func (w watchedFile) Commit() (int64, error) {
-	w.files.begin()
-	defer w.files.end()
-	return w.file.Commit()
-}
-
-func (w watchedFile) Abort() {
-	w.files.begin()
-	defer w.files.end()
-	w.file.Abort()
 }

@@ -24,7 +24,7 @@ type stream struct {
 
 // stream is the way of a snapshot from one endpoint to another; nil if it takes no time.
 func (w *world) stream(from, to *endpoint, head []byte, size int) *stream {
-	var h octopiipb.SnapshotStream
+	var h octopiipb.SnapshotAnnouncement
 	if w.byHand || from.m.helpers.task == nil || h.Unmarshal(head) != nil {
 		return nil
 	}
