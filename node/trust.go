@@ -186,6 +186,13 @@ func (g *guests) branch(id uint64, is bool) bool {
 	return true
 }
 
+// isBranched says whether a member is on another branch than the majority.
+func (g *guests) isBranched(id uint64) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.branched[id]
+}
+
 var (
 	errStranger       = errors.New("it is from nobody that this member knows")
 	errHistoryGivenUp = errors.New("node: an operator gave up what that member has and a majority lost (--accept-loss): empty its data directory and let it join again")
