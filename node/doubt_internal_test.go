@@ -3,6 +3,7 @@ package node
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -288,6 +289,26 @@ func TestBranchOfNobody(t *testing.T) {
 			t.Error("a branch of one entry is none")
 		}
 	})
+}
+
+// Voters that are connected and have another history are missing for a majority, and the text
+// says that they have one, as nobody has to start them.
+func TestMissingOfAnotherHistory(t *testing.T) {
+	n := threeVoters(t)[1]
+	why := ""
+	for deadline := time.Now().Add(30 * time.Second); why == "" && time.Now().Before(deadline); why = n.Status().NoMajority() {
+		onLoop(t, n, func(l *loop) {
+			l.guests.branch(1, true) // again, as a new connection says that it is not
+			l.guests.branch(3, true)
+			l.doubt.losses.branched(Branch{ID: 3, First: 4, Last: 6}, true)
+		})
+	}
+	for _, want := range []string{"1 of 3 voters", "(1) at m1, silent for ", ", which has another history than this member",
+		", which has entries 4 to 6 of another history than this member", "A majority forgot"} {
+		if !strings.Contains(why, want) {
+			t.Errorf("it says %q, and not %q", why, want)
+		}
+	}
 }
 
 // A member without a log has nothing that others could know better, and says nothing of theirs.

@@ -38,7 +38,7 @@ type founding struct {
 	origin octopiipb.Origin
 	// listen is for how many ticks more a member that would found alone listens first.
 	listen int
-	// seen: an expected member belongs to a cluster, which this one joins.
+	// seen: an expected member belonged to a cluster when all were asked last. This one joins it.
 	seen bool
 	// wait is for how many ticks nobody is asked; asking counts the calls under way.
 	wait, asking int
@@ -49,8 +49,6 @@ type founding struct {
 	proposed octopiipb.Round
 	// gave counts the promises that this process gave.
 	gave int
-	// own are addresses in Join that are this member's.
-	own map[string]bool
 	// said is what was logged last, so that it is said once.
 	said string
 }
@@ -69,7 +67,6 @@ type foundAnswer struct {
 func (f *founding) begin(l *loop) {
 	f.loop, f.origin, f.listen = l, l.store.Origin(), l.cfg.FoundAfterTicks
 	f.origin.Member = f.origin.Member || !l.view.Initialized() && hasState(l.cfg.StateMachine)
-	f.own = map[string]bool{l.cfg.Transport.Address(): true}
 	if l.cfg.Bootstrap && len(f.origin.Rounds) > 0 && !l.view.Initialized() {
 		f.origin.Member = true // what it promised to take part in may be founded
 	}
@@ -87,7 +84,7 @@ func (f *founding) toJoin() []string {
 	}
 	var list []string
 	for _, a := range slices.Concat(cfg.Join, f.origin.Addresses) {
-		if !slices.Contains(list, a) && (cfg.Expect == 0 || !f.own[a]) {
+		if !slices.Contains(list, a) && (cfg.Expect == 0 || a != cfg.Transport.Address()) {
 			list = append(list, a)
 		}
 	}
@@ -170,10 +167,11 @@ func (f *founding) promised(cluster uint64) int {
 	return slices.IndexFunc(f.origin.Rounds, func(r octopiipb.Round) bool { return r.Cluster == cluster })
 }
 
-// others are the expected addresses that are not this member's.
+// others are the expected addresses but the one that this member has. Another one that leads
+// to it, through a proxy, may lead to another member in the next round.
 func (f *founding) others() (list []string) {
 	for _, a := range f.loop.cfg.Join {
-		if !f.own[a] && !slices.Contains(list, a) {
+		if a != f.loop.cfg.Transport.Address() && !slices.Contains(list, a) {
 			list = append(list, a)
 		}
 	}
@@ -188,9 +186,7 @@ func (f *founding) ask(round octopiipb.Round, then func()) {
 	f.answers, f.asking = nil, len(others)
 	for _, address := range others {
 		f.call(address, round, func(a foundAnswer) {
-			if f.asking--; a.Member.ID == l.id {
-				f.own[address] = true
-			} else {
+			if f.asking--; a.Member.ID != l.id { // else it called itself
 				f.answers = append(f.answers, a)
 			}
 			if f.asking == 0 && l.core == nil {
@@ -265,7 +261,7 @@ func (f *founding) surveyed() {
 	}
 	step, why := f.decide()
 	f.say(why)
-	switch step {
+	switch f.seen = step == selfheal.Join; step {
 	case selfheal.Join:
 		f.joinSeen()
 	case selfheal.Found:

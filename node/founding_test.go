@@ -86,6 +86,25 @@ func TestExpect(t *testing.T) {
 	}
 }
 
+// An address of --join that led to the member itself leads to another one a moment later, as
+// behind a proxy: nothing is remembered of it.
+func TestAddressLedToItself(t *testing.T) {
+	t.Parallel()
+	ms := expecting(t)
+	for i, m := range ms {
+		m.cfg.ID = uint64(i + 1) // the first one founds
+	}
+	ms[0].start()
+	ms[0].network.Lead("b", "a")
+	ms[2].start()
+	takesTurns(t, ms[0], 30)
+	if st := ms[0].Status(); st.Cluster != 0 {
+		t.Fatalf("two of three founded %x", st.Cluster)
+	}
+	ms[1].start()
+	voters(t, ms...)
+}
+
 // A founder that listens first is not alone: whoever seeks its old self tells it. It is
 // killed before it is back, and nobody is there when it starts again: it waits.
 func TestSoughtFounderFoundsNoMore(t *testing.T) {

@@ -119,7 +119,7 @@ func (j *joiner) asked(address string, err error) {
 // One alone may be a stranger in the place of a member that is not there yet.
 func (l *loop) isMajorityToJoin(count int) bool {
 	addresses := slices.DeleteFunc(l.founding.toJoin(), func(a string) bool { return a == l.cfg.Transport.Address() })
-	return count > len(addresses)/2
+	return len(addresses) > 0 && count > len(addresses)/2
 }
 
 // rest waits before the next round: by chance, so that those who began together do not go

@@ -20,6 +20,10 @@ type Missing struct {
 	// nothing ever was since this member started, Silent ago.
 	Silent time.Duration
 	Heard  bool
+	// Branch is what it was found to have that this member does not: another history. It may run
+	// and be connected, but neither takes anything of the other. ID is 0 if nothing is known of
+	// one, First if it is not known which entries.
+	Branch Branch
 }
 
 func (m Missing) String() string {
@@ -27,10 +31,17 @@ func (m Missing) String() string {
 	if m.Member.Name != "" {
 		name = fmt.Sprintf("%s (%s)", m.Member.Name, name)
 	}
+	text := fmt.Sprintf("%s at %s, silent for %v", name, m.Member.Address, m.Silent.Round(time.Second))
 	if !m.Heard {
-		return fmt.Sprintf("%s at %s, of which nothing came since this member started %v ago", name, m.Member.Address, m.Silent.Round(time.Second))
+		text = fmt.Sprintf("%s at %s, of which nothing came since this member started %v ago", name, m.Member.Address, m.Silent.Round(time.Second))
 	}
-	return fmt.Sprintf("%s at %s, silent for %v", name, m.Member.Address, m.Silent.Round(time.Second))
+	switch {
+	case m.Branch.ID == 0:
+		return text
+	case m.Branch.First == 0:
+		return text + ", which has another history than this member, so that neither counts the other"
+	}
+	return fmt.Sprintf("%s, which has entries %d to %d of another history than this member, so that neither counts the other", text, m.Branch.First, m.Branch.Last)
 }
 
 // NoMajority says which voters are missing for a majority, and what to do; "" while there
@@ -41,11 +52,15 @@ func (s Status) NoMajority() string {
 	}
 	voters := len(s.Membership.Voters())
 	var missing []string
+	advice := "start them, or restore the network to them"
 	for _, m := range s.Missing {
 		missing = append(missing, m.String())
+		if m.Branch.ID != 0 {
+			advice = `start those that are not running, and see "A majority forgot" in README.md for those of another history`
+		}
 	}
-	return fmt.Sprintf("no majority: %d of %d voters are heard of, and %d are needed; missing: %s; start them, or restore the network to them; no command makes a cluster of the rest",
-		voters-len(missing), voters, s.Membership.Quorum(), strings.Join(missing, "; "))
+	return fmt.Sprintf("no majority: %d of %d voters are heard of, and %d are needed; missing: %s; %s; no command makes a cluster of the rest",
+		voters-len(missing), voters, s.Membership.Quorum(), strings.Join(missing, "; "), advice)
 }
 
 // majority notices that there is none. It belongs to the loop.
@@ -88,11 +103,23 @@ func (m *majority) lookFor(l *loop) []Missing {
 		}
 		suspect := slices.ContainsFunc(l.doubt.losses.suspects, func(s Suspect) bool { return s.ID == o.ID })
 		if o.ID != l.id && !o.Learner && silent >= limit && !suspect {
-			missing = append(missing, Missing{Member: o, Silent: time.Duration(silent) * l.cfg.TickInterval, Heard: heard})
+			missing = append(missing, Missing{Member: o, Silent: time.Duration(silent) * l.cfg.TickInterval, Heard: heard, Branch: l.branchOf(o.ID)})
 		}
 	}
 	if len(l.public.Voters())-len(missing) >= l.public.Quorum() {
 		return nil
 	}
 	return missing
+}
+
+// branchOf is what another member was found to have that is not here. ID 0: nothing.
+func (l *loop) branchOf(id uint64) Branch {
+	branches := l.doubt.losses.branches
+	if i := slices.IndexFunc(branches, func(b Branch) bool { return b.ID == id }); i >= 0 {
+		return branches[i]
+	}
+	if l.guests.isBranched(id) {
+		return Branch{ID: id}
+	}
+	return Branch{}
 }

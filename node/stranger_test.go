@@ -99,6 +99,17 @@ func TestWhoTellsAnEmptyMember(t *testing.T) {
 			t.Errorf("after %d of three words at three addresses: it ends with %v", i+1, n.err())
 		}
 	}
+	n = lonelyNode(0, nil, "m2", "m3", "m4")
+	for i, from := range []string{"m2", "", "m3", "m2"} { // an address that leads elsewhere says so no more
+		if from == "" {
+			_ = n.Accept(transport.Hello{Node: 5, Cluster: transport.SomeCluster, Dialed: "m2", Call: true})
+			continue
+		}
+		n.Refused(transport.Hello{Node: 2, Cluster: 7, Dialed: from}, transport.Refusal{Code: refusedDisk, Reason: "another disk"})
+		if got, want := errors.Is(n.err(), ErrAmnesia), i == 3; got != want {
+			t.Errorf("after %d words, of which one was taken back: it ends with %v", i+1, n.err())
+		}
+	}
 }
 
 // A member without a log cannot join, by the word of more than half of the addresses that it

@@ -77,8 +77,8 @@ type guests struct {
 	inbound map[uint64]uint64
 	// branched are members that remember what the majority does not have.
 	branched map[uint64]bool
-	// tellers are the addresses of Config.Join at which a member without a log was told that it
-	// lost one.
+	// tellers are the addresses of Config.Join at which a member without a log was told last that
+	// it lost one.
 	tellers []string
 	// givenUp are those that have what an operator gave up here, as the origin file has them.
 	givenUp []uint64
@@ -106,6 +106,13 @@ func (g *guests) tell(address string) int {
 		g.tellers = append(g.tellers, address)
 	}
 	return len(g.tellers)
+}
+
+// untell: who answers at an address now does not say so.
+func (g *guests) untell(address string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.tellers = slices.DeleteFunc(g.tellers, func(a string) bool { return a == address })
 }
 
 // guest is one of them, and the cluster that it named last.
@@ -179,6 +186,13 @@ func (g *guests) branch(id uint64, is bool) bool {
 	return true
 }
 
+// isBranched says whether a member is on another branch than the majority.
+func (g *guests) isBranched(id uint64) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.branched[id]
+}
+
 var (
 	errStranger       = errors.New("it is from nobody that this member knows")
 	errHistoryGivenUp = errors.New("node: an operator gave up what that member has and a majority lost (--accept-loss): empty its data directory and let it join again")
@@ -217,6 +231,9 @@ func (t trust) maySend(m *raftpb.Message) error {
 // one that is no member and only asks.
 func (t trust) welcome(peer transport.Hello) (member bool) {
 	ms := t.members.Load()
+	if ms == nil && peer.Dialed != "" {
+		t.guests.untell(peer.Dialed)
+	}
 	record := recordOf(ms, peer.Node)
 	if record == nil {
 		mine := t.cluster.Load()

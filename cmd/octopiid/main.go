@@ -65,10 +65,21 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintln(stderr, "octopiid:", strings.Join(strings.Fields(err.Error()), " "))
+	fmt.Fprintln(stderr, "octopiid:", oneLine(err))
 	var failed failure
 	if errors.As(err, &failed) {
 		return exitFailure
 	}
 	return exitUsage
+}
+
+// oneLine is the text of an error, whose parts may be on lines of their own.
+func oneLine(err error) string {
+	var parts []string
+	for line := range strings.Lines(err.Error()) {
+		if words := strings.Fields(line); len(words) > 0 {
+			parts = append(parts, strings.Join(words, " "))
+		}
+	}
+	return strings.Join(parts, "; ")
 }

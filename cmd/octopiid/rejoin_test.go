@@ -357,7 +357,7 @@ func TestDirectoryIsKeptWhileAMemberAsks(t *testing.T) {
 	}
 	damage(t, filepath.Join(cl.dataDir(2), "node/wal/*/*.seg"))
 	cl.start(2)
-	waitText(t, cl.processes[2], "this member stopped and waits")
+	waitText(t, cl.processes[2], "this member stopped, serves nothing and waits")
 	second := spawn(t, nil, append(slices.Clone(cl.args[2]), "--lock-timeout", "50ms", "--log-level", "error")...)
 	expectEnd(t, second, exitFailure, "is in use by another process")
 	for i := range 2 {

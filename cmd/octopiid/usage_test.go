@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -157,5 +159,13 @@ func TestRepeatedKey(t *testing.T) {
 		if got := repeatedKey([]byte(line)); got != want {
 			t.Errorf("%s: %q; want %q", line, got, want)
 		}
+	}
+}
+
+// An error of several parts is told on one line that keeps them apart.
+func TestErrorIsOneLine(t *testing.T) {
+	err := errors.Join(errors.New("start it again"), fmt.Errorf("node: the disk\n\n fails"))
+	if got, want := oneLine(err), "start it again; node: the disk; fails"; got != want {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

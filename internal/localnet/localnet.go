@@ -47,6 +47,14 @@ func (n *Network) Transport(name string) transport.Transport {
 	return named{t, name}
 }
 
+// Lead makes a name lead to another one's transport, as a proxy does, until a transport is made
+// under it.
+func (n *Network) Lead(name, to string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.ports[name] = n.ports[to]
+}
+
 // named is a transport that says its name for an address.
 type named struct {
 	*tcp.Transport

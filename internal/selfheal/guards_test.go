@@ -57,9 +57,9 @@ func TestAsideByEachRule(t *testing.T) {
 				for rest := time.Duration(0); rest <= restMin<<(KeptMax+2); rest += restMin / 2 {
 					want := PutAside
 					switch {
-					case cause == Passing, cause == Removed && proven && !rebuilt, kept >= KeptMax:
+					case cause == Passing, cause == Removed && proven && !rebuilt:
 						want = End
-					case !proven && cause != Refused, kept > 0 && rest < restMin*time.Duration(1<<kept):
+					case kept >= KeptMax, !proven && cause != Refused, kept > 0 && rest < restMin*time.Duration(1<<kept):
 						want = AskAgain
 					}
 					q := Quarantine{Cause: cause, Proven: proven, Rebuilt: rebuilt, Kept: kept, Newest: rest}

@@ -119,6 +119,9 @@ type Quarantine struct {
 	// one.
 	Kept   int
 	Newest time.Duration
+	// Bytes is how much room the files take, as a new copy of them will, and Free how much there
+	// is on their volume.
+	Bytes, Free int64
 }
 
 // The bounds of quarantine.
@@ -151,11 +154,13 @@ func Aside(q Quarantine) (v Verdict, why string) {
 	case q.Cause == Passing, q.Cause == Removed && q.Proven && !q.Rebuilt:
 		return End, ""
 	case q.Kept >= KeptMax:
-		return End, fmt.Sprintf("this member was put aside %d times; nothing more is moved: find out what damages its disk, then remove the directory quarantine and start it again", q.Kept)
+		return AskAgain, fmt.Sprintf("it was put aside %d times, and nothing more is moved: find out what damages its disk, then remove the directories in quarantine that nobody needs, and it goes on", q.Kept)
 	case q.Cause == Removed && !q.Proven:
 		return AskAgain, "it is told that it was removed, and no majority of its cluster answers that says so, or that its place was rebuilt: start the other members, and name those that moved with --join; if it was removed, stop it"
 	case q.Cause != Refused && !q.Proven:
 		return AskAgain, "its files are not put aside while no majority of its cluster answers: start the other members, and name those that moved with --join; if so many are damaged that the others are no majority, restore the damaged files, which each member's log names, from backups, and remove nothing"
+	case q.Bytes > q.Free:
+		return AskAgain, fmt.Sprintf("its files are not put aside, as a new copy has no room beside them: they take %d MiB of its volume, and %d MiB are free: enlarge the volume, or remove the directories in quarantine that nobody needs, and it goes on", q.Bytes>>20+1, q.Free>>20)
 	case q.Kept > 0 && q.Newest < restMin<<q.Kept:
 		return AskAgain, "it was put aside a moment ago"
 	}

@@ -39,7 +39,10 @@ func TestAside(t *testing.T) {
 		"lost, proven":          {Quarantine{Cause: Lost, Proven: true}, PutAside},
 		"again at once":         {Quarantine{Cause: Lost, Proven: true, Kept: 1, Newest: time.Second}, AskAgain},
 		"again later":           {Quarantine{Cause: Lost, Proven: true, Kept: 1, Newest: time.Hour}, PutAside},
-		"too often":             {Quarantine{Cause: Lost, Proven: true, Kept: KeptMax, Newest: time.Hour}, End},
+		"too often":             {Quarantine{Cause: Lost, Proven: true, Kept: KeptMax, Newest: time.Hour}, AskAgain},
+		"removed, too often":    {Quarantine{Cause: Removed, Proven: true, Kept: KeptMax, Newest: time.Hour}, End},
+		"no room beside them":   {Quarantine{Cause: Lost, Proven: true, Bytes: 7, Free: 6}, AskAgain},
+		"room beside them":      {Quarantine{Cause: Lost, Proven: true, Bytes: 7, Free: 7}, PutAside},
 		"given up before a log": {Quarantine{Cause: Refused}, PutAside},
 		"foreign, not proven":   {Quarantine{Cause: Foreign}, AskAgain},
 	} {

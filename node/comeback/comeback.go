@@ -104,6 +104,8 @@ type Member struct {
 	lg  *zap.Logger
 	// memberships has the newest one that was not written down yet.
 	memberships chan node.Membership
+	// space is how much room the files take that would be put aside, and how much is free there.
+	space func() (bytes, free int64)
 }
 
 // New returns a member that has not lived yet.
@@ -117,7 +119,9 @@ func New(cfg Config) *Member {
 	if cfg.IsDamage == nil {
 		cfg.IsDamage = func(error) bool { return false }
 	}
-	return &Member{cfg: cfg, lg: cfg.Logger, memberships: make(chan node.Membership, 1)}
+	m := &Member{cfg: cfg, lg: cfg.Logger, memberships: make(chan node.Membership, 1)}
+	m.space = m.spaceOfFiles
+	return m
 }
 
 // Run runs lives until one ends without an error, ctx ends, or the member cannot come back.
@@ -173,15 +177,14 @@ func (m *Member) comeBack(ctx context.Context, cause error) error {
 		if what != selfheal.Refused {
 			proof, unproven = m.prove(ctx, known)
 		}
-		kept, newest := m.quarantined()
-		verdict, why := selfheal.Aside(selfheal.Quarantine{Cause: what, Proven: unproven == nil,
-			Rebuilt: proof.Removed && proof.AtAddress != 0, Kept: kept, Newest: newest})
-		switch {
-		case verdict == selfheal.End && why == "":
+		q := selfheal.Quarantine{Cause: what, Proven: unproven == nil, Rebuilt: proof.Removed && proof.AtAddress != 0}
+		q.Kept, q.Newest = m.quarantined()
+		q.Bytes, q.Free = m.space()
+		verdict, why := selfheal.Aside(q)
+		switch verdict {
+		case selfheal.End:
 			return cause
-		case verdict == selfheal.End:
-			return errors.Join(errors.New(why), cause)
-		case verdict == selfheal.PutAside:
+		case selfheal.PutAside:
 			if what == selfheal.Removed {
 				cause = fmt.Errorf("a majority has member %x in this one's place, which was rebuilt: these files are an older image of it: %w", proof.AtAddress, cause)
 			}
@@ -189,7 +192,8 @@ func (m *Member) comeBack(ctx context.Context, cause error) error {
 		}
 		if said != why {
 			said = why
-			m.lg.Error("this member stopped and waits: "+why, zap.Strings("asking", addresses), zap.NamedError("answers", unproven), zap.Error(cause))
+			m.lg.Error("this member stopped, serves nothing and waits: "+why, zap.String("data directory", m.cfg.Dir),
+				zap.Strings("asking", addresses), zap.NamedError("answers", unproven), zap.Error(cause))
 		}
 		if hearsay(cause) && unproven != nil && time.Since(began) >= liveAgain {
 			m.lg.Warn("this member starts again: nobody proves what it was told, and stopped for", zap.Error(cause))

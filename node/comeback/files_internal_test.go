@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -237,5 +238,77 @@ func TestHearsayLivesAgain(t *testing.T) {
 				t.Errorf("%v: its files were moved", cause)
 			}
 		})
+	}
+}
+
+// A member whose files may not be put aside, as that was done too often or a new copy of them
+// has no room beside them, moves nothing and waits. It goes on by itself when an operator has
+// made room.
+func TestNoMoreIsPutAside(t *testing.T) {
+	for name, c := range map[string]struct {
+		kept        int
+		bytes, free int64
+	}{
+		"too often":             {selfheal.KeptMax, 0, 0},
+		"no room":               {0, 7, 6},
+		"no room, but for once": {1, 7, 6},
+	} {
+		dir := t.TempDir()
+		synctest.Test(t, func(t *testing.T) {
+			m := New(Config{Dir: dir, Node: "node", Join: []string{"other"}, Caller: func() (Caller, error) { return nobody{}, nil }})
+			var free atomic.Int64
+			free.Store(c.free)
+			m.space = func() (int64, int64) { return c.bytes, free.Load() }
+			for i := range c.kept {
+				if err := os.MkdirAll(filepath.Join(m.quarantineDir(), fmt.Sprint(i)), 0o700); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.MkdirAll(m.nodeDir(), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			lives := make(chan bool, 2)
+			ended := make(chan error, 1)
+			go func() {
+				ended <- m.Run(t.Context(), func(context.Context, Origin) error {
+					if lives <- true; len(lives) == cap(lives) {
+						return nil
+					}
+					return node.ErrGivenUp
+				})
+			}()
+			<-time.After(time.Hour)
+			if _, err := os.Stat(m.nodeDir()); err != nil || len(lives) != 1 || len(ended) > 0 {
+				t.Fatalf("%s: after an hour it lived %d times, and its files: %v", name, len(lives), err)
+			}
+			if free.Store(c.bytes); c.kept == selfheal.KeptMax {
+				if err := os.Remove(filepath.Join(m.quarantineDir(), "1")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := <-ended; err != nil || len(lives) != 2 {
+				t.Errorf("%s: with room it lived %d times, and ended with %v", name, len(lives), err)
+			}
+			if _, err := os.Stat(m.nodeDir()); err == nil {
+				t.Errorf("%s: with room its files are where they were", name)
+			}
+		})
+	}
+}
+
+// The files of a member take the room that they have on the disk.
+func TestSpaceOfFiles(t *testing.T) {
+	m := inDir(t.TempDir())
+	if bytes, free := m.space(); bytes != 0 || free == 0 {
+		t.Errorf("without files: %d bytes, %d free", bytes, free)
+	}
+	for _, name := range []string{"node/wal", "kv"} {
+		dir := filepath.Join(m.cfg.Dir, name)
+		if err := errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(filepath.Join(dir, "a"), make([]byte, 1<<20), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if bytes, _ := m.space(); bytes != 2<<20 {
+		t.Errorf("two files of 1 MiB take %d bytes", bytes)
 	}
 }

@@ -3,6 +3,7 @@ package comeback
 import (
 	"errors"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -39,6 +40,37 @@ func (m *Member) quarantined() (count int, newest time.Duration) {
 	return count, newest
 }
 
+// names are those of a member's files in its directory, the log first.
+func (m *Member) names() []string { return append([]string{m.cfg.Node}, m.cfg.Files...) }
+
+// spaceOfFiles is how many bytes of its volume a member's files take, and how many are free
+// there; what cannot be looked at counts as nothing, and as no bound.
+func (m *Member) spaceOfFiles() (bytes, free int64) {
+	for _, name := range m.names() {
+		_ = filepath.WalkDir(filepath.Join(m.cfg.Dir, name), func(path string, e fs.DirEntry, err error) error {
+			if err != nil || !e.Type().IsRegular() {
+				return nil
+			}
+			f, err := os.Open(path)
+			if err != nil {
+				return nil
+			}
+			defer f.Close()
+			has, _ := vfs.Allocated(f)
+			bytes += has
+			return nil
+		})
+	}
+	free = math.MaxInt64
+	if dir, err := os.Open(m.cfg.Dir); err == nil {
+		defer dir.Close()
+		if _, n, err := vfs.Space(dir); err == nil {
+			free = n
+		}
+	}
+	return bytes, free
+}
+
 // partExt ends the name of a quarantine directory that does not have all files yet.
 const partExt = ".part"
 
@@ -64,7 +96,7 @@ func (m *Member) putAside(cause error, other *node.OtherClusterError, known peer
 // moveAside moves what is there of a member's files to part, the log first, and takes part's
 // extension away. It can be repeated after a crash.
 func (m *Member) moveAside(part string) error {
-	for _, name := range append([]string{m.cfg.Node}, m.cfg.Files...) {
+	for _, name := range m.names() {
 		if err := vfs.OS.Rename(filepath.Join(m.cfg.Dir, name), filepath.Join(part, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
