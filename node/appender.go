@@ -4,7 +4,6 @@ import (
 	"errors"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/octopii/octopii/internal/stepped"
@@ -43,10 +42,6 @@ type appender struct {
 	unproven bool
 
 	next nextFile
-	// stuck: nothing is left of the current file, and the backlog waits. waits: it
-	// does so now, and is not being tried again, which may hang. Any goroutine may
-	// read them.
-	stuck, waits atomic.Bool
 }
 
 // appendJob is an append, the mark of a local snapshot, or a reason to look at
@@ -56,8 +51,9 @@ type appendJob struct {
 	// mark makes a mark, or gives up the log before one, and tells the loop.
 	mark func(*raftstore.Writer) error
 	wake wake
-	// err is what came of a wakeReserved.
-	err error
+	// err is what came of a wakeReserved, and lend what a wakeLend wants.
+	err  error
+	lend bool
 }
 
 // wake is why the appender was woken, if not for work.
@@ -71,7 +67,7 @@ const (
 	wakeRetry
 	// wakeReserved: an attempt to make the next file is over.
 	wakeReserved
-	// wakeLend: lend changed.
+	// wakeLend: the state machine waits for room, or does no more.
 	wakeLend
 )
 
@@ -131,12 +127,12 @@ func (a *appender) take(jobs []appendJob) error {
 	if err != nil {
 		return err
 	}
-	if again || !a.stuck.Load() {
+	if again || !a.node.space.stuck.Load() {
 		if err := a.work(); err != nil {
 			return err
 		}
 	}
-	back, err := a.next.look(a.stuck.Load())
+	back, err := a.next.look(a.node.space.stuck.Load())
 	if back { // an attempt to tell that the log rests may have failed
 		a.unproven = true
 		a.quiet.Reset(idleAfter)
@@ -150,7 +146,7 @@ func (a *appender) sort(jobs []appendJob) (again bool, err error) {
 	for i := range jobs {
 		switch j := &jobs[i]; j.wake {
 		case notWoken:
-			if j.mark != nil && a.stuck.Load() {
+			if j.mark != nil && a.node.space.stuck.Load() {
 				// It needs nothing of what waits, and may free what that waits for.
 				a.node.watchdog.log.begin()
 				err := a.special(j)
@@ -162,6 +158,8 @@ func (a *appender) sort(jobs []appendJob) (again bool, err error) {
 				continue
 			}
 			a.backlog = append(a.backlog, *j)
+		case wakeLend:
+			a.next.lend = j.lend
 		case wakeRetry:
 			a.next.retrying = false
 			again = again || a.writer.Reserved()
@@ -170,7 +168,7 @@ func (a *appender) sort(jobs []appendJob) (again bool, err error) {
 			case err == nil:
 				again = true
 			case errors.Is(err, wal.ErrNoSpace):
-				again = again || a.stuck.Load() // what a mark covers needs less
+				again = again || a.node.space.stuck.Load() // what a mark covers needs less
 			default:
 				return false, err
 			}
@@ -185,15 +183,15 @@ func (a *appender) work() error {
 		return nil
 	}
 	start := a.node.host.now()
-	a.waits.Store(false)
+	a.node.space.waits.Store(false)
 	n, err := a.do(a.backlog)
 	a.backlog = slices.Delete(a.backlog, 0, n)
 	if errors.Is(err, wal.ErrNoSpace) {
 		a.next.noSpace(err)
 		err = nil
 	}
-	a.stuck.Store(len(a.backlog) > 0)
-	a.waits.Store(len(a.backlog) > 0)
+	a.node.space.stuck.Store(len(a.backlog) > 0)
+	a.node.space.waits.Store(len(a.backlog) > 0)
 	if n > 0 {
 		a.unproven = true
 		// On a slow disk a caller's pauses are longer.
@@ -284,7 +282,7 @@ func (a *appender) special(j *appendJob) error {
 // idle tells the log, once after the last append, that it rests. Nobody waits
 // for what it writes then.
 func (a *appender) idle() error {
-	if !a.unproven || a.stuck.Load() {
+	if !a.unproven || a.node.space.stuck.Load() {
 		return nil
 	}
 	a.unproven = false

@@ -263,7 +263,7 @@ func TestAppenderReserves(t *testing.T) {
 			b.put()
 		}
 		b.want("reserved after two were used", 3, b.log.see().reserves)
-		b.want("full", false, b.appender.next.full.Load())
+		b.want("full", false, b.node.space.full.Load())
 		b.want("appends that did not fit", 0, b.log.see().busy)
 		b.want("told", indexes(2, 8), b.told())
 	})
@@ -276,17 +276,17 @@ func TestAppenderWaitsForSpace(t *testing.T) {
 		b := newAppenderBench(t, fakeDisk{room: 2, roomNext: 2, full: true})
 		defer b.close()
 		synctest.Wait()
-		b.want("full before it hurts", true, b.appender.next.full.Load())
+		b.want("full before it hurts", true, b.node.space.full.Load())
 		b.put()
 		b.put()
-		b.want("stuck with room left", false, b.stuck.Load())
+		b.want("stuck with room left", false, b.node.space.stuck.Load())
 		b.want("told of what fitted", indexes(2, 3), b.told())
 		b.pass(idleAfter)
 		b.want("rests", 1, b.log.see().idles)
 		for range 10 {
 			b.put()
 		}
-		b.want("stuck", true, b.stuck.Load())
+		b.want("stuck", true, b.node.space.stuck.Load())
 		b.want("told of what did not fit", []uint64(nil), b.told())
 		b.want("tries of a full disk within no time", 1, b.log.see().busy)
 		before := b.log.see().reserves
@@ -298,8 +298,8 @@ func TestAppenderWaitsForSpace(t *testing.T) {
 		b.pass(spaceRetry)
 		b.want("told when there is space", indexes(4, 13), b.told())
 		b.want("on disk", indexes(2, 13), b.log.see().appended)
-		b.want("stuck afterwards", false, b.stuck.Load())
-		b.want("full afterwards", false, b.appender.next.full.Load())
+		b.want("stuck afterwards", false, b.node.space.stuck.Load())
+		b.want("full afterwards", false, b.node.space.full.Load())
 		b.pass(idleAfter)
 		b.want("rests afterwards", 2, b.log.see().idles)
 		reserves := b.log.see().reserves
@@ -325,7 +325,7 @@ func TestAppenderKeepsOrderOverManyTroubles(t *testing.T) {
 		told = append(told, b.told()...)
 		b.want("told", indexes(2, 201), told)
 		b.want("on disk", indexes(2, 201), b.log.see().appended)
-		b.want("full", false, b.appender.next.full.Load())
+		b.want("full", false, b.node.space.full.Load())
 	})
 }
 
@@ -345,7 +345,7 @@ func TestAppenderMarkWithoutSpace(t *testing.T) {
 		if ends, err := mark(); ends != 1 || !errors.Is(err, wal.ErrNoSpace) {
 			t.Fatalf("the snapshot ended %d times, with %v; want once, with ErrNoSpace", ends, err)
 		}
-		b.want("stuck", false, b.stuck.Load())
+		b.want("stuck", false, b.node.space.stuck.Load())
 		b.log.change(func(d *fakeDisk) { d.full, d.roomNext = false, 1 })
 		b.pass(spaceRetry)
 		ends, err := mark()
@@ -365,7 +365,7 @@ func TestAppenderInstallWithoutSpace(t *testing.T) {
 		b.jobs.put(appendJob{append: &core.Append{Snapshot: &raftpb.Snapshot{Metadata: h.Metadata}}})
 		b.next = 51
 		b.put()
-		b.want("stuck", true, b.stuck.Load())
+		b.want("stuck", true, b.node.space.stuck.Load())
 		b.want("appended in front of the snapshot", []uint64(nil), b.log.see().appended)
 		b.pass(10*spaceRetry + time.Millisecond)
 		if tries := b.log.see().busy; tries < 11 || tries > 12 { // the first attempt to make the next file may end before or after
@@ -375,7 +375,7 @@ func TestAppenderInstallWithoutSpace(t *testing.T) {
 		b.pass(spaceRetry)
 		b.want("logs made", 2, b.log.see().installs)
 		b.want("appended behind the snapshot", []uint64{51}, b.log.see().appended)
-		b.want("full", false, b.appender.next.full.Load())
+		b.want("full", false, b.node.space.full.Load())
 	})
 }
 
@@ -397,7 +397,7 @@ func TestAppenderClosesWhileStuck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newAppenderBench(t, fakeDisk{full: true})
 		b.put()
-		b.want("stuck", true, b.stuck.Load())
+		b.want("stuck", true, b.node.space.stuck.Load())
 		start := time.Now()
 		b.close()
 		b.want("time that it took", time.Duration(0), time.Since(start))

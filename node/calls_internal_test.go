@@ -184,13 +184,13 @@ func (neverTimer) Stop() bool               { return true }
 // began before the question.
 func TestQuestionsWaitForABarrierOfTheirOwn(t *testing.T) {
 	h := &noTime{}
-	n := service{trust{bareGroup()}}
-	n.host, n.appender = h, &appender{}
+	n := service{trust{bareGroup()}, new(voucher)}
+	n.host = h
 
 	n.members.Store(&octopiipb.Membership{})
 	answered := make([]bool, 2)
 	ask := func(i int) {
-		v := &n.voucher
+		v := n.voucher
 		v.mu.Lock()
 		v.waiting = append(v.waiting, vouchAsker{done: func(transport.Message, error) { answered[i] = true }})
 		v.mu.Unlock()

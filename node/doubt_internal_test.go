@@ -17,10 +17,10 @@ import (
 func onLoop(t *testing.T, n *Node, f func(l *loop)) {
 	t.Helper()
 	begun, done := make(chan struct{}), make(chan struct{})
-	n.inbox.call(func() {
+	n.inbox.call(func(l *loop) {
 		close(begun)
 		defer close(done)
-		f(n.loop)
+		f(l)
 	})
 	select {
 	case <-begun:

@@ -28,7 +28,7 @@ func Reads(cfg *Config, oldest, newest uint32) {
 func (n *Node) Pend(bytes int64) { n.pendingBytes.Add(bytes) }
 
 // Stuck says that what this member must append waits for space.
-func (n *Node) Stuck() bool { return n.appender.stuck.Load() }
+func (n *Node) Stuck() bool { return n.space.stuck.Load() }
 
 // Remembers is up to where this member knows that another one has its log.
 func (n *Node) Remembers(id uint64) uint64 { return n.memory.get(id).Match }
@@ -40,7 +40,7 @@ func (n *Node) Turns() uint64 { return n.watchdog.loop.ended.Load() }
 // WasMember says whether this member knows, durably, that it was one of a cluster.
 func (n *Node) WasMember() bool {
 	known := make(chan bool, 1)
-	n.inbox.call(func() { known <- n.store.Origin().Member })
+	n.inbox.call(func(*loop) { known <- n.store.Origin().Member })
 	return <-known
 }
 
@@ -62,7 +62,7 @@ func (n *Node) RefusedAsForgetful(peer transport.Hello) {
 }
 func (n *Node) Branched(id uint64) bool {
 	known := make(chan bool, 1)
-	n.inbox.call(func() { // behind what the loop was told before
+	n.inbox.call(func(*loop) { // behind what the loop was told before
 		n.guests.mu.Lock()
 		defer n.guests.mu.Unlock()
 		known <- n.guests.branched[id]

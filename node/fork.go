@@ -89,11 +89,11 @@ func (f *fork) part() {
 	for _, m := range others {
 		l.call(m.Address, kindCompare, &octopiipb.CompareRequest{Branch: branch}, func([]byte, error) {
 			if left.Add(-1) == 0 {
-				l.inbox.call(end)
+				l.soon(end)
 			}
 		})
 	}
-	l.host.timer(func() { l.inbox.call(end) }).Reset(time.Duration(forkTimeouts*l.cfg.ElectionTicks) * l.cfg.TickInterval)
+	l.host.timer(func() { l.soon(end) }).Reset(time.Duration(forkTimeouts*l.cfg.ElectionTicks) * l.cfg.TickInterval)
 }
 
 // contradicts refuses a snapshot that would take the place of committed entries which are
@@ -110,8 +110,7 @@ func (h handler) contradicts(from, leaderTerm uint64, meta raftpb.SnapshotMetada
 	}
 	text := fmt.Sprintf("the snapshot of leader %x at %d is of a log with term %d at index %d, and the entry that is committed here has term %d",
 		from, meta.Index, term, at.Index, at.Term)
-	h.inbox.call(func() {
-		l := h.loop
+	h.inbox.call(func(l *loop) {
 		l.suspect(core.Suspect{ID: from, Claim: core.Diverged, Index: at.Index, Reason: text})
 	})
 	return fmt.Errorf("%w: %s", ErrDiverged, text)

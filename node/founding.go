@@ -220,7 +220,7 @@ func (f *founding) call(address string, round octopiipb.Round, done func(foundAn
 	}
 	l.call(address, kindFound, request, func(payload []byte, err error) {
 		a := readFound(address, payload, err, round.Cluster != 0)
-		l.inbox.call(func() {
+		l.soon(func() {
 			// Whoever has its promise since counts on it that there is no log here yet.
 			if at := f.promised(a.founded); at >= 0 && l.core == nil && gave == f.gave {
 				f.found(f.origin.Rounds[at])
@@ -399,7 +399,7 @@ func (f *founding) found(round octopiipb.Round) {
 		return
 	}
 	if err == nil {
-		l.applier.jobs.put(applyJob{restore: &header})
+		l.applies.put(applyJob{restore: &header})
 		err = l.startCore(header, 0, len(round.Members) > 1)
 	}
 	if err != nil {
@@ -449,7 +449,7 @@ func (t trust) dialedBy(peer transport.Hello) {
 	mayFound := t.cfg.Bootstrap || t.cfg.Expect > 0
 	if mayFound && t.cluster.Load() != peer.Cluster {
 		peer.To = t.id
-		t.inbox.call(func() { t.loop.founding.sought(peer) })
+		t.inbox.call(func(l *loop) { l.founding.sought(peer) })
 	}
 }
 
@@ -476,7 +476,7 @@ func (s service) handleFound(payload []byte, done func(transport.Message, error)
 		done(s.foundAlready(&req), nil)
 		return
 	}
-	s.inbox.call(func() { done(s.loop.founding.answer(&req), nil) })
+	s.inbox.call(func(l *loop) { done(l.founding.answer(&req), nil) })
 }
 
 // foundAlready is the answer of a member of a cluster. It names the cluster only to one

@@ -90,8 +90,8 @@ func TestStrangersGetNoPromise(t *testing.T) {
 func TestPromiseThatIsNotReadAnyMore(t *testing.T) {
 	dir := t.TempDir()
 	n := expectant(t, localnet.New(), "a", dir)
-	n.inbox.call(func() {
-		n.loop.founding.found(octopiipb.Round{Cluster: 77, Members: []octopiipb.Member{n.self()}, Settings: octopiipb.Settings{Format: 2}})
+	n.inbox.call(func(l *loop) {
+		l.founding.found(octopiipb.Round{Cluster: 77, Members: []octopiipb.Member{n.self()}, Settings: octopiipb.Settings{Format: 2}})
 	})
 	<-n.Done()
 	if err := n.Err(); !errors.Is(err, ErrFormatLevel) || raftstore.HasLog(dir) {

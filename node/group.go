@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,8 +21,9 @@ import (
 	"github.com/octopii/octopii/wal"
 )
 
-// group is one member of one group of raft: its loop, log and state machine, and what others
-// may know of them. What it needs of its process it has from there.
+// group is one member of one group of raft, as any of its goroutines may use it: who it is, how
+// it is set up, whether it lives, and what is known of it. What a goroutine owns is not here.
+// What it needs of its process it has from there.
 type group struct {
 	*process
 	life
@@ -35,12 +35,8 @@ type group struct {
 	identity raftstore.Identity
 	store    *raftstore.Store
 
-	inbox    *inbox
-	loop     *loop
-	appender *appender
-	applier  *applier
-	// voucher has the questions of other members that wait for a barrier.
-	voucher voucher
+	// inbox is the way to the loop.
+	inbox *inbox
 	// incoming is the snapshot that is being received.
 	incoming incoming
 }
@@ -53,6 +49,8 @@ type known struct {
 	// are not known.
 	cluster, committed atomic.Uint64
 	place              atomic.Pointer[core.Place]
+	// space is what the appender found of the log's disk.
+	space space
 	members            atomic.Pointer[octopiipb.Membership]
 	// applied is the last index that the state machine has.
 	applied atomic.Uint64
@@ -63,6 +61,16 @@ type known struct {
 	// initialized is closed once this member is part of a cluster.
 	initialized     chan struct{}
 	initializedOnce sync.Once
+}
+
+// space is what the appender found of the log's disk. It alone writes it.
+type space struct {
+	// full: there is no next file. Proposals are refused, while what the cluster needs for
+	// itself goes into what is left of the current one.
+	full atomic.Bool
+	// stuck: nothing is left of that either, and the backlog waits. waits: it does so now, and
+	// is not being tried again, which may hang.
+	stuck, waits atomic.Bool
 }
 
 // life is from the start of a group to its end.
@@ -78,45 +86,6 @@ type life struct {
 	running   sync.WaitGroup
 	closeOnce sync.Once
 	closeErr  error
-}
-
-// start makes a group, with a process of its own.
-func start(cfg Config, h host) (*group, error) {
-	_, durable := cfg.StateMachine.Durable()
-	store, view, writer, err := raftstore.Open(raftstore.Options{
-		FS:         cfg.fs,
-		Dir:        cfg.Dir,
-		Backend:    cfg.WAL.(wal.Backend),
-		External:   durable,
-		CacheBytes: cfg.cacheBytes,
-	})
-	if err != nil {
-		return nil, storeError(err)
-	}
-	g := &group{
-		process:   &process{host: h, transport: cfg.Transport},
-		known:     known{initialized: make(chan struct{})},
-		admission: admission{drained: make(chan struct{}, 1)},
-		cfg:       cfg,
-		store:     store,
-		inbox:     newInbox(),
-	}
-	g.begin()
-	if err := g.recover(view); err != nil {
-		return nil, errors.Join(storeError(err), store.Close())
-	}
-	if g.metrics, err = newMetrics(g); err != nil {
-		return nil, errors.Join(err, store.Close())
-	}
-	g.loadMemory()
-	g.appender = newAppender(g, writer)
-	g.applier = newApplier(g)
-	g.events = newEvents(h, cfg.Events, &g.callbacks.events)
-	g.watchdog.start(g)
-	if err := g.run(view, durable); err != nil {
-		return nil, errors.Join(err, g.shutdown())
-	}
-	return g, nil
 }
 
 // recover claims a new directory, or checks that an old one is this member's,
@@ -174,20 +143,6 @@ func randomID() uint64 {
 	return binary.LittleEndian.Uint64(b[:])>>1 + 1
 }
 
-// run starts the goroutines. Whatever it started is running when it fails.
-func (g *group) run(view *raftstore.View, durable bool) error {
-	var err error
-	if g.loop, err = newLoop(g, view, durable); err != nil {
-		return err
-	}
-	if err := g.transport.Start(newHandler(g)); err != nil {
-		return fmt.Errorf("node: start the transport: %w", err)
-	}
-	g.host.unit(&g.running, g.loop.run) // from here on what the loop has is its own
-	g.inbox.call(g.loop.join.begin)
-	return nil
-}
-
 // storeError gives an error of the files the name that callers know it by. An error
 // that may pass is never damage, whatever else it is joined with.
 func storeError(err error) error {
@@ -211,74 +166,6 @@ func (g *group) fatal(err error) {
 	}
 	g.log.Error("stopping after a fatal error", zap.Error(err))
 	g.stop(storeError(err))
-}
-
-// shutdown waits for all goroutines, in the order in which they feed each
-// other.
-func (g *group) shutdown() error {
-	g.stop(ErrClosed)
-	var left leftovers
-	var transportErr, storeErr error
-	left.await(g, "the loop", g.running.Wait)
-	left.await(g, "the transport", func() { transportErr = g.transport.Close() })
-	left.await(g, "the appender", g.appender.close)
-	left.await(g, "the applier", g.applier.close)
-	left.await(g, "a snapshot", g.helpers.Wait)
-	g.events.close()
-	g.metrics.unregister()
-	if len(left) == 0 {
-		left.await(g, "the log", func() {
-			g.watchdog.files.begin()
-			defer g.watchdog.files.end()
-			if list, ok := g.memory.save(); ok {
-				g.writeMemory(list, true)
-			}
-			storeErr = g.store.Close()
-		})
-	} else {
-		g.closeLate(left)
-	}
-	g.watchdog.close()
-	if len(left) > 0 {
-		return fmt.Errorf("%w: closed, but for %s, which waits for the disk of %s; end the process", ErrDiskStalled, left.names(), g.cfg.Dir)
-	}
-	return errors.Join(transportErr, storeErr)
-}
-
-// leftovers are what did not end in time when a node stopped, as its disk hangs.
-type leftovers []leftover
-
-type leftover struct {
-	name  string
-	ended <-chan struct{}
-}
-
-// await waits for a part to end, or until there is no hope.
-func (l *leftovers) await(g *group, name string, f func()) {
-	if ended := g.host.await(f, g.watchdog.expired); ended != nil {
-		*l = append(*l, leftover{name, ended})
-	}
-}
-
-func (l leftovers) names() string {
-	var names []string
-	for _, o := range l {
-		names = append(names, o.name)
-	}
-	return strings.Join(names, ", ")
-}
-
-// closeLate closes the store when everything that uses it has ended after all, so
-// that the directory is free then.
-func (g *group) closeLate(left leftovers) {
-	go func() {
-		for _, o := range left {
-			<-o.ended
-		}
-		if err := g.store.Close(); err != nil {
-			g.log.Warn("closed late, and not well", zap.Error(err))
-		}
-	}()
 }
 
 // setInitialized tells that this member is part of a cluster.

@@ -39,10 +39,14 @@ const (
 // queues; what to do about a message is decided in the loop.
 type handler struct{ service }
 
-func newHandler(g *group) handler { return handler{service{trust{g}}} }
+func newHandler(g *group) handler { return handler{service{trust{g}, new(voucher)}} }
 
 // service answers the calls of other members.
-type service struct{ trust }
+type service struct {
+	trust
+	// voucher has the questions that wait for a barrier.
+	voucher *voucher
+}
 
 var _ transport.Handler = handler{}
 
@@ -86,7 +90,7 @@ func (h handler) Accept(peer transport.Hello) error {
 	if isProven(h.cluster.Load(), ms, peer) {
 		h.whereabouts.met(peer)
 		// The loop hears of it before it gets anything that came on this connection.
-		h.inbox.call(func() { h.loop.doubt.met(peer) })
+		h.inbox.call(func(l *loop) { l.doubt.met(peer) })
 	}
 	h.inbox.add(func(in *core.Input) {
 		in.PeersUp = append(in.PeersUp, core.PeerUp{ID: peer.Node, Incarnation: peer.Incarnation, Address: peer.At, Formats: formatsOf(peer.Host)})
@@ -178,7 +182,7 @@ func (h handler) HandleMessages(from uint64, batch []transport.Inbound) {
 // the disk has no room at all: what would pile up here the sender has, and sends
 // again.
 func (h handler) hasRoomFor(m *raftpb.Message) bool {
-	if !h.appender.stuck.Load() {
+	if !h.space.stuck.Load() {
 		return true
 	}
 	switch m.Type {

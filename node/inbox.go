@@ -11,7 +11,7 @@ import (
 type inbox struct {
 	mu    sync.Mutex
 	input core.Input
-	calls []func()
+	calls []func(*loop)
 	// peerItems and peerBytes are what peers have in it.
 	peerItems, peerBytes int
 	// wake holds a token when there is something to take.
@@ -58,8 +58,8 @@ func (b *inbox) peer(items, bytes int, f func(in *core.Input)) bool {
 	return room
 }
 
-// call runs f in the loop.
-func (b *inbox) call(f func()) {
+// call runs f in the loop, which nobody else has.
+func (b *inbox) call(f func(*loop)) {
 	b.mu.Lock()
 	b.calls = append(b.calls, f)
 	b.mu.Unlock()
@@ -68,7 +68,7 @@ func (b *inbox) call(f func()) {
 
 // take returns what was collected. in and calls are the previous ones, whose
 // room is used again.
-func (b *inbox) take(in *core.Input, calls []func()) []func() {
+func (b *inbox) take(in *core.Input, calls []func(*loop)) []func(*loop) {
 	reset(in)
 	clear(calls)
 	b.mu.Lock()

@@ -32,7 +32,7 @@ func TestInboxWakesAndEmpties(t *testing.T) {
 		"ticks and more": func(b *inbox) { b.add(func(in *core.Input) { in.PeersDown = append(in.PeersDown, 7) }) },
 		"a request":      func(b *inbox) { b.request(core.Request{Kind: core.Read}) },
 		"messages":       func(b *inbox) { messages(b, make([]octopiipb.PeerMessage, 1), 10) },
-		"a call":         func(b *inbox) { b.call(func() {}) },
+		"a call":         func(b *inbox) { b.call(func(*loop) {}) },
 	} {
 		b := newInbox()
 		if woken(b) {
@@ -108,12 +108,12 @@ func peerDown(b *inbox, items, bytes int) bool {
 func TestInboxReusesRoom(t *testing.T) {
 	b := newInbox()
 	var in core.Input
-	var calls []func()
+	var calls []func(*loop)
 	for round := uint64(1); round <= 5; round++ {
 		for i := range round {
 			messages(b, []octopiipb.PeerMessage{{Message: raftpb.Message{From: round, Index: i}}}, 1)
 			b.request(core.Request{To: round})
-			b.call(func() {})
+			b.call(func(*loop) {})
 			b.add(func(in *core.Input) {
 				in.Ticks++
 				in.Appended = append(in.Appended, &core.Append{})
@@ -202,7 +202,7 @@ func TestInboxFromManyGoroutines(t *testing.T) {
 	}
 	var next [senders]uint64
 	var in core.Input
-	var calls []func()
+	var calls []func(*loop)
 	for total := 0; total < senders*each; total += len(in.Messages) {
 		<-b.wake
 		calls = b.take(&in, calls)

@@ -87,7 +87,7 @@ func (in *inquiry) ask() {
 		request.Index = f.low + (f.high-f.low)/2
 	}
 	l.call(m.Address, kindCompare, request, func(payload []byte, err error) {
-		l.inbox.call(func() { in.answered(&m, st.Commit, request, payload, err) })
+		l.soon(func() { in.answered(&m, st.Commit, request, payload, err) })
 	})
 }
 
@@ -214,7 +214,7 @@ func (s service) answerCompare(from transport.Hello, payload []byte, done func(t
 		s.answerAlone(&q, done)
 		return
 	}
-	s.inbox.call(func() { s.loop.doubt.heard(from, &q) })
+	s.inbox.call(func(l *loop) { l.doubt.heard(from, &q) })
 	if q.Branch != (octopiipb.Branch{}) || q.Later != 0 {
 		done(&octopiipb.CompareReply{Cluster: s.cluster.Load()}, nil)
 		return
@@ -232,11 +232,13 @@ func (s service) answerCompare(from transport.Hello, payload []byte, done func(t
 			done(nil, publicError(a.Err))
 			return
 		}
-		at := s.loop.core.PlaceAt(q.Index) // the loop has the answers of reads
-		reply := &octopiipb.CompareReply{Cluster: s.cluster.Load(), Index: a.Index, Term: at.Term, Sums: at.Sums[:],
-			Stranger: recordOf(s.members.Load(), q.Stranger), Remembered: toMemory(s.memory.get(from.Node))}
-		s.sealAll(&q, reply)
-		done(reply, nil)
+		s.inbox.call(func(l *loop) {
+			at := l.core.PlaceAt(q.Index)
+			reply := &octopiipb.CompareReply{Cluster: s.cluster.Load(), Index: a.Index, Term: at.Term, Sums: at.Sums[:],
+				Stranger: recordOf(s.members.Load(), q.Stranger), Remembered: toMemory(s.memory.get(from.Node))}
+			s.sealAll(&q, reply)
+			done(reply, nil)
+		})
 	})
 	s.inbox.request(core.Request{Kind: core.Read, Waiter: w})
 	s.host.timer(func() {

@@ -73,7 +73,7 @@ func (j *joiner) tick(ticks int) {
 	request := &octopiipb.JoinRequest{Member: l.self(), Rejoins: l.cfg.Rejoin}
 	request.Member.Replaces = cmp.Or(l.cfg.Replaces, l.founding.origin.Replaces)
 	l.call(address, kindJoin, request, func(payload []byte, err error) {
-		l.inbox.call(func() { j.asked(address, joinOutcome(address, payload, err)) })
+		l.soon(func() { j.asked(address, joinOutcome(address, payload, err)) })
 	})
 }
 
@@ -319,7 +319,7 @@ func (l *loop) knock(ticks int) {
 				l.log.Debug("a member cannot be called", zap.String("address", address), zap.Error(err))
 				return
 			}
-			l.inbox.call(func() { l.lookFor(reply.Members) })
+			l.soon(func() { l.lookFor(reply.Members) })
 		})
 	}
 }

@@ -75,9 +75,9 @@ func (t trust) fromLater(ms *octopiipb.Membership, peer transport.Hello) {
 		peer.Host.Address == "" || len(peer.Host.Address) > addressBytesMax {
 		return
 	}
-	t.inbox.call(func() {
-		t.loop.later.met(peer)
-		t.loop.rivals.later(peer)
+	t.inbox.call(func(l *loop) {
+		l.later.met(peer)
+		l.rivals.later(peer)
 	})
 }
 
@@ -167,7 +167,7 @@ func (r *later) ask(id uint64, address string) {
 	l := r.loop
 	q := &octopiipb.CompareRequest{Index: l.core.HandedPlace().Index, Alone: true, Nonce: newNonce(), Voters: l.public.Voters()}
 	l.call(address, kindCompare, q, func(payload []byte, err error) {
-		l.inbox.call(func() { r.answered(id, q, payload, err) })
+		l.soon(func() { r.answered(id, q, payload, err) })
 	})
 }
 
@@ -221,7 +221,7 @@ const laterWarns = 3
 func (r *later) read(id uint64, q *octopiipb.CompareRequest) {
 	l, ended := r.loop, false
 	end := func(confirmed bool) {
-		l.inbox.call(func() {
+		l.soon(func() {
 			p := r.find(id)
 			if ended || p == nil || p.question != q { // a read says nothing of what was answered later
 				return
@@ -350,7 +350,7 @@ func (r *later) askMajority(id uint64, address string) {
 	st := l.core.Status()
 	q := &octopiipb.CompareRequest{Index: st.Commit, Last: st.Last, Commit: st.Commit, Term: st.Term, Nonce: newNonce(), Voters: l.public.Voters()}
 	l.call(address, kindCompare, q, func(payload []byte, err error) {
-		l.inbox.call(func() { r.answeredByMajority(&octopiipb.Member{ID: id, Address: address}, q, payload, err) })
+		l.soon(func() { r.answeredByMajority(&octopiipb.Member{ID: id, Address: address}, q, payload, err) })
 	})
 }
 
@@ -432,8 +432,7 @@ func (s service) sealAll(q *octopiipb.CompareRequest, reply *octopiipb.CompareRe
 // answerAlone tells a member what is committed here, without a majority. One that doubts its own
 // log, or is no member any more, says nothing.
 func (s service) answerAlone(q *octopiipb.CompareRequest, done func(transport.Message, error)) {
-	s.inbox.call(func() {
-		l := s.loop
+	s.inbox.call(func(l *loop) {
 		if l.core == nil || l.suspension() != nil || s.removed.Load() || !isMember(l.membership, l.id) {
 			done(nil, errors.New("this member cannot say what is committed"))
 			return

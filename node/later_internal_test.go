@@ -18,7 +18,7 @@ import (
 const laterStranger = 9
 
 // says has a peer answer what it has alone, sealed under keys, and waits for the read that
-// follows, if there is one.
+// follows, if there is one. It says so again while no majority answers in time.
 func (r *later) says(t *testing.T, n *Node, reply octopiipb.CompareReply, keys ...uint64) {
 	t.Helper()
 	onLoop(t, n, func(l *loop) {
@@ -36,11 +36,19 @@ func (r *later) says(t *testing.T, n *Node, reply octopiipb.CompareReply, keys .
 		r.find(laterStranger).asking = true
 		r.answered(laterStranger, q, payload, nil)
 	})
-	for asking := true; asking; { // until the read has ended
+	asking, alone := true, false
+	for asking { // until the read has ended
 		onLoop(t, n, func(*loop) {
 			p := r.find(laterStranger)
 			asking = p != nil && p.asking && p.answer != nil
+			if alone = !asking && p != nil && p.alone > 0; alone {
+				p.alone = 0
+			}
 		})
+	}
+	if alone {
+		reply.Seals = nil
+		r.says(t, n, reply, keys...)
 	}
 }
 

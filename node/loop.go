@@ -24,24 +24,35 @@ type loop struct {
 	view *raftstore.View
 	// core is nil while this member is uninitialized: there is no RawNode.
 	core *core.Core
+	// appends and applies are the ways to the appender and the applier.
+	appends *mailbox[appendJob]
+	applies *mailbox[applyJob]
 
 	turnWork
 	roster
 	machineState
 	leaderless
+	entrance
+	standing
 	snapshots snapshots
 	disk      diskState
+}
 
-	join joiner
+// entrance is what a member without a log does to become part of a cluster.
+type entrance struct {
+	join     joiner
+	founding founding
 	// unborn is what would bring this member to life, if there were room for its log; nil:
 	// nothing waits for that.
 	unborn *raftpb.Message
-	// founding is what a member without a log does that may found a cluster.
-	founding founding
-	doubt    doubt
-	rivals   rivals
-	later    later
-	behind   behind
+}
+
+// standing is what others hold against this member, and whether it may serve.
+type standing struct {
+	doubt  doubt
+	rivals rivals
+	later  later
+	behind behind
 	// leaving is set while this member, which was removed, is still needed.
 	leaving leaving
 }
@@ -49,7 +60,7 @@ type loop struct {
 // turnWork is what goes into the next Step, and what is left of the one before.
 type turnWork struct {
 	input core.Input
-	calls []func()
+	calls []func(*loop)
 	// undelivered is for the next Step, which need not come soon.
 	undelivered []core.Forward
 	// answers are given to callers when the status is published.
@@ -85,9 +96,9 @@ type leaderless struct {
 	majority majority
 }
 
-// newLoop prepares the loop; with a state it starts the core behind it.
-func newLoop(g *group, view *raftstore.View, durable bool) (*loop, error) {
-	l := (&loop{group: g, view: view}).link()
+// newLoop prepares the loop, and starts the applier; with a state it starts the core behind it.
+func newLoop(g *group, view *raftstore.View, durable bool, appends *mailbox[appendJob], a *applier) (*loop, error) {
+	l := (&loop{group: g, view: view, appends: appends, applies: a.jobs}).link()
 	l.durable, l.peers = durable, map[uint64]string{}
 	if l.limited, _ = g.cfg.StateMachine.(Limited); l.limited != nil {
 		l.room = core.RoomFor(l.limited.Room())
@@ -99,7 +110,7 @@ func newLoop(g *group, view *raftstore.View, durable bool) (*loop, error) {
 		return nil, err
 	}
 	if !view.Initialized() {
-		g.applier.start(core.Label{}, 0)
+		a.start(core.Label{}, 0)
 		l.publish()
 		return l, nil
 	}
@@ -109,7 +120,7 @@ func newLoop(g *group, view *raftstore.View, durable bool) (*loop, error) {
 		return nil, err
 	}
 	view.Committed(has)
-	g.applier.start(labelOf(start), has)
+	a.start(labelOf(start), has)
 	return l, l.startCore(start, start.Metadata.Index, false)
 }
 
@@ -119,6 +130,9 @@ func (l *loop) link() *loop {
 	l.doubt.loop, l.doubt.inquiry.loop, l.doubt.fork.loop, l.doubt.losses.loop = l, l, l, l
 	return l
 }
+
+// soon runs f in a later turn. Any goroutine may call it.
+func (l *loop) soon(f func()) { l.inbox.call(func(*loop) { f() }) }
 
 // readLog runs what reads the log. raft panics where an entry that must be there
 // cannot be read; the view of it remembers why, and that is what is returned.
@@ -209,7 +223,7 @@ func (l *loop) turn(ticks int) bool {
 	defer l.watchdog.loop.end()
 	l.calls = l.inbox.take(&l.input, l.calls)
 	for _, call := range l.calls {
-		call()
+		call(l)
 	}
 	l.input.Ticks = ticks
 	l.input.Undelivered = append(l.input.Undelivered, l.undelivered...)
@@ -224,7 +238,7 @@ func (l *loop) turn(ticks int) bool {
 		l.room = core.RoomFor(l.limited.Room())
 	}
 	l.input.Room = l.room
-	l.input.NoSpace, l.input.Stuck = l.appender.next.full.Load(), l.appender.waits.Load()
+	l.input.NoSpace, l.input.Stuck = l.space.full.Load(), l.space.waits.Load()
 	l.step()
 	if ticks > 0 && l.core != nil {
 		l.saveMemorySoon(ticks)
@@ -300,7 +314,7 @@ func (l *loop) appended(a *core.Append) {
 // is busy while the rest is sent.
 func (l *loop) carryOut(eff *core.Effects) {
 	if eff.Append != nil {
-		l.appender.jobs.put(appendJob{append: eff.Append})
+		l.appends.put(appendJob{append: eff.Append})
 	}
 	for i := range eff.Replies {
 		r := &eff.Replies[i]
@@ -317,7 +331,7 @@ func (l *loop) carryOut(eff *core.Effects) {
 		}
 	}
 	if eff.Apply != nil {
-		l.applier.jobs.put(applyJob{apply: eff.Apply})
+		l.applies.put(applyJob{apply: eff.Apply})
 	}
 	for i := range eff.Snapshots {
 		l.snapshots.send(&eff.Snapshots[i])

@@ -3,7 +3,6 @@ package node
 import (
 	"errors"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -31,27 +30,24 @@ type nextFile struct {
 	retry    stepped.Timer
 	retrying bool
 
-	// full: the disk is. Proposals are refused, while what the cluster needs for itself goes
-	// into what is left of the current file. Any goroutine may read it.
-	full atomic.Bool
-	// lend: the state machine waits for room. No file is made ready meanwhile. The loop sets it.
-	lend atomic.Bool
+	// lend: the state machine waits for room. No file is made ready meanwhile.
+	lend bool
 }
 
 // look makes the next file if there is none. It says whether there is one again, after the disk
 // was full; while the backlog is stuck that is not said.
 func (f *nextFile) look(stuck bool) (back bool, err error) {
 	switch ready := f.writer.Reserved(); {
-	case f.lend.Load():
+	case f.lend:
 		if ready && f.writer.Initialized() && !f.making {
 			err = f.writer.GiveSpares()
 		}
 	case !ready:
 		f.begin()
-	case f.full.Load() && !stuck:
+	case f.node.space.full.Load() && !stuck:
 		f.retry.Stop()
 		f.retrying = false
-		f.full.Store(false)
+		f.node.space.full.Store(false)
 		f.node.log.Info("the log has its next file: proposals are taken again")
 		back = true
 	}
@@ -84,7 +80,7 @@ func (f *nextFile) made(err error) error {
 
 // noSpace begins to wait for space, or goes on to.
 func (f *nextFile) noSpace(err error) {
-	if !f.full.Swap(true) {
+	if !f.node.space.full.Swap(true) {
 		f.node.log.Warn("the log cannot get its next file: proposals are refused until it can; reads go on",
 			zap.String("advice", vfs.Advice(err)), zap.Error(err))
 	}

@@ -9,7 +9,10 @@ import (
 //
 // It is the public face of a group: each of its methods asks the group something, and those
 // that wait for an answer wait here.
-type Node struct{ verbs }
+type Node struct {
+	verbs
+	units
+}
 
 // verbs is what the methods of Node are made of: it asks the loop, and waits for what comes of
 // it. Nothing that has a turn to take may.
@@ -29,11 +32,11 @@ func startOn(cfg Config, h host) (*Node, error) {
 		}
 		return nil, err
 	}
-	g, err := start(cfg, h)
+	n, err := start(cfg, h)
 	if err != nil {
 		return nil, errors.Join(err, cfg.Transport.Close())
 	}
-	return &Node{verbs{g}}, nil
+	return n, nil
 }
 
 // Initialized is closed once this member is part of a cluster: at once if Dir

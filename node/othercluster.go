@@ -267,7 +267,7 @@ func (r *rivals) question(q rivalQuestion) {
 	asked := Question{Cluster: q.cluster, Address: l.cfg.Transport.Address()}
 	l.call(q.address, q.kind, asked.message(), func(payload []byte, err error) {
 		p, err := readProof(asked, q.address, payload, err)
-		l.inbox.call(func() { r.answered(q, p, err) })
+		l.soon(func() { r.answered(q, p, err) })
 	})
 }
 
@@ -538,8 +538,8 @@ func (t trust) soughtHere(peer transport.Hello) {
 	case mine == peer.Cluster:
 		t.fromLater(t.members.Load(), peer)
 	case mine == 0 && (t.cfg.Rejoin || t.cfg.Bootstrap || t.cfg.Expect > 0) && PublicClusterID(peer.Cluster) != t.cfg.NotOf:
-		t.inbox.call(func() { t.loop.founding.sought(peer) })
+		t.inbox.call(func(l *loop) { l.founding.sought(peer) })
 	case mine != 0:
-		t.inbox.call(func() { t.loop.rivals.dialed(peer) })
+		t.inbox.call(func(l *loop) { l.rivals.dialed(peer) })
 	}
 }

@@ -40,7 +40,7 @@ type incoming struct {
 func (h handler) HandleSnapshot(from uint64, header []byte, body io.Reader) error {
 	err := h.receive(from, header, body)
 	if err != nil {
-		h.inbox.call(func() { h.loop.behind.refused(from, err.Error()) })
+		h.inbox.call(func(l *loop) { l.behind.refused(from, err.Error()) })
 	}
 	return err
 }
@@ -61,7 +61,7 @@ func (h handler) receive(from uint64, header []byte, body io.Reader) error {
 	if err := h.contradicts(from, s.Term, meta, []octopiipb.TermStart{{First: meta.Index, Term: meta.Term}}); err != nil {
 		return err
 	}
-	if h.appender.stuck.Load() {
+	if h.space.stuck.Load() {
 		return fmt.Errorf("%w; try again", ErrNoSpace)
 	}
 	if !h.incoming.TryLock() {
@@ -164,7 +164,7 @@ func (a *appender) install(to *core.Append) error {
 func (l *loop) installed(label core.Label) {
 	header := headerOf(label)
 	l.view.Installed(header)
-	l.applier.jobs.put(applyJob{restore: &header})
+	l.applies.put(applyJob{restore: &header})
 	l.events.snapshotInstalled(SnapshotInfo{Index: label.Index, Term: label.Term})
 }
 
@@ -178,7 +178,7 @@ func (l *loop) bringToLife(m *raftpb.Message) error {
 	if err := l.store.Found(header, raftpb.HardState{Term: m.Term, Commit: header.Metadata.Index}); err != nil {
 		return err
 	}
-	l.applier.jobs.put(applyJob{restore: &header})
+	l.applies.put(applyJob{restore: &header})
 	l.log.Info("brought to life by a snapshot", zap.String("leader", hex(m.From)), zap.Uint64("index", header.Metadata.Index),
 		zap.String("cluster", clusterHex(header.Membership.Cluster)))
 	return l.startCore(header, 0, false)

@@ -106,7 +106,7 @@ func TestAnswersThatCannotBe(t *testing.T) {
 
 // A member testifies only to who names its cluster.
 func TestTestifiesToItsRivalOnly(t *testing.T) {
-	n := service{trust{bareGroup()}}
+	n := service{trust{bareGroup()}, new(voucher)}
 	testify := func(payload []byte) (r *octopiipb.VouchReply, err error) {
 		n.handleTestify(payload, func(m transport.Message, e error) {
 			if err = e; m != nil {
@@ -180,7 +180,7 @@ func TestBranchedMembersAreForgotten(t *testing.T) {
 // have done so when a snapshot makes it a member here that is not proven yet: its connection
 // lasts, and it does not call again.
 func TestGuestThatBecomesAMember(t *testing.T) {
-	n := service{trust{bareGroup()}}
+	n := service{trust{bareGroup()}, new(voucher)}
 	n.cluster.Store(7)
 	members := func(ids ...uint64) *octopiipb.Membership {
 		ms := &octopiipb.Membership{Cluster: 7}

@@ -41,7 +41,7 @@ type hooked struct {
 func (h hooked) Start(x transport.Handler) error {
 	err := h.Transport.Start(x)
 	if h.started != nil {
-		h.started(&Node{verbs{x.(handler).group}})
+		h.started(&Node{verbs: verbs{x.(handler).group}})
 	}
 	return err
 }

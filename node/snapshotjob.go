@@ -56,7 +56,7 @@ func (j *snapshotJob) want() {
 		// The applier may wait for the room that this makes.
 		l.host.helper(&l.helpers, func() {
 			j.durable, _ = l.cfg.StateMachine.Durable()
-			l.inbox.call(j.locate)
+			l.soon(j.locate)
 		})
 		return
 	case j.to != 0 || !l.durable:
@@ -64,7 +64,7 @@ func (j *snapshotJob) want() {
 	}
 	// What the state machine has then is at least what raft offered, since it was handed all
 	// of that before this.
-	l.applier.jobs.put(applyJob{snapshot: j})
+	l.applies.put(applyJob{snapshot: j})
 }
 
 // capture asks the state machine for its state, or for how much of it is on its own disk. It
@@ -73,7 +73,7 @@ func (j *snapshotJob) capture(a *applier) {
 	l := j.loop
 	if j.to == 0 && l.durable {
 		j.durable = a.callDurable()
-		l.inbox.call(j.locate)
+		l.soon(j.locate)
 		return
 	}
 	var err error
@@ -134,7 +134,7 @@ func (j *snapshotJob) write() {
 	j.bytes = bytes
 	// The file is in place, so the mark may name it: an orphan file is harmless, a mark
 	// without its file is not.
-	j.loop.appender.jobs.put(appendJob{mark: j.mark})
+	j.loop.appends.put(appendJob{mark: j.mark})
 }
 
 // mark makes the snapshot the place where the log may begin. It runs on the appender.
@@ -179,7 +179,7 @@ func (f framed) WriteTo(w io.Writer) (int64, error) {
 // end lets the loop release the job. It runs on whatever owns it.
 func (j *snapshotJob) end(err error) {
 	j.err = err
-	j.loop.inbox.call(j.release)
+	j.loop.soon(j.release)
 }
 
 // release frees the log before the mark, or tells raft how the stream went, and lets the next

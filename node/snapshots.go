@@ -31,6 +31,8 @@ type snapshots struct {
 	// stuckAt was applied, and nothing for stuckFor ticks, without room for more.
 	stuckAt  uint64
 	stuckFor int
+	// lends: the log gives its spare files to the state machine.
+	lends bool
 	// failed are members to which streams failed, by ID. There are no more of them
 	// than members that raft sent snapshots to.
 	failed map[uint64]*failedStream
@@ -89,9 +91,10 @@ func (s *snapshots) lend(ticks int) {
 		s.stuckFor += ticks
 	}
 	lend := s.stuckFor >= starvingTicks
-	if l.appender.next.lend.Swap(lend) != lend {
+	if lend != s.lends {
+		s.lends = lend
 		l.log.Info("the log gives its spare files to the state machine while that waits for room", zap.Bool("gives", lend))
-		l.appender.jobs.put(appendJob{wake: wakeLend})
+		l.appends.put(appendJob{wake: wakeLend, lend: lend})
 	}
 }
 
@@ -160,7 +163,7 @@ func (s *snapshots) maybeTake() {
 		s.shed()
 		return
 	}
-	if st.Applied-last >= l.cfg.SnapshotEntries || l.view.LogBytes() >= l.cfg.SnapshotLogBytes || l.appender.next.full.Load() || s.starving >= starvingTicks {
+	if st.Applied-last >= l.cfg.SnapshotEntries || l.view.LogBytes() >= l.cfg.SnapshotLogBytes || l.space.full.Load() || s.starving >= starvingTicks {
 		s.take(nil)
 	}
 }
@@ -206,7 +209,7 @@ func (s *snapshots) send(m *raftpb.Message) {
 // or for a snapshot that this member needs.
 func (s *snapshots) starved() bool {
 	l := s.loop
-	return l.appender.next.full.Load() || l.room == core.RoomFor(0) || l.incoming.noRoom.Load()
+	return l.space.full.Load() || l.room == core.RoomFor(0) || l.incoming.noRoom.Load()
 }
 
 // shed gives up the log before the newest mark, if there is no room and there cannot be a
@@ -225,7 +228,7 @@ func (s *snapshots) shed() {
 		return
 	}
 	s.shedTo = newest.Index
-	l.appender.jobs.put(appendJob{mark: (&shedding{loop: l, before: newest}).mark})
+	l.appends.put(appendJob{mark: (&shedding{loop: l, before: newest}).mark})
 }
 
 // shedding gives up the log before a mark that is there, on the way of the last steps of a
@@ -244,7 +247,7 @@ func (g *shedding) mark(w *raftstore.Writer) (err error) {
 		err = w.Shed()
 		g.err = err
 	}
-	g.loop.inbox.call(g.release)
+	g.loop.soon(g.release)
 	return err
 }
 
@@ -273,8 +276,8 @@ func (n *Node) TakeSnapshot(ctx context.Context) (SnapshotInfo, error) {
 		err  error
 	}
 	done := make(chan result, 1)
-	n.inbox.call(func() {
-		n.loop.snapshots.take(func(info SnapshotInfo, err error) { done <- result{info, err} })
+	n.inbox.call(func(l *loop) {
+		l.snapshots.take(func(info SnapshotInfo, err error) { done <- result{info, err} })
 	})
 	select {
 	case r := <-done:

@@ -10,7 +10,6 @@ import (
 // and that begins anew after one that arrived.
 func TestStreamBackoff(t *testing.T) {
 	s := &snapshots{loop: bareLoop()}
-	s.loop.appender = &appender{}
 	s.loop.cfg.TickInterval = time.Millisecond
 	told := func() int { return len(s.loop.inbox.input.SnapshotsSent) }
 	pause := func() int {

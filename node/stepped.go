@@ -155,8 +155,8 @@ func (s steppedNode) Snapshot(done func(uint64, error)) {
 		done(0, err)
 		return
 	}
-	s.n.inbox.call(func() {
-		s.n.loop.snapshots.take(func(info SnapshotInfo, err error) { done(info.Index, err) })
+	s.n.inbox.call(func(l *loop) {
+		l.snapshots.take(func(info SnapshotInfo, err error) { done(info.Index, err) })
 	})
 }
 

@@ -20,7 +20,7 @@ import (
 // lonelyNode is a Node without its parts, for what a handler does at once.
 func lonelyNode(cluster uint64, ms *octopiipb.Membership, join ...string) handler {
 	n := newHandler(bareGroupOn(deaf{}))
-	n.appender, n.events = &appender{}, &events{}
+	n.events = &events{}
 	n.cluster.Store(cluster)
 	n.members.Store(ms)
 	n.cfg.Join, n.cfg.Transport = join, deaf{}
@@ -161,10 +161,9 @@ func TestWhoTellsOfARemoval(t *testing.T) {
 		n := lonelyNode(7, threeMembers, "m9")
 		l := (&loop{group: n.group, core: new(core.Core)}).link()
 		l.membership, l.public = threeMembers, publicMembership(threeMembers)
-		n.loop = l
 		n.Refused(c.peer, transport.Refusal{Code: refusedRemoved, Reason: "removed"})
 		for _, call := range n.inbox.calls {
-			call()
+			call(l)
 		}
 		if heard := l.leaving.dismissal.by != nil; heard != c.heard || l.leaving.dismissal.by[c.peer.Node] != c.says || n.err() != nil {
 			t.Errorf("%s: heard: %v, counted: %v; it ends with %v", name, heard, l.leaving.dismissal.by, n.err())

@@ -75,7 +75,7 @@ func (j *joiner) surveyAll(addresses []string) {
 	j.survey, j.asking = s, true
 	for _, address := range addresses {
 		l.call(address, kindFound, &octopiipb.FoundRequest{Member: l.self(), Nonce: s.nonce}, func(payload []byte, err error) {
-			l.inbox.call(func() { j.heard(s, address, payload, err) })
+			l.soon(func() { j.heard(s, address, payload, err) })
 		})
 	}
 }
@@ -171,7 +171,7 @@ func (f *founding) listened() {
 	f.say(why)
 	switch step {
 	case selfheal.Found:
-		f.loop.inbox.call(f.foundAlone) // behind what came while it was decided
+		f.loop.soon(f.foundAlone) // behind what came while it was decided
 	case selfheal.Join:
 		f.foundOthers()
 	}

@@ -288,17 +288,17 @@ func (t trust) refused(peer transport.Hello, why transport.Refusal) {
 	switch {
 	case !t.mayTell(peer):
 	case why.Code == refusedRemoved && t.removed.Load(): // it knows, and waits until a majority does
-		t.inbox.call(func() { t.loop.leaving.confirmed(peer) })
+		t.inbox.call(func(l *loop) { l.leaving.confirmed(peer) })
 		return
 	case why.Code == refusedRemoved && t.cluster.Load() != 0:
-		t.inbox.call(func() { t.loop.leaving.dismissal.hear(peer, why.Seal) })
+		t.inbox.call(func(l *loop) { l.leaving.dismissal.hear(peer, why.Seal) })
 	case why.Code == refusedDisk && t.members.Load() == nil:
 		t.toldWithoutLog(peer, fmt.Errorf("%w: member %x says: %s", ErrAmnesia, peer.Node, why.Reason))
 		return
 	case why.Code == refusedFormat:
 		t.formatRefused(peer, why.Reason)
 	case why.Code == refusedDisk:
-		t.inbox.call(func() { t.loop.doubt.refused(peer, why.Reason) })
+		t.inbox.call(func(l *loop) { l.doubt.refused(peer, why.Reason) })
 	}
 	t.events.peerRefused(peer.Node, errors.New(why.Reason))
 }

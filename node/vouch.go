@@ -228,7 +228,7 @@ func (s service) handleVouch(payload []byte, done func(transport.Message, error)
 		done(&octopiipb.VouchReply{Code: vouchNone, Reason: "this is a member of another cluster than the one that was asked"}, nil)
 		return
 	}
-	v := &s.voucher
+	v := s.voucher
 	v.mu.Lock()
 	full := len(v.waiting) >= vouchAskersMax
 	if !full {
@@ -247,7 +247,7 @@ func (s service) handleVouch(payload []byte, done func(transport.Message, error)
 
 // vouch makes one barrier for all that wait.
 func (s service) vouch() {
-	v := &s.voucher
+	v := s.voucher
 	v.mu.Lock()
 	askers := v.waiting
 	v.waiting = nil

@@ -54,7 +54,7 @@ func (g *group) status() Status {
 	// The applier answers callers before the loop hears of it.
 	st.Applied = max(st.Applied, g.applied.Load())
 	st.Commit = max(st.Commit, st.Applied)
-	st.NoSpace = g.appender.next.full.Load()
+	st.NoSpace = g.space.full.Load()
 	return st
 }
 

@@ -22,6 +22,8 @@ const watchdogBeats = 8
 // machine slept, has missed them, and is not taken for one whose disk hung.
 type watchdog struct {
 	node *group
+	// queued says whether something waits to be appended.
+	queued func() bool
 	// loop are the loop's turns, log the appender's writes, and files what is written
 	// beside the log: snapshots, and files for the log that are made ahead.
 	loop, log, files progress
@@ -59,11 +61,11 @@ func (p *progress) hangs(due bool) bool {
 }
 
 // start begins to look, unless Config.StallLimit is negative.
-func (w *watchdog) start(g *group) {
+func (w *watchdog) start(g *group, queued func() bool) {
 	if g.cfg.StallLimit > 0 {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		w.node, w.expired = g, make(chan struct{})
+		w.node, w.queued, w.expired = g, queued, make(chan struct{})
 		w.timer = w.node.host.timer(w.look)
 		w.timer.Reset(w.period())
 	}
@@ -80,7 +82,7 @@ func (w *watchdog) look() {
 	if w.closed {
 		return
 	}
-	log, loop, files := w.log.hangs(w.node.appender.jobs.queued()), w.loop.hangs(false), w.files.hangs(false)
+	log, loop, files := w.log.hangs(w.queued()), w.loop.hangs(false), w.files.hangs(false)
 	switch {
 	case log:
 		w.expire("a write to the log")
