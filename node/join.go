@@ -284,21 +284,22 @@ func (g *group) changeSoon(c core.Change, tries int, done func(error)) {
 	g.inbox.request(core.Request{Kind: core.ChangeMembership, Changes: []core.Change{c}, Waiter: w})
 }
 
-// knock calls the members in turn while this one hears of no leader, one each
-// time that two election timeouts have passed. A removed member is refused and
-// so learns of it (see handler.Refused); a learner would not find out otherwise,
-// since it never campaigns. And those who are called learn where this one is now:
-// that is why the addresses of Config.Join are among them, for all members may have
-// moved. They answer where they met the others.
+// knock calls the members in turn, one each time that two election timeouts have passed, while
+// this one hears of no leader, or leads and does not reach a member. A removed member is refused
+// and so learns of it (see handler.Refused); a learner would not find out otherwise, since it
+// never campaigns. And those who are called learn where this one is now: that is why the
+// addresses of Config.Join are among them, for all members may have moved. They answer where
+// they met the others. Whom a leader finds so may have moved without being started again: it
+// does not know where it is itself.
 func (l *loop) knock(ticks int) {
-	if !l.core.Lonely() {
-		l.lonely = 0
+	if !l.core.Lonely() && !slices.ContainsFunc(l.public.Members, func(m Member) bool { return l.core.Unreachable(m.ID) }) {
+		l.knocking = 0
 		return
 	}
 	every := 2 * l.cfg.ElectionTicks
-	before := l.lonely / every
-	l.lonely += ticks
-	round := l.lonely / every
+	before := l.knocking / every
+	l.knocking += ticks
+	round := l.knocking / every
 	if round == before {
 		return
 	}
@@ -308,20 +309,23 @@ func (l *loop) knock(ticks int) {
 	}
 	addresses = slices.DeleteFunc(addresses, func(a string) bool { return a == l.cfg.Transport.Address() })
 	if len(addresses) > 0 {
-		address := addresses[round%len(addresses)]
-		last, _ := l.view.LastIndex() // 0 if it cannot be told: then no record follows this member yet
-		l.call(address, kindKnock, &octopiipb.KnockRequest{Term: l.core.Status().Term, Last: last}, func(payload []byte, err error) {
-			var reply octopiipb.KnockReply
-			if err == nil {
-				err = reply.Unmarshal(payload)
-			}
-			if err != nil {
-				l.log.Debug("a member cannot be called", zap.String("address", address), zap.Error(err))
-				return
-			}
-			l.soon(func() { l.lookFor(reply.Members) })
-		})
+		l.knockAt(addresses[round%len(addresses)])
 	}
+}
+
+func (l *loop) knockAt(address string) {
+	last, _ := l.view.LastIndex() // 0 if it cannot be told: then no record follows this member yet
+	l.call(address, kindKnock, &octopiipb.KnockRequest{Term: l.core.Status().Term, Last: last}, func(payload []byte, err error) {
+		var reply octopiipb.KnockReply
+		if err == nil {
+			err = reply.Unmarshal(payload)
+		}
+		if err != nil {
+			l.log.Debug("a member cannot be called", zap.String("address", address), zap.Error(err))
+			return
+		}
+		l.soon(func() { l.lookFor(reply.Members, address) })
+	})
 }
 
 func (s service) handleKnock(from transport.Hello, payload []byte, done func(transport.Message, error)) {

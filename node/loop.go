@@ -89,8 +89,8 @@ type machineState struct {
 
 // leaderless is what is done while there is no leader.
 type leaderless struct {
-	// lonely is for how many ticks none was known.
-	lonely int
+	// knocking is for how many ticks none was known, or this leader did not reach a member.
+	knocking int
 	// campaign fires when this member should campaign for one that is dead.
 	campaign stepped.Timer
 	majority majority

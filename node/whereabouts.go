@@ -2,6 +2,7 @@ package node
 
 import (
 	"cmp"
+	"slices"
 	"sync"
 
 	octopiipb "github.com/octopii/octopii/proto"
@@ -14,6 +15,8 @@ import (
 type whereabouts struct {
 	mu sync.Mutex
 	of map[uint64]string
+	// called is where this member called each of them last, whatever its record says.
+	called map[uint64]string
 }
 
 // met notes where a peer was reached, or says that it is.
@@ -25,9 +28,19 @@ func (w *whereabouts) met(peer transport.Hello) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.of == nil {
-		w.of = map[uint64]string{}
+		w.of, w.called = map[uint64]string{}, map[uint64]string{}
 	}
 	w.of[peer.Node] = address
+	if peer.Call && peer.Dialed != "" {
+		w.called[peer.Node] = peer.Dialed
+	}
+}
+
+// answeredAt says whether a member answered at an address when this one called it last.
+func (w *whereabouts) answeredAt(id uint64, address string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.called[id] == address
 }
 
 // get returns where a member was met last; empty: it was not.
@@ -57,22 +70,35 @@ func (w *whereabouts) keep(ms *octopiipb.Membership) {
 	for id := range w.of {
 		if !isMember(ms, id) {
 			delete(w.of, id)
+			delete(w.called, id)
 		}
 	}
 }
 
-// lookFor looks for members where another one met them as well, as long as this one hears of
-// no leader: their records may be old. It is no more than a hint: a copy of a member's disk may
-// have been met there, and who is where the record says is preferred.
-func (l *loop) lookFor(members []octopiipb.Member) {
-	if l.core == nil || !l.core.Lonely() {
+// lookFor looks for members where another one met them, or where this one called one that says
+// that it is where its record has it: for all of them as long as this one hears of no leader, and
+// as a leader for those that it does not reach. Their records may be old. It is no more than a
+// hint: a copy of a member's disk may have been met there, and who is where the record says is
+// preferred.
+func (l *loop) lookFor(met []octopiipb.Member, called string) {
+	if l.core == nil {
 		return
 	}
-	for i := range members {
-		m := &members[i]
-		at, known := l.peers[m.ID]
-		if known && m.Address != "" && m.Address != at && m.Address != l.cfg.Transport.Address() {
-			l.hint(func(t transport.Hinted) { t.Hint(m.ID, m.Address) })
+	lonely := l.core.Lonely()
+	for id, at := range l.peers {
+		if !lonely && !l.core.Unreachable(id) {
+			continue
+		}
+		address := called
+		if l.whereabouts.get(id) != at || !l.whereabouts.answeredAt(id, called) {
+			i := slices.IndexFunc(met, func(m octopiipb.Member) bool { return m.ID == id })
+			if i < 0 {
+				continue
+			}
+			address = met[i].Address
+		}
+		if address != "" && address != at && address != l.cfg.Transport.Address() {
+			l.hint(func(t transport.Hinted) { t.Hint(id, address) })
 		}
 	}
 }

@@ -413,6 +413,54 @@ func TestFullDiskOfOne(t *testing.T) {
 	}
 }
 
+// The volume of the leader gets full, and those of the others have room: it hands over, and writes
+// through the others are refused for no longer than that takes.
+func TestFullLeaderHandsOverSoon(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, memberName(0)), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	mountSmall(t, filepath.Join(dir, memberName(0)), 400)
+	cl := startClusterIn(t, dir, "--disk-reserve", "16")
+	if leader := cl.leader(client(t, nil, cl.endpoints...)); leader != 0 {
+		t.Fatalf("%s leads; want the founder", memberName(leader))
+	}
+	w := &writer{c: client(t, nil, cl.endpoints[1]), value: strings.Repeat("v", 256<<10)}
+	until(t, w.put)
+	cl.fill(0)
+	var first, last time.Time
+	refused := 0
+	for goOn := 0; goOn < 20; {
+		err := w.put(t.Context())
+		switch now := time.Now(); {
+		case errors.Is(err, rpctypes.ErrNoSpace):
+			if refused++; first.IsZero() {
+				first = now
+			}
+			last, goOn = now, 0
+		case err != nil:
+			t.Logf("a put: %v", err)
+		default:
+			goOn++
+		}
+		if w.n == 2000 {
+			t.Fatalf("%d puts, and the member with the full volume leads", w.n)
+		}
+		if goOn == 20 && cl.leader(w.c) == 0 {
+			goOn = 0
+		}
+	}
+	t.Logf("%d of %d puts were refused, for %v", refused, w.n, last.Sub(first))
+	if took := last.Sub(first); took > refusedMax {
+		t.Errorf("writes through another member were refused for %v; want %v at most", took, refusedMax)
+	}
+}
+
+// refusedMax is for how long, at most, a leader whose volume is full has writes refused, also on
+// a machine with other work.
+const refusedMax = time.Second
+
 // A volume has room for the log and for hardly more than one database. A member that lost its
 // disk comes back on it: the received snapshot goes while the database is written.
 func TestRebuildOnSmallVolume(t *testing.T) {

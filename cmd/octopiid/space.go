@@ -10,10 +10,12 @@ import (
 )
 
 const (
-	// spacePoll is how often a member looks whether its disk is full.
-	spacePoll = time.Second
-	// handOverPauseMax bounds the wait before a leader whose disk is full tries again to
-	// hand over: others may be as full, and each hand-over costs a moment.
+	// spacePoll is how often a member looks whether its disk is full: a leader whose disk is
+	// full has all writes refused until it has handed over.
+	spacePoll = 100 * time.Millisecond
+	// handOverPauseMin and handOverPauseMax bound the wait before a leader whose disk is full
+	// tries again to hand over: others may be as full, and each hand-over costs a moment.
+	handOverPauseMin = 2 * time.Second
 	handOverPauseMax = time.Minute
 	handOverTimeout  = 5 * time.Second
 )
@@ -23,7 +25,7 @@ const (
 func (m *member) yieldWhenFull(ctx context.Context) {
 	poll := time.NewTicker(spacePoll)
 	defer poll.Stop()
-	wait, pause := spacePoll, spacePoll
+	var pauses handOverPauses
 	for {
 		select {
 		case <-poll.C:
@@ -35,17 +37,30 @@ func (m *member) yieldWhenFull(ctx context.Context) {
 		// Where no other database has more room, and the log has its next file, another
 		// leader could take no more: to hand over would cost a moment for nothing.
 		better := st.NoSpace || st.RoomierVoter
-		switch {
-		case !full:
-			wait, pause = spacePoll, spacePoll
-		case wait > 0:
-			wait -= spacePoll
-		case st.Role == node.Leader && len(st.Membership.Members) > 1 && better:
-			pause = min(2*pause, handOverPauseMax)
-			wait = pause
+		leads := st.Role == node.Leader && len(st.Membership.Members) > 1
+		if pauses.next(full, leads && better) {
 			m.yield(ctx)
 		}
 	}
+}
+
+// handOverPauses decides when a full leader hands over: at once, and again after pauses that
+// double. A disk that is full again right after it was not changes nothing of that.
+type handOverPauses struct{ wait, pause time.Duration }
+
+// next is called once a spacePoll. full: the disk is. may: another leader may take more.
+func (p *handOverPauses) next(full, may bool) (now bool) {
+	p.wait = max(0, p.wait-spacePoll)
+	switch {
+	case p.wait > 0:
+	case !full:
+		p.pause = 0
+	case may:
+		p.pause = min(max(2*p.pause, handOverPauseMin), handOverPauseMax)
+		p.wait = p.pause
+		return true
+	}
+	return false
 }
 
 func (m *member) yield(ctx context.Context) {

@@ -324,10 +324,10 @@ func (c *Core) stepMessage(m *octopiipb.PeerMessage) {
 	c.takeFarewell(m)
 	switch {
 	case m.Type == raftpb.MsgHeartbeatResp:
-		c.peers.get(m.From).answered = true
+		c.peers.get(m.From).answers()
 		c.noteRoom(m)
 	case m.Type == raftpb.MsgAppResp && !m.Reject && m.Term == c.rn.BasicStatus().Term:
-		c.peers.get(m.From).answered = true
+		c.peers.get(m.From).answers()
 		c.peers.get(m.From).acknowledged(m.Index)
 		c.noteRoom(m)
 	}
@@ -360,6 +360,7 @@ func (c *Core) tick() {
 	st := c.rn.BasicStatus()
 	c.reign.tick(&st)
 	c.peers.tick()
+	c.settleOwnAddress()
 	c.outstanding.tick()
 	c.forgot.tick(c.cfg.ElectionTicks)
 	c.short.tick(c.cfg.ElectionTicks)

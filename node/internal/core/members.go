@@ -74,6 +74,9 @@ type toLeader struct {
 	rest, pause int
 	// near is for how many ticks, as a voter, it was close behind.
 	near int
+	// unanswered is for how many ticks it answered neither an append nor a heartbeat. It may be
+	// heard of all the same, where it reaches this member and this member does not reach it.
+	unanswered int
 }
 
 // get returns the notes on a peer, new ones if there are none.
@@ -112,6 +115,7 @@ func (p *peers) tick() {
 	for i := range p.list {
 		p.list[i].silent = min(p.list[i].silent+1, silentMax)
 		p.list[i].rest = max(p.list[i].rest-1, 0)
+		p.list[i].unanswered = min(p.list[i].unanswered+1, silentMax)
 	}
 }
 
@@ -121,6 +125,9 @@ func (p *peers) rested() {
 		o.toLeader = toLeader{room: NoLimit}
 	}
 }
+
+// answers: this leader reaches the member.
+func (p *peer) answers() { p.answered, p.unanswered = true, 0 }
 
 // acknowledged: the member has the log of this leader up to an index.
 func (p *peer) acknowledged(index uint64) {
@@ -305,6 +312,27 @@ func (c *members) aliveMajority(voters []uint64) bool {
 // learner goes on naming the last one for ever, as it never campaigns.
 func (c *members) Lonely() bool {
 	return c.status.Lead == raft.None || !c.alive(c.status.Lead)
+}
+
+// settleOwnAddress forgets where this member was started once its record has that, as its leader
+// says: if the record changes again, this member was met elsewhere, and may not know it itself.
+func (c *members) settleOwnAddress() {
+	notes, m := c.peers.find(c.cfg.ID), find(c.handed.Membership, c.cfg.ID)
+	if notes != nil && m != nil && notes.address == m.Address && c.status.Lead != raft.None && c.applied >= c.status.Commit {
+		notes.address = ""
+	}
+}
+
+// unreachableTimeouts is for how many election timeouts a member answers nothing until a leader
+// takes it for one that it does not reach.
+const unreachableTimeouts = 3
+
+// Unreachable says, on a leader, whether a member answers nothing that this leader sends it: it
+// is away, or not where its record has it.
+func (c *members) Unreachable(id uint64) bool {
+	notes := c.peers.find(id)
+	return c.status.RaftState == raft.StateLeader && id != c.cfg.ID && find(c.handed.Membership, id) != nil && notes != nil &&
+		notes.unanswered > unreachableTimeouts*c.cfg.ElectionTicks
 }
 
 // Silent returns how many ticks ago something came from a member; heard is false if nothing
