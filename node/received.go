@@ -196,8 +196,7 @@ func (a *applier) restore(h raftstore.SnapshotHeader) error {
 	a.durable = max(a.durable, meta.Index)
 	a.node.applied.Store(meta.Index)
 	a.label = labelOf(h)
-	done := &core.Apply{Label: a.label}
-	a.node.inbox.add(func(in *core.Input) { in.Applied = append(in.Applied, done) })
+	a.node.inbox.add(func(in *core.Input) { in.Applied = append(in.Applied, &core.Apply{Label: a.label}) })
 	return nil
 }
 

@@ -13,20 +13,18 @@ import (
 )
 
 // snapshotJob is one snapshot on its way: this member takes it for itself, or sends it to
-// another. Its steps are the methods below, in order. One goroutine at a time owns a job, and
-// each step hands it on:
+// another. Its steps are the methods below, in this order. One goroutine at a time owns a job,
+// and each step hands it on:
 //
 //	on the     loop    applier    loop      helper    appender   loop
 //	taken      want -> capture ------------> write --> mark ----> release
 //	sent       want -----------------------> stream ------------> release
 //
-// and where the state machine keeps its own data:
+// Where the state machine keeps its own data, what is taken is a mark without data, at the
+// index that the state machine has on its own disk, and there is no file to be sent:
 //
 //	taken      want -> capture -> locate --> write --> mark ----> release
 //	sent       want -> capture ------------> stream ------------> release
-//
-// What is taken there is a mark without data, at the index that the state machine has on its
-// own disk. What is sent elsewhere is the newest file.
 type snapshotJob struct {
 	loop *loop
 	// to is the member that the snapshot is sent to, and term that of the leader that sends
@@ -147,10 +145,10 @@ func (j *snapshotJob) mark(w *raftstore.Writer) error {
 // stream sends the snapshot. It runs on a helper.
 func (j *snapshotJob) stream() { j.end(j.send()) }
 
-// send sends what was captured as its file would be, or else the file that there is.
+// send sends what was captured, or else the file that there is.
 func (j *snapshotJob) send() error {
 	l := j.loop
-	var body io.WriterTo = framed{j.header, j.state}
+	var body io.WriterTo = j
 	var source io.Closer = j.state
 	if j.state == nil {
 		r, err := l.store.OpenSnapshot(j.header.Metadata.Term, j.header.Metadata.Index)
@@ -166,14 +164,9 @@ func (j *snapshotJob) send() error {
 	return errors.Join(err, l.callbacks.write(source.Close))
 }
 
-// framed is what was captured, written as the file of the snapshot would be.
-type framed struct {
-	header raftstore.SnapshotHeader
-	data   Snapshot
-}
-
-func (f framed) WriteTo(w io.Writer) (int64, error) {
-	return raftstore.WriteSnapshot(w, f.header, f.data)
+// WriteTo writes what was captured as its file would be.
+func (j *snapshotJob) WriteTo(w io.Writer) (int64, error) {
+	return raftstore.WriteSnapshot(w, j.header, j.state)
 }
 
 // end lets the loop release the job. It runs on whatever owns it.
