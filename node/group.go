@@ -50,8 +50,8 @@ type known struct {
 	cluster, committed atomic.Uint64
 	place              atomic.Pointer[core.Place]
 	// space is what the appender found of the log's disk.
-	space space
-	members            atomic.Pointer[octopiipb.Membership]
+	space   space
+	members atomic.Pointer[octopiipb.Membership]
 	// applied is the last index that the state machine has.
 	applied atomic.Uint64
 	// memory, whereabouts and guests are about other members.

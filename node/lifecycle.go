@@ -139,4 +139,3 @@ func (g *group) closeLate(left leftovers) {
 		}
 	}()
 }
-
