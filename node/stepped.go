@@ -147,7 +147,7 @@ func (s steppedNode) request(r core.Request, done func(stepped.Answer)) func() e
 	})
 	r.Waiter = w
 	s.n.inbox.request(r)
-	return w.quit
+	return func() error { return s.n.quit(w) }
 }
 
 func (s steppedNode) Snapshot(done func(uint64, error)) {

@@ -296,13 +296,14 @@ func (c *base) reply(to uint64, r octopiipb.Reply) {
 	c.effects.Replies = append(c.effects.Replies, Reply{To: to, Replies: []octopiipb.Reply{r}})
 }
 
-// take makes a request irrevocable, unless its caller has given up.
+// take says that a request may be committed from here on, unless its caller has given up.
 func (it *request) take() bool {
-	if it.from == 0 && it.Waiter != nil && !it.taken {
-		it.taken = true
-		return it.Waiter.Take()
+	if it.from != 0 || it.Waiter == nil {
+		return true
 	}
-	return true
+	call := it.Waiter.caller()
+	call.taken = !call.abandoned()
+	return call.taken
 }
 
 // waitForLeader keeps what local callers want until there is a leader, or they
