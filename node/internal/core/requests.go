@@ -252,14 +252,14 @@ func (c *requests) decodeRequest(it *request, q *octopiipb.Request) error {
 			it.Kind = ChangeSetting
 		}
 	case len(q.ConfChange) > 0:
-		changes, of, err := decodeChanges(q.ConfChange)
+		d, err := decodeChanges(q.ConfChange)
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrUnsafeMembership, err)
 		}
-		if of != by {
-			return fmt.Errorf("%w: the change of request %d of member %x is marked as %d of %x", ErrNotCommitted, by.id, by.member, of.id, of.member)
+		if d.by != by {
+			return fmt.Errorf("%w: the change of request %d of member %x is marked as %d of %x", ErrNotCommitted, by.id, by.member, d.by.id, d.by.member)
 		}
-		it.Kind, it.Changes, it.DryRun = ChangeMembership, changes, q.DryRun
+		it.Kind, it.Changes, it.DryRun = ChangeMembership, d.changes, q.DryRun
 	case q.Transfer:
 		it.Kind, it.To = Transfer, q.TransferTo
 	default:
