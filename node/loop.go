@@ -438,7 +438,7 @@ func (l *loop) stepUninitialized() {
 	}
 	for i := range l.input.Messages {
 		m := &l.input.Messages[i].Message
-		if core.Bootstraps(m, l.id) {
+		if core.IsSnapshotFor(m, l.id) {
 			err := l.bringToLife(m)
 			if errors.Is(err, wal.ErrNoSpace) {
 				// Nothing was written but the snapshot, for which there may be no room twice.

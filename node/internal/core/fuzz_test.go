@@ -129,7 +129,7 @@ func FuzzUninitialized(f *testing.F) {
 				t.Errorf("%s was answered with %s", describeRaft(m), describeRaft(a))
 			}
 		}
-		if !Bootstraps(&m, 1) {
+		if !IsSnapshotFor(&m, 1) {
 			return
 		}
 		meta := m.Snapshot.Metadata

@@ -157,8 +157,8 @@ func TestSnapshotNamesAVoterTwice(t *testing.T) {
 			b := newBench(t, 1, []uint64{1, 2}, raftpb.HardState{Term: 1, Commit: 1})
 			m := raftpb.Message{Type: raftpb.MsgSnap, From: 2, To: 1, Term: 2,
 				Snapshot: &raftpb.Snapshot{Metadata: raftpb.SnapshotMetadata{Index: 10, Term: 2, ConfState: cs}}}
-			if Bootstraps(&m, 1) {
-				t.Error("Bootstraps takes it: the store is founded on it, and New panics at this and every later start")
+			if IsSnapshotFor(&m, 1) {
+				t.Error("IsSnapshotFor takes it: the store is founded on it, and New panics at this and every later start")
 			}
 			noPanic(t, func() { b.step(Input{Messages: bare([]raftpb.Message{m})}) })
 		})

@@ -357,7 +357,7 @@ func (s *script) receive(t *testing.T, m *scripted, msg octopiipb.PeerMessage) {
 		s.step(m, &Input{Messages: []octopiipb.PeerMessage{msg}})
 		return
 	}
-	if Bootstraps(&msg.Message, m.id) {
+	if IsSnapshotFor(&msg.Message, m.id) {
 		start := m.snapshots[msg.Snapshot.Metadata.Index]
 		s.printf("%d: brought to life by the snapshot at %d", m.id, start.Index)
 		m.disk = newDisk(start, raftpb.HardState{Term: msg.Term, Commit: start.Index})
