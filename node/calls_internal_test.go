@@ -6,9 +6,6 @@ import (
 	"errors"
 	"io"
 	"maps"
-	"runtime"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,55 +15,36 @@ import (
 	"github.com/octopii/octopii/transport"
 )
 
-// A call is taken or it is certainly not committed, never both, also where its context
-// ends at the moment at which it is taken.
-func TestTakenOrNotCommitted(t *testing.T) {
-	const calls = 500000
-	var at [2]atomic.Int64
-	// meet returns when both goroutines are at the same call.
-	meet := func(mine, i int) {
-		at[mine].Store(int64(i))
-		for at[1-mine].Load() < int64(i) {
-			runtime.Gosched()
-		}
+// A call that gives up while the loop takes a turn hears what became of it at the end of the
+// turn; if the turn does not end, it hears that the outcome is unknown. In any case the next
+// Step is told.
+func TestQuitWaitsForTheTurn(t *testing.T) {
+	n := bareGroup()
+	gone := func() int {
+		n.inbox.mu.Lock()
+		defer n.inbox.mu.Unlock()
+		return len(n.inbox.input.Gone)
 	}
-	ws := make([]*waiter, calls)
-	for i := range ws {
-		ws[i] = newWaiterFor(nil)
+	<-n.inbox.turn
+	if err := n.quit(newWaiter()); err != ErrUnknownOutcome || gone() != 1 {
+		t.Errorf("in a turn that does not end: %v, %d are told to be gone; want ErrUnknownOutcome and 1", err, gone())
 	}
-	taken, quit := make([]bool, calls), make([]error, calls)
-	var both sync.WaitGroup
-	both.Go(func() {
-		for i, w := range ws {
-			meet(0, i)
-			taken[i] = w.Take()
-		}
-	})
-	both.Go(func() {
-		for i, w := range ws {
-			meet(1, i)
-			for range i % 40 { // some come sooner than the other, and some later
-				at[1].Load()
-			}
-			quit[i] = w.quit()
-		}
-	})
-	both.Wait()
-	for i := range ws {
-		if taken[i] == errors.Is(quit[i], ErrNotCommitted) {
-			t.Fatalf("call %d: taken: %v; the caller hears: %v", i, taken[i], quit[i])
-		}
+	quit := make(chan error)
+	go func() { quit <- n.quit(newWaiter()) }()
+	n.inbox.turn <- struct{}{}
+	if err := <-quit; err != ErrNotCommitted || gone() != 2 {
+		t.Errorf("behind a turn: %v, %d are told to be gone; want ErrNotCommitted and 2", err, gone())
 	}
 }
 
 // The waiter of a call that gave up is not that of another call: it may still be answered.
 func TestWaiterOfAGoneCallIsItsOwn(t *testing.T) {
 	n := verbs{bareGroup()}
-	for _, taken := range []bool{false, true} {
-		w := newWaiter()
-		if taken {
-			w.Take()
+	for _, known := range []bool{false, true} {
+		if !known {
+			<-n.inbox.turn
 		}
+		w := newWaiter()
 		if _, err := n.giveUp(w, context.Canceled); !errors.Is(err, context.Canceled) {
 			t.Fatal(err)
 		}
@@ -74,11 +52,14 @@ func TestWaiterOfAGoneCallIsItsOwn(t *testing.T) {
 		for range 10 {
 			other := newWaiter()
 			if other == w {
-				t.Fatalf("taken: %v: another call waits at the waiter of one that gave up", taken)
+				t.Fatalf("outcome known: %v: another call waits at the waiter of one that gave up", known)
 			}
 			if len(other.done) > 0 {
-				t.Fatalf("taken: %v: another call has the answer of one that gave up", taken)
+				t.Fatalf("outcome known: %v: another call has the answer of one that gave up", known)
 			}
+		}
+		if !known {
+			n.inbox.turn <- struct{}{}
 		}
 	}
 }

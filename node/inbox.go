@@ -16,9 +16,16 @@ type inbox struct {
 	peerItems, peerBytes int
 	// wake holds a token when there is something to take.
 	wake chan struct{}
+	// turn holds a token between two turns of the loop. With it in hand others may look at
+	// what a Step changes.
+	turn chan struct{}
 }
 
-func newInbox() *inbox { return &inbox{wake: make(chan struct{}, 1)} }
+func newInbox() *inbox {
+	b := &inbox{wake: make(chan struct{}, 1), turn: make(chan struct{}, 1)}
+	b.turn <- struct{}{}
+	return b
+}
 
 // add lets f add to the input.
 func (b *inbox) add(f func(in *core.Input)) {
@@ -41,6 +48,11 @@ func (b *inbox) request(r core.Request) {
 	b.input.Requests = append(b.input.Requests, r)
 	b.mu.Unlock()
 	b.notify()
+}
+
+// gone tells the loop that a caller has given up.
+func (b *inbox) gone(w *waiter) {
+	b.add(func(in *core.Input) { in.Gone = append(in.Gone, w) })
 }
 
 // peer lets f add so many items of so many bytes that a peer sent. It returns
@@ -90,6 +102,8 @@ func reset(in *core.Input) {
 	empty(&in.PeersUp)
 	empty(&in.PeersDown)
 	empty(&in.PeersGone)
+	empty(&in.Gone)
+	empty(&in.Grows)
 	empty(&in.Requests)
 	empty(&in.Remote)
 	empty(&in.Replies)

@@ -153,6 +153,7 @@ func TestResetLeavesNothing(t *testing.T) {
 		Ticks: 3, NoSpace: true, Room: core.RoomFor(7), Stuck: true, Messages: make([]octopiipb.PeerMessage, 1), Appended: make([]*core.Append, 1), Applied: make([]*core.Apply, 1),
 		SnapshotsSent: make([]core.SnapshotSent, 1), PeersUp: make([]core.PeerUp, 1), PeersDown: []uint64{1},
 		PeersGone: []uint64{1}, Campaign: true, Refuse: ErrSuspect, Undelivered: make([]core.Forward, 1), Compacted: core.Place{Index: 5},
+		Gone: []core.Waiter{newWaiter()}, Grows: make([]bool, 1),
 		Requests: request, Remote: make([]core.RemoteRequests, 1), Replies: make([]core.RemoteReplies, 1),
 	}
 	fields := inputFields(&in)

@@ -243,7 +243,7 @@ func (s service) answerCompare(from transport.Hello, payload []byte, done func(t
 	s.inbox.request(core.Request{Kind: core.Read, Waiter: w})
 	s.host.timer(func() {
 		if answered.CompareAndSwap(false, true) {
-			_ = w.quit()
+			s.inbox.gone(w)
 			done(nil, errors.New("no majority answers"))
 		}
 	}).Reset(compareTimeouts * time.Duration(s.cfg.ElectionTicks) * s.cfg.TickInterval)

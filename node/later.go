@@ -241,7 +241,7 @@ func (r *later) read(id uint64, q *octopiipb.CompareRequest) {
 	w := newWaiterFor(func(a answer) { end(a.Err == nil) })
 	l.inbox.request(core.Request{Kind: core.Read, Waiter: w})
 	l.host.timer(func() {
-		_ = w.quit()
+		l.inbox.gone(w)
 		end(false)
 	}).Reset(compareTimeouts * time.Duration(l.cfg.ElectionTicks) * l.cfg.TickInterval)
 }

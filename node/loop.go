@@ -63,6 +63,8 @@ type turnWork struct {
 	calls []func(*loop)
 	// undelivered is for the next Step, which need not come soon.
 	undelivered []core.Forward
+	// grows are the state machine's answers to the last Effects.Unsorted.
+	grows []bool
 	// answers are given to callers when the status is published.
 	answers []func()
 }
@@ -162,7 +164,6 @@ func (l *loop) startCore(start raftstore.SnapshotHeader, applied uint64, founded
 		PromoteStableTicks:  l.cfg.PromoteStableTicks,
 		JoinTimeoutTicks:    l.cfg.JoinTimeoutTicks,
 		StallTicks:          max(0, l.cfg.StallTicks),
-		Grows:               l.grows,
 		Founded:             founded,
 		ProposalBytesMax:    l.cfg.ProposalBytesMax,
 		WaitingBytesMax:     forwardsOfPending * l.cfg.PendingBytesMax,
@@ -186,9 +187,6 @@ func (l *loop) startCore(start raftstore.SnapshotHeader, applied uint64, founded
 	l.setInitialized(start.Membership.Cluster)
 	return nil
 }
-
-// grows says whether a command may make the state machine grow.
-func (l *loop) grows(command []byte) bool { return l.limited == nil || l.limited.Grows(command) }
 
 func (l *loop) run() {
 	ticker := time.NewTicker(l.cfg.TickInterval)
@@ -221,13 +219,17 @@ func (l *loop) turn(ticks int) bool {
 	}
 	l.watchdog.loop.begin()
 	defer l.watchdog.loop.end()
+	<-l.inbox.turn
+	defer func() { l.inbox.turn <- struct{}{} }()
 	l.calls = l.inbox.take(&l.input, l.calls)
 	for _, call := range l.calls {
 		call(l)
 	}
 	l.input.Ticks = ticks
 	l.input.Undelivered = append(l.input.Undelivered, l.undelivered...)
+	l.input.Grows = append(l.input.Grows, l.grows...)
 	empty(&l.undelivered)
+	empty(&l.grows)
 	l.doubt.tick(ticks)
 	l.rivals.tick(ticks)
 	l.later.tick(ticks)
@@ -332,6 +334,9 @@ func (l *loop) carryOut(eff *core.Effects) {
 	}
 	if eff.Apply != nil {
 		l.applies.put(applyJob{apply: eff.Apply})
+	}
+	for _, command := range eff.Unsorted {
+		l.grows = append(l.grows, l.limited.Grows(command))
 	}
 	for i := range eff.Snapshots {
 		l.snapshots.send(&eff.Snapshots[i])
@@ -443,7 +448,7 @@ func (l *loop) stepUninitialized() {
 	}
 	for i := range l.input.Messages {
 		m := &l.input.Messages[i].Message
-		if core.Bootstraps(m, l.id) {
+		if core.IsSnapshotFor(m, l.id) {
 			err := l.bringToLife(m)
 			if errors.Is(err, wal.ErrNoSpace) {
 				// Nothing was written but the snapshot, for which there may be no room twice.

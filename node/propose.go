@@ -24,7 +24,8 @@ import (
 // to a leader, or with the leader's reason to refuse it. ErrUnknownOutcome says that
 // the proposal may be committed, now or later: ctx ended or this member stopped, which
 // it wraps likewise, while it was under way; or a snapshot took the place of the log
-// in which this member would have found it.
+// in which this member would have found it; or ctx ended while this member reads its log from a
+// disk that hangs: the call returns 100 ms later then.
 func (n *Node) Propose(ctx context.Context, data []byte) (Result, error) {
 	if err := n.ready(ctx, "Propose"); err != nil {
 		return Result{}, neverProposed(err)

@@ -55,7 +55,7 @@ func (h handler) receive(from uint64, header []byte, body io.Reader) error {
 	meta := s.Metadata
 	m := raftpb.Message{Type: raftpb.MsgSnap, From: from, To: h.id, Term: s.Term,
 		Snapshot: &raftpb.Snapshot{Metadata: meta}}
-	if !core.Bootstraps(&m, h.id) {
+	if !core.IsSnapshotFor(&m, h.id) {
 		return fmt.Errorf("the snapshot at %d is not one for member %x", meta.Index, h.id)
 	}
 	if err := h.contradicts(from, s.Term, meta, []octopiipb.TermStart{{First: meta.Index, Term: meta.Term}}); err != nil {

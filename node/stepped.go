@@ -8,6 +8,7 @@ import (
 
 	"github.com/octopii/octopii/internal/stepped"
 	"github.com/octopii/octopii/node/internal/core"
+	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/raftstore"
 )
 
@@ -113,24 +114,12 @@ func (s steppedNode) Read(done func(stepped.Answer)) func() error {
 	return s.request(core.Request{Kind: core.Read}, done)
 }
 
-func (s steppedNode) Change(changes []stepped.Change, done func(stepped.Answer)) func() error {
-	r := core.Request{Kind: core.ChangeMembership}
-	for _, c := range changes {
-		r.Changes = append(r.Changes, core.Change{Op: steppedOps[c.Op], Member: c.Member})
-	}
-	return s.request(r, done)
+func (s steppedNode) Change(changes []octopiipb.MemberChange, done func(stepped.Answer)) func() error {
+	return s.request(core.Request{Kind: core.ChangeMembership, Changes: changes}, done)
 }
 
 func (s steppedNode) Transfer(to uint64, done func(stepped.Answer)) func() error {
 	return s.request(core.Request{Kind: core.Transfer, To: to}, done)
-}
-
-// steppedOps are the core's words for a simulator's changes.
-var steppedOps = [...]core.ChangeOp{
-	stepped.AddLearner: core.AddLearner,
-	stepped.Promote:    core.Promote,
-	stepped.Remove:     core.Remove,
-	stepped.Demote:     core.Demote,
 }
 
 // request hands a request to the loop.
@@ -147,7 +136,7 @@ func (s steppedNode) request(r core.Request, done func(stepped.Answer)) func() e
 	})
 	r.Waiter = w
 	s.n.inbox.request(r)
-	return w.quit
+	return func() error { return s.n.quit(w) }
 }
 
 func (s steppedNode) Snapshot(done func(uint64, error)) {

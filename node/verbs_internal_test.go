@@ -11,7 +11,7 @@ import (
 func TestAfterRemoval(t *testing.T) {
 	members := []octopiipb.Member{{ID: 1, Kind: octopiipb.Voter}, {ID: 2, Kind: octopiipb.Voter}, {ID: 3, Address: "h:3", Kind: octopiipb.Learner, Promote: true, Replaces: 1}}
 	change := func(op core.ChangeOp, id uint64) octopiipb.MemberChange {
-		return octopiipb.MemberChange{Op: uint32(op), Member: octopiipb.Member{ID: id}}
+		return octopiipb.MemberChange{Op: op, Member: octopiipb.Member{ID: id}}
 	}
 	wish := &octopiipb.Membership{Cluster: 1, Index: 5, Members: members}
 	joint := &octopiipb.Membership{Cluster: 1, Index: 6, Members: members, UnderWay: []octopiipb.MemberChange{change(core.Promote, 3), change(core.Remove, 1)}}

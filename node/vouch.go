@@ -271,7 +271,7 @@ func (s service) vouch() {
 	w := newWaiterFor(func(a answer) { end(a.Index, publicError(a.Err)) })
 	// A majority that takes longer than this to confirm has no leader.
 	limit = s.host.timer(func() {
-		_ = w.quit()
+		s.inbox.gone(w)
 		end(0, errors.New("no majority of the voters confirmed it in time"))
 	})
 	limit.Reset(2 * s.cfg.TickInterval * time.Duration(s.cfg.ElectionTicks))

@@ -6,27 +6,20 @@ import (
 	"fmt"
 	"strings"
 	"sync"
-	"sync/atomic"
+	"time"
 
 	"github.com/octopii/octopii/node/internal/core"
 )
 
-// waiter is one call that waits for its outcome. It is a core.Waiter.
+// waiter is one call that waits for its outcome. It is a core.Waiter: what its Call says
+// changes in the loop's turns only.
 type waiter struct {
-	state atomic.Uint32
+	core.Call
 	// done gets exactly one answer, unless the node stops first.
 	done chan answer
 	// then, if set, is called with it instead, and must not wait.
 	then func(answer)
 }
-
-// The states of a waiter. A call whose context ends while it is queued takes
-// itself back; once taken it may be committed whatever its caller does.
-const (
-	queued uint32 = iota
-	taken
-	gone
-)
 
 // answer is the outcome of a call.
 type answer struct {
@@ -38,22 +31,13 @@ var waiters = sync.Pool{New: func() any { return &waiter{done: make(chan answer,
 
 func newWaiter() *waiter {
 	w := waiters.Get().(*waiter)
-	w.state.Store(queued)
+	w.Call = core.Call{}
 	return w
 }
 
 // newWaiterFor makes a waiter that nobody waits at: then is called by whoever has
 // the answer.
 func newWaiterFor(then func(answer)) *waiter { return &waiter{then: then} }
-
-// Take implements core.Waiter.
-func (w *waiter) Take() bool { return w.state.CompareAndSwap(queued, taken) }
-
-// Untake implements core.Waiter. A caller that gave up in between stays gone.
-func (w *waiter) Untake() { w.state.CompareAndSwap(taken, queued) }
-
-// Gone implements core.Waiter.
-func (w *waiter) Gone() bool { return w.state.Load() == gone }
 
 // finish answers the call. Whoever gave up left room for the answer.
 func (w *waiter) finish(a answer) {
@@ -84,7 +68,7 @@ func (v verbs) wait(ctx context.Context, w *waiter) (answer, error) {
 // giveUp is what a call returns that stopped waiting because of cause. The
 // waiter is not used again: somebody may still answer it.
 func (v verbs) giveUp(w *waiter, cause error) (answer, error) {
-	err := w.quit()
+	err := v.quit(w)
 	select {
 	case a := <-w.done: // it came at the same moment
 		return a, publicError(a.Err)
@@ -93,12 +77,31 @@ func (v verbs) giveUp(w *waiter, cause error) (answer, error) {
 	}
 }
 
-// quit gives the call up, and says what is known of it then.
-func (w *waiter) quit() error {
-	if w.state.Swap(gone) == queued {
-		return ErrNotCommitted
+// turnWaitMax is for how long a call that has given up waits for the end of the turn that is
+// under way. A turn takes less than a millisecond, unless it reads the log from a disk that
+// hangs.
+const turnWaitMax = 100 * time.Millisecond
+
+// quit gives a call up, and says what is known of it then. Between two turns that is certain:
+// a request that no Step has taken by then is taken by none, since the next one is told that
+// the caller is gone. Whether the turn that is under way takes it, only its end can tell.
+func (g *group) quit(w *waiter) error {
+	select {
+	case <-g.inbox.turn:
+	default:
+		select {
+		case <-g.inbox.turn:
+		case <-time.After(turnWaitMax):
+			g.inbox.gone(w)
+			return ErrUnknownOutcome
+		}
 	}
-	return ErrUnknownOutcome
+	defer func() { g.inbox.turn <- struct{}{} }()
+	g.inbox.gone(w)
+	if w.Taken() {
+		return ErrUnknownOutcome
+	}
+	return ErrNotCommitted
 }
 
 // publicErrors are the core's errors and what callers know them as.

@@ -160,7 +160,7 @@ func (n *operator) settleLoss() {
 		heir, ok := ms.Member(n.heir.id)
 		switch {
 		case there && n.heir.heir == byHand:
-			n.change(l, stepped.Change{Op: stepped.Remove, Member: octopiipb.Member{ID: n.lost.id}})
+			n.change(l, octopiipb.MemberChange{Op: octopiipb.Remove, Member: octopiipb.Member{ID: n.lost.id}})
 		case n.heir.gone: // it was given up
 			n.heir = n.newHeir()
 		case !there && ok && n.settled(heir) && len(n.more) > 0:
@@ -201,8 +201,8 @@ func (n *operator) spare() (l *member, id uint64) {
 }
 
 // change asks a member for a change of membership.
-func (n *operator) change(m *member, cs ...stepped.Change) {
-	shrinks := slices.ContainsFunc(cs, func(c stepped.Change) bool { return c.Op == stepped.Remove || c.Op == stepped.Demote })
+func (n *operator) change(m *member, cs ...octopiipb.MemberChange) {
+	shrinks := slices.ContainsFunc(cs, func(c octopiipb.MemberChange) bool { return c.Op == octopiipb.Remove || c.Op == octopiipb.Demote })
 	if shrinks {
 		n.shrinking[m] = n.w.now
 	}
@@ -274,8 +274,8 @@ func (n *operator) join() {
 }
 
 // toVote is the change that adds a member which wants to vote.
-func toVote(m *member, replaces uint64) stepped.Change {
-	return stepped.Change{Op: stepped.AddLearner, Member: octopiipb.Member{ID: m.id, Name: m.name(), Address: m.address, Promote: true, Replaces: replaces}}
+func toVote(m *member, replaces uint64) octopiipb.MemberChange {
+	return octopiipb.MemberChange{Op: octopiipb.AddLearner, Member: octopiipb.Member{ID: m.id, Name: m.name(), Address: m.address, Promote: true, Replaces: replaces}}
 }
 
 // several adds two members in one change. They wait to be added.
@@ -374,12 +374,12 @@ func (n *operator) demote() {
 		return
 	}
 	n.tell(l, "demote %x", id)
-	n.change(l, stepped.Change{Op: stepped.Demote, Member: octopiipb.Member{ID: id}})
+	n.change(l, octopiipb.MemberChange{Op: octopiipb.Demote, Member: octopiipb.Member{ID: id}})
 	n.demoted[id] = true
 	n.later(time.Second, 6*time.Second, "promote", func() {
 		if l := n.asked(); l != nil {
 			// At once, which is refused if it lags; and else when it has caught up.
-			n.change(l, stepped.Change{Op: stepped.Promote, Member: octopiipb.Member{ID: id}})
+			n.change(l, octopiipb.MemberChange{Op: octopiipb.Promote, Member: octopiipb.Member{ID: id}})
 			if m := n.w.member(id); n.w.oneIn(2) {
 				n.change(l, toVote(m, 0))
 			}
@@ -394,7 +394,7 @@ func (n *operator) remove() {
 	}
 	n.tell(l, "remove %x", id)
 	n.removed[id] = true
-	n.change(l, stepped.Change{Op: stepped.Remove, Member: octopiipb.Member{ID: id}})
+	n.change(l, octopiipb.MemberChange{Op: octopiipb.Remove, Member: octopiipb.Member{ID: id}})
 }
 
 func (n *operator) transfer() {

@@ -166,11 +166,11 @@ func (s *scenario) unbroken() {
 var commands = map[string]func(*scenario){
 	"cluster":     (*scenario).cluster,
 	"join":        (*scenario).join,
-	"add-learner": func(s *scenario) { s.change(stepped.AddLearner) },
-	"promote":     func(s *scenario) { s.change(stepped.Promote) },
-	"demote":      func(s *scenario) { s.change(stepped.Demote) },
+	"add-learner": func(s *scenario) { s.change(octopiipb.AddLearner) },
+	"promote":     func(s *scenario) { s.change(octopiipb.Promote) },
+	"demote":      func(s *scenario) { s.change(octopiipb.Demote) },
 	"change":      (*scenario).changes,
-	"remove":      func(s *scenario) { s.change(stepped.Remove) },
+	"remove":      func(s *scenario) { s.change(octopiipb.Remove) },
 	"empty":       (*scenario).empty,
 	"name":        (*scenario).nameMember,
 
@@ -571,31 +571,31 @@ func (s *scenario) request(m *member, ask func(done func(stepped.Answer)) (giveU
 
 // changes makes several at once: change id=1 promote=4 remove=3.
 func (s *scenario) changes() {
-	ops := map[string]stepped.ChangeOp{"add": stepped.AddLearner, "promote": stepped.Promote, "demote": stepped.Demote, "remove": stepped.Remove}
-	var list []stepped.Change
+	ops := map[string]octopiipb.ChangeOp{"add": octopiipb.AddLearner, "promote": octopiipb.Promote, "demote": octopiipb.Demote, "remove": octopiipb.Remove}
+	var list []octopiipb.MemberChange
 	for _, a := range s.d.CmdArgs {
 		if op, ok := ops[a.Key]; ok {
 			m := s.called(a.Vals[0])
-			list = append(list, stepped.Change{Op: op, Member: octopiipb.Member{ID: m.id, Address: m.address}})
-			s.w.nemesis.removed[m.id] = s.w.nemesis.removed[m.id] || op == stepped.Remove
+			list = append(list, octopiipb.MemberChange{Op: op, Member: octopiipb.Member{ID: m.id, Address: m.address}})
+			s.w.nemesis.removed[m.id] = s.w.nemesis.removed[m.id] || op == octopiipb.Remove
 		}
 	}
 	s.ask(s.member("id"), list...)
 }
 
-func (s *scenario) change(op stepped.ChangeOp) {
-	c := stepped.Change{Op: op, Member: octopiipb.Member{ID: s.number("member", 0)}}
+func (s *scenario) change(op octopiipb.ChangeOp) {
+	c := octopiipb.MemberChange{Op: op, Member: octopiipb.Member{ID: s.number("member", 0)}}
 	if m := s.called(s.text("member")); m != nil {
 		c.Member.ID, c.Member.Address = m.id, m.address
 	}
 	c.Member.Promote = s.d.HasArg("promote")
-	if op == stepped.Remove {
+	if op == octopiipb.Remove {
 		s.w.nemesis.removed[c.Member.ID] = true
 	}
 	s.ask(s.member("id"), c)
 }
 
-func (s *scenario) ask(m *member, changes ...stepped.Change) {
+func (s *scenario) ask(m *member, changes ...octopiipb.MemberChange) {
 	change := func(done func(stepped.Answer)) func() error { return m.node.Change(changes, done) }
 	s.request(m, change, func(a stepped.Answer) string {
 		if a.Err != nil {

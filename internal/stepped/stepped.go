@@ -125,7 +125,7 @@ type Node interface {
 	// and waits until it is applied.
 	Read(done func(Answer)) (giveUp func() error)
 	// Change makes all the changes of membership as one.
-	Change(changes []Change, done func(Answer)) (giveUp func() error)
+	Change(changes []octopiipb.MemberChange, done func(Answer)) (giveUp func() error)
 	// Transfer hands leadership to a voter; 0: the best one.
 	Transfer(to uint64, done func(Answer)) (giveUp func() error)
 
@@ -141,24 +141,6 @@ type Node interface {
 
 // Work says which parts of a Node have something to do.
 type Work struct{ Loop, Append, Apply bool }
-
-// Change is one change of the membership, as an operator asks for it.
-type Change struct {
-	Op ChangeOp
-	// Member is the whole record for AddLearner. The others look at its ID only.
-	Member octopiipb.Member
-}
-
-// ChangeOp is what a Change does.
-type ChangeOp uint8
-
-// The operations.
-const (
-	AddLearner ChangeOp = iota + 1
-	Promote
-	Remove
-	Demote
-)
 
 // Answer is the outcome of a request.
 type Answer struct {

@@ -17,22 +17,10 @@ func (c *Core) newApply(m *raftpb.Message) *Apply {
 	a.Entries = make([]Committed, 0, len(m.Entries))
 	for i := range m.Entries {
 		e := &m.Entries[i]
-		by, frame := originOf(e)
-		w := c.callerOf(e, by)
-		switch {
-		case e.Type != raftpb.EntryNormal:
-			c.applyChange(e, w)
-		case len(frame) == 0:
-			// A new leader's first entry, or what raft put in the place of a
-			// conf change that it refused (cockroach 105797).
-		case frame[0] == frameBarrier:
-			if w != nil {
-				c.effects.Outcomes = append(c.effects.Outcomes, Outcome{Waiter: w, Index: e.Index})
-			}
-		case frame[0] == frameSetting:
-			c.applySetting(e, frame, w)
-		default:
-			a.Entries = append(a.Entries, Committed{Index: e.Index, Term: e.Term, Data: frame[1:], Waiter: w})
+		if e.Type == raftpb.EntryNormal {
+			c.applyNormal(a, e)
+		} else {
+			c.applyChange(e)
 		}
 		c.reach(e.Index, e.Term)
 		c.handed.Index, c.handed.Term = e.Index, e.Term
@@ -43,13 +31,23 @@ func (c *Core) newApply(m *raftpb.Message) *Apply {
 	return a
 }
 
-// originOf says who forwarded an entry, and what a normal one has beside that.
-func originOf(e *raftpb.Entry) (origin, []byte) {
-	if e.Type == raftpb.EntryNormal {
-		return unwrap(e.Data)
+// applyNormal hands a command on, and applies what else stands in a normal entry.
+func (c *Core) applyNormal(a *Apply, e *raftpb.Entry) {
+	by, frame := unwrap(e.Data)
+	w := c.callerOf(e, by)
+	switch {
+	case len(frame) == 0:
+		// A new leader's first entry, or what raft put in the place of a
+		// conf change that it refused (cockroach 105797).
+	case frame[0] == frameBarrier:
+		if w != nil {
+			c.effects.Outcomes = append(c.effects.Outcomes, Outcome{Waiter: w, Index: e.Index})
+		}
+	case frame[0] == frameSetting:
+		c.applySetting(e, frame, w)
+	default:
+		a.Entries = append(a.Entries, Committed{Index: e.Index, Term: e.Term, Data: frame[1:], Waiter: w})
 	}
-	_, by, _ := decodeChanges(e.Data) // zero for one that leaves a joint configuration
-	return by, nil
 }
 
 // callerOf returns who waits here for a committed entry, if somebody does, and tries
@@ -69,22 +67,20 @@ func (c *requests) callerOf(e *raftpb.Entry, by origin) Waiter {
 
 // applyChange applies a committed change of membership, or refuses it in the
 // same way on every member.
-func (c *Core) applyChange(e *raftpb.Entry, w Waiter) {
-	var cc raftpb.ConfChangeV2
-	if err := cc.Unmarshal(e.Data); err != nil {
-		panic(fmt.Sprintf("core: committed conf change %d cannot be read: %v", e.Index, err))
+func (c *Core) applyChange(e *raftpb.Entry) {
+	d, err := decodeChanges(e.Data)
+	if err != nil {
+		panic(fmt.Sprintf("core: committed entry %d was admitted: %v", e.Index, err))
 	}
-	if cc.LeaveJoint() {
-		c.leaveJoint(e, cc)
+	w := c.callerOf(e, d.by)
+	if d.conf.LeaveJoint() {
+		c.leaveJoint(e, d.conf)
 		return
 	}
-	changes, _, err := decodeChanges(e.Data)
-	if err == nil {
-		err = checkChanges(c.handed.Membership, c.handed.ConfState, changes)
-	}
+	err = checkChanges(c.handed.Membership, c.handed.ConfState, d.changes)
 	switch {
 	case err == nil:
-		c.setConf(e, *c.rn.ApplyConfChange(cc), withChanges(c.handed.Membership, e.Index, changes))
+		c.setConf(e, *c.rn.ApplyConfChange(d.conf), withChanges(c.handed.Membership, e.Index, d.changes))
 		if c.leaves() && c.rn.BasicStatus().RaftState == raft.StateLeader {
 			c.handOver(leaving)
 		}

@@ -49,7 +49,7 @@ func TestCommittedChangesThatChangeNothing(t *testing.T) {
 func TestHalfDoneMustBePossible(t *testing.T) {
 	members := []octopiipb.Member{{ID: 1, Address: "a", Kind: octopiipb.Voter}, {ID: 2, Address: "b", Kind: octopiipb.Voter}, {ID: 3, Address: "c", Kind: octopiipb.Voter}}
 	change := func(op ChangeOp, id uint64, address string) octopiipb.MemberChange {
-		return octopiipb.MemberChange{Op: uint32(op), Member: octopiipb.Member{ID: id, Address: address}}
+		return octopiipb.MemberChange{Op: op, Member: octopiipb.Member{ID: id, Address: address}}
 	}
 	for name, c := range map[string]struct {
 		underWay []octopiipb.MemberChange

@@ -50,9 +50,6 @@ type Config struct {
 	WaitingBytesMax     int64
 	UncommittedBytesMax int64
 	UnappliedBytesMax   int64
-	// Grows says whether a command may make the state machine grow; it is called only if
-	// Input.Room is limited. nil: each may.
-	Grows func(command []byte) bool
 	// Founded: a cluster of several voters was just founded. Nobody leads it, and there is
 	// nobody to wait for, so Input.Campaign follows.
 	Founded bool
@@ -89,8 +86,9 @@ type request struct {
 	// from is 0 for a local caller; otherwise id is the follower's, and term the one
 	// in which it is to be appended, if at all.
 	from, id, term uint64
-	// taken: its Waiter's Take was called. wrapped: Data names an origin.
-	taken, wrapped bool
+	// wrapped: Data names an origin.
+	wrapped bool
+	growth  growth
 }
 
 // New starts a member at a snapshot or mark. What Storage holds behind it as
@@ -207,6 +205,10 @@ func readable(cfg *Config, last uint64) error {
 func (c *Core) Step(in *Input) *Effects {
 	c.effects = Effects{}
 	c.bound, c.room = c.last, in.Room
+	for _, w := range in.Gone {
+		w.caller().gone = true
+	}
+	c.sort(in.Grows)
 	if in.Refuse != nil {
 		c.refuseAll(in.Refuse)
 	}
@@ -272,6 +274,7 @@ func (c *Core) Step(in *Input) *Effects {
 	if in.NoSpace {
 		c.refuseProposals() // what the Ready gave back
 	}
+	c.askForGrowth()
 	return &c.effects
 }
 

@@ -5,9 +5,11 @@
 // apply, answers. It drives raft's RawNode with asynchronous storage writes, so
 // the library itself says which message must wait for which fsync. There is no
 // clock, goroutine, file or socket in here, so a simulator can drive the code that ships.
-// The same inputs give the same effects, but for what is asked within a Step: whether a
-// caller has given up (Waiter), what Config.Grows says, and the election timeouts, which raft
-// draws from the process's source of chance.
+// A Step is a function of the core's state, of its Input and of what its Storage has: it asks
+// nobody else. So who records the Inputs of a process can step another core with them, and gets
+// the same Effects (TestStepsAreReplayed). Election timeouts raft draws by itself, from the
+// process's crypto/rand.Reader: a simulator puts a seeded one in its place, and a replay the
+// recorded draws.
 //
 // A Core is layers, from the ground up; each owns its fields and knows only those below:
 //

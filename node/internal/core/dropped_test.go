@@ -19,14 +19,14 @@ func TestBatchThatRaftDrops(t *testing.T) {
 	applied := b.c.Status().Last
 	big := make([]byte, b.c.cfg.ProposalBytesMax)
 	for range 3 { // what members have not acknowledged
-		b.run(Input{Requests: []Request{NewProposal(big, yes{})}})
+		b.run(Input{Requests: []Request{NewProposal(big, &call{})}})
 	}
 	last := b.c.Status().Last
 	if last != applied+3 || len(b.all) > 0 {
 		t.Fatalf("the log ends at %d and was applied up to %d; outcomes %v", last, applied, b.all)
 	}
-	add := Request{Kind: ChangeMembership, Waiter: yes{}, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 4, Address: "addr4"}}}}
-	b.run(Input{Requests: []Request{NewProposal(big, yes{}), add}})
+	add := Request{Kind: ChangeMembership, Waiter: &call{}, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 4, Address: "addr4"}}}}
+	b.run(Input{Requests: []Request{NewProposal(big, &call{}), add}})
 	if len(b.all) != 2 || !errors.Is(b.all[0].Err, ErrOverloaded) || !errors.Is(b.all[1].Err, ErrOverloaded) || b.c.Status().Last != last {
 		t.Fatalf("the log ends at %d and did at %d; outcomes %v, want two of ErrOverloaded", b.c.Status().Last, last, b.all)
 	}
@@ -56,7 +56,7 @@ func TestReadsOfAMemberThatStopsServing(t *testing.T) {
 	b.elect(2)
 	b.ack(2)
 	term := b.c.Status().Term
-	b.run(Input{Requests: []Request{NewProposal([]byte("p"), yes{})}})
+	b.run(Input{Requests: []Request{NewProposal([]byte("p"), &call{})}})
 	last := b.c.Status().Last
 	e := b.step(Input{Messages: bare([]raftpb.Message{{Type: raftpb.MsgAppResp, From: 2, To: 1, Term: term, Index: last}})})
 	apply := e.Apply

@@ -63,11 +63,11 @@ func (c *guard) takesVote(id, behind, upTo uint64) bool {
 }
 
 func takesVote(e *raftpb.Entry, id uint64) bool {
-	var cc raftpb.ConfChangeV2
-	if e.Type != raftpb.EntryConfChangeV2 || cc.Unmarshal(e.Data) != nil {
+	if e.Type != raftpb.EntryConfChangeV2 {
 		return false
 	}
-	return slices.ContainsFunc(cc.Changes, func(one raftpb.ConfChangeSingle) bool {
+	d, err := decodeChanges(e.Data)
+	return err == nil && slices.ContainsFunc(d.conf.Changes, func(one raftpb.ConfChangeSingle) bool {
 		return one.NodeID == id && (one.Type == raftpb.ConfChangeRemoveNode || one.Type == raftpb.ConfChangeAddLearnerNode)
 	})
 }

@@ -18,12 +18,9 @@ func (c *requests) tryReturned() {
 	c.returned = c.returned[:0]
 }
 
-// untake gives a request back to its caller, who may give it up again.
+// untake says that nothing became of a request: its caller may give it up again.
 func (it *request) untake() {
-	if it.taken {
-		it.taken = false
-		it.Waiter.Untake()
-	}
+	it.Waiter.caller().taken = false
 }
 
 // forwardBytesMax is the size at which a message with requests is full.
@@ -109,7 +106,7 @@ func (c *requests) sendDue(ticks int) {
 		case s.Kind == Transfer:
 			c.settle(s.request, Outcome{Err: ErrTransferLost})
 			*s = sentRequest{done: true}
-		case s.Waiter.Gone():
+		case s.Waiter.caller().gone:
 			*s = sentRequest{done: true} // whatever becomes of it
 		case !s.has && s.to == st.Lead && s.term == st.Term:
 			s.resent = true

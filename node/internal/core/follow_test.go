@@ -122,7 +122,7 @@ func TestForwardedIsTriedAgainUnderTheNextTerm(t *testing.T) {
 func TestForwardedOfAGoneCallerIsForgotten(t *testing.T) {
 	w := &call{name: "p"}
 	b, _ := follower(t, w)
-	w.gone = true
+	b.run(Input{Gone: []Waiter{w}})
 	b.tickUnder(2, 2, 10)
 	b.quiet()
 	if n := len(b.c.forwarded.sent); n > 0 {
@@ -134,7 +134,7 @@ func TestForwardedOfAGoneCallerIsForgotten(t *testing.T) {
 func TestForwardedOfAGoneCallerIsNotTriedAgain(t *testing.T) {
 	w := &call{name: "p"}
 	b, _ := follower(t, w)
-	w.gone = true
+	b.run(Input{Gone: []Waiter{w}})
 	b.append(3, 3, 1, 1, raftpb.Entry{Term: 3})
 	b.run(Input{Ticks: 9})
 	b.quiet()
@@ -376,7 +376,7 @@ func TestDeposedLeaderProposesAgain(t *testing.T) {
 	st := b.c.Status()
 	w, gone := &call{name: "w"}, &call{name: "gone"}
 	b.run(Input{Requests: []Request{NewProposal([]byte("w"), w), NewProposal([]byte("gone"), gone)}})
-	gone.gone = true
+	b.run(Input{Gone: []Waiter{gone}})
 	b.append(3, st.Term+1, st.Last, st.Term, raftpb.Entry{Term: st.Term + 1})
 	f := b.sent()
 	if len(b.all) != 0 || len(f) != 1 || f[0].To != 3 || f[0].Term != st.Term+1 || len(f[0].Requests) != 1 {

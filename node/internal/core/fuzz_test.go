@@ -60,16 +60,17 @@ func FuzzChange(f *testing.F) {
 			n := min(int(list[0]), len(list)-1)
 			data := list[1:][:n]
 			list = list[1+n:]
-			changes, _, err := decodeChanges(data)
+			read, err := decodeChanges(data)
 			if err != nil {
 				continue
 			}
+			changes := read.changes
 			rewritten, err := encodeChanges(changes, origin{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if again, _, err := decodeChanges(rewritten); err != nil || !slices.Equal(again, changes) {
-				t.Fatalf("%+v is written and read as %+v, %v", changes, again, err)
+			if again, err := decodeChanges(rewritten); err != nil || !slices.Equal(again.changes, changes) {
+				t.Fatalf("%+v is written and read as %+v, %v", changes, again.changes, err)
 			}
 			if checkChanges(c.ms, c.tr.ConfState(), changes) == nil {
 				c.change(t, index, changes)
@@ -128,7 +129,7 @@ func FuzzUninitialized(f *testing.F) {
 				t.Errorf("%s was answered with %s", describeRaft(m), describeRaft(a))
 			}
 		}
-		if !Bootstraps(&m, 1) {
+		if !IsSnapshotFor(&m, 1) {
 			return
 		}
 		meta := m.Snapshot.Metadata

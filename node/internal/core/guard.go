@@ -170,7 +170,7 @@ func admitEntry(e *raftpb.Entry) error {
 		}
 		return nil
 	case raftpb.EntryConfChangeV2:
-		_, _, err := decodeChanges(e.Data)
+		_, err := decodeChanges(e.Data)
 		if err != nil {
 			return fmt.Errorf("entry %d: %w", e.Index, err)
 		}

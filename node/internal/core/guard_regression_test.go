@@ -63,11 +63,11 @@ var odd = []raftpb.ConfState{
 
 // The same configurations bring an uninitialized peer to life, whose core.New
 // then panics, now and at every restart, for the log is founded by then.
-func TestGuardBootstrapsIntoPanic(t *testing.T) {
+func TestGuardSnapshotIntoPanic(t *testing.T) {
 	for _, cs := range odd {
 		m := raftpb.Message{Type: raftpb.MsgSnap, From: 2, To: 1, Term: 3,
 			Snapshot: &raftpb.Snapshot{Metadata: raftpb.SnapshotMetadata{Index: 20, Term: 3, ConfState: cs}}}
-		if !Bootstraps(&m, 1) {
+		if !IsSnapshotFor(&m, 1) {
 			continue
 		}
 		start := Label{Index: 20, Term: 3, ConfState: cs, Membership: newCluster(1).ms}

@@ -6,18 +6,26 @@ import (
 	octopiipb "github.com/octopii/octopii/proto"
 )
 
-// Waiter is a caller that waits for the outcome of a request. Core carries it
-// around and hands it back.
-type Waiter interface {
-	// Take is called once, when the request is about to become irrevocable. It
-	// returns false when the caller has given up: the request is then dropped,
-	// and certainly not committed.
-	Take() bool
-	// Untake takes back the last Take: nothing became of the request yet.
-	Untake()
-	// Gone says that the caller has given up before Take.
-	Gone() bool
+// Waiter is a caller that waits for the outcome of a request: any type that embeds a
+// Call. Core carries it around and hands it back.
+type Waiter interface{ caller() *Call }
+
+// Call is what a core knows of a caller. It is part of the state of that core: only a Step
+// changes it, and others may look at it between two Steps.
+type Call struct {
+	// taken: the request was given to raft, or sent to the leader. gone: the caller has
+	// given up.
+	taken, gone bool
 }
+
+func (c *Call) caller() *Call { return c }
+
+// Taken says that the request may be committed, now or later. If it is false when the caller
+// gives up, and the next Input says so in Gone, the request is certainly never committed.
+func (c *Call) Taken() bool { return c.taken }
+
+// abandoned: the caller has given up before anything became of its request.
+func (c *Call) abandoned() bool { return c.gone && !c.taken }
 
 // RequestKind says what a Request wants.
 type RequestKind uint8
@@ -115,9 +123,15 @@ type Input struct {
 	// Compacted is the place of a snapshot that was taken here; its index is 0 if none was.
 	// Labels that only states before it need are dropped.
 	Compacted Place
-	Requests  []Request
-	Remote    []RemoteRequests
-	Replies   []RemoteReplies
+	// Gone are callers that have given up since the last Step. Where their requests were
+	// not taken yet they are dropped; their outcomes, if there are any, nobody reads.
+	Gone []Waiter
+	// Grows says which of the commands in the last Effects.Unsorted may make the state
+	// machine grow.
+	Grows    []bool
+	Requests []Request
+	Remote   []RemoteRequests
+	Replies  []RemoteReplies
 }
 
 // Label says what a state at Index is: which entry it ends with, and who
@@ -208,6 +222,9 @@ type Effects struct {
 	Forwards  []Forward
 	Replies   []Reply
 	Outcomes  []Outcome
+	// Unsorted are commands for which there may be no room. They wait until the next Input
+	// says in Grows, in the same order, which of them may make the state machine grow.
+	Unsorted [][]byte
 	// LeaderChanged: Core.Leader or Core.Term is another than before.
 	LeaderChanged bool
 	// Membership is set when it changed.

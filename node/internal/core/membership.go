@@ -16,27 +16,19 @@ import (
 // Change is what becomes of one member. Several of them in one request are one
 // change of membership, by way of a joint configuration (paper, section 6): they
 // take effect together, or not at all.
-type Change struct {
-	Op ChangeOp
-	// Member is the record that AddLearner and Promote want; of the others only the ID
-	// counts, and what they are called after.
-	Member octopiipb.Member
-	// IfSilent: AddLearner for a member that asks by itself, and so has no log; only if
-	// nothing was heard lately of the member that this one replaces. See remembersNone.
-	IfSilent bool
-}
+type Change = octopiipb.MemberChange
 
 // ChangeOp is what a Change does.
-type ChangeOp uint8
+type ChangeOp = octopiipb.ChangeOp
 
-// The operations. Their numbers are in the log.
+// The operations.
 const (
-	AddLearner ChangeOp = iota + 1
-	Promote
-	Remove
-	Demote
-	UpdateAddress
-	SetPriority
+	AddLearner    = octopiipb.AddLearner
+	Promote       = octopiipb.Promote
+	Remove        = octopiipb.Remove
+	Demote        = octopiipb.Demote
+	UpdateAddress = octopiipb.UpdateAddress
+	SetPriority   = octopiipb.SetPriority
 )
 
 // confTypes are raft's words for the operations.
@@ -64,7 +56,10 @@ func confChange(changes []Change) raftpb.ConfChangeV2 {
 // every member reads the records in its context.
 // by is who forwarded them.
 func encodeChanges(changes []Change, by origin) ([]byte, error) {
-	context := octopiipb.MembershipChange{Changes: toProto(changes), Origin: by.member, ID: by.id}
+	context := octopiipb.MembershipChange{Changes: slices.Clone(changes), Origin: by.member, ID: by.id}
+	for i := range context.Changes {
+		context.Changes[i].Member.Kind = octopiipb.NoKind // the operation says it
+	}
 	data, err := context.Marshal()
 	if err != nil {
 		return nil, err
@@ -74,56 +69,52 @@ func encodeChanges(changes []Change, by origin) ([]byte, error) {
 	return cc.Marshal()
 }
 
-func toProto(changes []Change) []octopiipb.MemberChange {
-	list := make([]octopiipb.MemberChange, len(changes))
-	for i, c := range changes {
-		list[i] = octopiipb.MemberChange{Op: uint32(c.Op), Member: c.Member, IfSilent: c.IfSilent}
-		list[i].Member.Kind = octopiipb.NoKind // the operation says it
-	}
-	return list
+// changeEntry is what a conf change entry says: to raft and to every member, and who forwarded
+// it. There are no changes in the one by which raft leaves a joint configuration.
+type changeEntry struct {
+	conf    raftpb.ConfChangeV2
+	changes []Change
+	by      origin
 }
 
-func fromProto(list []octopiipb.MemberChange) ([]Change, error) {
-	changes := make([]Change, len(list))
-	for i, mc := range list {
-		if mc.Op < uint32(AddLearner) || mc.Op > uint32(SetPriority) {
-			return nil, fmt.Errorf("change of member %x is of the unknown kind %d: was it written by a newer version?", mc.Member.ID, mc.Op)
-		}
-		if mc.Member.Kind != octopiipb.NoKind {
-			return nil, fmt.Errorf("change of member %x says that it is a %v, which only its operation says: was it written by a newer version?", mc.Member.ID, mc.Member.Kind)
-		}
-		changes[i] = Change{Op: ChangeOp(mc.Op), Member: mc.Member, IfSilent: mc.IfSilent}
+// decodeChanges reads the data of a conf change entry.
+func decodeChanges(data []byte) (e changeEntry, err error) {
+	if err := e.conf.Unmarshal(data); err != nil {
+		return e, fmt.Errorf("conf change cannot be read: %w", err)
 	}
-	return changes, nil
-}
-
-// decodeChanges reads the data of a conf change entry, and who forwarded it. There are no changes in the
-// one by which raft leaves a joint configuration.
-func decodeChanges(data []byte) ([]Change, origin, error) {
-	var cc raftpb.ConfChangeV2
-	if err := cc.Unmarshal(data); err != nil {
-		return nil, origin{}, fmt.Errorf("conf change cannot be read: %w", err)
-	}
-	if cc.Transition != raftpb.ConfChangeTransitionAuto {
-		return nil, origin{}, fmt.Errorf("conf change with the transition %s", cc.Transition)
+	if e.conf.Transition != raftpb.ConfChangeTransitionAuto {
+		return e, fmt.Errorf("conf change with the transition %s", e.conf.Transition)
 	}
 	var context octopiipb.MembershipChange
-	if err := context.Unmarshal(cc.Context); err != nil {
-		return nil, origin{}, fmt.Errorf("conf change's context cannot be read: %w", err)
+	if err := context.Unmarshal(e.conf.Context); err != nil {
+		return e, fmt.Errorf("conf change's context cannot be read: %w", err)
 	}
-	changes, err := fromProto(context.Changes)
-	if err != nil {
-		return nil, origin{}, err
+	e.changes, e.by = context.Changes, origin{context.Origin, context.ID}
+	if err := checkKnown(e.changes); err != nil {
+		return e, err
 	}
-	if len(changes) != len(cc.Changes) || len(changes) > changesMax {
-		return nil, origin{}, fmt.Errorf("conf change of %d members describes %d", len(cc.Changes), len(changes))
+	if len(e.changes) != len(e.conf.Changes) || len(e.changes) > changesMax {
+		return e, fmt.Errorf("conf change of %d members describes %d", len(e.conf.Changes), len(e.changes))
 	}
-	for i, c := range changes {
-		if one := cc.Changes[i]; !validID(c.Member.ID) || one.NodeID != c.Member.ID || one.Type != confTypes[c.Op] {
-			return nil, origin{}, fmt.Errorf("conf change %s of member %x describes change %d of %x", one.Type, one.NodeID, c.Op, c.Member.ID)
+	for i, c := range e.changes {
+		if one := e.conf.Changes[i]; !validID(c.Member.ID) || one.NodeID != c.Member.ID || one.Type != confTypes[c.Op] {
+			return e, fmt.Errorf("conf change %s of member %x describes change %d of %x", one.Type, one.NodeID, c.Op, c.Member.ID)
 		}
 	}
-	return changes, origin{context.Origin, context.ID}, nil
+	return e, nil
+}
+
+// checkKnown refuses changes from a log, or a membership, that this version does not know.
+func checkKnown(changes []Change) error {
+	for _, c := range changes {
+		if c.Op < AddLearner || c.Op > SetPriority {
+			return fmt.Errorf("change of member %x is of the unknown kind %d: was it written by a newer version?", c.Member.ID, c.Op)
+		}
+		if c.Member.Kind != octopiipb.NoKind {
+			return fmt.Errorf("change of member %x says that it is a %v, which only its operation says: was it written by a newer version?", c.Member.ID, c.Member.Kind)
+		}
+	}
+	return nil
 }
 
 // find returns the record of a member, or nil.
@@ -207,7 +198,7 @@ func checkChange(ms *octopiipb.Membership, c Change) error {
 			return fmt.Errorf("%w: no address for member %x", ErrUnsafeMembership, id)
 		}
 	}
-	if changed := c.apply(old); old == changed || old != nil && changed != nil && *old == *changed {
+	if changed := changedBy(c, old); old == changed || old != nil && changed != nil && *old == *changed {
 		return errNoChange
 	}
 	return nil
@@ -241,9 +232,9 @@ func tryChanges(cs raftpb.ConfState, changes []Change) (raftpb.ConfState, error)
 	return t.ConfState(), nil
 }
 
-// apply returns a member's record after a change; nil: there is none. old is nil if
+// changedBy returns a member's record after a change; nil: there is none. old is nil if
 // there was none, and is not changed.
-func (c Change) apply(old *octopiipb.Member) *octopiipb.Member {
+func changedBy(c Change, old *octopiipb.Member) *octopiipb.Member {
 	var m octopiipb.Member
 	if old != nil {
 		m = *old
@@ -292,7 +283,7 @@ func merged(old, m octopiipb.Member) octopiipb.Member {
 func withChanges(ms *octopiipb.Membership, index uint64, changes []Change) *octopiipb.Membership {
 	next := clone(ms, index)
 	if len(changes) > 1 {
-		next.UnderWay = toProto(changes)
+		next.UnderWay = changes
 		return next.Membership
 	}
 	next.change(changes[0])
@@ -310,12 +301,7 @@ func Settled(ms *octopiipb.Membership) *octopiipb.Membership {
 // left returns the membership after the joint configuration was left.
 func left(ms *octopiipb.Membership, index uint64) *octopiipb.Membership {
 	next := clone(ms, index)
-	changes, err := fromProto(ms.UnderWay)
-	if err != nil {
-		panic(fmt.Sprintf("core: what is under way since index %d cannot be read: %v", ms.Index, err))
-	}
-	next.UnderWay = nil
-	for _, c := range changes {
+	for _, c := range ms.UnderWay {
 		next.change(c)
 	}
 	return next.Membership
@@ -341,7 +327,7 @@ func (d draft) change(c Change) {
 	if c.Op == UpdateAddress && old != nil {
 		d.vacate(c.Member.Address, id, old.Address)
 	}
-	switch m := c.apply(old); {
+	switch m := changedBy(c, old); {
 	case m == nil && old != nil:
 		d.Removed = append(d.Removed, octopiipb.RemovedMember{ID: id, Incarnation: old.Incarnation})
 		d.Members = slices.DeleteFunc(d.Members, func(m octopiipb.Member) bool { return m.ID == id })
@@ -378,14 +364,14 @@ func CheckMembership(ms *octopiipb.Membership, cs raftpb.ConfState) error {
 	return nil
 }
 
-// checkKinds refuses members of a kind that this version does not know.
+// checkKinds refuses members, and changes under way, of a kind that this version does not know.
 func checkKinds(ms *octopiipb.Membership) error {
 	for _, m := range ms.Members {
 		if m.Kind != octopiipb.Voter && m.Kind != octopiipb.Learner {
 			return fmt.Errorf("member %x is of the unknown kind %v: use the program that wrote it, or a newer one", m.ID, m.Kind)
 		}
 	}
-	return nil
+	return checkKnown(ms.UnderWay)
 }
 
 // ConfState returns the configuration that belongs to a membership.
@@ -404,11 +390,8 @@ func ConfState(ms *octopiipb.Membership) (raftpb.ConfState, error) {
 	if len(ms.UnderWay) == 0 {
 		return plain, nil
 	}
-	changes, err := fromProto(ms.UnderWay)
-	switch {
-	case err != nil:
-		return plain, err
-	case len(changes) == 1:
+	changes := ms.UnderWay
+	if len(changes) == 1 {
 		return plain, fmt.Errorf("the change of %x alone is under way, which takes effect at once", changes[0].Member.ID)
 	}
 	before := *ms

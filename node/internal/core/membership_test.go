@@ -131,7 +131,8 @@ func TestMembershipIsRafts(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			decoded, _, err := decodeChanges(data)
+			read, err := decodeChanges(data)
+			decoded := read.changes
 			if err != nil || !slices.Equal(decoded, changes) {
 				t.Fatalf("%+v went through the log as %+v, %v", changes, decoded, err)
 			}
@@ -162,7 +163,7 @@ func wantRefused(t *rapid.T, c *cluster, removed []uint64, changes []Change, err
 	case errors.Is(err, errNoChange):
 		for _, change := range changes {
 			old := find(c.ms, change.Member.ID)
-			if after := change.apply(old); old != after && *old != *after {
+			if after := changedBy(change, old); old != after && *old != *after {
 				t.Fatalf("%+v on %s: there is something to change", changes, describe(c.ms))
 			}
 		}
@@ -231,7 +232,7 @@ func TestDecodeChangesRefuses(t *testing.T) {
 	context := func(op ChangeOp, ids ...uint64) []byte {
 		var mc octopiipb.MembershipChange
 		for _, id := range ids {
-			mc.Changes = append(mc.Changes, octopiipb.MemberChange{Op: uint32(op), Member: octopiipb.Member{ID: id}})
+			mc.Changes = append(mc.Changes, octopiipb.MemberChange{Op: op, Member: octopiipb.Member{ID: id}})
 		}
 		b, _ := mc.Marshal()
 		return b
@@ -262,11 +263,11 @@ func TestDecodeChangesRefuses(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := decodeChanges(data); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := decodeChanges(data); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("a change with %s: %v, want an error with %q", c.name, err, c.want)
 		}
 	}
-	if _, _, err := decodeChanges([]byte("not a message")); err == nil {
+	if _, err := decodeChanges([]byte("not a message")); err == nil {
 		t.Error("bytes that are no message were read as a change")
 	}
 }
@@ -339,8 +340,8 @@ func TestCheckMembership(t *testing.T) {
 		}
 		return ms
 	}
-	remove3 := octopiipb.MemberChange{Op: uint32(Remove), Member: octopiipb.Member{ID: 3}}
-	promote4 := octopiipb.MemberChange{Op: uint32(Promote), Member: octopiipb.Member{ID: 4}}
+	remove3 := octopiipb.MemberChange{Op: Remove, Member: octopiipb.Member{ID: 3}}
+	promote4 := octopiipb.MemberChange{Op: Promote, Member: octopiipb.Member{ID: 4}}
 	with4 := append(voters(1, 2, 3), octopiipb.Member{ID: 4, Kind: octopiipb.Learner})
 	joint := raftpb.ConfState{Voters: []uint64{1, 2, 4}, VotersOutgoing: []uint64{1, 2, 3}, AutoLeave: true}
 	for _, c := range []struct {
@@ -356,7 +357,7 @@ func TestCheckMembership(t *testing.T) {
 		{"half done, and nothing is under way", octopiipb.Membership{Members: with4}, joint, false},
 		{"under way, and not half done", octopiipb.Membership{Members: with4, UnderWay: []octopiipb.MemberChange{promote4, remove3}},
 			raftpb.ConfState{Voters: []uint64{1, 2, 3}, Learners: []uint64{4}}, false},
-		{"something else under way", octopiipb.Membership{Members: with4, UnderWay: []octopiipb.MemberChange{promote4, {Op: uint32(Remove), Member: octopiipb.Member{ID: 2}}}}, joint, false},
+		{"something else under way", octopiipb.Membership{Members: with4, UnderWay: []octopiipb.MemberChange{promote4, {Op: Remove, Member: octopiipb.Member{ID: 2}}}}, joint, false},
 		{"something unknown under way", octopiipb.Membership{Members: with4, UnderWay: []octopiipb.MemberChange{promote4, {Op: 77, Member: octopiipb.Member{ID: 3}}}}, joint, false},
 		{"one change under way", octopiipb.Membership{Members: with4, UnderWay: []octopiipb.MemberChange{promote4}}, joint, false},
 	} {

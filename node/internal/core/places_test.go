@@ -159,7 +159,7 @@ func TestPlaceOfALivingVoter(t *testing.T) {
 		if c.silent {
 			b.underHeartbeats(15)
 		}
-		b.run(Input{Requests: []Request{{Kind: ChangeMembership, Waiter: yes{}, Changes: []Change{
+		b.run(Input{Requests: []Request{{Kind: ChangeMembership, Waiter: &call{}, Changes: []Change{
 			{Op: AddLearner, Member: octopiipb.Member{ID: 9, Address: "addr3", Replaces: c.replaces}}}}}})
 		b.ack(2)
 		if len(b.all) != 1 || !errors.Is(b.all[0].Err, c.want) || (find(b.c.handed.Membership, 9) != nil) != (c.want == nil) {

@@ -36,7 +36,7 @@ func (q *queue) keepWaiting(keep func(*request) bool) {
 func (q *queue) pruneWaiting() {
 	if len(q.waiting) > 0 {
 		q.keepWaiting(func(it *request) bool {
-			return it.from != 0 || it.Waiter == nil || it.taken || !it.Waiter.Gone()
+			return it.from != 0 || it.Waiter == nil || !it.Waiter.caller().abandoned()
 		})
 	}
 }

@@ -85,7 +85,7 @@ func (r *reads) retry() {
 // tick forgets callers that gave up, ages the round and gives it up after limit
 // ticks.
 func (r *reads) tick(limit int) {
-	r.waiting = slices.DeleteFunc(r.waiting, Waiter.Gone)
+	r.waiting = slices.DeleteFunc(r.waiting, func(w Waiter) bool { return w.caller().gone })
 	if r.context == nil {
 		return
 	}

@@ -82,7 +82,7 @@ func TestReadsModel(t *testing.T) {
 				r.retry()
 			case "tick":
 				for _, w := range r.waiting {
-					if w.Gone() {
+					if w.caller().gone {
 						left[w] = true
 					}
 				}

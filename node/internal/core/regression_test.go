@@ -63,6 +63,11 @@ func benchFrom(t *testing.T, id uint64, start Label, hs raftpb.HardState, ents .
 
 func (b *bench) step(in Input) *Effects {
 	in.Room = b.room
+	if b.last != nil {
+		for _, command := range b.last.Unsorted {
+			in.Grows = append(in.Grows, len(command) > 0 && command[0] == '+')
+		}
+	}
 	e := b.c.Step(&in)
 	b.last = e
 	b.all = append(b.all, e.Outcomes...)
@@ -152,8 +157,8 @@ func TestSnapshotNamesAVoterTwice(t *testing.T) {
 			b := newBench(t, 1, []uint64{1, 2}, raftpb.HardState{Term: 1, Commit: 1})
 			m := raftpb.Message{Type: raftpb.MsgSnap, From: 2, To: 1, Term: 2,
 				Snapshot: &raftpb.Snapshot{Metadata: raftpb.SnapshotMetadata{Index: 10, Term: 2, ConfState: cs}}}
-			if Bootstraps(&m, 1) {
-				t.Error("Bootstraps takes it: the store is founded on it, and New panics at this and every later start")
+			if IsSnapshotFor(&m, 1) {
+				t.Error("IsSnapshotFor takes it: the store is founded on it, and New panics at this and every later start")
 			}
 			noPanic(t, func() { b.step(Input{Messages: bare([]raftpb.Message{m})}) })
 		})
@@ -208,7 +213,9 @@ func confIndexAfterLostLeadership(t *testing.T, gone bool) {
 		b.run(Input{Requests: []Request{{Kind: Propose, Data: FrameProposal([]byte("p")), Waiter: proposal}}})
 	}
 	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Changes: []Change{{Op: AddLearner, Member: octopiipb.Member{ID: 4, Address: "a"}}}, Waiter: change}}})
-	change.gone, proposal.gone = gone, gone
+	if gone {
+		b.run(Input{Gone: []Waiter{change, proposal}})
+	}
 	term := b.c.Status().Term
 	// 3 leads in the next term and has only the first entry of ours.
 	b.run(Input{Messages: bare([]raftpb.Message{{Type: raftpb.MsgApp, From: 3, To: 1, Term: term + 1, Index: 2, LogTerm: term, Commit: 2,
@@ -295,7 +302,8 @@ func TestGoneCallersDuringSlowFsync(t *testing.T) {
 	}
 	b.step(Input{Requests: []Request{{Kind: Propose, Data: FrameProposal([]byte("first")), Waiter: &call{}}}})
 	for range 1000 { // the fsync hangs
-		b.step(Input{Ticks: 1, Requests: []Request{{Kind: Propose, Data: FrameProposal(make([]byte, 1000)), Waiter: &call{gone: true}}}})
+		w := &call{}
+		b.step(Input{Ticks: 1, Requests: []Request{{Kind: Propose, Data: FrameProposal(make([]byte, 1000)), Waiter: w}}, Gone: []Waiter{w}})
 	}
 	if n := len(b.c.waiting); n > 100 {
 		t.Errorf("%d requests of callers that are gone are kept", n)
@@ -330,7 +338,6 @@ func TestUndeliveredGrows(t *testing.T) {
 			{Kind: Propose, Data: FrameProposal(make([]byte, 600<<10)), Waiter: w},
 			{Kind: Propose, Data: FrameProposal(make([]byte, 600<<10)), Waiter: w},
 		}, Messages: bare([]raftpb.Message{{Type: raftpb.MsgHeartbeat, From: 2, To: 1, Term: 2, Commit: 1}})})
-		w.gone = true
 		for i := range e.Forwards {
 			r := octopiipb.Requests{Requests: e.Forwards[i].Requests}
 			if r.Size() > forwardBytesMax {
@@ -338,6 +345,7 @@ func TestUndeliveredGrows(t *testing.T) {
 			}
 		}
 		undelivered = e.Forwards // transport.Send said false
+		b.step(Input{Gone: []Waiter{w}})
 	}
 	b.step(Input{Ticks: 1, Undelivered: undelivered})
 	if n := len(b.c.waiting) + len(b.c.returned) + len(b.c.forwarded.sent); n > 2 {

@@ -252,14 +252,14 @@ func (c *requests) decodeRequest(it *request, q *octopiipb.Request) error {
 			it.Kind = ChangeSetting
 		}
 	case len(q.ConfChange) > 0:
-		changes, of, err := decodeChanges(q.ConfChange)
+		d, err := decodeChanges(q.ConfChange)
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrUnsafeMembership, err)
 		}
-		if of != by {
-			return fmt.Errorf("%w: the change of request %d of member %x is marked as %d of %x", ErrNotCommitted, by.id, by.member, of.id, of.member)
+		if d.by != by {
+			return fmt.Errorf("%w: the change of request %d of member %x is marked as %d of %x", ErrNotCommitted, by.id, by.member, d.by.id, d.by.member)
 		}
-		it.Kind, it.Changes, it.DryRun = ChangeMembership, changes, q.DryRun
+		it.Kind, it.Changes, it.DryRun = ChangeMembership, d.changes, q.DryRun
 	case q.Transfer:
 		it.Kind, it.To = Transfer, q.TransferTo
 	default:
@@ -296,13 +296,14 @@ func (c *base) reply(to uint64, r octopiipb.Reply) {
 	c.effects.Replies = append(c.effects.Replies, Reply{To: to, Replies: []octopiipb.Reply{r}})
 }
 
-// take makes a request irrevocable, unless its caller has given up.
+// take says that a request may be committed from here on, unless its caller has given up.
 func (it *request) take() bool {
-	if it.from == 0 && it.Waiter != nil && !it.taken {
-		it.taken = true
-		return it.Waiter.Take()
+	if it.from != 0 || it.Waiter == nil {
+		return true
 	}
-	return true
+	call := it.Waiter.caller()
+	call.taken = !call.abandoned()
+	return call.taken
 }
 
 // waitForLeader keeps what local callers want until there is a leader, or they

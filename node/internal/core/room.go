@@ -24,6 +24,9 @@ type space struct {
 	held    int
 	room    Room
 	backlog backlog
+	// unsorted: holdBack met commands of which the state machine must say whether they make
+	// it grow.
+	unsorted bool
 }
 
 // Room is how many bytes of commands a state machine has certainly room for, behind what
@@ -259,11 +262,15 @@ func (c *space) holdBack() (held []request) {
 		return nil
 	}
 	c.keepWaiting(func(it *request) bool {
-		size, grows := c.growth(it)
-		if !grows {
+		size, growth := it.growthBytes()
+		if growth == growsNot {
 			return true
 		}
-		if len(held) > 0 { // in order, or large ones would never have room
+		if growth == growthUnknown {
+			c.unsorted = true
+			it.growth = growthAsked
+		}
+		if len(held) > 0 || growth == growthUnknown { // in order, or large ones would never have room
 			held = append(held, *it)
 			return false
 		}
@@ -283,25 +290,73 @@ func (c *space) holdBack() (held []request) {
 // holds says whether what waits would be held back once more: the Ready of a Step may have
 // changed who is a voter.
 func (c *space) holds() bool {
-	w := c.windows()
 	for i := range c.waiting {
-		if size, grows := c.growth(&c.waiting[i]); grows {
-			return w.take(size) == admitLater
+		if _, growth := c.waiting[i].growthBytes(); growth != grows {
+			return false // it has room, or is asked about
 		}
 	}
-	return false
+	if len(c.waiting) == 0 {
+		return false
+	}
+	size, _ := c.waiting[0].growthBytes()
+	return c.windows().take(size) == admitLater
 }
 
-// growth is what a request may add to a state machine in bytes.
-func (c *space) growth(it *request) (bytes int64, grows bool) {
+// growth is what is known of a request: whether it may make the state machine grow. Only the
+// state machine can tell, which may have to decode the command. So it is asked where there is
+// little room, behind the Step that finds so, and its answers are in the next Input.
+type growth uint8
+
+const (
+	growthUnknown growth = iota
+	// growthAsked: the last Effects.Unsorted has the command.
+	growthAsked
+	growsNot
+	grows
+)
+
+// growthBytes is how much a request may add to a state machine, as far as that is known.
+func (it *request) growthBytes() (bytes int64, g growth) {
 	if it.Kind != Propose {
-		return 0, false
+		return 0, growsNot
 	}
 	_, frame := unwrap(it.frame())
-	if frame[0] != frameCommand || c.cfg.Grows != nil && !c.cfg.Grows(frame[1:]) {
-		return 0, false
+	switch {
+	case frame[0] != frameCommand || it.growth == growsNot:
+		return 0, growsNot
+	case it.growth == grows:
+		return commandSize(frame), grows
 	}
-	return commandSize(frame), true
+	return commandSize(frame), growthUnknown
+}
+
+// askForGrowth asks for all that this leader must know of what waits.
+func (c *space) askForGrowth() {
+	if !c.unsorted {
+		return
+	}
+	c.unsorted = false
+	for i := range c.waiting {
+		if it := &c.waiting[i]; it.growth == growthAsked {
+			_, frame := unwrap(it.frame())
+			c.effects.Unsorted = append(c.effects.Unsorted, frame[1:])
+		}
+	}
+}
+
+// sort takes the answers. Since they were asked for, nothing has left the queue.
+func (c *space) sort(answers []bool) {
+	for i := 0; i < len(c.waiting) && len(answers) > 0; i++ {
+		it := &c.waiting[i]
+		if it.growth != growthAsked {
+			continue
+		}
+		it.growth = growsNot
+		if answers[0] {
+			it.growth = grows
+		}
+		answers = answers[1:]
+	}
 }
 
 // noteBacklog counts what this leader appends.

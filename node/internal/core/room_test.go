@@ -15,7 +15,6 @@ import (
 // begins with "+" makes them grow.
 func roomy(t *testing.T) *bench {
 	b := newBench(t, 1, []uint64{1, 2, 3}, raftpb.HardState{Term: 1, Commit: 1})
-	b.c.cfg.Grows = func(command []byte) bool { return len(command) > 0 && command[0] == '+' }
 	b.room = RoomFor(1 << 20)
 	b.elect(2)
 	b.heard(3)
@@ -47,7 +46,7 @@ func (b *bench) put(first byte, bytes int) string {
 	data[0] = first
 	b.all = nil
 	last := b.c.Status().Last
-	b.run(Input{Requests: []Request{NewProposal(data, yes{})}})
+	b.run(Input{Requests: []Request{NewProposal(data, &call{})}})
 	switch {
 	case len(b.all) > 0 && errors.Is(b.all[0].Err, ErrNoSpace):
 		return "refused"
@@ -58,12 +57,6 @@ func (b *bench) put(first byte, bytes int) string {
 	}
 	return "waits"
 }
-
-type yes struct{}
-
-func (yes) Take() bool { return true }
-func (yes) Untake()    {}
-func (yes) Gone() bool { return false }
 
 // What makes state machines grow needs room at a majority of the voters; what does not grow
 // them never does.
@@ -219,7 +212,7 @@ func TestHeldBackUntilAVoterGoes(t *testing.T) {
 	if got := b.put('+', 50); got != "waits" {
 		t.Fatalf("growth behind it is %s", got)
 	}
-	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Waiter: yes{}, Changes: []Change{{Op: Remove, Member: octopiipb.Member{ID: 2}}}}}})
+	b.run(Input{Requests: []Request{{Kind: ChangeMembership, Waiter: &call{}, Changes: []Change{{Op: Remove, Member: octopiipb.Member{ID: 2}}}}}})
 	st := b.c.Status()
 	b.step(Input{Messages: noted(raftpb.Message{Type: raftpb.MsgAppResp, From: 2, To: 1, Term: st.Term, Index: st.Last}, octopiipb.Note{Applied: applied, Room: uint64(small)})})
 	for b.last.Apply == nil && b.c.More() {
@@ -336,13 +329,13 @@ func TestNothingIsHeldForThoseThatGaveUp(t *testing.T) {
 	if len(b.c.waiting) != 1 || b.c.More() {
 		t.Fatalf("%d wait, more to do: %v; want one that is held back", len(b.c.waiting), b.c.More())
 	}
-	w.gone = true
-	b.run(Input{Ticks: 1})
+	b.run(Input{Ticks: 1, Gone: []Waiter{w}})
 	last := b.c.Status().Last
-	b.c.wait(request{Request: NewProposal([]byte("-"), yes{})}) // as behind a transfer that ends in a Ready
+	b.c.wait(request{Request: NewProposal([]byte("-"), &call{})}) // as behind a transfer that ends in a Ready
 	if !b.c.More() {
 		t.Error("a deletion waits, and no Step serves it")
 	}
+	b.step(Input{}) // asks whether it grows
 	if b.step(Input{}); b.c.Status().Last != last+1 {
 		t.Errorf("the log ends at %d, want %d", b.c.Status().Last, last+1)
 	}

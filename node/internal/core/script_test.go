@@ -27,15 +27,28 @@ func TestScripts(t *testing.T) {
 		// raft draws its election jitter from here.
 		defer func(r io.Reader) { rand.Reader = r }(rand.Reader)
 		rand.Reader = chacha.NewChaCha8([32]byte{})
-		s := &script{members: map[uint64]*scripted{}}
+		s := newScript()
 		datadriven.RunTest(t, path, s.run)
+		s.replay(t)
 	})
 }
 
 // script is a handful of cores, and what is on its way between them.
 type script struct {
 	members map[uint64]*scripted
+	// records are of all members that there were.
+	records []*recording
 	out     strings.Builder
+}
+
+func newScript() *script { return &script{members: map[uint64]*scripted{}} }
+
+// replay steps fresh cores with all that the members got, and compares what they did.
+func (s *script) replay(t *testing.T) {
+	t.Helper()
+	for _, r := range s.records {
+		r.replay(t)
+	}
 }
 
 // scripted is one core with a disk and a state machine that wait to be told.
@@ -44,6 +57,7 @@ type scripted struct {
 	// newest is up to which format level its program reads; 0: 1.
 	newest  uint32
 	core    *Core // nil while uninitialized
+	record  *recording
 	disk    *memoryDisk
 	inbox   []octopiipb.PeerMessage
 	remote  []RemoteRequests
@@ -52,6 +66,9 @@ type scripted struct {
 	applies []*Apply
 	// full: its disk is. stuck: what is to be appended waits for space.
 	full, stuck bool
+	// room is that of its state machine, and grows the answers to what it was asked.
+	room  Room
+	grows []bool
 	// hangs: nothing becomes durable by itself.
 	hangs bool
 	// snapshots are the labels of what this member received as a stream.
@@ -60,13 +77,9 @@ type scripted struct {
 
 // call is a caller that a script names.
 type call struct {
-	name        string
-	taken, gone bool
+	Call
+	name string
 }
-
-func (c *call) Take() bool { c.taken = !c.gone; return c.taken }
-func (c *call) Untake()    { c.taken = false }
-func (c *call) Gone() bool { return c.gone }
 
 // memoryDisk is a Storage that forgets nothing.
 type memoryDisk struct {
@@ -226,14 +239,15 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 }
 
 func (s *script) start(t *testing.T, m *scripted, start Label, applied uint64) {
-	c, err := New(Config{ID: m.id, Start: start, Applied: applied, Storage: m.disk, ElectionTicks: 10, HeartbeatTicks: 1,
+	r, err := record(Config{ID: m.id, Start: start, Applied: applied, Storage: m.disk, ElectionTicks: 10, HeartbeatTicks: 1,
 		MessageBytesMax: 1 << 20, InflightMessagesMax: 16, PromoteLagMax: 2, PromoteStableTicks: 2, JoinTimeoutTicks: 100, StallTicks: 20,
 		ProposalBytesMax: 1 << 20, WaitingBytesMax: 1 << 26, UncommittedBytesMax: 1 << 28, UnappliedBytesMax: 16 << 20, ReadSeed: m.id, Logger: quiet{},
 		Formats: Formats{1, max(1, m.newest)}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.core = c
+	m.core, m.record = r.core, r
+	s.records = append(s.records, r)
 	s.step(m, &Input{})
 }
 
@@ -244,8 +258,9 @@ func (s *script) change(m *scripted, c Change) {
 // step gives one input to a core, and whatever follows from it by itself.
 func (s *script) step(m *scripted, in *Input) {
 	for {
-		in.NoSpace, in.Stuck = m.full, m.stuck
-		s.effects(m, m.core.Step(in))
+		in.NoSpace, in.Stuck, in.Room, in.Grows = m.full, m.stuck, m.room, m.grows
+		m.grows = nil
+		s.effects(m, m.record.step(in))
 		if !m.core.More() {
 			break
 		}
@@ -308,6 +323,9 @@ func (s *script) effects(m *scripted, e *Effects) {
 	for _, o := range e.Outcomes {
 		s.printf("%d: %s: %s", m.id, o.Waiter.(*call).name, describeOutcome(o))
 	}
+	for _, command := range e.Unsorted {
+		m.grows = append(m.grows, command[0] == '+')
+	}
 	for _, p := range e.Suspects {
 		s.printf("%d: refused a message of %d: %s", m.id, p.ID, p.Reason)
 	}
@@ -339,7 +357,7 @@ func (s *script) receive(t *testing.T, m *scripted, msg octopiipb.PeerMessage) {
 		s.step(m, &Input{Messages: []octopiipb.PeerMessage{msg}})
 		return
 	}
-	if Bootstraps(&msg.Message, m.id) {
+	if IsSnapshotFor(&msg.Message, m.id) {
 		start := m.snapshots[msg.Snapshot.Metadata.Index]
 		s.printf("%d: brought to life by the snapshot at %d", m.id, start.Index)
 		m.disk = newDisk(start, raftpb.HardState{Term: msg.Term, Commit: start.Index})

@@ -89,7 +89,7 @@ func TestNewLeaderWaitsWithSettings(t *testing.T) {
 // What this version cannot read of a setting or a member is refused where it comes in: in a
 // peer's append, in a forwarded request, in the log at the start.
 func TestUnknownSettingsAndKindsAreRefused(t *testing.T) {
-	witness, err := (&octopiipb.MembershipChange{Changes: []octopiipb.MemberChange{{Op: uint32(AddLearner),
+	witness, err := (&octopiipb.MembershipChange{Changes: []octopiipb.MemberChange{{Op: AddLearner,
 		Member: octopiipb.Member{ID: 4, Address: "a", Kind: octopiipb.Witness}}}}).Marshal()
 	if err != nil {
 		t.Fatal(err)

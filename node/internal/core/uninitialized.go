@@ -6,15 +6,17 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
-// Bootstraps says whether a message can bring the uninitialized peer self to
-// life: a snapshot that names it. Everything starts from a snapshot here,
-// because a founder's log begins behind index 1 (see Store.Found), so that no
-// leader can offer its log from the start.
+// IsSnapshotFor says whether a message is a snapshot for member self: one that raft takes,
+// whose configuration names it. A member takes no other, whether it has a log or not.
+//
+// It is also all that brings an uninitialized peer to life. Everything starts from a
+// snapshot here, because a founder's log begins behind index 1 (see Store.Found), so that
+// no leader can offer its log from the start.
 //
 // raft-rs's five_mem_node, where the idea comes from, also lets a heartbeat or
 // an append from the start create the peer. The peer would then hold an empty
 // log and grant votes with it, which is how a wiped disk votes twice.
-func Bootstraps(m *raftpb.Message, self uint64) bool {
+func IsSnapshotFor(m *raftpb.Message, self uint64) bool {
 	return m.Type == raftpb.MsgSnap && admit(m, self, 0, 0) == nil && names(m.Snapshot.Metadata.ConfState, self)
 }
 

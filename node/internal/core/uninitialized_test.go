@@ -42,7 +42,7 @@ func TestUninitializedEveryType(t *testing.T) {
 	}
 	for _, typ := range everyType() {
 		m := full(typ)
-		if got, want := Bootstraps(&m, 1), typ == raftpb.MsgSnap; got != want {
+		if got, want := IsSnapshotFor(&m, 1), typ == raftpb.MsgSnap; got != want {
 			t.Errorf("%s brings a peer to life: %v, want %v", typ, got, want)
 		}
 		reply, ok := AnswerUninitialized(&m, 1)
@@ -86,7 +86,7 @@ func TestUninitializedVouchesForNothing(t *testing.T) {
 	}
 }
 
-func TestBootstraps(t *testing.T) {
+func TestIsSnapshotFor(t *testing.T) {
 	with := func(change func(*raftpb.Message)) raftpb.Message {
 		m := raftpb.Message{Type: raftpb.MsgSnap, From: 2, To: 1, Term: 3, Snapshot: snapshotNaming(1, 2)}
 		change(&m)
@@ -116,7 +116,7 @@ func TestBootstraps(t *testing.T) {
 		{"is of the leader's term", with(func(m *raftpb.Message) { m.Snapshot.Metadata.Term = 3 }), true},
 		{"is of a term to come", with(func(m *raftpb.Message) { m.Snapshot.Metadata.Term = 4 }), false},
 	} {
-		if got := Bootstraps(&c.m, 1); got != c.want {
+		if got := IsSnapshotFor(&c.m, 1); got != c.want {
 			t.Errorf("a snapshot that %s brings member 1 to life: %v, want %v", c.name, got, c.want)
 		}
 		if reply, ok := AnswerUninitialized(&c.m, 1); ok {
