@@ -75,3 +75,15 @@ func (s *losses) note(id uint64, q *octopiipb.CompareRequest) {
 func (s *losses) keep(ms *octopiipb.Membership) {
 	s.suspects = slices.DeleteFunc(slices.Clone(s.suspects), func(o Suspect) bool { return !isMember(ms, o.ID) })
 }
+
+// of is what another member was found to have that is not here. ID 0: nothing.
+func (s *losses) of(id uint64) Branch {
+	branches := s.branches
+	if i := slices.IndexFunc(branches, func(b Branch) bool { return b.ID == id }); i >= 0 {
+		return branches[i]
+	}
+	if s.loop.guests.isBranched(id) {
+		return Branch{ID: id}
+	}
+	return Branch{}
+}

@@ -356,7 +356,7 @@ func (d *doubt) heard(from transport.Hello, q *octopiipb.CompareRequest) {
 	if q.Suspect {
 		d.losses.note(from.Node, q)
 		if m := recordOf(l.membership, from.Node); m != nil && m.Address == from.Host.Address {
-			l.hint(func(t transport.Hinted) { t.Doubt(m.ID) }) // a copy of its disk that has more may run elsewhere
+			l.search.hint(func(t transport.Hinted) { t.Doubt(m.ID) }) // a copy of its disk that has more may run elsewhere
 		}
 	}
 	// What was committed in later terms a leader that was deposed need not have.

@@ -102,7 +102,7 @@ func (j *joiner) asked(address string, err error) {
 		j.tick(0)
 		return
 	}
-	ends, believed := j.ends, !j.others && l.isMajorityToJoin(j.endings)
+	ends, believed := j.ends, !j.others && j.isMajority(j.endings)
 	j.ends, j.endings, j.others = nil, 0, false
 	if ends != nil && believed {
 		l.fatal(ends)
@@ -115,9 +115,10 @@ func (j *joiner) asked(address string, err error) {
 	j.rest()
 }
 
-// isMajorityToJoin says whether so many of the addresses to join are more than half of them.
+// isMajority says whether so many of the addresses to join are more than half of them.
 // One alone may be a stranger in the place of a member that is not there yet.
-func (l *loop) isMajorityToJoin(count int) bool {
+func (j *joiner) isMajority(count int) bool {
+	l := j.loop
 	addresses := slices.DeleteFunc(l.founding.toJoin(), func(a string) bool { return a == l.cfg.Transport.Address() })
 	return len(addresses) > 0 && count > len(addresses)/2
 }
@@ -282,50 +283,6 @@ func (g *group) changeSoon(c core.Change, tries int, done func(error)) {
 		g.host.timer(func() { g.changeSoon(c, tries-1, done) }).Reset(changeRetry)
 	})
 	g.inbox.request(core.Request{Kind: core.ChangeMembership, Changes: []core.Change{c}, Waiter: w})
-}
-
-// knock calls the members in turn, one each time that two election timeouts have passed, while
-// this one hears of no leader, or leads and does not reach a member. A removed member is refused
-// and so learns of it (see handler.Refused); a learner would not find out otherwise, since it
-// never campaigns. And those who are called learn where this one is now: that is why the
-// addresses of Config.Join are among them, for all members may have moved. They answer where
-// they met the others. Whom a leader finds so may have moved without being started again: it
-// does not know where it is itself.
-func (l *loop) knock(ticks int) {
-	if !l.core.Lonely() && !slices.ContainsFunc(l.public.Members, func(m Member) bool { return l.core.Unreachable(m.ID) }) {
-		l.knocking = 0
-		return
-	}
-	every := 2 * l.cfg.ElectionTicks
-	before := l.knocking / every
-	l.knocking += ticks
-	round := l.knocking / every
-	if round == before {
-		return
-	}
-	addresses := slices.Clone(l.cfg.Join)
-	for _, m := range l.public.Members {
-		addresses = append(addresses, m.Address) // also where this one was: it may have been a swap
-	}
-	addresses = slices.DeleteFunc(addresses, func(a string) bool { return a == l.cfg.Transport.Address() })
-	if len(addresses) > 0 {
-		l.knockAt(addresses[round%len(addresses)])
-	}
-}
-
-func (l *loop) knockAt(address string) {
-	last, _ := l.view.LastIndex() // 0 if it cannot be told: then no record follows this member yet
-	l.call(address, kindKnock, &octopiipb.KnockRequest{Term: l.core.Status().Term, Last: last}, func(payload []byte, err error) {
-		var reply octopiipb.KnockReply
-		if err == nil {
-			err = reply.Unmarshal(payload)
-		}
-		if err != nil {
-			l.log.Debug("a member cannot be called", zap.String("address", address), zap.Error(err))
-			return
-		}
-		l.soon(func() { l.lookFor(reply.Members, address) })
-	})
 }
 
 func (s service) handleKnock(from transport.Hello, payload []byte, done func(transport.Message, error)) {

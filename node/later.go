@@ -142,7 +142,7 @@ func (r *later) tick(ticks int) {
 		}
 		return known
 	})
-	alone := l.isOnlyVoter()
+	alone := r.isOnlyVoter()
 	for i := range r.peers {
 		switch p := &r.peers[i]; {
 		case alone:
@@ -158,7 +158,8 @@ func (r *later) tick(ticks int) {
 
 // isOnlyVoter says whether the records name no other voter, and the log has no change of them
 // that is not known to be committed yet, as there may be after a start.
-func (l *loop) isOnlyVoter() bool {
+func (r *later) isOnlyVoter() bool {
+	l := r.loop
 	return slices.Equal(l.public.Voters(), []uint64{l.id}) && l.core.HandedAll()
 }
 
@@ -185,7 +186,7 @@ func (r *later) answered(id uint64, q *octopiipb.CompareRequest, payload []byte,
 	if err == nil {
 		err = reply.Unmarshal(payload)
 	}
-	if err == nil && (reply.Cluster != l.cluster.Load() || reply.Index == 0 || !l.sealedByVoters(q, reply)) {
+	if err == nil && (reply.Cluster != l.cluster.Load() || reply.Index == 0 || !r.sealedByVoters(q, reply)) {
 		err = errors.New("it does not prove that it knows the members of this cluster")
 	}
 	if err != nil {
@@ -251,7 +252,7 @@ func (r *later) read(id uint64, q *octopiipb.CompareRequest) {
 // older.
 func (r *later) confirmed(id uint64) {
 	l, p := r.loop, r.find(id)
-	if r.err != nil || p == nil || p.answer == nil || !l.sealedByVoters(p.question, p.answer) {
+	if r.err != nil || p == nil || p.answer == nil || !r.sealedByVoters(p.question, p.answer) {
 		return
 	}
 	if l.cfg.AcceptLoss {
@@ -360,7 +361,7 @@ func (r *later) answeredByMajority(m *octopiipb.Member, q *octopiipb.CompareRequ
 	if err == nil {
 		err = reply.Unmarshal(payload)
 	}
-	if err != nil || r.find(m.ID) == nil || reply.Cluster != l.cluster.Load() || !l.sealedByVoters(q, &reply) {
+	if err != nil || r.find(m.ID) == nil || reply.Cluster != l.cluster.Load() || !r.sealedByVoters(q, &reply) {
 		return
 	}
 	st, had := l.core.Status(), fromMemory(reply.Remembered)
@@ -383,7 +384,8 @@ func (r *later) answeredByMajority(m *octopiipb.Member, q *octopiipb.CompareRequ
 
 // sealedByVoters says whether an answer proves that its sender knows the incarnations of the
 // voters that are recorded here, and so has them in its own records.
-func (l *loop) sealedByVoters(q *octopiipb.CompareRequest, reply *octopiipb.CompareReply) bool {
+func (r *later) sealedByVoters(q *octopiipb.CompareRequest, reply *octopiipb.CompareReply) bool {
+	l := r.loop
 	bare, seals := *reply, reply.Seals
 	bare.Seal, bare.Seals = nil, nil
 	voters, known := 0, 0
@@ -406,12 +408,6 @@ func (l *loop) sealedByVoters(q *octopiipb.CompareRequest, reply *octopiipb.Comp
 // only the one that is down is then unknown to it.
 func knowsVoters(known, voters int, authenticated bool) bool {
 	return known == voters || authenticated && known > voters/2
-}
-
-// authenticated says whether peers prove by certificates that they are peers.
-func (l *loop) authenticated() bool {
-	a, ok := l.transport.(transport.Authenticated)
-	return ok && a.Authenticated()
 }
 
 // sealAll seals an answer under the incarnation of this member, and under those of the voters

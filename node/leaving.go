@@ -129,7 +129,7 @@ func (d *dismissal) hear(peer transport.Hello, seal []byte) {
 		d.by[peer.Node] = true
 	}
 	d.at[peer.Dialed] = true
-	if byMajority(l.otherVoters(), func(m *Member) bool { return d.by[m.ID] }) {
+	if byMajority(d.others(), func(m *Member) bool { return d.by[m.ID] }) {
 		l.log.Info("this member was removed from its cluster, as a majority of the others says")
 		l.stop(d.why())
 	}
@@ -169,8 +169,9 @@ func (d *dismissal) serveAgain() {
 	d.loop.suspensionChanged()
 }
 
-// otherVoters are the voters but for this member.
-func (l *loop) otherVoters() []Member {
+// others are the voters but for this member.
+func (d *dismissal) others() []Member {
+	l := d.loop
 	return slices.DeleteFunc(slices.Clone(l.public.Members), func(m Member) bool { return m.ID == l.id || m.Learner })
 }
 
@@ -225,7 +226,7 @@ func (d *dismissal) tick(ticks int) {
 	by, at := zap.String("told by", hex(d.from.Node)), zap.String("at", d.from.Dialed)
 	switch {
 	case d.ticks < dismissTimeouts*l.cfg.ElectionTicks:
-	case d.sealed || byMajority(l.otherVoters(), func(m *Member) bool { return d.at[m.Address] }):
+	case d.sealed || byMajority(d.others(), func(m *Member) bool { return d.at[m.Address] }):
 		l.log.Info("this member was removed from its cluster, as another member proves or most of the addresses of the others say, and no leader speaks to it", by, at)
 		l.stop(d.why())
 	case !d.told:

@@ -91,8 +91,7 @@ type machineState struct {
 
 // leaderless is what is done while there is no leader.
 type leaderless struct {
-	// knocking is for how many ticks none was known, or this leader did not reach a member.
-	knocking int
+	search search
 	// campaign fires when this member should campaign for one that is dead.
 	campaign stepped.Timer
 	majority majority
@@ -129,7 +128,7 @@ func newLoop(g *group, view *raftstore.View, durable bool, appends *mailbox[appe
 // link gives its parts their way to the loop.
 func (l *loop) link() *loop {
 	l.join.loop, l.snapshots.loop, l.leaving.loop, l.leaving.dismissal.loop, l.later.loop, l.behind.loop = l, l, l, l, l, l
-	l.doubt.loop, l.doubt.inquiry.loop, l.doubt.fork.loop, l.doubt.losses.loop = l, l, l, l
+	l.search.loop, l.doubt.loop, l.doubt.inquiry.loop, l.doubt.fork.loop, l.doubt.losses.loop = l, l, l, l, l
 	return l
 }
 
@@ -292,7 +291,7 @@ func (l *loop) step() {
 		l.snapshots.lend(l.input.Ticks)
 		l.snapshots.maybeTake()
 		l.disk.look(l, l.core.Status().Unwritten)
-		l.knock(l.input.Ticks)
+		l.search.tick(l.input.Ticks)
 	}
 	for _, o := range eff.Outcomes {
 		o.Waiter.(*waiter).finish(answer{Outcome: o})

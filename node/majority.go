@@ -103,23 +103,11 @@ func (m *majority) lookFor(l *loop) []Missing {
 		}
 		suspect := slices.ContainsFunc(l.doubt.losses.suspects, func(s Suspect) bool { return s.ID == o.ID })
 		if o.ID != l.id && !o.Learner && silent >= limit && !suspect {
-			missing = append(missing, Missing{Member: o, Silent: time.Duration(silent) * l.cfg.TickInterval, Heard: heard, Branch: l.branchOf(o.ID)})
+			missing = append(missing, Missing{Member: o, Silent: time.Duration(silent) * l.cfg.TickInterval, Heard: heard, Branch: l.doubt.losses.of(o.ID)})
 		}
 	}
 	if len(l.public.Voters())-len(missing) >= l.public.Quorum() {
 		return nil
 	}
 	return missing
-}
-
-// branchOf is what another member was found to have that is not here. ID 0: nothing.
-func (l *loop) branchOf(id uint64) Branch {
-	branches := l.doubt.losses.branches
-	if i := slices.IndexFunc(branches, func(b Branch) bool { return b.ID == id }); i >= 0 {
-		return branches[i]
-	}
-	if l.guests.isBranched(id) {
-		return Branch{ID: id}
-	}
-	return Branch{}
 }

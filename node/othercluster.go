@@ -206,7 +206,7 @@ func (r *rivals) later(peer transport.Hello) {
 	if err != nil || !contradicts(had, l.core.Status().Term, last, l.core.TermOf) {
 		return
 	}
-	if !l.isOnlyVoter() {
+	if !l.later.isOnlyVoter() {
 		r.warn(fmt.Errorf("member %x at %s, which the records here do not have, names this cluster and remembers that this member had its log up to index %d in term %d, of which %d is committed, and it ends at index %d: if the disks of a majority were set back to before that one joined, what was acknowledged since is missing here: stop them, and put newer copies back, or empty their directories one after the other and let them join that one",
 			peer.Node, peer.Host.Address, had.Match, had.Term, had.Commit, last), "a majority may have forgotten what it acknowledged")
 		return

@@ -42,3 +42,9 @@ func (p *process) warnSome(kind *loglimit.Limit, message string, fields ...zap.F
 	}
 	p.log.Warn(message, fields...)
 }
+
+// authenticated says whether peers prove by certificates that they are peers.
+func (p *process) authenticated() bool {
+	a, ok := p.transport.(transport.Authenticated)
+	return ok && a.Authenticated()
+}

@@ -2,7 +2,6 @@ package node
 
 import (
 	"cmp"
-	"slices"
 	"sync"
 
 	octopiipb "github.com/octopii/octopii/proto"
@@ -72,40 +71,5 @@ func (w *whereabouts) keep(ms *octopiipb.Membership) {
 			delete(w.of, id)
 			delete(w.called, id)
 		}
-	}
-}
-
-// lookFor looks for members where another one met them, or where this one called one that says
-// that it is where its record has it: for all of them as long as this one hears of no leader, and
-// as a leader for those that it does not reach. Their records may be old. It is no more than a
-// hint: a copy of a member's disk may have been met there, and who is where the record says is
-// preferred.
-func (l *loop) lookFor(met []octopiipb.Member, called string) {
-	if l.core == nil {
-		return
-	}
-	lonely := l.core.Lonely()
-	for id, at := range l.peers {
-		if !lonely && !l.core.Unreachable(id) {
-			continue
-		}
-		address := called
-		if l.whereabouts.get(id) != at || !l.whereabouts.answeredAt(id, called) {
-			i := slices.IndexFunc(met, func(m octopiipb.Member) bool { return m.ID == id })
-			if i < 0 {
-				continue
-			}
-			address = met[i].Address
-		}
-		if address != "" && address != at && address != l.cfg.Transport.Address() {
-			l.hint(func(t transport.Hinted) { t.Hint(id, address) })
-		}
-	}
-}
-
-// hint tells the transport something about where members are, if it takes hints.
-func (l *loop) hint(say func(transport.Hinted)) {
-	if t, ok := l.transport.(transport.Hinted); ok {
-		say(t)
 	}
 }
