@@ -180,8 +180,13 @@ func (d *doubt) keep(ms *octopiipb.Membership) {
 }
 
 // suspension is why this member serves nothing: it doubts its own log, another cluster claims
-// its address, or a majority forgot. nil: it serves.
+// its address, a majority forgot, or it was removed. nil: it serves.
 func (l *loop) suspension() error {
+	return cmp.Or(l.doubt.err, l.rivals.err, l.later.err, l.leaving.dismissal.removed)
+}
+
+// standstill is why this member does not vote or acknowledge either. nil: it does.
+func (l *loop) standstill() error {
 	return cmp.Or(l.doubt.err, l.rivals.err, l.later.err, l.leaving.dismissal.err)
 }
 
@@ -202,8 +207,8 @@ func (l *loop) suspensionChanged() {
 	l.inbox.notify()
 }
 
-// filter keeps from a suspended member what it would vote, acknowledge or serve by. What
-// its disk and its state machine have done still counts.
+// filter keeps from a suspended member what it would serve by, and from one that stands still what
+// it would vote or acknowledge by. What its disk and its state machine have done still counts.
 func (d *doubt) filter(in *core.Input) {
 	if d.patience > 0 && in.Ticks > 0 {
 		d.patience -= in.Ticks
@@ -219,11 +224,14 @@ func (d *doubt) filter(in *core.Input) {
 		}
 	}
 	empty(&in.Requests)
-	empty(&in.Messages)
 	empty(&in.Remote)
 	empty(&in.Replies)
-	empty(&in.PeersGone)
-	in.Campaign, in.Ticks, in.Refuse = false, 0, err
+	in.Refuse = err
+	if d.loop.standstill() != nil {
+		empty(&in.Messages)
+		empty(&in.PeersGone)
+		in.Campaign, in.Ticks = false, 0
+	}
 }
 
 // withhold keeps back what a suspended member would say.
@@ -232,8 +240,10 @@ func (d *doubt) withhold(eff *core.Effects) {
 	if err == nil {
 		return
 	}
-	eff.Messages, eff.Snapshots, eff.Forwards, eff.Replies = nil, nil, nil, nil
-	eff.CampaignSoon = 0
+	eff.Forwards, eff.Replies = nil, nil
+	if d.loop.standstill() != nil {
+		eff.Messages, eff.Snapshots, eff.CampaignSoon = nil, nil, 0
+	}
 	for i := range eff.Outcomes {
 		if o := &eff.Outcomes[i]; o.Err == nil && o.Membership == nil {
 			o.Err = err // a read, of a state that may not be the majority's

@@ -243,11 +243,11 @@ func readFound(address string, payload []byte, err error, promise bool) foundAns
 	if err == nil && promise && !r.Promised && r.Cluster == 0 {
 		err = fmt.Errorf("it does not promise: %s", r.Reason)
 	}
+	a.Member = selfheal.Member{ID: r.Member.ID, Address: r.Member.Address} // also of one that does not promise: it may be this one
 	if err != nil {
 		a.Failure = err.Error()
 		return a
 	}
-	a.Member = selfheal.Member{ID: r.Member.ID, Address: r.Member.Address}
 	a.Cluster, a.WasMember = r.Cluster, r.WasMember
 	a.record, a.founded = r.Member, r.Founded
 	a.formats = formatsOf(transport.Host{OldestFormat: r.OldestFormat, NewestFormat: r.NewestFormat})
@@ -400,7 +400,7 @@ func (f *founding) found(round octopiipb.Round) {
 	}
 	if err == nil {
 		l.applies.put(applyJob{restore: &header})
-		err = l.startCore(header, 0, len(round.Members) > 1)
+		err = l.startCore(header, 0, true)
 	}
 	if err != nil {
 		l.fatal(err)

@@ -90,26 +90,27 @@ type life struct {
 
 // recover claims a new directory, or checks that an old one is this member's,
 // and founds a cluster if it must.
-func (g *group) recover(view *raftstore.View) error {
+func (g *group) recover(view *raftstore.View) (founded bool, err error) {
 	if err := g.claim(); err != nil {
-		return err
+		return false, err
 	}
 	g.id = g.identity.Node
 	g.log = g.cfg.Logger.With(zap.String("member", fmt.Sprintf("%x", g.id)))
 	if g.store.Forgot() {
-		return fmt.Errorf("%w: %s says that member %x had a log of cluster %x, and there is none; put the log back, or empty the directory and let it join again as a new member, which takes a majority of the others",
+		return false, fmt.Errorf("%w: %s says that member %x had a log of cluster %x, and there is none; put the log back, or empty the directory and let it join again as a new member, which takes a majority of the others",
 			ErrAmnesia, g.cfg.Dir, g.id, PublicClusterID(g.identity.Cluster))
 	}
 	if o := g.store.Origin(); !view.Initialized() && g.cfg.Bootstrap && g.cfg.FoundAfterTicks == 0 && len(g.cfg.Join) == 0 && !o.Member && len(o.Rounds) == 0 {
 		if _, err := g.foundLog(g.roundAlone()); err != nil {
-			return err
+			return false, err
 		}
+		founded = true
 	}
 	if !view.Initialized() {
-		return nil
+		return false, nil
 	}
 	g.cluster.Store(view.Start().Membership.Cluster)
-	return g.readsLevel(view.Start().Membership.Settings)
+	return founded, g.readsLevel(view.Start().Membership.Settings)
 }
 
 // claim reads or writes the identity file.

@@ -303,6 +303,9 @@ func (r *later) noteGivenUp(id uint64) bool {
 	o := l.store.Origin()
 	o.GivenUp = append(slices.Clone(o.GivenUp), id)
 	o.GivenUp = o.GivenUp[max(0, len(o.GivenUp)-givenUpMax):]
+	if o.RemovedBy == id {
+		o.RemovedBy, o.RemovedAt = 0, ""
+	}
 	if err := l.store.SetOrigin(o); err != nil {
 		l.log.Error("cannot write down that what a member has is given up; trying again", zap.String("peer", hex(id)), zap.Error(err))
 		return false

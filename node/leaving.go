@@ -76,23 +76,29 @@ type dismissal struct {
 	// told: the log says so.
 	told bool
 
-	// err is why this member serves nothing: one that it knows sealed its word. quiet is for how
-	// many ticks none did since, and proven for how many a leader has spoken to this member
+	// removed is why this member serves nothing: one that it knows sealed its word. That is noted,
+	// and for ever, as its ID is not used again; unsaved: it is not noted yet.
+	removed error
+	unsaved bool
+	// err is why this member stands still. quiet is for how many ticks nobody sealed the word since, and proven for how many a leader has spoken to this member
 	// since the first did; 0: none did. led counts the words without a seal that were heard
 	// while a leader spoke to this member.
 	err                error
 	quiet, proven, led int
 }
 
-// A member that has applied the removal of another one has what a majority committed. Where the
-// other one is led all the same, by members that do not know of the removal, it is behind, or
-// the disks of that majority were set back to before it: either way it may not vouch for what it
-// serves. So a sealed word suspends it, for as long as it is repeated, once it has been led for
-// provenTimeouts election timeouts since: a member that is removed in good order is not.
+// A member that has applied the removal of another one has what a majority committed. So the
+// other one is behind, or the disks of a majority were set back to before that, and it may not
+// vouch for what it serves: from the first sealed word on it serves nothing, for good, also when
+// it is started again. It goes on to vote, as those that remain may need that: whoever sealed the
+// word may be the only one that knows of the removal, and dead. Where it is led all the same, by
+// members that do not know of the removal, it stands still for as long as the word is repeated,
+// once it has been led for provenTimeouts election timeouts since: a member that is removed in good
+// order is not.
 const provenTimeouts = 2
 
-// dismissQuiet is for how many election timeouts nobody must have sealed the word until a
-// member serves again.
+// dismissQuiet is for how many election timeouts nobody must have sealed the word until a member
+// takes part again.
 const dismissQuiet = 10
 
 // dismissLed is how many words without a seal must be heard while a leader speaks to a member
@@ -117,11 +123,16 @@ func (d *dismissal) hear(peer transport.Hello, seal []byte) {
 	d.from = peer
 	sealed := isSealedRemoval(keysOf(l.membership, l.id), l.membership.Cluster, l.id, seal)
 	if sealed && l.cfg.AcceptLoss {
-		d.giveUp()
+		d.giveUp(peer.Node, peer.Dialed)
 		return
 	}
 	if sealed {
 		d.sealed, d.quiet, d.proven = true, 0, max(d.proven, 1)
+		if d.removed == nil {
+			d.unsaved = true
+			d.serveNothing(peer.Node, peer.Dialed)
+		}
+		d.save()
 	} else if !l.core.Lonely() {
 		d.warn(peer.Dialed)
 	}
@@ -135,22 +146,77 @@ func (d *dismissal) hear(peer transport.Hello, seal []byte) {
 	}
 }
 
-// giveUp gives up what the member has that sealed its word, as an operator wants.
-func (d *dismissal) giveUp() {
-	l := d.loop
-	if l.later.noteGivenUp(d.from.Node) {
-		l.log.Warn("LOSS ACCEPTED: this member goes on without what another one has, which had it removed, and speaks to that one no more: empty its data directory and let it join again",
-			zap.String("peer", hex(d.from.Node)), zap.String("at", d.from.Dialed))
+// begin serves nothing from the start where it was proven before that this member was removed,
+// unless an operator gives up what that one has who proved it.
+func (d *dismissal) begin() {
+	o := d.loop.store.Origin()
+	switch {
+	case o.RemovedBy == 0:
+	case d.loop.cfg.AcceptLoss:
+		d.giveUp(o.RemovedBy, o.RemovedAt)
+	default:
+		d.serveNothing(o.RemovedBy, o.RemovedAt)
 	}
 }
 
-// suspend stops serving by the word of a member that sealed it.
-func (d *dismissal) suspend() {
+// giveUp gives up what a member has that sealed its word, as an operator wants.
+func (d *dismissal) giveUp(by uint64, at string) {
 	l := d.loop
-	d.err = fmt.Errorf("%w: member %x at %s proves that a majority removed this one; if its disk was set back to before that, with those of others, what was acknowledged since is missing here: put newer copies back; or give up what that one has: stop all of them, start these once with --accept-loss (Config.AcceptLoss), then empty the data directory of that one and let it join again",
-		ErrSuspect, d.from.Node, d.from.Dialed)
-	l.log.Error("this member serves nothing: it was removed, or a majority forgot that", zap.Error(d.err))
+	if l.later.noteGivenUp(by) {
+		l.log.Warn("LOSS ACCEPTED: this member goes on without what another one has, which had it removed, and speaks to that one no more: empty its data directory and let it join again",
+			zap.String("peer", hex(by)), zap.String("at", at))
+	}
+}
+
+// serveNothing stops serving for good, by the proof of a member.
+func (d *dismissal) serveNothing(by uint64, at string) {
+	l := d.loop
+	d.removed = fmt.Errorf("%w: member %x at %s proves it. If the disk of this one was set back to before that, with those of others, what was acknowledged since is missing here: put newer copies back; or give up what that one has: stop all of them, start these once with --accept-loss (Config.AcceptLoss), then empty the data directory of that one and let it join again",
+		ErrRemoved, by, at)
+	l.log.Warn("this member serves nothing any more", zap.Error(d.removed))
 	l.suspensionChanged()
+}
+
+// toldAlone takes it from a member of this cluster that this one was removed, which is the only
+// voter by its records. Nobody can have been added without it, so the records are old, and
+// nobody is in them who could seal the word.
+func (d *dismissal) toldAlone(at string) {
+	l := d.loop
+	if l.cfg.AcceptLoss {
+		for _, p := range slices.Clone(l.later.peers) {
+			if p.Host.Address == at {
+				d.giveUp(p.Node, at)
+			}
+		}
+		return
+	}
+	if d.removed != nil {
+		return
+	}
+	d.removed = fmt.Errorf("%w: a member of this cluster at %s says that this one was removed, and the records here have no other voter: its disk was set back to before others joined. Empty its data directory and let it join them; or, if what they have is given up, start it with --accept-loss (Config.AcceptLoss)",
+		ErrRemoved, at)
+	l.log.Error("this member serves nothing any more", zap.Error(d.removed))
+	l.suspensionChanged()
+}
+
+// save notes who proved that this member was removed. It is tried again at the next word.
+func (d *dismissal) save() {
+	if !d.unsaved {
+		return
+	}
+	o := d.loop.store.Origin()
+	o.RemovedBy, o.RemovedAt = d.from.Node, d.from.Dialed
+	if err := d.loop.store.SetOrigin(o); err != nil {
+		d.loop.log.Error("cannot write down that this member was removed; trying again", zap.Error(err))
+		return
+	}
+	d.unsaved = false
+}
+
+// suspend stands still by the word of a member that sealed it.
+func (d *dismissal) suspend() {
+	d.loop.log.Warn("this member stands still: it is led by members that do not know that it was removed", zap.NamedError("because", d.removed))
+	d.err = d.removed
 }
 
 // warn says in the status what nobody proves, and what a leader that speaks to this member does
@@ -160,13 +226,6 @@ func (d *dismissal) warn(at string) {
 		d.loop.rivals.warn(fmt.Errorf("at %s it is said that this member was removed: if the disks of a majority were set back to before that, what was acknowledged since is missing here: stop them, and put newer copies back; else find out who is there",
 			at), "a majority may have forgotten what it acknowledged")
 	}
-}
-
-// serveAgain ends the suspension, as nobody repeats what it rests on.
-func (d *dismissal) serveAgain() {
-	d.loop.log.Warn("this member serves again: nobody says any more that it was removed", zap.String("was", d.err.Error()))
-	d.err = nil
-	d.loop.suspensionChanged()
 }
 
 // others are the voters but for this member.
@@ -201,10 +260,7 @@ func (d *dismissal) tick(ticks int) {
 		return
 	}
 	if d.quiet += ticks; d.quiet >= dismissQuiet*l.cfg.ElectionTicks {
-		d.proven = 0
-		if d.err != nil {
-			d.serveAgain()
-		}
+		d.proven, d.err = 0, nil
 	}
 	switch {
 	case d.proven == 0 || d.err != nil:
@@ -219,7 +275,7 @@ func (d *dismissal) tick(ticks int) {
 		return
 	}
 	if !l.core.Lonely() {
-		*d = dismissal{loop: l, from: d.from, err: d.err, quiet: d.quiet, proven: d.proven, led: d.led}
+		*d = dismissal{loop: l, from: d.from, removed: d.removed, unsaved: d.unsaved, err: d.err, quiet: d.quiet, proven: d.proven, led: d.led}
 		return
 	}
 	d.ticks += ticks

@@ -41,7 +41,8 @@ func start(cfg Config, h host) (*Node, error) {
 		inbox:     newInbox(),
 	}
 	g.begin()
-	if err := g.recover(view); err != nil {
+	founded, err := g.recover(view)
+	if err != nil {
 		return nil, errors.Join(storeError(err), store.Close())
 	}
 	if g.metrics, err = newMetrics(g); err != nil {
@@ -51,16 +52,16 @@ func start(cfg Config, h host) (*Node, error) {
 	n := &Node{verbs{g}, units{appender: newAppender(g, writer), applier: newApplier(g)}}
 	g.events = newEvents(h, cfg.Events, &g.callbacks.events)
 	g.watchdog.start(g, n.appender.jobs.queued)
-	if err := n.run(view, durable); err != nil {
+	if err := n.run(view, founded); err != nil {
 		return nil, errors.Join(err, n.shutdown())
 	}
 	return n, nil
 }
 
 // run starts the goroutines. Whatever it started is running when it fails.
-func (n *Node) run(view *raftstore.View, durable bool) error {
+func (n *Node) run(view *raftstore.View, founded bool) error {
 	var err error
-	if n.loop, err = newLoop(n.group, view, durable, n.appender.jobs, n.applier); err != nil {
+	if n.loop, err = newLoop(n.group, view, n.appender.jobs, n.applier, founded); err != nil {
 		return err
 	}
 	if err := n.transport.Start(newHandler(n.group)); err != nil {

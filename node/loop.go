@@ -98,15 +98,17 @@ type leaderless struct {
 }
 
 // newLoop prepares the loop, and starts the applier; with a state it starts the core behind it.
-func newLoop(g *group, view *raftstore.View, durable bool, appends *mailbox[appendJob], a *applier) (*loop, error) {
+func newLoop(g *group, view *raftstore.View, appends *mailbox[appendJob], a *applier, founded bool) (*loop, error) {
 	l := (&loop{group: g, view: view, appends: appends, applies: a.jobs}).link()
-	l.durable, l.peers = durable, map[uint64]string{}
+	_, l.durable = g.cfg.StateMachine.Durable()
+	l.peers = map[uint64]string{}
 	if l.limited, _ = g.cfg.StateMachine.(Limited); l.limited != nil {
 		l.room = core.RoomFor(l.limited.Room())
 	}
 	l.guests.giveUp(g.store.Origin().GivenUp)
 	l.founding.begin(l)
 	l.campaign = g.host.timer(func() { g.inbox.add(func(in *core.Input) { in.Campaign = true }) })
+	l.leaving.dismissal.begin()
 	if err := l.rivals.begin(l); err != nil {
 		return nil, err
 	}
@@ -122,7 +124,7 @@ func newLoop(g *group, view *raftstore.View, durable bool, appends *mailbox[appe
 	}
 	view.Committed(has)
 	a.start(labelOf(start), has)
-	return l, l.startCore(start, start.Metadata.Index, false)
+	return l, l.startCore(start, start.Metadata.Index, founded)
 }
 
 // link gives its parts their way to the loop.

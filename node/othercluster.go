@@ -278,6 +278,9 @@ func (r *rivals) answered(q rivalQuestion, p Proof, err error) {
 	vouched := q.kind == kindVouch
 	mine := r.rival != nil && r.rival.Cluster == q.cluster
 	switch {
+	case errors.Is(err, ErrRemoved) && q.cluster == l.cluster.Load() && l.core != nil && l.later.isOnlyVoter():
+		l.leaving.dismissal.toldAlone(q.address)
+		return
 	case err != nil:
 		l.log.Debug("another cluster does not answer for this address", zap.String("other cluster", clusterHex(q.cluster)),
 			zap.String("asked", q.address), zap.Error(err))

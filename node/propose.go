@@ -101,8 +101,6 @@ func readError(err error, ctx context.Context) error {
 		return fmt.Errorf("node: read barrier: %w", cause)
 	case errors.Is(err, ErrClosed):
 		return ErrClosed
-	case errors.Is(err, ErrRemoved):
-		return ErrRemoved
 	}
 	return err
 }

@@ -59,7 +59,8 @@ type Status struct {
 	// whole ticks.
 	DiskStalled time.Duration
 	// Suspended is why this member serves nothing although it runs; nil: it serves. It
-	// wraps ErrSuspect, ErrDiverged or ErrClaimed.
+	// wraps ErrSuspect, ErrDiverged, ErrClaimed, or ErrRemoved where its removal is proven and not
+	// applied here.
 	Suspended error
 	// Claimed says that another cluster claims the address of this member, or that one that
 	// its records do not have remembers more of it than it has; it serves all the same. nil: none.

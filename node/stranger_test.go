@@ -200,6 +200,7 @@ func TestSealedRemovalEndsAlone(t *testing.T) {
 		l.core = new(core.Core)
 		l.id, l.cfg.ElectionTicks = 1, 10
 		l.membership, l.public = threeMembers, publicMembership(threeMembers)
+		l.leaving.dismissal.removed = ErrRemoved // as it is noted, and there is no disk here
 		l.leaving.dismissal.hear(transport.Hello{Node: 2, Dialed: "m2"}, c.seal)
 		l.leaving.dismissal.hear(transport.Hello{Node: 9, Dialed: "m9"}, nil) // of Config.Join
 		l.leaving.dismissal.tick(dismissTimeouts*10 - 1)

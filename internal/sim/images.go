@@ -69,7 +69,7 @@ func (c *calls) forgets(m *member) *member {
 	}
 	mine := m.status().Membership
 	for _, d := range c.w.members {
-		if d == m || !d.awake() || d.log == nil || d.acceptLoss || m.acceptLoss || c.w.nemesis.removed[d.id] {
+		if d == m || !d.awake() || d.log == nil || d.gaveUp || m.gaveUp || c.w.nemesis.removed[d.id] {
 			continue
 		}
 		st := d.status()

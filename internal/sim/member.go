@@ -57,8 +57,8 @@ type launch struct {
 	replaces uint64
 	// priority is in its record when it founds or joins.
 	priority int
-	// acceptLoss is node.Config's.
-	acceptLoss bool
+	// acceptLoss is node.Config's, and gaveUp whether it ever was.
+	acceptLoss, gaveUp bool
 	// reads is up to which format level its program reads; 0: as far as it really does.
 	reads uint32
 }

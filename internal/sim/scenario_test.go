@@ -817,6 +817,7 @@ func (s *scenario) start() {
 			s.fatalf("%s runs", m.name())
 		}
 		m.gone, m.acceptLoss = false, s.d.HasArg("accept-loss")
+		m.gaveUp = m.gaveUp || m.acceptLoss
 		m.reads = uint32(s.number("reads", uint64(m.reads)))
 		m.start()
 		if !m.up() {

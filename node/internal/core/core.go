@@ -50,8 +50,8 @@ type Config struct {
 	WaitingBytesMax     int64
 	UncommittedBytesMax int64
 	UnappliedBytesMax   int64
-	// Founded: a cluster of several voters was just founded. Nobody leads it, and there is
-	// nobody to wait for, so Input.Campaign follows.
+	// Founded: a cluster was just founded. Nobody leads it, and there is nobody to wait for: the
+	// only voter campaigns at once, and for several voters Input.Campaign follows.
 	Founded bool
 	// Formats is the range of format levels that this program reads. Zero: 1 to 1.
 	Formats Formats
@@ -148,13 +148,14 @@ func New(cfg Config) (*Core, error) {
 	if err != nil {
 		return nil, fmt.Errorf("core: start raft: %w", err)
 	}
-	// Nobody else can lead: there is no reason to wait for a timeout.
-	if cs := cfg.Start.ConfState; len(cs.Voters) == 1 && cs.Voters[0] == cfg.ID && hs.Commit == last {
+	// Nobody else is there to lead. One that was started again waits for a timeout, as its disk may
+	// have been set back to before others joined: they call it within that.
+	if cs := cfg.Start.ConfState; cfg.Founded && len(cs.Voters) == 1 && cs.Voters[0] == cfg.ID && hs.Commit == last {
 		if err := c.rn.Campaign(); err != nil {
 			return nil, fmt.Errorf("core: campaign: %w", err)
 		}
 	}
-	if cfg.Founded {
+	if cfg.Founded && len(cfg.Start.ConfState.Voters) > 1 {
 		c.campaigns = 1
 	}
 	c.status = c.rn.BasicStatus()

@@ -44,7 +44,7 @@ func kindIn(cs raftpb.ConfState, id uint64) octopiipb.MemberKind {
 func subjectOn(start Label, disk *memoryDisk) *subject {
 	s := &subject{disk: disk}
 	var err error
-	s.core, err = New(Config{ID: 1, Start: start, Storage: s.disk, ElectionTicks: 10, HeartbeatTicks: 1,
+	s.core, err = New(Config{ID: 1, Start: start, Founded: true, Storage: s.disk, ElectionTicks: 10, HeartbeatTicks: 1,
 		MessageBytesMax: 1 << 20, InflightMessagesMax: 16, PromoteLagMax: 2, PromoteStableTicks: 2,
 		ReadSeed: 1, Logger: quiet{}})
 	if err != nil {

@@ -62,7 +62,7 @@ func TestStartAtALevelThatIsNotRead(t *testing.T) {
 		}
 		d := newDisk(l, raftpb.HardState{Term: 1, Commit: 1})
 		_ = d.Append(entries)
-		c := Config{ID: 0xab, Start: l, Storage: d, ElectionTicks: 10, HeartbeatTicks: 1, InflightMessagesMax: 1, Logger: quiet{}, Formats: reads}
+		c := Config{ID: 0xab, Start: l, Founded: true, Storage: d, ElectionTicks: 10, HeartbeatTicks: 1, InflightMessagesMax: 1, Logger: quiet{}, Formats: reads}
 		_, err := New(c)
 		return err
 	}

@@ -62,7 +62,7 @@ func TestNewRefuses(t *testing.T) {
 		if err := d.Append(c.ents); err != nil {
 			t.Fatal(err)
 		}
-		core, err := New(Config{ID: 1, Start: start, Storage: &d, ElectionTicks: 10, HeartbeatTicks: 1,
+		core, err := New(Config{ID: 1, Start: start, Founded: true, Storage: &d, ElectionTicks: 10, HeartbeatTicks: 1,
 			MessageBytesMax: 1 << 20, InflightMessagesMax: 16, WaitingBytesMax: 1 << 20, ReadSeed: 1, Logger: quiet{}})
 		switch {
 		case c.want == "" && (err != nil || core == nil):

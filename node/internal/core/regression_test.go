@@ -53,7 +53,7 @@ func newBench(t *testing.T, id uint64, voters []uint64, hs raftpb.HardState, ent
 func benchFrom(t *testing.T, id uint64, start Label, hs raftpb.HardState, ents ...raftpb.Entry) *bench {
 	d := newDisk(start, hs)
 	_ = d.Append(ents)
-	c, err := New(Config{ID: id, Start: start, Storage: d, ElectionTicks: 10, HeartbeatTicks: 1,
+	c, err := New(Config{ID: id, Start: start, Founded: true, Storage: d, ElectionTicks: 10, HeartbeatTicks: 1,
 		MessageBytesMax: 1 << 20, InflightMessagesMax: 256, PromoteLagMax: 10, PromoteStableTicks: 3, JoinTimeoutTicks: 30, ProposalBytesMax: 1 << 20, WaitingBytesMax: 1 << 20, UncommittedBytesMax: 1 << 22, UnappliedBytesMax: 16 << 20, ReadSeed: 99, Logger: quiet{}})
 	if err != nil {
 		t.Fatal(err)

@@ -239,7 +239,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 }
 
 func (s *script) start(t *testing.T, m *scripted, start Label, applied uint64) {
-	r, err := record(Config{ID: m.id, Start: start, Applied: applied, Storage: m.disk, ElectionTicks: 10, HeartbeatTicks: 1,
+	r, err := record(Config{ID: m.id, Start: start, Founded: m.core == nil, Applied: applied, Storage: m.disk, ElectionTicks: 10, HeartbeatTicks: 1,
 		MessageBytesMax: 1 << 20, InflightMessagesMax: 16, PromoteLagMax: 2, PromoteStableTicks: 2, JoinTimeoutTicks: 100, StallTicks: 20,
 		ProposalBytesMax: 1 << 20, WaitingBytesMax: 1 << 26, UncommittedBytesMax: 1 << 28, UnappliedBytesMax: 16 << 20, ReadSeed: m.id, Logger: quiet{},
 		Formats: Formats{1, max(1, m.newest)}})
