@@ -182,7 +182,7 @@ func (d *doubt) keep(ms *octopiipb.Membership) {
 // suspension is why this member serves nothing: it doubts its own log, another cluster claims
 // its address, a majority forgot, or it was removed. nil: it serves.
 func (l *loop) suspension() error {
-	return cmp.Or(l.doubt.err, l.rivals.err, l.later.err, l.leaving.dismissal.removed)
+	return cmp.Or(l.doubt.err, l.rivals.err, l.later.err, l.later.noted.err, l.leaving.dismissal.removed)
 }
 
 // standstill is why this member does not vote or acknowledge either. nil: it does.

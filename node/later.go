@@ -47,6 +47,13 @@ type later struct {
 	// by is the one that proved it, and err why this member serves nothing; nil: it serves.
 	by  uint64
 	err error
+	// noted is by whom it was proven, also before this member was started, and why it serves
+	// nothing since: until the records have that one, or an operator gives up what it has. It
+	// takes part: it may elect that one.
+	noted struct {
+		by  uint64
+		err error
+	}
 }
 
 // laterPeer is a peer that the records do not have, and how it introduced itself.
@@ -260,6 +267,7 @@ func (r *later) confirmed(id uint64) {
 		return
 	}
 	r.by, r.err = id, fmt.Errorf("%w: %w", ErrSuspect, r.text(p))
+	r.note(id, r.text(p).Error())
 	l.log.Error("this member serves nothing: a majority forgot what it acknowledged", zap.Error(r.err))
 	l.suspensionChanged()
 	r.tell()
@@ -285,6 +293,36 @@ func (r *later) text(p *laterPeer) error {
 		p.Node, p.Host.Address, to, core.TermIn(p.answer.Terms, to, to), from, to)
 }
 
+// begin serves nothing from the start where it was proven before that a majority forgot.
+func (r *later) begin() {
+	o := r.loop.store.Origin()
+	switch {
+	case o.ForgotBy == 0:
+	case r.loop.cfg.AcceptLoss:
+		if r.noteGivenUp(o.ForgotBy) {
+			r.loop.log.Warn("LOSS ACCEPTED: this member goes on without what another one has, and speaks to that one no more: empty its data directory and let it join again",
+				zap.String("peer", hex(o.ForgotBy)), zap.String("was", o.Forgot))
+		}
+	default:
+		r.noted.by, r.noted.err = o.ForgotBy, fmt.Errorf("%w: %s", ErrSuspect, o.Forgot)
+		r.loop.log.Error("this member serves nothing: a majority forgot what it acknowledged", zap.Error(r.noted.err))
+		r.loop.suspensionChanged()
+	}
+}
+
+// note makes durable by whom it was proven that a majority forgot; 0: it is not so any more.
+func (r *later) note(by uint64, text string) {
+	r.noted.by, r.noted.err = by, nil
+	if by != 0 {
+		r.noted.err = fmt.Errorf("%w: %s", ErrSuspect, text)
+	}
+	o := r.loop.store.Origin()
+	o.ForgotBy, o.Forgot = by, text
+	if err := r.loop.store.SetOrigin(o); err != nil {
+		r.loop.log.Error("cannot write down whether a majority forgot: started again, this member may judge that anew", zap.Error(err))
+	}
+}
+
 // giveUp goes on without what a peer has, for good: it is not spoken to any more.
 func (r *later) giveUp(p *laterPeer) {
 	l := r.loop
@@ -306,6 +344,9 @@ func (r *later) noteGivenUp(id uint64) bool {
 	if o.RemovedBy == id {
 		o.RemovedBy, o.RemovedAt = 0, ""
 	}
+	if o.ForgotBy == id {
+		o.ForgotBy, o.Forgot = 0, ""
+	}
 	if err := l.store.SetOrigin(o); err != nil {
 		l.log.Error("cannot write down that what a member has is given up; trying again", zap.String("peer", hex(id)), zap.Error(err))
 		return false
@@ -317,7 +358,7 @@ func (r *later) noteGivenUp(id uint64) bool {
 // keep serves again once the records have the peer by which this member was suspended, or its
 // removal: what was missing has come.
 func (r *later) keep() {
-	if r.err != nil && !r.isLater(r.by) {
+	if r.noted.by != 0 && !r.isLater(r.noted.by) {
 		r.serveAgain("the records have the member by which a majority seemed to have forgotten")
 	}
 }
@@ -326,8 +367,9 @@ func (r *later) keep() {
 // a read of this member's own to suspend it again.
 func (r *later) serveAgain(why string) {
 	l := r.loop
-	l.log.Warn("this member serves again: "+why, zap.String("peer", hex(r.by)), zap.String("was", r.err.Error()))
+	l.log.Warn("this member serves again: "+why, zap.String("peer", hex(r.noted.by)), zap.String("was", r.noted.err.Error()))
 	r.by, r.err, r.told = 0, nil, 0
+	r.note(0, "")
 	l.suspensionChanged()
 }
 

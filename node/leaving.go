@@ -80,6 +80,8 @@ type dismissal struct {
 	// and for ever, as its ID is not used again; unsaved: it is not noted yet.
 	removed error
 	unsaved bool
+	// alone: it is the only voter by its records, so that nobody needs its vote.
+	alone bool
 	// err is why this member stands still. quiet is for how many ticks nobody sealed the word since, and proven for how many a leader has spoken to this member
 	// since the first did; 0: none did. led counts the words without a seal that were heard
 	// while a leader spoke to this member.
@@ -195,6 +197,7 @@ func (d *dismissal) toldAlone(at string) {
 	}
 	d.removed = fmt.Errorf("%w: a member of this cluster at %s says that this one was removed, and the records here have no other voter: its disk was set back to before others joined. Empty its data directory and let it join them; or, if what they have is given up, start it with --accept-loss (Config.AcceptLoss)",
 		ErrRemoved, at)
+	d.alone, d.err = true, d.removed
 	l.log.Error("this member serves nothing any more", zap.Error(d.removed))
 	l.suspensionChanged()
 }
@@ -260,7 +263,9 @@ func (d *dismissal) tick(ticks int) {
 		return
 	}
 	if d.quiet += ticks; d.quiet >= dismissQuiet*l.cfg.ElectionTicks {
-		d.proven, d.err = 0, nil
+		if d.proven = 0; !d.alone {
+			d.err = nil
+		}
 	}
 	switch {
 	case d.proven == 0 || d.err != nil:
@@ -275,7 +280,7 @@ func (d *dismissal) tick(ticks int) {
 		return
 	}
 	if !l.core.Lonely() {
-		*d = dismissal{loop: l, from: d.from, removed: d.removed, unsaved: d.unsaved, err: d.err, quiet: d.quiet, proven: d.proven, led: d.led}
+		*d = dismissal{loop: l, from: d.from, removed: d.removed, unsaved: d.unsaved, alone: d.alone, err: d.err, quiet: d.quiet, proven: d.proven, led: d.led}
 		return
 	}
 	d.ticks += ticks

@@ -2,6 +2,7 @@ package node
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -108,6 +109,7 @@ func newLoop(g *group, view *raftstore.View, appends *mailbox[appendJob], a *app
 	l.guests.giveUp(g.store.Origin().GivenUp)
 	l.founding.begin(l)
 	l.campaign = g.host.timer(func() { g.inbox.add(func(in *core.Input) { in.Campaign = true }) })
+	l.later.begin()
 	l.leaving.dismissal.begin()
 	if err := l.rivals.begin(l); err != nil {
 		return nil, err
@@ -124,6 +126,11 @@ func newLoop(g *group, view *raftstore.View, appends *mailbox[appendJob], a *app
 	}
 	view.Committed(has)
 	a.start(labelOf(start), has)
+	if !founded && slices.Equal(start.Metadata.ConfState.Voters, []uint64{l.id}) {
+		// Its disk may have been set back to before others joined. They call it before an election
+		// timeout has passed, or ask it for a vote when it has: its own time begins after that.
+		l.doubt.patience = l.cfg.ElectionTicks
+	}
 	return l, l.startCore(start, start.Metadata.Index, founded)
 }
 
