@@ -166,10 +166,7 @@ func checkHeader(h []byte, limit int) (int, error) {
 func (f *frameReader) body(size int, into []byte) ([]byte, error) {
 	if size > cap(into) {
 		if _, err := f.r.Peek(1); err != nil { // nothing is taken for bytes that do not come
-			if isEOF(err) {
-				return nil, badFramef("cut off after 0 of %d bytes", size)
-			}
-			return nil, err
+			return nil, cutShort(0, size, err)
 		}
 		into = make([]byte, min(size, growBytes))
 	}
@@ -178,10 +175,7 @@ func (f *frameReader) body(size int, into []byte) ([]byte, error) {
 		n, err := io.ReadFull(f.r, b[done:])
 		done += n
 		if err != nil {
-			if isEOF(err) {
-				return nil, badFramef("cut off after %d of %d bytes", done, size)
-			}
-			return nil, err
+			return nil, cutShort(done, size, err)
 		}
 		if done == size {
 			return b, nil
@@ -194,6 +188,14 @@ func (f *frameReader) body(size int, into []byte) ([]byte, error) {
 		copy(grown, b)
 		b = grown
 	}
+}
+
+// cutShort is the error of a body of which done bytes came before err.
+func cutShort(done, size int, err error) error {
+	if isEOF(err) {
+		return badFramef("cut off after %d of %d bytes", done, size)
+	}
+	return fmt.Errorf("%d of %d bytes of a frame came: %w", done, size, err)
 }
 
 func (f *frameReader) take(n int) error {
