@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	protocolVersion = 2
+	protocolVersion = 3
 	helloBytesMax   = 4 << 10
 	// reasonBytesMax keeps the text of a refusal well inside helloBytesMax.
 	reasonBytesMax = 1 << 10

@@ -25,9 +25,11 @@ func (t *Transport) leftovers() leftovers {
 		s.shaking.open.Len() + s.shakingPeers.open.Len() + s.strangers.open.Len(), s.established}
 }
 
+// announced is the header of a frame of which nothing else comes.
 func announced(kind frameType, bytes uint32) []byte {
 	h := seal(make([]byte, headerBytes), kind)
 	binary.LittleEndian.PutUint32(h, bytes)
+	binary.LittleEndian.PutUint16(h[10:], headerChecksum(h))
 	return h
 }
 
