@@ -204,7 +204,7 @@ func (r *reads) Read(p []byte) (int, error) {
 // deadline after it: its connection would break, and what is under way would be lost.
 func TestNoDeadlineIsLeftOfAStranger(t *testing.T) {
 	c, nc, _ := unconnected(t, newFrame(frameMessages, make([]byte, 2*readBufferBytes)), true)
-	c.timed.progress = time.Minute
+	c.timed.stall = time.Minute
 	c.timed.nc = &reads{nc, func() {
 		if c.timed.begun {
 			c.member.Store(true)

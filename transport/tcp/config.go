@@ -55,10 +55,10 @@ type Config struct {
 	// together. 0: 5 s.
 	HandshakeTimeout time.Duration
 	// StallTimeout is how long the bytes of a message connection may wait for
-	// the peer before the connection is given up and made anew. 0: 20 s.
+	// the peer before the connection is given up and made anew. A large
+	// frame has that long for each MiB, and that much more in all. 0: 20 s.
 	StallTimeout time.Duration
-	// ProgressTimeout is how long a frame that has begun, or a snapshot stream,
-	// may go without a single byte moving. 0: 30 s.
+	// ProgressTimeout is the same for a snapshot stream and for a call. 0: 30 s.
 	ProgressTimeout time.Duration
 
 	// Logger is told of connections made, lost and refused. nil: silent.

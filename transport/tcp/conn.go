@@ -15,8 +15,9 @@ import (
 
 const (
 	readBufferBytes = 32 << 10
-	// writeStepBytes is how much one write deadline covers, so that a large frame
-	// on a slow network is not taken for a stalled one.
+	// writeStepBytes is how much one stall timeout covers, so that a large frame on a slow
+	// network is not taken for a stalled one. It makes the least rate of a frame, 52 kB/s by
+	// default: the writer has the timeout for each step, and the reader see timedReader.
 	writeStepBytes = 1 << 20
 )
 
@@ -48,35 +49,38 @@ type conn struct {
 }
 
 // timedReader gives every read that has to wait a deadline of its own. Its reader owns it.
+//
+// A frame of a peer may fall behind the least rate by the stall timeout. More is no slow
+// network: a piece of the stream was lost, and what follows it, such as heartbeats, fills the
+// frame instead. Each of those bytes is progress, but nobody hears of them meanwhile.
 type timedReader struct {
 	nc net.Conn
-	// idle is how long to wait for a frame to begin, progress how long for more of one; 0 is
-	// for ever.
-	idle, progress time.Duration
-	// bounded says whether all of a frame must come within progress.
+	// idle is how long to wait for a frame to begin, stall how far one that has begun may fall
+	// behind writeStepBytes in stall; 0 is for ever.
+	idle, stall time.Duration
+	// bounded says whether all of a frame must come within stall, however long it is.
 	bounded func() bool
 	begun   bool // a frame did
 	armed   bool
 	// until, if set, is when everything must have come that is being read.
 	until time.Time
+	// paced says that each byte of the frame that comes moves until on, by its share of stall.
+	paced bool
 }
 
 // onBody is called when a frame has begun, and when it has ended.
 func (r *timedReader) onBody(begun bool) {
 	r.begun, r.until = begun, time.Time{}
-	if begun && r.progress > 0 && r.bounded() { // a stranger's bytes may not trickle in for ever
-		r.until = time.Now().Add(r.progress)
+	if begun && r.stall > 0 {
+		r.until = time.Now().Add(r.stall)
+		r.paced = !r.bounded() // a stranger's bytes may not trickle in for ever
 	}
 }
 
 func (r *timedReader) Read(p []byte) (int, error) {
-	timeout := r.idle
-	if r.begun && r.progress > 0 {
-		timeout = r.progress
-	}
 	deadline := r.until
-	if deadline.IsZero() && timeout > 0 {
-		deadline = time.Now().Add(timeout)
+	if deadline.IsZero() && r.idle > 0 {
+		deadline = time.Now().Add(r.idle)
 	}
 	if r.armed || !deadline.IsZero() {
 		if err := r.nc.SetReadDeadline(deadline); err != nil {
@@ -84,7 +88,20 @@ func (r *timedReader) Read(p []byte) (int, error) {
 		}
 		r.armed = !deadline.IsZero()
 	}
-	return r.nc.Read(p)
+	n, err := r.nc.Read(p)
+	if r.begun && r.paced {
+		r.came(n)
+	}
+	return n, err
+}
+
+// came moves until on, as n bytes of a frame have come, but not beyond stall from now.
+func (r *timedReader) came(n int) {
+	share := float64(n) / writeStepBytes
+	r.until = r.until.Add(time.Duration(share * float64(r.stall)))
+	if latest := time.Now().Add(r.stall); r.until.After(latest) {
+		r.until = latest
+	}
 }
 
 func newConn(t *Transport, raw, nc net.Conn, address string, inbound bool) *conn {
@@ -103,10 +120,11 @@ func (c *conn) close() {
 	})
 }
 
-// handshakeDone lifts the deadline of the handshake and sets those that follow
-// it.
-func (c *conn) handshakeDone(idle, progress, writeTimeout time.Duration) error {
-	c.timed.idle, c.timed.progress, c.writeTimeout = idle, progress, writeTimeout
+// handshakeDone lifts the deadline of the handshake and sets those that follow it: idle is how
+// long the peer may take to begin a frame, 0 for ever, and stall how long what has begun may
+// stand still, in either direction.
+func (c *conn) handshakeDone(idle, stall time.Duration) error {
+	c.timed.idle, c.timed.stall, c.writeTimeout = idle, stall, stall
 	c.t.counters.connections.Add(1)
 	return c.nc.SetDeadline(time.Time{})
 }

@@ -17,8 +17,11 @@ import (
 //	     4    4  CRC32C of everything else: header bytes 0-3 and 8-11, then the body
 //	     8    1  type
 //	     9    1  flags, 0
-//	    10    2  reserved, 0
+//	    10    2  the low half of the CRC32C of bytes 0-3, 8 and 9; 0 in a Hello
 //	    12       body
+//
+// The checksum of the header tells a damaged length before its body is waited for. A Hello has
+// none, so that every version can read it: its length and its time are bounded by little.
 const headerBytes = 12
 
 const (
@@ -58,6 +61,14 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
+// headerChecksum is what bytes 10 and 11 of a header hold.
+func headerChecksum(header []byte) uint16 {
+	if frameType(header[8]) == frameHello {
+		return 0
+	}
+	return uint16(crc32.Update(crc32.Checksum(header[0:4], castagnoli), castagnoli, header[8:10]))
+}
+
 func checksum(header, body []byte) uint32 {
 	sum := crc32.Update(0, castagnoli, header[0:4])
 	sum = crc32.Update(sum, castagnoli, header[8:headerBytes])
@@ -70,6 +81,7 @@ func seal(b []byte, kind frameType) []byte {
 	clear(header)
 	binary.LittleEndian.PutUint32(header[0:], uint32(len(body)))
 	header[8] = byte(kind)
+	binary.LittleEndian.PutUint16(header[10:], headerChecksum(header))
 	binary.LittleEndian.PutUint32(header[4:], checksum(header, body))
 	return b
 }
@@ -152,8 +164,11 @@ func checkHeader(h []byte, limit int) (int, error) {
 	if kind := frameType(h[8]); kind == 0 || kind >= frameTypeEnd {
 		return 0, badFramef("no such type %d; what is there speaks another protocol than members do among each other: is it an address for clients?", kind)
 	}
-	if h[9] != 0 || h[10] != 0 || h[11] != 0 {
-		return 0, badFramef("reserved bytes %x are not zero", h[9:12])
+	if h[9] != 0 {
+		return 0, badFramef("flags are %02x, and none is known", h[9])
+	}
+	if got, want := headerChecksum(h), binary.LittleEndian.Uint16(h[10:]); got != want {
+		return 0, badFramef("the checksum of its header is %04x, the header says %04x", got, want)
 	}
 	if uint64(size) > uint64(limit) {
 		return 0, badFramef("%d bytes are more than the limit of %d", size, limit)
@@ -166,10 +181,7 @@ func checkHeader(h []byte, limit int) (int, error) {
 func (f *frameReader) body(size int, into []byte) ([]byte, error) {
 	if size > cap(into) {
 		if _, err := f.r.Peek(1); err != nil { // nothing is taken for bytes that do not come
-			if isEOF(err) {
-				return nil, badFramef("cut off after 0 of %d bytes", size)
-			}
-			return nil, err
+			return nil, cutShort(0, size, err)
 		}
 		into = make([]byte, min(size, growBytes))
 	}
@@ -178,10 +190,7 @@ func (f *frameReader) body(size int, into []byte) ([]byte, error) {
 		n, err := io.ReadFull(f.r, b[done:])
 		done += n
 		if err != nil {
-			if isEOF(err) {
-				return nil, badFramef("cut off after %d of %d bytes", done, size)
-			}
-			return nil, err
+			return nil, cutShort(done, size, err)
 		}
 		if done == size {
 			return b, nil
@@ -194,6 +203,14 @@ func (f *frameReader) body(size int, into []byte) ([]byte, error) {
 		copy(grown, b)
 		b = grown
 	}
+}
+
+// cutShort is the error of a body of which done bytes came before err.
+func cutShort(done, size int, err error) error {
+	if isEOF(err) {
+		return badFramef("cut off after %d of %d bytes", done, size)
+	}
+	return fmt.Errorf("%d of %d bytes of a frame came: %w", done, size, err)
 }
 
 func (f *frameReader) take(n int) error {

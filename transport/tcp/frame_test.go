@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 )
 
 // TestFrameGolden pins the bytes on the wire: a change of them is a change of
@@ -30,12 +31,14 @@ func TestFrameGolden(t *testing.T) {
 	if !bytes.Equal(frame, want) {
 		t.Errorf("frame is\n%x, want\n%x", frame, want)
 	}
-	// By docs/FORMATS.md alone: length, checksum, type, three zeros, and the body.
+	// By docs/FORMATS.md alone: length, checksum, type, a zero, checksum of the header, body.
 	header, body := want[:12], want[12:]
-	sum := crc32.Checksum(slices.Concat(header[:4], header[8:], body), crc32.MakeTable(crc32.Castagnoli))
+	table := crc32.MakeTable(crc32.Castagnoli)
+	sum := crc32.Checksum(slices.Concat(header[:4], header[8:], body), table)
+	short := uint16(crc32.Checksum(slices.Concat(header[:4], header[8:10]), table))
 	if binary.LittleEndian.Uint32(header) != uint32(len(body)) || binary.LittleEndian.Uint32(header[4:]) != sum ||
-		!bytes.Equal(header[8:], []byte{2, 0, 0, 0}) {
-		t.Errorf("the header is %x, and the checksum %08x", header, sum)
+		header[8] != 2 || header[9] != 0 || binary.LittleEndian.Uint16(header[10:]) != short {
+		t.Errorf("the header is %x, and the checksums %08x and %04x", header, sum, short)
 	}
 	batch, others, err := decodeMessages(body)
 	if err != nil || others != 0 || len(batch) != 2 || batch[0].Kind != 3 || string(batch[0].Payload) != "hello" || batch[1].Kind != 4 || len(batch[1].Payload) != 0 {
@@ -89,12 +92,43 @@ func TestEveryFlippedBitIsFound(t *testing.T) {
 	}
 }
 
+// A damaged header is told by itself: nobody waits for megabytes that a flipped bit declares.
+// That of a Hello is read by all versions, and has no checksum of its own.
+func TestDamagedHeaderIsFoundAtOnce(t *testing.T) {
+	good := messagesFrame(bytesMessage("one"))[:headerBytes]
+	waits := errors.New("it waits for the body")
+	read := func(header []byte) error {
+		r := &frameReader{r: bufio.NewReader(io.MultiReader(bytes.NewReader(header), iotest.ErrReader(waits)))}
+		_, _, err := r.next(frameBytesMaxMax, nil)
+		return err
+	}
+	if err := read(good); !errors.Is(err, waits) {
+		t.Errorf("a good header: %v", err)
+	}
+	var bad *badFrame
+	const bits = 8 * headerBytes
+	for i := range bits {
+		for j := i; j < bits; j++ {
+			if of := i / 8; of >= 4 && of < 8 {
+				continue // the checksum of the body is compared when it is there
+			}
+			damaged := flipped(good, i)
+			if j > i {
+				damaged = flipped(damaged, j)
+			}
+			if err := read(damaged); !errors.As(err, &bad) {
+				t.Errorf("bits %d and %d flipped: %v", i, j, err)
+			}
+		}
+	}
+	if hello := newFrame(frameHello, []byte("x")); hello[10] != 0 || hello[11] != 0 {
+		t.Errorf("the header of a Hello is %x", hello[:headerBytes])
+	}
+}
+
 // TestDeclaredLengthCostsNothing: memory follows the bytes that come.
 func TestDeclaredLengthCostsNothing(t *testing.T) {
-	h := make([]byte, headerBytes)
-	binary.LittleEndian.PutUint32(h, 1<<30)
-	h[8] = byte(frameMessages)
-	r := reader(append(h, make([]byte, 100)...))
+	r := reader(append(announced(frameMessages, 1<<30), make([]byte, 100)...))
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	_, _, err := r.next(frameBytesMaxMax, nil)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"hash/crc32"
 	"io"
 	"net"
 	"reflect"
@@ -111,7 +112,11 @@ func framesOf(b []byte) (frames []plain) {
 			break
 		}
 		body := b[headerBytes:][:n]
-		if b[8] == 0 || b[8] >= byte(frameTypeEnd) || !bytes.Equal(b[9:headerBytes], make([]byte, headerBytes-9)) ||
+		short := uint16(crc32.Checksum(slices.Concat(b[:4], b[8:10]), castagnoli))
+		if b[8] == byte(frameHello) {
+			short = 0
+		}
+		if b[8] == 0 || b[8] >= byte(frameTypeEnd) || b[9] != 0 || binary.LittleEndian.Uint16(b[10:]) != short ||
 			binary.LittleEndian.Uint32(b[4:]) != checksum(b, body) {
 			break
 		}

@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	protocolVersion = 2
+	protocolVersion = 3
 	helloBytesMax   = 4 << 10
 	// reasonBytesMax keeps the text of a refusal well inside helloBytesMax.
 	reasonBytesMax = 1 << 10
@@ -127,9 +127,9 @@ func (c *conn) greet(g greeting) (transport.Hello, error) {
 		}
 	}
 	if purpose == purposeMessages {
-		return peer, c.handshakeDone(0, t.config.ProgressTimeout, t.config.StallTimeout)
+		return peer, c.handshakeDone(0, t.config.StallTimeout)
 	}
-	return peer, c.handshakeDone(0, t.config.ProgressTimeout, t.config.ProgressTimeout)
+	return peer, c.handshakeDone(0, t.config.ProgressTimeout)
 }
 
 func judgeAnswer(answer octopiipb.Hello, to uint64) error {
@@ -196,9 +196,9 @@ func (c *conn) answer() (transport.Hello, uint32, error) {
 		return peer, hello.Purpose, err
 	}
 	if hello.Purpose == purposeMessages {
-		return peer, hello.Purpose, c.handshakeDone(0, t.config.ProgressTimeout, t.config.ProgressTimeout)
+		return peer, hello.Purpose, c.handshakeDone(0, t.config.StallTimeout)
 	}
-	return peer, hello.Purpose, c.handshakeDone(t.config.ProgressTimeout, t.config.ProgressTimeout, t.config.ProgressTimeout)
+	return peer, hello.Purpose, c.handshakeDone(t.config.ProgressTimeout, t.config.ProgressTimeout)
 }
 
 // judge decides about an incoming connection.

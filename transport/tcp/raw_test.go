@@ -106,7 +106,7 @@ func TestHandshakeRefusals(t *testing.T) {
 		change func(*octopiipb.Hello)
 		want   string
 	}{
-		{"other version", func(h *octopiipb.Hello) { h.Version = 99 }, "speaks version 99 of the protocol, this one 2"},
+		{"other version", func(h *octopiipb.Hello) { h.Version = 99 }, "speaks version 99 of the protocol, this one 3"},
 		{"other group", func(h *octopiipb.Hello) { h.Member.Group = 3 }, "group 3 is not here"},
 		{"no purpose", func(h *octopiipb.Hello) { h.Purpose = 0 }, "purpose 0"},
 		{"unknown purpose", func(h *octopiipb.Hello) { h.Purpose = 77 }, "purpose 77"},
@@ -174,8 +174,8 @@ func TestVersion1IsRefusedByName(t *testing.T) {
 	if binary.LittleEndian.Uint32(answer) != uint32(len(answer)-20) || binary.LittleEndian.Uint32(answer[4:]) != sum || answer[8] != 1 {
 		t.Errorf("the header of the answer is %x, and the checksum %08x", answer[:20], sum)
 	}
-	const want = "the peer speaks version 1 of the protocol, this one 2: run releases that share one"
-	if body := answer[20:]; !bytes.HasPrefix(body, []byte{1 << 3, 2, 8<<3 | 2}) || !bytes.Contains(body, []byte(want)) {
+	const want = "the peer speaks version 1 of the protocol, this one 3: run releases that share one"
+	if body := answer[20:]; !bytes.HasPrefix(body, []byte{1 << 3, 3, 8<<3 | 2}) || !bytes.Contains(body, []byte(want)) {
 		t.Errorf("answered with %q, want %q", body, want)
 	}
 	if st := b.Stats(); len(hb.Accepted()) != 0 || st.BadFrames != 1 {
@@ -199,11 +199,6 @@ func TestAnyRefusalFits(t *testing.T) {
 func TestBadBytes(t *testing.T) {
 	b, hb := start(t, 2, Config{FrameBytesMax: 1 << 20})
 	good := messagesFrame(number(1), number(2))
-	header := func(length uint32, kind frameType) []byte {
-		h := seal(make([]byte, headerBytes), kind)
-		binary.LittleEndian.PutUint32(h, length)
-		return h
-	}
 	garbage := make([]byte, 4096)
 	chance := rand.New(rand.NewPCG(1, 2))
 	for i := range garbage {
@@ -213,7 +208,8 @@ func TestBadBytes(t *testing.T) {
 		"garbage":          garbage,
 		"text":             []byte("GET / HTTP/1.1\r\nHost: somebody\r\n\r\n"),
 		"zeros":            make([]byte, 100),
-		"oversized":        header(1<<30, frameMessages),
+		"oversized":        announced(frameMessages, 1<<30),
+		"damaged length":   flipped(announced(frameMessages, 1<<10), 19),
 		"unknown type":     seal(make([]byte, headerBytes), frameTypeEnd),
 		"wrong place":      newFrame(frameChunk, []byte("x")),
 		"no messages":      newFrame(frameMessages, nil),
@@ -298,7 +294,7 @@ func TestDialerChecksWhoAnswers(t *testing.T) {
 		want   string
 	}{
 		{octopiipb.Hello{Version: protocolVersion, Member: octopiipb.HelloMember{From: 3}}, "member 3 answered where member 2 was expected"},
-		{octopiipb.Hello{Version: 9, Member: octopiipb.HelloMember{From: 2}}, "speaks version 9 of the protocol, this one 2"},
+		{octopiipb.Hello{Version: 9, Member: octopiipb.HelloMember{From: 2}}, "speaks version 9 of the protocol, this one 3"},
 		{octopiipb.Hello{Version: protocolVersion, Member: octopiipb.HelloMember{Group: 4, From: 2}}, "group 4 is not here"},
 	} {
 		told := make(chan string, 1)

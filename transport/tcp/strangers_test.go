@@ -25,9 +25,11 @@ func (t *Transport) leftovers() leftovers {
 		s.shaking.open.Len() + s.shakingPeers.open.Len() + s.strangers.open.Len(), s.established}
 }
 
+// announced is the header of a frame of which nothing else comes.
 func announced(kind frameType, bytes uint32) []byte {
 	h := seal(make([]byte, headerBytes), kind)
 	binary.LittleEndian.PutUint32(h, bytes)
+	binary.LittleEndian.PutUint16(h[10:], headerChecksum(h))
 	return h
 }
 
@@ -114,16 +116,19 @@ func TestStrangersShareMemory(t *testing.T) {
 // TestStrangersMayNotTrickle: a stranger must send a frame within a time, however it spreads
 // its bytes.
 func TestStrangersMayNotTrickle(t *testing.T) {
-	b, _ := start(t, 2, Config{HandshakeTimeout: 100 * time.Millisecond, ProgressTimeout: 100 * time.Millisecond})
+	const limit = 100 * time.Millisecond
+	b, _ := start(t, 2, Config{HandshakeTimeout: limit, StallTimeout: limit, ProgressTimeout: limit})
 	for name, c := range map[string]*rawConn{
 		"hello":    dialBytes(t, b),
 		"messages": dialRaw(t, b, purposeMessages, 9),
 		"call":     dialRaw(t, b, purposeCall, 9),
 	} {
 		// At this pace all of it would take 10 min.
-		c.write(announced(frameMessages, 60<<10)[:headerBytes-1])
+		rest := append(announced(frameMessages, 60<<10), make([]byte, 60<<10)...)
+		trickle := func(n int) { c.write(rest[:n]); rest = rest[n:] }
+		trickle(headerBytes - 1)
 		if name == "messages" {
-			c.write(make([]byte, 1)) // the header is whole: from here on the time runs
+			trickle(1) // the header is whole: from here on the time runs
 		}
 		closed := make(chan struct{})
 		go func() {
@@ -133,7 +138,7 @@ func TestStrangersMayNotTrickle(t *testing.T) {
 		for tick := time.NewTicker(10 * time.Millisecond); ; {
 			select {
 			case <-tick.C:
-				c.write([]byte{0})
+				trickle(1)
 				continue
 			case <-closed:
 			}
