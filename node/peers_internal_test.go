@@ -75,9 +75,13 @@ func TestAnswersOfExpectedMembers(t *testing.T) {
 		"it does not answer":                    {err: errors.New("nobody there"), failure: "nobody there"},
 	} {
 		a := readFound("b", c.payload, c.err, c.promise)
-		if c.failure == "" && (a.Failure != "" || a.Member.ID != 2) || c.failure != "" && (!strings.Contains(a.Failure, c.failure) || a.Member.ID != 0) || a.Asked != "b" {
+		if c.failure == "" && (a.Failure != "" || a.Member.ID != 2) || c.failure != "" && (!strings.Contains(a.Failure, c.failure) || a.record.ID != 0) || a.Asked != "b" {
 			t.Errorf("%s: %+v, want %q", name, a, c.failure)
 		}
+	}
+	// It may be the asker itself, by another name of its address.
+	if a := readFound("b", answer(octopiipb.FoundReply{Member: two, Reason: "not now"}), nil, true); a.Member.ID != 2 {
+		t.Errorf("one that does not promise: %+v; want to know who it is", a)
 	}
 }
 
