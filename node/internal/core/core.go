@@ -231,6 +231,7 @@ func (c *Core) Step(in *Input) *Effects {
 			c.appending--
 		}
 		c.ownFirst.durable(a)
+		c.computed.written(a)
 		c.deliver(a)
 	}
 	for _, a := range in.Applied {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"hash"
 	"hash/crc64"
+	"slices"
 
 	"go.etcd.io/raft/v3/raftpb"
 
@@ -37,8 +38,54 @@ func (s Sums) differ(o Sums) bool {
 
 var sumTable = crc64.MakeTable(crc64.ECMA)
 
+// computedSumsMax is how many places' sums are kept.
+const computedSumsMax = 8
+
+// computedSums are sums that were computed last. They take 32 entries, which may be many
+// megabytes and only on disk, and are wanted for the same place again and again: a leader
+// repeats an append until it is acknowledged.
+type computedSums struct {
+	list []placeSums
+	// next is the one to be replaced next.
+	next int
+}
+
+type placeSums struct {
+	index uint64
+	sums  Sums
+}
+
+func (k *computedSums) get(index uint64) (Sums, bool) {
+	for i := range k.list {
+		if k.list[i].index == index {
+			return k.list[i].sums, true
+		}
+	}
+	return Sums{}, false
+}
+
+func (k *computedSums) put(index uint64, sums Sums) {
+	if len(k.list) < computedSumsMax {
+		k.list = append(k.list, placeSums{index, sums})
+		return
+	}
+	k.list[k.next] = placeSums{index, sums}
+	k.next = (k.next + 1) % computedSumsMax
+}
+
+// written forgets the sums of entries that a durable append has replaced.
+func (k *computedSums) written(a *Append) {
+	k.list = slices.DeleteFunc(k.list, func(p placeSums) bool {
+		return a.Snapshot != nil || len(a.Entries) > 0 && a.Entries[0].Index <= p.index
+	})
+	k.next = 0
+}
+
 // sumsAt returns the sums of the durable entries up to an index, or of the snapshot there.
 func (c *history) sumsAt(index uint64) (sums Sums) {
+	if sums, ok := c.computed.get(index); ok && !c.replaces(index) {
+		return sums
+	}
 	size := windows[len(windows)-1]
 	entries := c.durableEntries(max(index, size)-size+1, index)
 	if len(entries) == 0 || entries[len(entries)-1].Index != index {
@@ -47,7 +94,9 @@ func (c *history) sumsAt(index uint64) (sums Sums) {
 		}
 		return sums
 	}
-	return sumsOf(entries)
+	sums = sumsOf(entries)
+	c.computed.put(index, sums)
+	return sums
 }
 
 // sumsOf returns the sums of entries that follow each other.
