@@ -221,6 +221,7 @@ func (c *Core) Step(in *Input) *Effects {
 	}
 	for _, a := range in.Appended {
 		c.outstanding.back()
+		c.entrySums.written(a)
 		if len(c.unwritten) > 0 && c.unwritten[0] == a {
 			c.unwritten = c.unwritten[1:]
 		}
@@ -231,7 +232,6 @@ func (c *Core) Step(in *Input) *Effects {
 			c.appending--
 		}
 		c.ownFirst.durable(a)
-		c.computed.written(a)
 		c.deliver(a)
 	}
 	for _, a := range in.Applied {

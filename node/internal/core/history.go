@@ -43,7 +43,7 @@ type history struct {
 	appending   int
 	outstanding outstanding
 	ownFirst    ownFirst
-	computed    computedSums
+	entrySums   entrySums
 }
 
 func (c *history) stepApplied(a *Apply) {

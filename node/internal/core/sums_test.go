@@ -1,6 +1,9 @@
 package core
 
 import (
+	"bytes"
+	"encoding/binary"
+	"hash/crc64"
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -27,13 +30,13 @@ func counted(b *bench) *countedStorage {
 	return s
 }
 
-// An append that is repeated, with the sums of the log before it, does not read that part of
-// the log each time: it may be large and only on disk, and a member that falls behind gets
-// more and more of them in a turn.
+// Appends with the sums of the log before them read each entry of that part once, whether they
+// are repeated or follow each other: it may be large and only on disk, and a member that falls
+// behind gets more and more of them in a turn.
 func TestRepeatedAppendsReadOnce(t *testing.T) {
 	b := newBench(t, 1, []uint64{1, 2, 3}, raftpb.HardState{Term: 1, Commit: 41}, entriesOf(1, 2, 41)...)
 	sums := b.c.sumsAt(40)
-	b.c.computed = computedSums{}
+	b.c.entrySums = entrySums{}
 	b.follow(2, 1)
 	s := counted(b)
 	var in Input
@@ -43,8 +46,42 @@ func TestRepeatedAppendsReadOnce(t *testing.T) {
 	if e := b.step(in); len(e.Suspects) > 0 {
 		t.Fatalf("the leader's log is the same: %+v", e.Suspects)
 	}
-	if s.entries > 32 {
+	if s.entries != 32 {
 		t.Errorf("%d entries were read for 100 appends after the same entry, want 32 once", s.entries)
+	}
+	for i := uint64(33); i <= 41; i++ {
+		b.c.sumsAt(i)
+	}
+	if s.entries != 32+7+1 {
+		t.Errorf("%d entries were read for the places from 33 to 41, want each of 2 to 41 once: 40 in all", s.entries)
+	}
+}
+
+// What sums are is part of the format of messages and snapshots: a CRC over the entries, one
+// behind the other.
+func TestSumsAreOverWholeWindows(t *testing.T) {
+	entries := entriesOf(3, 2, 40)
+	for i := range entries {
+		entries[i].Data = bytes.Repeat([]byte{1, byte(i)}, i*i*i)
+	}
+	for n := 0; n <= len(entries); n++ {
+		var want Sums
+		for i, w := range windows {
+			if uint64(n) < w {
+				break
+			}
+			sum := crc64.New(crc64.MakeTable(crc64.ECMA))
+			for _, e := range entries[n-int(w) : n] {
+				sum.Write(binary.LittleEndian.AppendUint64(nil, e.Index))
+				sum.Write(binary.LittleEndian.AppendUint64(nil, e.Term))
+				sum.Write([]byte{byte(e.Type)})
+				sum.Write(e.Data)
+			}
+			want[i] = max(1, sum.Sum64())
+		}
+		if got := sumsOf(entries[:n]); got != want {
+			t.Errorf("sums %v of %d entries, want %v", got, n, want)
+		}
 	}
 }
 
@@ -97,13 +134,13 @@ func TestSumsOfWhatWasReplaced(t *testing.T) {
 	}
 	for i := uint64(2); i <= 40; i++ { // more than are kept
 		got := b.c.sumsAt(i)
-		b.c.computed = computedSums{}
+		b.c.entrySums = entrySums{}
 		if want := b.c.sumsAt(i); got != want {
 			t.Errorf("sums %v up to %d, want %v", got, i, want)
 		}
 	}
-	b.c.computed.written(&Append{Snapshot: &raftpb.Snapshot{}})
-	if _, ok := b.c.computed.get(40); ok {
+	b.c.entrySums.written(&Append{Snapshot: &raftpb.Snapshot{}})
+	if _, ok := b.c.entrySums.get(40); ok {
 		t.Error("sums of entries that a snapshot replaced are kept")
 	}
 }
