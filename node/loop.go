@@ -163,7 +163,7 @@ func (l *loop) startCore(start raftstore.SnapshotHeader, applied uint64, founded
 		ID:                  l.id,
 		Start:               labelOf(start),
 		Applied:             applied,
-		Storage:             l.view,
+		Storage:             watchedLog{l.view, &l.watchdog.loop},
 		ElectionTicks:       l.cfg.ElectionTicks,
 		HeartbeatTicks:      l.cfg.HeartbeatTicks,
 		MessageBytesMax:     l.cfg.MessageBytesMax,

@@ -6,9 +6,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
 	"github.com/octopii/octopii/internal/stepped"
+	"github.com/octopii/octopii/node/internal/core"
 )
 
 // watchdogBeats is how often the watchdog looks within Config.StallLimit.
@@ -24,7 +26,7 @@ type watchdog struct {
 	node *group
 	// queued says whether something waits to be appended.
 	queued func() bool
-	// loop are the loop's turns, log the appender's writes, and files what is written
+	// loop are the loop's turns, with its reads of the log as steps, log the appender's writes, and files what is written
 	// beside the log: snapshots, and files for the log that are made ahead.
 	loop, log, files progress
 	// expired is closed when one of them took longer than the limit; nil: never.
@@ -38,26 +40,43 @@ type watchdog struct {
 // progress counts operations. Any goroutine may begin and end some.
 type progress struct {
 	begun, ended atomic.Uint64
-	// seen is how many had ended when the watchdog looked last, and beats how often
-	// in a row it was the same while one was under way. The watchdog's own.
+	// steps counts what went well inside operations that are under way.
+	steps atomic.Uint64
+	// seen is how many operations and steps had ended when the watchdog looked last, and
+	// beats how often in a row it was the same while one was under way. The watchdog's own.
 	seen  uint64
 	beats int
 }
 
 func (p *progress) begin() { p.begun.Add(1) }
 func (p *progress) end()   { p.ended.Add(1) }
+func (p *progress) step()  { p.steps.Add(1) }
 
 // hangs looks, and says whether nothing has ended for the limit. due: there is
 // something to begin.
 func (p *progress) hangs(due bool) bool {
 	ended := p.ended.Load()
-	if ended == p.seen && (due || p.begun.Load() > ended) {
+	seen := ended + p.steps.Load()
+	if seen == p.seen && (due || p.begun.Load() > ended) {
 		p.beats++
 	} else {
 		p.beats = 0
 	}
-	p.seen = ended
+	p.seen = seen
 	return p.beats >= watchdogBeats
+}
+
+// watchedLog is the log as the core reads it. A read that returns shows that the disk
+// answers, however many of them a turn of the loop makes: a turn that takes long is slow,
+// and no reason to end.
+type watchedLog struct {
+	core.Storage
+	loop *progress
+}
+
+func (w watchedLog) Entries(lo, hi, maxSize uint64) ([]raftpb.Entry, error) {
+	defer w.loop.step()
+	return w.Storage.Entries(lo, hi, maxSize)
 }
 
 // start begins to look, unless Config.StallLimit is negative.

@@ -3,6 +3,8 @@ package etcdapi
 import (
 	"context"
 	"math/rand/v2"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,6 +34,45 @@ func TestMembersBehindTheBarrier(t *testing.T) {
 		if fresh := list.Members[0].ID == 9; fresh != linearizable {
 			t.Errorf("linearizable: %v: the list is %v", linearizable, list.Members)
 		}
+	}
+}
+
+// A member that applies nothing for want of space answers what it has applied. A linearizable
+// read that needs more fails with the reason, long before its time is over and so that clients
+// ask another member.
+func TestReadsWhileNothingIsApplied(t *testing.T) {
+	const why = "this member's volume is full"
+	var asked, freed atomic.Int64
+	f, c := serve(t, Config{RequestTimeout: time.Hour, stuck: func() string {
+		if asked.Add(1); freed.Load() > 0 {
+			return ""
+		}
+		return why
+	}})
+	store := pb.NewKVClient(c.ActiveConnection())
+	read := func(serializable bool) error {
+		_, err := store.Range(t.Context(), &pb.RangeRequest{Key: []byte("a"), Serializable: serializable})
+		return err
+	}
+	if err := read(false); err != nil || asked.Load() == 0 {
+		t.Errorf("a read of what is applied: %v", err)
+	}
+	f.set(func(f *fakeNode) { f.hang = true })
+	if err := read(false); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), why) {
+		t.Errorf("a read that needs what is not applied: %v, want Unavailable and the reason", err)
+	}
+	if err := read(true); err != nil {
+		t.Errorf("a serializable read: %v", err)
+	}
+	f.set(func(f *fakeNode) {
+		f.hang, f.fails = false, []error{node.ErrUnknownOutcome}
+	})
+	if err := read(false); status.Code(err) != codes.Unavailable || strings.Contains(err.Error(), why) {
+		t.Errorf("a read that fails at once for another reason: %v, want that reason", err)
+	}
+	freed.Store(1)
+	if err := read(false); err != nil {
+		t.Errorf("a read when there is space again: %v", err)
 	}
 }
 

@@ -13,11 +13,13 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/stats"
+	"google.golang.org/grpc/status"
 
 	"github.com/octopii/octopii/internal/kv"
 	"github.com/octopii/octopii/node"
@@ -103,6 +105,8 @@ type Config struct {
 	IncomingBytesMax int64
 	// IncomingTimeout is for how long a request may take to arrive. 0: 10 s.
 	IncomingTimeout time.Duration
+	// stuck stands for Store.Stuck in tests.
+	stuck func() string
 }
 
 // orDefaults returns c with all limits set.
@@ -242,10 +246,35 @@ func requiresLeader(ctx context.Context) bool {
 	return len(values) > 0 && values[0] == rpctypes.MetadataHasLeader
 }
 
-// barrier waits until a read of the store is linearizable.
+// stuckReadWait is for how long a linearizable read waits while this member applies nothing for
+// want of space: it is answered if it needs nothing of what waits.
+const stuckReadWait = 500 * time.Millisecond
+
+// barrier waits until a read of the store is linearizable. While this member applies nothing
+// for want of space, a read that needs what is not applied fails soon, with the reason and with
+// a code on which clients ask another member.
 func (s *server) barrier(ctx context.Context) error {
+	if s.stuck() != "" {
+		soon, cancel := context.WithTimeout(ctx, stuckReadWait)
+		defer cancel()
+		_, err := s.cfg.Node.ReadBarrier(soon, node.Linearizable)
+		if err == nil || soon.Err() == nil || ctx.Err() != nil {
+			return err
+		}
+		if why := s.stuck(); why != "" {
+			return status.Error(codes.Unavailable, "octopii: "+why)
+		}
+	}
 	_, err := s.cfg.Node.ReadBarrier(ctx, node.Linearizable)
 	return err
+}
+
+// stuck says why nothing is applied here; "": nothing waits for space.
+func (s *server) stuck() string {
+	if s.cfg.stuck != nil {
+		return s.cfg.stuck()
+	}
+	return s.cfg.Store.Stuck()
 }
 
 // initialized refuses what would show the empty state of a member that is not

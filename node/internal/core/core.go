@@ -222,6 +222,7 @@ func (c *Core) Step(in *Input) *Effects {
 	}
 	for _, a := range in.Appended {
 		c.outstanding.back()
+		c.entrySums.written(a)
 		if len(c.unwritten) > 0 && c.unwritten[0] == a {
 			c.unwritten = c.unwritten[1:]
 		}

@@ -43,6 +43,7 @@ type history struct {
 	appending   int
 	outstanding outstanding
 	ownFirst    ownFirst
+	entrySums   entrySums
 }
 
 func (c *history) stepApplied(a *Apply) {
