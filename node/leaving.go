@@ -54,13 +54,18 @@ func (l *leaving) confirmed(peer transport.Hello) {
 }
 
 // dismissal is what others say who refuse this member as one that was removed, while it has
-// not applied that. It was away, or somebody else is where one of them was. A majority of the
-// other voters is believed. Where the membership is another one by now there may be none left
-// of them. Then a single member is believed that seals its word, or as many addresses of other
-// voters as are a majority of those, once no leader has spoken to this one for long. The word
-// only stops this member: before files are put aside a majority must say so (comeback). A single
-// voice without a seal is never believed, as it may be a stranger in the place of a member. This
-// member then waits for a leader and says why, and an operator ends it.
+// not applied that. It was away, or somebody else is where one of them was.
+//
+//   - One that seals its word is believed at once, as far as service goes: this member serves
+//     nothing any more (removed).
+//   - It ends when a majority of the other voters says so. Where the membership is another one
+//     by now there may be none left of them: then a single sealed word ends it, or as many
+//     addresses of other voters as are a majority of those, once no leader has spoken to it for
+//     long.
+//   - A single voice without a seal is not believed, as it may be a stranger in the place of a
+//     member. This member then waits for a leader and says why, and an operator ends it.
+//
+// Its files stay where they are: before they are put aside a majority must say so (comeback).
 type dismissal struct {
 	loop *loop
 	// by are the members that said so, and at the addresses of other voters where it was said,
@@ -82,9 +87,9 @@ type dismissal struct {
 	unsaved bool
 	// alone: it is the only voter by its records, so that nobody needs its vote.
 	alone bool
-	// err is why this member stands still. quiet is for how many ticks nobody sealed the word since, and proven for how many a leader has spoken to this member
-	// since the first did; 0: none did. led counts the words without a seal that were heard
-	// while a leader spoke to this member.
+	// err is why this member stands still. quiet is for how many ticks nobody sealed the word since,
+	// and proven for how many a leader has spoken to this member since somebody first did; 0: nobody
+	// did. led counts the words without a seal that were heard while a leader spoke to this member.
 	err                error
 	quiet, proven, led int
 }

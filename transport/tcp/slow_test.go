@@ -12,8 +12,8 @@ import (
 )
 
 // receive has a connection of a peer or a stranger receive messages, in virtual time, from send.
-// It returns what ended it, after how long.
-func receive(t *testing.T, stranger bool, stall time.Duration, send func(io.Writer)) (err error, took time.Duration) {
+// It returns after how long it ended, and by what.
+func receive(t *testing.T, stranger bool, stall time.Duration, send func(io.Writer)) (took time.Duration, err error) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
 		c, _, _ := unconnected(t, nil, stranger)
@@ -33,7 +33,7 @@ func receive(t *testing.T, stranger bool, stall time.Duration, send func(io.Writ
 		sender.Wait()
 		finish(t, c)
 	})
-	return err, took
+	return took, err
 }
 
 // What follows a piece of a stream that was lost fills the frame that the piece is missing
@@ -42,7 +42,7 @@ func receive(t *testing.T, stranger bool, stall time.Duration, send func(io.Writ
 func TestLostPieceOfAStream(t *testing.T) {
 	const stall = 20 * time.Second
 	heartbeat := messagesFrame(make(bytesMessage, 100))
-	err, took := receive(t, false, stall, func(w io.Writer) {
+	took, err := receive(t, false, stall, func(w io.Writer) {
 		frame := messagesFrame(make(bytesMessage, 512<<10))
 		_, err := w.Write(frame[:137277])
 		for err == nil {
@@ -68,7 +68,7 @@ func TestSlowFrameArrives(t *testing.T) {
 		"small and below it":            {writeStepBytes / 4, writeStepBytes / 64, 1500 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err, took := receive(t, false, stall, func(w io.Writer) {
+			took, err := receive(t, false, stall, func(w io.Writer) {
 				inParts(w, messagesFrame(make(bytesMessage, test.bytes)), test.part, test.pause)
 			})
 			if err != io.EOF || took < stall {
@@ -81,7 +81,7 @@ func TestSlowFrameArrives(t *testing.T) {
 // A stranger has the stall timeout for all of a frame, however fast its bytes come.
 func TestSlowFrameOfAStranger(t *testing.T) {
 	const stall = 20 * time.Second
-	err, took := receive(t, true, stall, func(w io.Writer) {
+	took, err := receive(t, true, stall, func(w io.Writer) {
 		inParts(w, messagesFrame(make(bytesMessage, 2*writeStepBytes)), writeStepBytes/20, 990*time.Millisecond)
 	})
 	if !errors.Is(err, os.ErrDeadlineExceeded) || took != stall {
