@@ -234,7 +234,8 @@ func (c *checker) gone(m *member, id uint64) {
 // followed: whoever follows goes on until it has not heard of its leader for an
 // election timeout, or nobody listens any more where that was. A connection that
 // breaks is no reason. One that serves nothing asks a majority first: messages of its
-// leader that are older than its own process may look like those of one that forgot.
+// leader that are older than its own process may look like those of one that forgot. One whose
+// records do not have its leader any more takes no message of it.
 func (c *checker) followed(m *member, st node.Status) {
 	v := &m.view
 	lead, term := v.lead, v.leadTerm
@@ -244,6 +245,9 @@ func (c *checker) followed(m *member, st node.Status) {
 		delete(v.gone, st.Leader)
 	}
 	if lead == 0 || lead == m.id || st.Leader != 0 || st.Term != term || v.gone[lead] || v.forgets || st.Suspended != nil {
+		return
+	}
+	if _, ok := st.Membership.Member(lead); !ok {
 		return
 	}
 	// A turn may be late by a tick, and a message wait for the next turn.
