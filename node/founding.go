@@ -101,6 +101,9 @@ func (f *founding) tick(ticks int) {
 			f.listenTick(ticks)
 		}
 	case cfg.Expect > 0 || len(f.origin.Rounds) > 0:
+		if f.listen = max(0, f.listen-ticks); f.listen > 0 && len(f.others()) == 0 {
+			return // it would found alone, and others may know this address
+		}
 		if f.wait = max(0, f.wait-ticks); f.wait == 0 && f.asking == 0 {
 			f.ask(octopiipb.Round{}, f.surveyed)
 		}

@@ -86,6 +86,24 @@ func TestExpect(t *testing.T) {
 	}
 }
 
+// A member that expects nobody else listens before it founds, as a founder does: it may have been
+// wiped, and others may know its address.
+func TestExpectsNobodyElse(t *testing.T) {
+	t.Parallel()
+	m := newMember(t, 1)
+	m.network, m.addr = localnet.New(), "a"
+	m.cfg.Expect, m.cfg.Join, m.cfg.FoundAfterTicks = 1, []string{"a"}, 1<<20
+	m.start()
+	takesTurns(t, m, 30)
+	if st := m.Status(); st.Cluster != 0 {
+		t.Fatalf("it founded %x at once", st.Cluster)
+	}
+	m.close()
+	m.cfg.FoundAfterTicks = 1
+	m.start()
+	voters(t, m)
+}
+
 // An address of --join that led to the member itself leads to another one a moment later, as
 // behind a proxy: nothing is remembered of it.
 func TestAddressLedToItself(t *testing.T) {
