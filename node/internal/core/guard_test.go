@@ -508,3 +508,18 @@ func FuzzStep(f *testing.F) {
 		}
 	})
 }
+
+// An acknowledgement of entries that the leader does not have counts for nothing: the
+// entries that later take those places are not committed by it.
+func TestAcknowledgementBeyondTheLog(t *testing.T) {
+	s := inState("leader")
+	before := s.core.Status()
+	suspects := s.receive(raftpb.Message{Type: raftpb.MsgAppResp, From: 2, To: 1, Term: before.Term, Index: before.Last + 5})
+	if len(suspects) != 1 || suspects[0].ID != 2 {
+		t.Errorf("the leader suspects %v, want member 2", suspects)
+	}
+	s.step(&Input{Requests: []Request{{Kind: Propose, Data: FrameProposal([]byte("alone")), Waiter: &call{name: "alone"}}}})
+	if after := s.core.Status(); after.Last != before.Last+1 || after.Commit != before.Commit {
+		t.Errorf("the log went from %d to %d and the commit index from %d to %d; want one entry more, not committed", before.Last, after.Last, before.Commit, after.Commit)
+	}
+}
