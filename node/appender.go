@@ -28,6 +28,7 @@ type appender struct {
 	node   *group
 	writer *raftstore.Writer
 	jobs   *mailbox[appendJob]
+	taken  []appendJob
 	wg     sync.WaitGroup
 
 	// backlog is what is not done yet: while the disk is full, more than what came
@@ -72,13 +73,13 @@ const (
 )
 
 func newAppender(g *group, w *raftstore.Writer) *appender {
-	a := &appender{node: g, writer: w, jobs: newMailbox[appendJob]()}
+	a := &appender{node: g, writer: w, jobs: newMailbox[appendJob](g.host.bell())}
 	a.quiet = a.timer(wakeQuiet)
 	a.next = nextFile{node: g, writer: w, jobs: a.jobs, retry: a.timer(wakeRetry)}
 	if a.writer.Initialized() { // else the loop makes the log, later
 		a.next.begin()
 	}
-	g.host.unit(&a.wg, a.run)
+	g.host.unit(&a.wg, a, a.jobs.bell, 0)
 	return a
 }
 
@@ -96,25 +97,21 @@ func (a *appender) close() {
 	a.next.close()
 }
 
-func (a *appender) run() {
-	var jobs []appendJob
-	for {
-		var ok bool
-		if jobs, ok = a.jobs.take(jobs); !ok {
-			return
-		}
-		a.turn(jobs)
-	}
-}
+func (a *appender) ready() bool { return a.jobs.waiting() }
 
-// turn takes jobs.
-func (a *appender) turn(jobs []appendJob) {
-	if err := a.take(jobs); err != nil {
+// turn takes the jobs that are there.
+func (a *appender) turn(int) bool {
+	var open bool
+	if a.taken, open = a.jobs.take(a.taken); len(a.taken) == 0 {
+		return open
+	}
+	if err := a.take(a.taken); err != nil {
 		// The store refuses everything from here on, and so nothing that is
 		// still queued is ever acknowledged.
 		a.backlog = nil
 		a.node.fatal(err)
 	}
+	return true
 }
 
 // take does what there is to do and prepares what may come next.

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 
@@ -14,6 +15,12 @@ type applier struct {
 	sm   StateMachine
 	jobs *mailbox[applyJob]
 	wg   sync.WaitGroup
+
+	// taken are the jobs of the last turn, and left how many of them, the last ones, wait
+	// for a snapshot that cannot be restored yet.
+	taken []applyJob
+	left  int
+	again retry
 
 	// durable is the index up to which the state machine had everything when it
 	// was opened: entries up to it are not given to it again. Invariant: it only
@@ -35,14 +42,19 @@ type applyJob struct {
 }
 
 func newApplier(g *group) *applier {
-	return &applier{node: g, sm: g.cfg.StateMachine, jobs: newMailbox[applyJob]()}
+	a := &applier{node: g, sm: g.cfg.StateMachine, jobs: newMailbox[applyJob](g.host.bell())}
+	a.again.timer = g.host.timer(func() {
+		a.again.due.Store(true)
+		a.jobs.bell.ring()
+	})
+	return a
 }
 
 // start begins to apply behind label. Entries up to durable are known to the
 // state machine already.
 func (a *applier) start(label core.Label, durable uint64) {
 	a.label, a.durable = label, durable
-	a.node.host.unit(&a.wg, a.run)
+	a.node.host.unit(&a.wg, a, a.jobs.bell, 0)
 }
 
 // close waits until what was queued is done, or was dropped because the node
@@ -50,25 +62,37 @@ func (a *applier) start(label core.Label, durable uint64) {
 func (a *applier) close() {
 	a.jobs.close()
 	a.wg.Wait()
+	a.again.timer.Stop()
 }
 
-func (a *applier) run() {
-	var jobs []applyJob
-	for {
-		var ok bool
-		if jobs, ok = a.jobs.take(jobs); !ok {
-			return
-		}
-		if !a.turn(jobs) {
-			return
-		}
+func (a *applier) ready() bool {
+	if a.left > 0 {
+		return a.again.due.Load() || a.node.err() != nil && a.jobs.waiting()
 	}
+	return a.jobs.waiting()
 }
 
-// turn does jobs. It returns false when the state machine failed: it gets no more.
-func (a *applier) turn(jobs []applyJob) bool {
-	for i := range jobs {
-		if err := a.do(&jobs[i]); err != nil {
+// turn does the jobs that are there. It returns false when the state machine failed: it
+// gets no more.
+func (a *applier) turn(int) bool {
+	switch {
+	case a.left == 0:
+		var open bool
+		if a.taken, open = a.jobs.take(a.taken); len(a.taken) == 0 {
+			return open
+		}
+		a.left = len(a.taken)
+	case a.node.err() != nil:
+		return false
+	case !a.again.due.Swap(false):
+		return true
+	}
+	for ; a.left > 0; a.left-- {
+		err := a.do(&a.taken[len(a.taken)-a.left])
+		if errors.Is(err, errRestoreLater) {
+			return true
+		}
+		if err != nil {
 			a.node.fatal(err)
 			return false
 		}

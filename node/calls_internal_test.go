@@ -212,7 +212,7 @@ func TestTransportHasTheMembership(t *testing.T) {
 	tr := told{at: map[uint64]string{}}
 	l := &loop{group: bareGroupOn(tr)}
 	l.peers = map[uint64]string{}
-	l.events = &events{wake: make(chan struct{}, 1)}
+	l.events = &events{bell: machine{}.bell()}
 	for i, want := range []map[uint64]string{
 		{},
 		{2: "a:2"},

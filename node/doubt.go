@@ -204,7 +204,7 @@ func (l *loop) suspensionChanged() {
 		return
 	}
 	l.suspended.Store(&err)
-	l.inbox.notify()
+	l.inbox.add(func(*core.Input) {}) // the next turn comes soon
 }
 
 // filter keeps from a suspended member what it would serve by, and from one that stands still what

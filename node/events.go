@@ -11,14 +11,14 @@ type events struct {
 	mu      sync.Mutex
 	pending []func()
 	closed  bool
-	wake    chan struct{}
+	bell    bell
 	wg      sync.WaitGroup
 	inside  *callback
 }
 
 func newEvents(h host, e Events, inside *callback) *events {
-	ev := &events{Events: e, wake: make(chan struct{}, 1), inside: inside}
-	h.unit(&ev.wg, ev.run)
+	ev := &events{Events: e, bell: h.bell(), inside: inside}
+	h.unit(&ev.wg, ev, ev.bell, 0)
 	return ev
 }
 
@@ -29,22 +29,17 @@ func (e *events) add(f func()) {
 	}
 	e.pending = append(e.pending, f)
 	e.mu.Unlock()
-	select {
-	case e.wake <- struct{}{}:
-	default:
-	}
+	e.bell.ring()
 }
 
-func (e *events) run() {
-	for range e.wake {
-		if e.flush() {
-			return
-		}
-	}
+func (e *events) ready() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.pending) > 0 || e.closed
 }
 
-// flush calls what waits. It returns true when nothing more will come.
-func (e *events) flush() (closed bool) {
+// turn calls what waits.
+func (e *events) turn(int) bool {
 	e.mu.Lock()
 	pending, closed := e.pending, e.closed
 	e.pending = nil
@@ -54,7 +49,7 @@ func (e *events) flush() (closed bool) {
 	for _, f := range pending {
 		f()
 	}
-	return closed
+	return !closed
 }
 
 // close waits until all pending events were seen.
@@ -62,10 +57,7 @@ func (e *events) close() {
 	e.mu.Lock()
 	e.closed = true
 	e.mu.Unlock()
-	select {
-	case e.wake <- struct{}{}:
-	default:
-	}
+	e.bell.ring()
 	e.wg.Wait()
 }
 

@@ -169,6 +169,12 @@ func (g *group) fatal(err error) {
 	g.stop(storeError(err))
 }
 
+// stop lets everything come to its end, and the loop take notice.
+func (g *group) stop(cause error) {
+	g.life.stop(cause)
+	g.inbox.bell.ring()
+}
+
 // setInitialized tells that this member is part of a cluster.
 func (k *known) setInitialized(cluster uint64) {
 	k.cluster.Store(cluster)

@@ -14,15 +14,17 @@ type inbox struct {
 	calls []func(*loop)
 	// peerItems and peerBytes are what peers have in it.
 	peerItems, peerBytes int
-	// wake holds a token when there is something to take.
-	wake chan struct{}
+	// rung: the bell was, since the last take.
+	rung bool
+	bell bell
 	// turn holds a token between two turns of the loop. With it in hand others may look at
 	// what a Step changes.
 	turn chan struct{}
 }
 
-func newInbox() *inbox {
-	b := &inbox{wake: make(chan struct{}, 1), turn: make(chan struct{}, 1)}
+// newInbox returns an inbox that rings a bell when there is something to take.
+func newInbox(rings bell) *inbox {
+	b := &inbox{bell: rings, turn: make(chan struct{}, 1)}
 	b.turn <- struct{}{}
 	return b
 }
@@ -31,23 +33,25 @@ func newInbox() *inbox {
 func (b *inbox) add(f func(in *core.Input)) {
 	b.mu.Lock()
 	f(&b.input)
+	b.rung = true
 	b.mu.Unlock()
-	b.notify()
+	b.bell.ring()
 }
 
-func (b *inbox) notify() {
-	select {
-	case b.wake <- struct{}{}:
-	default:
-	}
+// ready says whether there may be something to take.
+func (b *inbox) ready() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.rung
 }
 
 // request queues what a local caller wants.
 func (b *inbox) request(r core.Request) {
 	b.mu.Lock()
 	b.input.Requests = append(b.input.Requests, r)
+	b.rung = true
 	b.mu.Unlock()
-	b.notify()
+	b.bell.ring()
 }
 
 // gone tells the loop that a caller has given up.
@@ -65,8 +69,9 @@ func (b *inbox) peer(items, bytes int, f func(in *core.Input)) bool {
 		b.peerItems += items
 		b.peerBytes += bytes
 	}
+	b.rung = true
 	b.mu.Unlock()
-	b.notify()
+	b.bell.ring()
 	return room
 }
 
@@ -74,8 +79,9 @@ func (b *inbox) peer(items, bytes int, f func(in *core.Input)) bool {
 func (b *inbox) call(f func(*loop)) {
 	b.mu.Lock()
 	b.calls = append(b.calls, f)
+	b.rung = true
 	b.mu.Unlock()
-	b.notify()
+	b.bell.ring()
 }
 
 // take returns what was collected. in and calls are the previous ones, whose
@@ -86,7 +92,7 @@ func (b *inbox) take(in *core.Input, calls []func(*loop)) []func(*loop) {
 	b.mu.Lock()
 	b.input, *in = *in, b.input
 	b.calls, calls = calls[:0], b.calls
-	b.peerItems, b.peerBytes = 0, 0
+	b.peerItems, b.peerBytes, b.rung = 0, 0, false
 	b.mu.Unlock()
 	return calls
 }

@@ -14,7 +14,7 @@ import (
 // woken says whether the loop would wake up now.
 func woken(b *inbox) bool {
 	select {
-	case <-b.wake:
+	case <-b.bell.(token):
 		return true
 	default:
 		return false
@@ -34,7 +34,7 @@ func TestInboxWakesAndEmpties(t *testing.T) {
 		"messages":       func(b *inbox) { messages(b, make([]octopiipb.PeerMessage, 1), 10) },
 		"a call":         func(b *inbox) { b.call(func(*loop) {}) },
 	} {
-		b := newInbox()
+		b := newInbox(machine{}.bell())
 		if woken(b) {
 			t.Errorf("%s: an empty inbox wakes the loop", name)
 		}
@@ -58,7 +58,7 @@ func TestInboxWakesAndEmpties(t *testing.T) {
 // What peers may queue is bounded in number and in bytes; the loop makes room.
 func TestInboxIsBounded(t *testing.T) {
 	t.Run("items", func(t *testing.T) {
-		b := newInbox()
+		b := newInbox(machine{}.bell())
 		taken := 0
 		for peerDown(b, 1, 0) {
 			if taken++; taken > 2*inboxItemsMax {
@@ -78,7 +78,7 @@ func TestInboxIsBounded(t *testing.T) {
 		}
 	})
 	t.Run("bytes", func(t *testing.T) {
-		b := newInbox()
+		b := newInbox(machine{}.bell())
 		if !peerDown(b, 1, inboxBytesMax-1) || !peerDown(b, 1, inboxBytesMax) {
 			t.Error("no room below the bound")
 		}
@@ -106,7 +106,7 @@ func peerDown(b *inbox, items, bytes int) bool {
 
 // The room of what was taken is used again, and nothing of it shows up again.
 func TestInboxReusesRoom(t *testing.T) {
-	b := newInbox()
+	b := newInbox(machine{}.bell())
 	var in core.Input
 	var calls []func(*loop)
 	for round := uint64(1); round <= 5; round++ {
@@ -192,7 +192,7 @@ func inputFields(in *core.Input) map[string]int {
 // Many put and one takes: nothing is lost, and a sender's order is kept.
 func TestInboxFromManyGoroutines(t *testing.T) {
 	const senders, each = 4, 100
-	b := newInbox()
+	b := newInbox(machine{}.bell())
 	var wg sync.WaitGroup
 	for s := range uint64(senders) {
 		wg.Go(func() {
@@ -205,7 +205,7 @@ func TestInboxFromManyGoroutines(t *testing.T) {
 	var in core.Input
 	var calls []func(*loop)
 	for total := 0; total < senders*each; total += len(in.Messages) {
-		<-b.wake
+		<-b.bell.(token)
 		calls = b.take(&in, calls)
 		for _, m := range in.Messages {
 			if m.Index != next[m.From] {

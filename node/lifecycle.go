@@ -38,7 +38,7 @@ func start(cfg Config, h host) (*Node, error) {
 		admission: admission{drained: make(chan struct{}, 1)},
 		cfg:       cfg,
 		store:     store,
-		inbox:     newInbox(),
+		inbox:     newInbox(h.bell()),
 	}
 	g.begin()
 	founded, err := g.recover(view)
@@ -67,7 +67,7 @@ func (n *Node) run(view *raftstore.View, founded bool) error {
 	if err := n.transport.Start(newHandler(n.group)); err != nil {
 		return fmt.Errorf("node: start the transport: %w", err)
 	}
-	n.host.unit(&n.running, n.loop.run) // from here on what the loop has is its own
+	n.host.unit(&n.running, n.loop, n.inbox.bell, n.cfg.TickInterval) // from here on what the loop has is its own
 	n.inbox.call(func(l *loop) { l.join.begin() })
 	return nil
 }

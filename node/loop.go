@@ -196,25 +196,9 @@ func (l *loop) startCore(start raftstore.SnapshotHeader, applied uint64, founded
 	return nil
 }
 
-func (l *loop) run() {
-	ticker := time.NewTicker(l.cfg.TickInterval)
-	defer ticker.Stop()
-	defer l.campaign.Stop()
-	for {
-		ticks := 0
-		if l.core == nil || !l.core.More() {
-			select {
-			case <-l.inbox.wake:
-			case <-ticker.C:
-				ticks = 1
-			case <-l.done:
-				return
-			}
-		}
-		if !l.turn(ticks) {
-			return
-		}
-	}
+// ready says whether a turn has something to do; the last one is taken when the node has stopped.
+func (l *loop) ready() bool {
+	return l.inbox.ready() || l.core != nil && l.core.More() || l.err() != nil
 }
 
 // turn takes in what happened since the last one, and that so many ticks passed.
@@ -222,6 +206,7 @@ func (l *loop) run() {
 func (l *loop) turn(ticks int) bool {
 	select {
 	case <-l.done: // before anything else: nothing leaves a node that stopped
+		l.campaign.Stop()
 		return false
 	default:
 	}

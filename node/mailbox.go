@@ -2,22 +2,19 @@ package node
 
 import "sync"
 
-// mailbox hands values from many goroutines to one, in order. It never blocks
+// mailbox hands values from many goroutines to one unit, in order. It never blocks
 // a sender and has no bound: what goes through one is bounded where it comes
 // from. (Bounded channels between the loop and those who answer it deadlock:
 // each waits for room at the other.)
 type mailbox[T any] struct {
+	// bell is rung when the first item comes, and when the mailbox is closed.
+	bell   bell
 	mu     sync.Mutex
 	items  []T
 	closed bool
-	// wake holds at most one token; it is there when items is not empty, and
-	// once the mailbox is closed.
-	wake chan struct{}
 }
 
-func newMailbox[T any]() *mailbox[T] {
-	return &mailbox[T]{wake: make(chan struct{}, 1)}
-}
+func newMailbox[T any](rings bell) *mailbox[T] { return &mailbox[T]{bell: rings} }
 
 // put adds an item. After close it is dropped.
 func (m *mailbox[T]) put(item T) {
@@ -30,31 +27,21 @@ func (m *mailbox[T]) put(item T) {
 	first := len(m.items) == 1
 	m.mu.Unlock()
 	if first {
-		m.notify()
+		m.bell.ring()
 	}
 }
 
-// take waits for items and returns all of them; ok is false once the mailbox
-// is closed and empty. spare is reused for what comes next.
-func (m *mailbox[T]) take(spare []T) (items []T, ok bool) {
+// take returns all items that are there; open is false once the mailbox is closed and
+// empty. spare is reused for what comes next.
+func (m *mailbox[T]) take(spare []T) (items []T, open bool) {
 	clear(spare)
-	for {
-		m.mu.Lock()
-		items, m.items = m.items, spare[:0]
-		closed := m.closed
-		m.mu.Unlock()
-		if len(items) > 0 {
-			return items, true
-		}
-		if closed {
-			return nil, false
-		}
-		spare = items
-		<-m.wake
-	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	items, m.items = m.items, spare[:0]
+	return items, len(items) > 0 || !m.closed
 }
 
-// waiting says whether take would return at once.
+// waiting says whether take has something to return, if only that nothing comes any more.
 func (m *mailbox[T]) waiting() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -68,18 +55,10 @@ func (m *mailbox[T]) queued() bool {
 	return len(m.items) > 0
 }
 
-// close lets take return what is left, and then false. The channel stays open:
-// somebody may be about to send on it.
+// close lets take return what is left, and then say that nothing comes any more.
 func (m *mailbox[T]) close() {
 	m.mu.Lock()
 	m.closed = true
 	m.mu.Unlock()
-	m.notify()
-}
-
-func (m *mailbox[T]) notify() {
-	select {
-	case m.wake <- struct{}{}:
-	default:
-	}
+	m.bell.ring()
 }

@@ -36,12 +36,12 @@ func TestRaftsLog(t *testing.T) {
 
 // Events for a user that is slow are bounded: the oldest are dropped, and the order stays.
 func TestEventsAreBounded(t *testing.T) {
-	e := &events{wake: make(chan struct{}, 1), inside: &callback{}}
+	e := &events{bell: machine{}.bell(), inside: &callback{}}
 	var told []int
 	for i := range eventsMax + 10 {
 		e.add(func() { told = append(told, i) })
 	}
-	e.flush()
+	e.turn(0)
 	if len(told) != eventsMax || told[0] != 10 || told[eventsMax-1] != eventsMax+9 {
 		t.Errorf("%d events, from %d to %d; want the newest %d", len(told), told[0], told[len(told)-1], eventsMax)
 	}
@@ -57,7 +57,7 @@ func TestEventsAreBounded(t *testing.T) {
 	e.PeerRefused = func(_ uint64, reason error) { refused = reason }
 	e.snapshotInstalled(SnapshotInfo{Index: 7})
 	e.peerRefused(1, ErrRemoved)
-	if e.flush(); installed != 7 || refused != ErrRemoved {
+	if e.turn(0); installed != 7 || refused != ErrRemoved {
 		t.Errorf("told of a snapshot at %d, and of %v", installed, refused)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
+	"github.com/octopii/octopii/internal/stepped"
 	"github.com/octopii/octopii/internal/vfs"
 	"github.com/octopii/octopii/node/internal/core"
 	octopiipb "github.com/octopii/octopii/proto"
@@ -184,12 +185,18 @@ func (l *loop) bringToLife(m *raftpb.Message) error {
 	return l.startCore(header, 0, false)
 }
 
-// restore gives a snapshot file to the state machine.
+// restore gives a snapshot file to the state machine. While the system has no space,
+// descriptors or memory for it, it returns errRestoreLater, and the file stays.
 func (a *applier) restore(h raftstore.SnapshotHeader) error {
 	meta := h.Metadata
-	if err := a.restoreWhenPossible(h); err != nil {
+	if err := a.callRestore(h); err != nil {
+		if vfs.Exhausted(err) {
+			a.restoreLater(h, err)
+			return errRestoreLater
+		}
 		return err
 	}
+	a.again.pause = 0
 	if err := a.node.store.Restored(meta.Index); err != nil {
 		return err
 	}
@@ -207,23 +214,24 @@ const (
 	restorePauseMax = 15 * time.Second
 )
 
-// restoreWhenPossible gives a snapshot file to the state machine, again and again while
-// the system has no space, descriptors or memory for it: nothing else can be applied
-// before it, and its file stays. It ends when the node does.
-func (a *applier) restoreWhenPossible(h raftstore.SnapshotHeader) error {
-	for pause := restorePauseMin; ; pause = min(2*pause, restorePauseMax) {
-		err := a.callRestore(h)
-		if !vfs.Exhausted(err) {
-			return err
-		}
-		a.node.log.Warn("a snapshot cannot be restored yet; it is tried again",
-			zap.Uint64("index", h.Metadata.Index), zap.Duration("after", pause), zap.String("advice", vfs.Advice(err)), zap.Error(err))
-		select {
-		case <-time.After(pause):
-		case <-a.node.done:
-			return err
-		}
-	}
+// errRestoreLater: a snapshot cannot be restored yet, and nothing can be applied before it.
+var errRestoreLater = errors.New("node: the snapshot is restored later")
+
+// retry is when a snapshot is tried again that could not be restored.
+type retry struct {
+	// timer fires when it is due. pause is the last wait; 0: there was none.
+	timer stepped.Timer
+	due   atomic.Bool
+	pause time.Duration
+}
+
+// restoreLater tries a snapshot again after a pause.
+func (a *applier) restoreLater(h raftstore.SnapshotHeader, err error) {
+	pause := min(max(2*a.again.pause, restorePauseMin), restorePauseMax)
+	a.node.log.Warn("a snapshot cannot be restored yet; it is tried again",
+		zap.Uint64("index", h.Metadata.Index), zap.Duration("after", pause), zap.String("advice", vfs.Advice(err)), zap.Error(err))
+	a.again.pause = pause
+	a.again.timer.Reset(pause)
 }
 
 // restoreFrom gives a snapshot file to the state machine.

@@ -220,7 +220,7 @@ func TestCaptureBehindDurable(t *testing.T) {
 	a.jobs.put(applyJob{snapshot: j})
 	for deadline := time.After(5 * time.Second); len(n.inbox.take(new(core.Input), nil)) == 0; {
 		select {
-		case <-n.inbox.wake:
+		case <-n.inbox.bell.(token):
 		case <-deadline:
 			t.Fatal("the stream does not end")
 		}

@@ -17,18 +17,25 @@ func init() {
 	stepped.ConfState = core.ConfState
 }
 
-// steppedHost runs nothing by itself: a simulator takes the turns.
+// steppedHost runs nothing by itself: a simulator asks which units are ready, and takes
+// their turns.
 type steppedHost struct{ stepped.Host }
 
-func (steppedHost) unit(*sync.WaitGroup, func())         {}
-func (h steppedHost) helper(_ *sync.WaitGroup, f func()) { h.Go(f) }
-func (h steppedHost) aside(_ *sync.WaitGroup, f func())  { h.Aside(f) }
-func (h steppedHost) timer(f func()) stepped.Timer       { return h.Timer(f) }
-func (h steppedHost) now() time.Time                     { return h.Now() }
+func (steppedHost) bell() bell                                      { return silent{} }
+func (steppedHost) unit(*sync.WaitGroup, unit, bell, time.Duration) {}
+func (h steppedHost) helper(_ *sync.WaitGroup, f func())            { h.Go(f) }
+func (h steppedHost) aside(_ *sync.WaitGroup, f func())             { h.Aside(f) }
+func (h steppedHost) timer(f func()) stepped.Timer                  { return h.Timer(f) }
+func (h steppedHost) now() time.Time                                { return h.Now() }
 func (h steppedHost) await(f func(), _ <-chan struct{}) <-chan struct{} {
 	f()
 	return nil
 }
+
+// silent is a bell that nobody hears.
+type silent struct{}
+
+func (silent) ring() {}
 
 // decided shows a simulator what the core decided, in the simulator's words.
 func (h steppedHost) decided(eff *core.Effects) {
@@ -69,37 +76,20 @@ func startStepped(cfg stepped.Config) (stepped.Node, error) {
 func (s steppedNode) Node() any { return s.n }
 
 func (s steppedNode) Work() stepped.Work {
-	l := s.n.loop
-	return stepped.Work{
-		Loop:   len(s.n.inbox.wake) > 0 || l.core != nil && l.core.More(),
-		Append: s.n.appender.jobs.waiting(),
-		Apply:  s.n.applier.jobs.waiting(),
-	}
+	return stepped.Work{Loop: s.n.loop.ready(), Append: s.n.appender.ready(), Apply: s.n.applier.ready()}
 }
 
 func (s steppedNode) Loop(ticks int) {
-	select {
-	case <-s.n.inbox.wake:
-	default:
-	}
 	s.n.loop.turn(ticks)
-	s.n.events.flush()
+	s.n.events.turn(0)
 }
 
 func (s steppedNode) Append() {
-	if s.n.appender.jobs.waiting() {
-		if jobs, ok := s.n.appender.jobs.take(nil); ok {
-			s.n.appender.turn(jobs)
-		}
-	}
+	s.n.appender.turn(0)
 }
 
 func (s steppedNode) Apply() {
-	if s.n.applier.jobs.waiting() {
-		if jobs, ok := s.n.applier.jobs.take(nil); ok {
-			s.n.applier.turn(jobs)
-		}
-	}
+	s.n.applier.turn(0)
 }
 
 func (s steppedNode) Propose(data []byte, done func(stepped.Answer)) func() error {
