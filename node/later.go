@@ -142,13 +142,7 @@ func (r *later) tick(ticks int) {
 		}
 		return
 	}
-	r.peers = slices.DeleteFunc(r.peers, func(p laterPeer) bool {
-		known := !r.isLater(p.Node)
-		if known && p.alone > 0 {
-			l.rivals.warning = nil
-		}
-		return known
-	})
+	r.peers = slices.DeleteFunc(r.peers, func(p laterPeer) bool { return !r.isLater(p.Node) })
 	alone := r.isOnlyVoter()
 	for i := range r.peers {
 		switch p := &r.peers[i]; {
@@ -242,6 +236,7 @@ func (r *later) read(id uint64, q *octopiipb.CompareRequest) {
 			default:
 				if p.alone++; p.alone >= laterWarns {
 					l.rivals.warn(r.text(p), "a majority may have forgotten what it acknowledged")
+					l.rivals.unknown = id
 				}
 			}
 		})

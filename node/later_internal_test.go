@@ -339,6 +339,33 @@ func TestPeerOfLaterWithoutAMajority(t *testing.T) {
 	})
 }
 
+// What a member was told that it may have forgotten is over when its records have the member
+// that said so: it was merely behind.
+func TestWarningEndsWithTheRecords(t *testing.T) {
+	n := threeVoters(t)[1]
+	onLoop(t, n, func(l *loop) {
+		last, err := l.view.LastIndex()
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.rivals.later(transport.Hello{Node: laterStranger, Cluster: l.cluster.Load(), Host: transport.Host{Address: "elsewhere"},
+			Remembers: transport.Memory{Match: last + 10, Term: l.core.Status().Term, Commit: last + 10}})
+		if l.rivals.warning == nil {
+			t.Error("it does not say what it was told")
+		}
+		l.setMembership(l.membership)
+		if l.rivals.warning == nil {
+			t.Error("the same records end the warning")
+		}
+		ms := *l.membership
+		ms.Members = append(slices.Clone(ms.Members), octopiipb.Member{ID: laterStranger, Kind: octopiipb.Learner, Address: "elsewhere"})
+		l.setMembership(&ms)
+		if l.rivals.warning != nil {
+			t.Errorf("the records have it, and it still warns: %v", l.rivals.warning)
+		}
+	})
+}
+
 // tailed is the first of three voters, with entries in its log that are not committed: the others
 // are gone.
 func tailed(t *testing.T) *Node {

@@ -419,6 +419,7 @@ func (l *loop) setMembership(ms *octopiipb.Membership) {
 	l.guests.keep(ms)
 	l.doubt.keep(ms)
 	l.later.keep()
+	l.rivals.caughtUp()
 	l.events.membershipChanged(l.public)
 }
 

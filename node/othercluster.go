@@ -116,8 +116,10 @@ type rivals struct {
 	err     error
 	unsaved bool
 	// warning says what a rival claims from which nothing follows; quiet is for how many
-	// ticks it was not heard again.
+	// ticks it was not heard again. unknown is the member that it is about, if it is that the
+	// records here do not have it; 0: it is about something else.
 	warning error
+	unknown uint64
 	quiet   int
 	// heard are the addresses of each other cluster at which one of its members claimed this
 	// address, and was trusted, and when by clock, which counts ticks.
@@ -209,6 +211,7 @@ func (r *rivals) later(peer transport.Hello) {
 	if !l.later.isOnlyVoter() {
 		r.warn(fmt.Errorf("member %x at %s, which the records here do not have, names this cluster and remembers that this member had its log up to index %d in term %d, of which %d is committed, and it ends at index %d: if the disks of a majority were set back to before that one joined, what was acknowledged since is missing here: stop them, and put newer copies back, or empty their directories one after the other and let them join that one",
 			peer.Node, peer.Host.Address, had.Match, had.Term, had.Commit, last), "a majority may have forgotten what it acknowledged")
+		r.unknown = peer.Node
 		return
 	}
 	r.askLater(peer)
@@ -483,7 +486,15 @@ func (r *rivals) warn(err error, message string) {
 	if r.warning == nil {
 		r.loop.log.Error(message, zap.Error(err))
 	}
-	r.warning, r.quiet = err, 0
+	r.warning, r.quiet, r.unknown = err, 0, 0
+}
+
+// caughtUp drops the warning that the records did not have a member, once they do or it is
+// removed: this member was behind, and has caught up.
+func (r *rivals) caughtUp() {
+	if r.unknown != 0 && !r.loop.later.isLater(r.unknown) {
+		r.warning, r.unknown = nil, 0
+	}
 }
 
 // noteFounded makes durable when this member founds a cluster, before it does: see
