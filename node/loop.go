@@ -35,8 +35,15 @@ type loop struct {
 	leaderless
 	entrance
 	standing
+	storing
+	disk diskState
+}
+
+// storing is what this member does with snapshots, and with too little room.
+type storing struct {
 	snapshots snapshots
-	disk      diskState
+	streams   streams
+	starving  starving
 }
 
 // entrance is what a member without a log does to become part of a cluster.
@@ -136,7 +143,8 @@ func newLoop(g *group, view *raftstore.View, appends *mailbox[appendJob], a *app
 
 // link gives its parts their way to the loop.
 func (l *loop) link() *loop {
-	l.join.loop, l.snapshots.loop, l.leaving.loop, l.leaving.dismissal.loop, l.later.loop, l.behind.loop = l, l, l, l, l, l
+	l.join.loop, l.leaving.loop, l.leaving.dismissal.loop, l.later.loop, l.behind.loop = l, l, l, l, l
+	l.snapshots.loop, l.streams.loop, l.starving.loop = l, l, l
 	l.search.loop, l.doubt.loop, l.doubt.inquiry.loop, l.doubt.fork.loop, l.doubt.losses.loop = l, l, l, l, l
 	return l
 }
@@ -252,10 +260,10 @@ func (l *loop) step() {
 		l.appended(a)
 	}
 	for _, id := range l.input.PeersDown {
-		l.snapshots.broke(id)
+		l.streams.broke(id)
 	}
 	for _, p := range l.input.PeersUp {
-		l.snapshots.again(p.ID)
+		l.streams.again(p.ID)
 	}
 	var eff *core.Effects
 	if err := l.readLog(func() error { eff = l.core.Step(&l.input); return nil }); err != nil {
@@ -281,8 +289,8 @@ func (l *loop) step() {
 	l.publish()
 	l.carryOut(eff)
 	if l.input.Ticks > 0 {
-		l.snapshots.tick(l.input.Ticks)
-		l.snapshots.lend(l.input.Ticks)
+		l.starving.tick(l.input.Ticks)
+		l.streams.tick(l.input.Ticks)
 		l.snapshots.maybeTake()
 		l.disk.look(l, l.core.Status().Unwritten)
 		l.search.tick(l.input.Ticks)
@@ -332,14 +340,14 @@ func (l *loop) carryOut(eff *core.Effects) {
 		l.grows = append(l.grows, l.limited.Grows(command))
 	}
 	for i := range eff.Snapshots {
-		l.snapshots.send(&eff.Snapshots[i])
+		l.streams.send(&eff.Snapshots[i])
 	}
 	for _, id := range eff.GivenUp {
 		l.log.Warn("removing a member that was to become a voter and is not there",
 			zap.String("peer", hex(id)), zap.Int("silent for ticks", l.cfg.JoinTimeoutTicks))
 	}
 	if eff.LeaderChanged {
-		l.snapshots.forget()
+		l.streams.forget()
 		st := l.core.Status()
 		l.log.Info("leader changed", zap.Uint64("term", st.Term), zap.String("leader", hex(st.Leader)))
 		l.events.leaderChanged(st.Term, st.Leader)

@@ -50,7 +50,7 @@ func (j *snapshotJob) want() {
 	case j.to != 0 && !l.durable:
 		l.host.helper(&l.helpers, j.stream)
 		return
-	case j.to == 0 && l.durable && l.limited != nil && l.snapshots.starved():
+	case j.to == 0 && l.durable && l.limited != nil && l.starving.starved():
 		// The applier may wait for the room that this makes.
 		l.host.helper(&l.helpers, func() {
 			j.durable, _ = l.cfg.StateMachine.Durable()
@@ -106,7 +106,7 @@ func (j *snapshotJob) locate() {
 	// membership is in force there is not known yet.
 	index := min(j.durable, l.core.Status().Applied)
 	if newest := l.view.Newest(); index <= newest.Index { // nothing new is durable
-		l.snapshots.shed()
+		l.starving.shed()
 		j.header.Metadata = newest
 		j.release()
 		return
@@ -180,7 +180,7 @@ func (j *snapshotJob) end(err error) {
 func (j *snapshotJob) release() {
 	l := j.loop
 	if j.to != 0 {
-		l.snapshots.settle(j.to, j.err)
+		l.streams.settle(j.to, j.err)
 		return
 	}
 	info := SnapshotInfo{Index: j.header.Metadata.Index, Term: j.header.Metadata.Term, Bytes: j.bytes}

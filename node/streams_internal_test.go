@@ -9,7 +9,7 @@ import (
 // After a stream that failed, raft hears of it after a pause that doubles up to a bound,
 // and that begins anew after one that arrived.
 func TestStreamBackoff(t *testing.T) {
-	s := &snapshots{loop: bareLoop()}
+	s := &streams{loop: bareLoop()}
 	s.loop.cfg.TickInterval = time.Millisecond
 	told := func() int { return len(s.loop.inbox.input.SnapshotsSent) }
 	pause := func() int {
