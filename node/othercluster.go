@@ -268,7 +268,11 @@ func (r *rivals) question(q rivalQuestion) {
 	}
 	r.asking[q] = true
 	asked := Question{Cluster: q.cluster, Address: l.cfg.Transport.Address()}
-	l.call(q.address, q.kind, asked.message(), func(payload []byte, err error) {
+	var m transport.Message = asked.message()
+	if q.cluster != l.cluster.Load() { // a stranger may have named that address to hear who calls it
+		m = transport.Unnamed{Message: m}
+	}
+	l.call(q.address, q.kind, m, func(payload []byte, err error) {
 		p, err := readProof(asked, q.address, payload, err)
 		l.soon(func() { r.answered(q, p, err) })
 	})

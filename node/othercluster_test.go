@@ -96,9 +96,13 @@ func (r *rival) Hello(uint64) transport.Hello {
 	return transport.Hello{Cluster: r.cluster, Node: r.id, Incarnation: 55, Host: transport.Host{Address: r.address}}
 }
 
-func (r *rival) HandleCall(_ context.Context, _ transport.Hello, in transport.Inbound) (transport.Message, error) {
+func (r *rival) HandleCall(_ context.Context, from transport.Hello, in transport.Inbound) (transport.Message, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	// It may be a stranger who named this address to hear who calls it.
+	if r.cluster == rivalCluster && (from.Cluster != transport.SomeCluster || from.Incarnation != 0 || from.Remembers != transport.Memory{}) {
+		r.t.Errorf("a caller says to a member of another cluster: %+v", from)
+	}
 	if in.Kind == node.KindTestify {
 		r.asked++
 	}

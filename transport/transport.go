@@ -34,6 +34,9 @@ type Message interface {
 	MarshalTo(b []byte) (int, error)
 }
 
+// Unnamed is a Message of a Call in whose handshake the caller is Hello.Unnamed.
+type Unnamed struct{ Message }
+
 // Inbound is one received payload. It belongs to the receiver, which may keep
 // slices of it: the transport never touches its bytes again.
 type Inbound struct {
@@ -91,6 +94,17 @@ func (h Hello) For(caller Hello) Hello {
 		return h
 	}
 	return Hello{Host: h.Host, Cluster: SomeCluster, Node: h.Node, At: h.At, Dialed: h.Dialed, Call: h.Call}
+}
+
+// Unnamed returns what a member says of itself where it calls an address that a stranger
+// named: that it is part of a cluster, and not of which, and nothing by which members know
+// each other.
+func (h Hello) Unnamed() Hello {
+	if h.Cluster != 0 {
+		h.Cluster = SomeCluster
+	}
+	h.Incarnation, h.Remembers = 0, Memory{}
+	return h
 }
 
 // Refusing returns what a member tells a caller that it refuses: less than For, as one that

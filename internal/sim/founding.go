@@ -121,7 +121,7 @@ func (m *member) seek() {
 		for _, mem := range o.status().Membership.Members {
 			if mem.Address == m.address && mem.ID != m.id {
 				end, id := o.end, mem.ID
-				o.after(w.net.travel(o.address, m.address), "dial", func() { _, _ = end.meet(m.address, id) })
+				o.after(w.net.travel(o.address, m.address), "dial", func() { _, _ = end.meet(m.address, id, false) })
 			}
 		}
 	}

@@ -315,7 +315,7 @@ func (e *endpoint) connect(l *link, id uint64, address string) {
 	l.connecting = false
 	waiting := l.waiting
 	l.waiting = nil
-	to, err := e.meet(address, id)
+	to, err := e.meet(address, id, false)
 	if err != nil {
 		return // and what waited is lost
 	}
@@ -339,13 +339,16 @@ func (e *endpoint) hello(peer uint64) transport.Hello {
 }
 
 // meet is the handshake with whoever must be at an address, 0 for whoever is: each side
-// judges the other.
-func (e *endpoint) meet(address string, id uint64) (*endpoint, error) {
+// judges the other. unnamed: see transport.Unnamed.
+func (e *endpoint) meet(address string, id uint64, unnamed bool) (*endpoint, error) {
 	to, err := e.net.reachable(e.m.address, address)
 	if err != nil {
 		return nil, err
 	}
 	mine := e.hello(to.m.id)
+	if unnamed {
+		mine = mine.Unnamed()
+	}
 	theirs := to.hello(e.m.id).For(mine)
 	mine.Call, theirs.Call = id == 0, id == 0
 	theirs.Dialed = address
@@ -511,7 +514,7 @@ func (e *endpoint) SendSnapshot(_ context.Context, to uint64, header transport.M
 	if !ok {
 		return transport.ErrUnknownPeer
 	}
-	peer, err := e.meet(address, to)
+	peer, err := e.meet(address, to, false)
 	if err != nil {
 		return err
 	}
@@ -581,12 +584,16 @@ func (e *endpoint) Ask(address string, kind transport.Kind, m transport.Message,
 	}
 	e.m.after(askTimeout, "call times out", func() { answer(nil, context.DeadlineExceeded) })
 	e.m.after(e.net.travel(e.m.address, address), "call", func() {
-		to, err := e.meet(address, 0)
+		_, unnamed := m.(transport.Unnamed)
+		to, err := e.meet(address, 0, unnamed)
 		if err != nil {
 			answer(nil, err)
 			return
 		}
 		hello := e.hello(0)
+		if unnamed {
+			hello = hello.Unnamed()
+		}
 		to.m.after(e.net.travel(e.m.address, address), "called", func() {
 			to.handler.(stepped.Answerer).Answer(hello, transport.Inbound{Kind: kind, Payload: payload}, func(m transport.Message, err error) {
 				if e.net.cuts[direction{address, e.m.address}] || !e.alive() {

@@ -26,7 +26,8 @@ func (t *Transport) Call(ctx context.Context, address string, kind transport.Kin
 	}
 	ctx, cancel := t.life.scope(ctx)
 	defer cancel()
-	c, _, err := t.open(ctx, address, greeting{purpose: purposeCall})
+	_, unnamed := m.(transport.Unnamed)
+	c, _, err := t.open(ctx, address, greeting{purpose: purposeCall, unnamed: unnamed})
 	if err != nil {
 		return nil, t.life.explain(ctx, operation, err)
 	}

@@ -40,6 +40,17 @@ type greeting struct {
 	purpose, lane uint32
 	to            uint64
 	refused       transport.Refusal
+	// unnamed: the other side learns nothing by which members know each other.
+	unnamed bool
+}
+
+// self is what a dialer says of itself.
+func (g *greeting) self(h transport.Handler) transport.Hello {
+	self := h.Hello(g.to)
+	if g.unnamed {
+		return self.Unnamed()
+	}
+	return self
 }
 
 // open dials address and shakes hands. The connection is closed when ctx ends.
@@ -99,7 +110,7 @@ func (c *conn) greet(g greeting) (transport.Hello, error) {
 	if err := c.nc.SetDeadline(time.Now().Add(t.config.HandshakeTimeout)); err != nil {
 		return transport.Hello{}, err
 	}
-	if err := c.writeHello(g, t.handler.Hello(to)); err != nil {
+	if err := c.writeHello(g, g.self(t.handler)); err != nil {
 		return transport.Hello{}, err
 	}
 	answer, err := c.readHello()
@@ -164,7 +175,7 @@ func judgeGroup(number uint64) error {
 func (c *conn) leave(g greeting, err error) error {
 	c.t.counters.refused.Add(1)
 	g.refused = refusalFor(err)
-	_ = c.writeHello(g, c.t.handler.Hello(g.to))
+	_ = c.writeHello(g, g.self(c.t.handler))
 	return err
 }
 

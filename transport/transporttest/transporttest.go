@@ -41,6 +41,7 @@ func Run(t *testing.T, listen func(t *testing.T) transport.Transport) {
 		{"Hosts", testHosts},
 		{"Probe", testProbe},
 		{"ProbeByStranger", testProbeByStranger},
+		{"UnnamedCall", testUnnamedCall},
 		{"AnswerToStranger", testAnswerToStranger},
 		{"Snapshot", testSnapshot},
 		{"SnapshotRefused", testSnapshotRefused},
@@ -453,6 +454,24 @@ func testProbeByStranger(t *testing.T, listen func() transport.Transport) {
 	b.h.SetCluster(0)
 	if got, err := a.Probe(context.Background(), b.Address()); err != nil || got.Cluster != 0 || got.Incarnation == 0 {
 		t.Errorf("Probe of one without a cluster: %+v, %v, want its incarnation", got, err)
+	}
+}
+
+// testUnnamedCall: whoever is called by an Unnamed message learns where the caller is and that
+// it is part of a cluster; nothing else.
+func testUnnamedCall(t *testing.T, listen func() transport.Transport) {
+	a, b := start(t, listen, 1), start(t, listen, 2)
+	var from transport.Hello
+	b.h.SetCall(func(_ context.Context, peer transport.Hello, in transport.Inbound) (transport.Message, error) {
+		from = peer
+		return Bytes(in.Payload), nil
+	})
+	if got, err := a.Call(context.Background(), b.Address(), 1, transport.Unnamed{Message: Bytes("x")}); err != nil || string(got) != "x" {
+		t.Fatalf("Call: %q, %v", got, err)
+	}
+	want := transport.Hello{Host: a.h.Hello(0).Host, Cluster: transport.SomeCluster, Node: 1, Call: true}
+	if !sameHello(from, want) {
+		t.Errorf("b was called by %+v, want %+v", from, want)
 	}
 }
 
