@@ -34,7 +34,8 @@ func TestStartRefusesConfigurations(t *testing.T) {
 	}
 }
 
-// A call that cannot be read is answered with an error, and brings nothing about.
+// A call that cannot be read, or is of a kind of a later version, is answered with an error, and
+// brings nothing about.
 func TestCallsThatCannotBeRead(t *testing.T) {
 	n, err := Start(Config{Name: "a", Dir: t.TempDir(), StateMachine: blank{}, Transport: localnet.New().Transport("a"), Bootstrap: true})
 	if err != nil {
@@ -50,6 +51,9 @@ func TestCallsThatCannotBeRead(t *testing.T) {
 		if err == nil {
 			t.Errorf("kind %d: it is answered with %v", kind, m)
 		}
+	}
+	if _, err := newHandler(n.group).HandleCall(t.Context(), transport.Hello{Node: 9, Call: true}, transport.Inbound{Kind: kindFound + 1}); err == nil || !strings.Contains(err.Error(), "calls of kind 8 are not known here") {
+		t.Errorf("a call of a later version: %v, want an error that names its kind", err)
 	}
 	if after := n.Status(); after.Commit != before.Commit || after.Suspended != nil || len(after.Suspects) > 0 {
 		t.Errorf("the status was %+v, and is %+v", before, after)

@@ -150,13 +150,21 @@ func TestIdentityAsDrawn(t *testing.T) {
 	data, err := encodeIdentity(Identity{Node: 0xa1, Name: "north", Incarnation: 0xb2, Cluster: 0xc3})
 	noError(t, err)
 	golden(t, "identity.hex", data)
+	// node, name, incarnation, cluster
+	smallAsDrawn(t, data, "OCTOIDEN", 2, "\x08\xa1\x01\x12\x05north\x18\xb2\x01\x20\xc3\x01")
+}
+
+// smallAsDrawn reads a small file by docs/FORMATS.md alone: magic, version, length of the
+// message, message, checksum of all that.
+func smallAsDrawn(t *testing.T, data []byte, magic string, version uint32, message string) {
+	t.Helper()
 	u32, body := binary.LittleEndian.Uint32, data[16:len(data)-4]
-	if string(data[:8]) != "OCTOIDEN" || u32(data[8:]) != 2 || int(u32(data[12:])) != len(body) ||
+	if string(data[:8]) != magic || u32(data[8:]) != version || int(u32(data[12:])) != len(body) ||
 		u32(data[len(data)-4:]) != crc32.Checksum(data[:len(data)-4], crc32.MakeTable(crc32.Castagnoli)) {
 		t.Errorf("%x", data)
 	}
-	if want := "\x08\xa1\x01\x12\x05north\x18\xb2\x01\x20\xc3\x01"; string(body) != want {
-		t.Errorf("node, name, incarnation, cluster: %q, want %q", body, want)
+	if string(body) != message {
+		t.Errorf("the message is\n%q, want\n%q", body, message)
 	}
 }
 

@@ -73,6 +73,7 @@ func Open(opts Options) (*Store, *View, *Writer, error) {
 	}
 	f := &files{fs: opts.FS, dir: opts.Dir, backend: opts.Backend, external: opts.External}
 	s := &Store{files: f, view: &View{files: f}, writer: &Writer{files: f}}
+	s.view.tail.reset(SnapshotHeader{}) // raft may ask before there is a log, and is told that it is empty
 	s.view.tail.limit = opts.CacheBytes
 	if err := s.open(); err != nil {
 		return nil, nil, nil, err
@@ -238,7 +239,8 @@ func advise(err error) error {
 	return err
 }
 
-// Close makes everything durable and frees the directory.
+// Close makes everything durable and frees the directory. Nobody may use the View or
+// the Writer meanwhile; the Writer takes nothing afterwards.
 func (s *Store) Close() error {
 	var errs []error
 	if s.writer.log != nil {
@@ -256,11 +258,8 @@ func (s *Store) Close() error {
 func (s *Store) Identity() (Identity, bool) { return s.identity, s.hasIdentity }
 
 // SetIdentity claims a new directory. It is called once, before anything else
-// is written.
+// is written. The error is fs.ErrExist when the directory has an identity.
 func (s *Store) SetIdentity(id Identity) error {
-	if s.hasIdentity {
-		panic(fmt.Sprintf("raftstore: identity of member %x set again, as %x", s.identity.Node, id.Node))
-	}
 	if err := writeIdentity(s.fs, s.dir, id); err != nil {
 		return err
 	}
@@ -275,8 +274,10 @@ func (s *Store) Forgot() bool {
 }
 
 // Found makes the first log of a member: a founder's, or a newcomer's. The
-// snapshot at which it begins must be in place, and hs must hold the term in
-// which it came.
+// directory must have an identity. The snapshot at which the log begins must be in
+// place: SnapshotWriter.Commit returned. An Open that does not find it calls it damage.
+// hs must hold the term in which the snapshot came; its commit index is raised to the
+// index of that. The error is fs.ErrExist when there is a log.
 //
 // The log goes first, and then the identity says that there is one: after a crash between
 // the two there is a log, of which nothing was acknowledged. With wal.ErrNoSpace there is
@@ -284,6 +285,12 @@ func (s *Store) Forgot() bool {
 //
 // It uses the View and the Writer: nobody else may meanwhile.
 func (s *Store) Found(h SnapshotHeader, hs raftpb.HardState) error {
+	switch {
+	case !s.hasIdentity:
+		return fmt.Errorf("raftstore: %s has no identity: call SetIdentity before Found", s.dir)
+	case s.writer.log != nil:
+		return fmt.Errorf("raftstore: %s has a log: Found makes the first one, and Writer.Install takes its place: %w", s.dir, fs.ErrExist)
+	}
 	id, _ := s.withLog(h)
 	if err := prepareIdentity(s.fs, s.dir, id); vfs.Refused(err) {
 		return fmt.Errorf("%w: %w", wal.ErrNoSpace, err)

@@ -3,6 +3,7 @@ package raftstore
 import (
 	"errors"
 	"io"
+	iofs "io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -176,12 +177,9 @@ func testNewDirectory(t *testing.T, b wal.Backend) {
 	if s.Initialized() {
 		t.Error("a directory with nothing but an identity is initialized")
 	}
-	defer func() {
-		if recover() == nil {
-			t.Error("a second identity was taken")
-		}
-	}()
-	_ = s.SetIdentity(someIdentity)
+	if err := s.SetIdentity(someIdentity); !errors.Is(err, iofs.ErrExist) {
+		t.Errorf("a second identity: %v", err)
+	}
 }
 
 func TestFoundAndRestart(t *testing.T) { eachBackend(t, testFoundAndRestart) }

@@ -12,7 +12,7 @@ import (
 
 // View is the side of a Store that raft reads: it is raft's Storage. The goroutine that
 // drives raft owns it. It shows what is durable, as far as it was told of: see Appended,
-// Installed and Marked.
+// Installed and Marked. Before there is a log it shows an empty one.
 type View struct {
 	*files
 	tail  tail

@@ -25,8 +25,8 @@ type Writer struct {
 // Initialized says whether there is a log.
 func (w *Writer) Initialized() bool { return w.log != nil }
 
-// errNoLog: a caller did not ask Initialized.
-var errNoLog = errors.New("raftstore: there is no log yet: Store.Found makes the first one, and Writer.Install one behind a snapshot")
+// errNoLog: a caller did not ask Initialized, or closed the Store.
+var errNoLog = errors.New("raftstore: there is no open log: Store.Found makes the first one, Writer.Install one behind a snapshot, and Store.Close closes it")
 
 // Append makes batches durable together. With wal.ErrNoSpace nothing was
 // written, and the same batches may come again; after any other error the Writer
@@ -64,8 +64,8 @@ func (w *Writer) Idle() error {
 // Reserved says whether the file that the log needs next is ready.
 func (w *Writer) Reserved() bool { return w.log == nil || w.log.Reserved() }
 
-// Reserve makes it ready, which takes as long as writing a whole file. It may run
-// on a goroutine of its own beside everything but itself. With wal.ErrNoSpace it
+// Reserve makes the file that the log needs next ready, which takes as long as writing a
+// whole file. It may run on a goroutine of its own beside everything but itself. With wal.ErrNoSpace it
 // may be tried again later; any other error is final.
 func (w *Writer) Reserve() error {
 	if err := w.reader.reserve(); err != nil {
@@ -132,8 +132,9 @@ func (w *Writer) discard(log wal.Log, seq uint64) error {
 	return nil
 }
 
-// Mark makes a local snapshot, which is in place, the index at which the log
-// can be opened. Two are kept, and the log from the older one on: should the
+// Mark makes a local snapshot the index at which the log can be opened. Its file must be in
+// place: SnapshotWriter.Commit returned. The log must have an entry of its index and term. A
+// mark that is not newer than the last one changes nothing. Two are kept, and the log from the older one on: should the
 // newer one rot, the older one is still the whole truth. With wal.ErrNoSpace there
 // is no mark, and it may be tried again.
 func (w *Writer) Mark(h SnapshotHeader) error {

@@ -44,15 +44,20 @@ type Summary struct {
 }
 
 // Inspect reads a log from its first segment to its last and changes nothing;
-// of a log that is in use it may call what is being written a torn write. visit
-// is called for every frame that is whole, and ends everything with an error;
-// progress is told how much of the whole has been read. Either may be nil.
+// of a log that is in use it may call what is being written a torn write. fsys is
+// where dir is; nil: the machine's file system. visit is called for every frame that
+// is whole, and ends everything with an error; progress is told how many bytes of
+// all have been read. Either may be nil. Damage is in the summary and no error; what
+// visit returned is, ErrNotFound, ErrVersion, and those of the operating system.
 func Inspect(fsys vfs.FS, dir string, visit func(*Record) error, progress func(read, total int64)) (sum Summary, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("wal: inspect %s: %w", dir, err)
 		}
 	}()
+	if fsys == nil {
+		fsys = vfs.OS
+	}
 	files, err := list(fsys, dir)
 	sum.Spares, sum.Segments = len(files.spares), len(files.segments)
 	if errors.As(err, &sum.Damage) {

@@ -97,12 +97,13 @@ type Log interface {
 	// back: no promise hangs on it.
 	// With ErrNoSpace nothing was written, and the same batches may come again.
 	Append(batches []Batch) error
-	// SetMark makes a mark durable: the next Open may name it. ErrNoSpace is as
-	// for Append.
+	// SetMark makes a mark durable: the next Open may name it. The log must have an
+	// entry of its index and term: of a mark with another term the next Open says that
+	// the log is damaged. What it covers counts as committed. ErrNoSpace is as for Append.
 	SetMark(m Mark) error
 	// Release frees the files that hold nothing behind index.
 	Release(index uint64) error
-	// Entries reads [lo, hi) back: at least one entry, and then as many as
+	// Entries reads [lo, hi) back, where lo < hi: at least one entry, and then as many as
 	// maxBytes hold. raft.ErrCompacted: lo is at or before the mark at which the
 	// log was opened, or was released; raft.ErrUnavailable: hi is beyond what was
 	// appended. Any goroutine may call it, until Close.

@@ -241,3 +241,52 @@ func FuzzMessages(f *testing.F) {
 		}
 	})
 }
+
+// TestOtherFramesGolden pins a frame of each type beside hello and messages, and the numbers of
+// types and purposes.
+func TestOtherFramesGolden(t *testing.T) {
+	want := golden(t, "frames.hex")
+	frames := []struct {
+		kind frameType
+		body []byte
+	}{
+		{frameSnapshot, []byte("announced")},
+		{frameChunk, []byte("12345")},
+		{frameEnd, binary.LittleEndian.AppendUint64(nil, 5)},
+		{frameCall, []byte("\x07question")},
+		{frameOK, []byte("answer")},
+		{frameError, []byte("no")},
+	}
+	var got []byte
+	for _, f := range frames {
+		got = append(got, newFrame(f.kind, f.body)...)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("the frames are\n%x, want\n%x", got, want)
+	}
+	r := reader(want)
+	for _, f := range frames {
+		if kind, body, err := r.next(100, nil); err != nil || kind != f.kind || !bytes.Equal(body, f.body) {
+			t.Errorf("read as type %d, %q, %v, want %d, %q", kind, body, err, f.kind, f.body)
+		}
+	}
+	for want, kind := range []frameType{1: frameHello, 2: frameMessages, 3: frameSnapshot, 4: frameChunk, 5: frameEnd, 6: frameCall, 7: frameOK, 8: frameError} {
+		if int(kind) != want {
+			t.Errorf("a type of frames has the number %d, want %d", kind, want)
+		}
+	}
+	for want, purpose := range []uint32{1: purposeMessages, 2: purposeSnapshot, 3: purposeCall, 4: purposeProbe} {
+		if purpose != uint32(want) {
+			t.Errorf("a purpose has the number %d, want %d", purpose, want)
+		}
+	}
+}
+
+// A frame that is sound, and of a type of a later version, ends the connection: what follows
+// it may depend on it.
+func TestUnknownFrameType(t *testing.T) {
+	var bad *badFrame
+	if _, _, err := reader(newFrame(frameTypeEnd, []byte("later"))).next(100, nil); !errors.As(err, &bad) || !strings.Contains(err.Error(), "9") {
+		t.Errorf("type 9: %v, want a bad frame that names it", err)
+	}
+}
