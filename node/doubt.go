@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"go.etcd.io/raft/v3"
 	"go.uber.org/zap"
@@ -35,8 +36,9 @@ type doubt struct {
 	err error
 	// refusals are members that refuse this one because its disk is another.
 	refusals map[uint64]bool
-	// inquiry asks the others about it.
+	// inquiry asks the others about it, and denials those in whose name it was said.
 	inquiry inquiry
+	denials denials
 	// fork is where this log and that of the majority part, once they are known to.
 	fork fork
 	// losses are those of others.
@@ -62,6 +64,8 @@ type claim struct {
 	text string
 	// dialed: it was heard where this member called at the recorded address.
 	dialed bool
+	// heard is when it was heard last.
+	heard time.Time
 }
 
 // outdated: what is committed here is of a later term than what is remembered. A disk that has
@@ -124,6 +128,7 @@ func (d *doubt) add(c claim) {
 		}
 		return
 	}
+	c.heard = l.host.now()
 	same := func(o claim) bool { return o.by == c.by && o.kind == c.kind }
 	if i := slices.IndexFunc(d.claims, same); i >= 0 {
 		c.dialed = c.dialed || d.claims[i].dialed
@@ -133,6 +138,7 @@ func (d *doubt) add(c claim) {
 	d.claims = append(d.claims, c)
 	d.suspend()
 	d.inquiry.ask()
+	d.denials.ask()
 }
 
 // forgotten is why a member stops for good. last is what a majority has committed.
@@ -271,6 +277,7 @@ func (d *doubt) tick(ticks int) {
 	}
 	if d.age/timeout != before/timeout {
 		d.inquiry.ask()
+		d.denials.ask()
 	}
 	if d.err != nil && d.age/(10*timeout) != before/(10*timeout) {
 		l.log.Error("this member still serves nothing, and no majority answers", zap.Error(d.err))

@@ -79,6 +79,8 @@ type life struct {
 	done     chan struct{}
 	stopOnce sync.Once
 	cause    error
+	// started is when it began.
+	started time.Time
 	// ctx ends with done.
 	ctx    context.Context
 	cancel context.CancelFunc

@@ -262,6 +262,8 @@ func (s service) Answer(from transport.Hello, in transport.Inbound, done func(tr
 	switch in.Kind {
 	case kindCompare:
 		s.answerCompare(from, in.Payload, done)
+	case kindOwnLog:
+		s.answerOwnLog(from, in.Payload, done)
 	case kindJoin:
 		s.handleJoin(from, in.Payload, done)
 	case kindKnock:

@@ -2,6 +2,7 @@ package node
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	"go.uber.org/zap"
@@ -85,6 +86,10 @@ type dismissal struct {
 	// and for ever, as its ID is not used again; unsaved: it is not noted yet.
 	removed error
 	unsaved bool
+	// provers are the addresses of those that sealed it, and accepting for how many ticks an
+	// operator's Config.AcceptLoss has waited for a majority to say the same.
+	provers   map[uint64]string
+	accepting int
 	// alone: it is the only voter by its records, so that nobody needs its vote.
 	alone bool
 	// err is why this member stands still. quiet is for how many ticks nobody sealed the word since,
@@ -119,7 +124,7 @@ const dismissTimeouts = 5
 // hear takes the word of one that this member was removed.
 func (d *dismissal) hear(peer transport.Hello, seal []byte) {
 	l := d.loop
-	if l.core == nil || l.guests.isGivenUp(peer.Node) { // what that one has counts no more
+	if l.core == nil {
 		return
 	}
 	if d.by == nil {
@@ -128,19 +133,17 @@ func (d *dismissal) hear(peer transport.Hello, seal []byte) {
 			zap.String("told by", hex(peer.Node)), zap.String("at", peer.Dialed))
 	}
 	d.from = peer
-	sealed := isSealedRemoval(keysOf(l.membership, l.id), l.membership.Cluster, l.id, seal)
-	if sealed && l.cfg.AcceptLoss {
-		d.giveUp(peer.Node, peer.Dialed)
-		return
-	}
-	if sealed {
+	switch {
+	case l.guests.isGivenUp(peer.Node): // alone it counts no more; where a majority goes on it is one of that
+	case isSealedRemoval(keysOf(l.membership, l.id), l.membership.Cluster, l.id, seal):
 		d.sealed, d.quiet, d.proven = true, 0, max(d.proven, 1)
 		if d.removed == nil {
 			d.unsaved = true
 			d.serveNothing(peer.Node, peer.Dialed)
 		}
+		d.prove(peer.Node, peer.Dialed)
 		d.save()
-	} else if !l.core.Lonely() {
+	case !l.core.Lonely():
 		d.warn(peer.Dialed)
 	}
 	if atRecord(l.membership, peer) {
@@ -153,17 +156,28 @@ func (d *dismissal) hear(peer transport.Hello, seal []byte) {
 	}
 }
 
-// begin serves nothing from the start where it was proven before that this member was removed,
-// unless an operator gives up what that one has who proved it.
+// begin serves nothing from the start where it was proven before that this member was removed.
 func (d *dismissal) begin() {
-	o := d.loop.store.Origin()
-	switch {
-	case o.RemovedBy == 0:
-	case d.loop.cfg.AcceptLoss:
-		d.giveUp(o.RemovedBy, o.RemovedAt)
-	default:
+	if o := d.loop.store.Origin(); o.RemovedBy != 0 {
 		d.serveNothing(o.RemovedBy, o.RemovedAt)
 	}
+}
+
+// accept gives up what those have that proved the removal, as an operator wants, once there was
+// time for a majority to say the same: then nothing is lost, and this member ends.
+func (d *dismissal) accept(ticks int) {
+	l := d.loop
+	if len(d.provers) == 0 || !l.cfg.AcceptLoss {
+		return
+	}
+	if d.accepting += ticks; d.accepting < acceptTimeouts*l.cfg.ElectionTicks {
+		return
+	}
+	for _, id := range slices.Sorted(maps.Keys(d.provers)) {
+		d.giveUp(id, d.provers[id])
+	}
+	d.provers, d.accepting, d.removed, d.err, d.sealed, d.proven = nil, 0, nil, nil, false, 0
+	l.suspensionChanged()
 }
 
 // giveUp gives up what a member has that sealed its word, as an operator wants.
@@ -178,7 +192,8 @@ func (d *dismissal) giveUp(by uint64, at string) {
 // serveNothing stops serving for good, by the proof of a member.
 func (d *dismissal) serveNothing(by uint64, at string) {
 	l := d.loop
-	d.removed = fmt.Errorf("%w: member %x at %s proves it. If the disk of this one was set back to before that, with those of others, what was acknowledged since is missing here: put newer copies back; or give up what that one has: stop all of them, start these once with --accept-loss (Config.AcceptLoss), then empty the data directory of that one and let it join again",
+	d.prove(by, at)
+	d.removed = fmt.Errorf("%w: member %x at %s proves it. Start all other members: if a majority of them says so, too, this one is rebuilt, or ends. If they cannot, as their disks were set back to before that as well, what was acknowledged since is missing here: put newer copies back; or give up what that one has: stop all of them, start these once with --accept-loss (Config.AcceptLoss), then empty the data directory of that one and let it join again",
 		ErrRemoved, by, at)
 	l.log.Warn("this member serves nothing any more", zap.Error(d.removed))
 	l.suspensionChanged()
@@ -205,6 +220,14 @@ func (d *dismissal) toldAlone(at string) {
 	d.alone, d.err = true, d.removed
 	l.log.Error("this member serves nothing any more", zap.Error(d.removed))
 	l.suspensionChanged()
+}
+
+// prove notes who sealed the word.
+func (d *dismissal) prove(by uint64, at string) {
+	if d.provers == nil {
+		d.provers = map[uint64]string{}
+	}
+	d.provers[by] = at
 }
 
 // save notes who proved that this member was removed. It is tried again at the next word.
@@ -281,18 +304,19 @@ func (d *dismissal) tick(ticks int) {
 			d.suspend()
 		}
 	}
+	d.accept(ticks)
 	if d.by == nil {
 		return
 	}
 	if !l.core.Lonely() {
-		*d = dismissal{loop: l, from: d.from, removed: d.removed, unsaved: d.unsaved, alone: d.alone, err: d.err, quiet: d.quiet, proven: d.proven, led: d.led}
+		d.by, d.at, d.sealed, d.ticks, d.told = nil, nil, false, 0, false
 		return
 	}
 	d.ticks += ticks
 	by, at := zap.String("told by", hex(d.from.Node)), zap.String("at", d.from.Dialed)
 	switch {
 	case d.ticks < dismissTimeouts*l.cfg.ElectionTicks:
-	case d.sealed || byMajority(d.others(), func(m *Member) bool { return d.at[m.Address] }):
+	case d.sealed && !l.cfg.AcceptLoss || byMajority(d.others(), func(m *Member) bool { return d.at[m.Address] }):
 		l.log.Info("this member was removed from its cluster, as another member proves or most of the addresses of the others say, and no leader speaks to it", by, at)
 		l.stop(d.why())
 	case !d.told:

@@ -41,6 +41,7 @@ func start(cfg Config, h host) (*Node, error) {
 		inbox:     newInbox(h.bell()),
 	}
 	g.begin()
+	g.started = h.now()
 	founded, err := g.recover(view)
 	if err != nil {
 		return nil, errors.Join(storeError(err), store.Close())

@@ -145,7 +145,7 @@ func newLoop(g *group, view *raftstore.View, appends *mailbox[appendJob], a *app
 func (l *loop) link() *loop {
 	l.join.loop, l.leaving.loop, l.leaving.dismissal.loop, l.later.loop, l.behind.loop = l, l, l, l, l
 	l.snapshots.loop, l.streams.loop, l.starving.loop = l, l, l
-	l.search.loop, l.doubt.loop, l.doubt.inquiry.loop, l.doubt.fork.loop, l.doubt.losses.loop = l, l, l, l, l
+	l.search.loop, l.doubt.loop, l.doubt.inquiry.loop, l.doubt.denials.loop, l.doubt.fork.loop, l.doubt.losses.loop = l, l, l, l, l, l
 	return l
 }
 

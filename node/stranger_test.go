@@ -285,6 +285,55 @@ func TestRemovalByOneThatIsGivenUp(t *testing.T) {
 	}
 }
 
+// What an operator gave up counts all the same where a majority goes on that says so: this
+// member is none of it, and ends, so that it is rebuilt.
+func TestRemovalByAMajorityWithOneThatIsGivenUp(t *testing.T) {
+	l := bareLoop()
+	l.core = new(core.Core)
+	l.id, l.cfg.ElectionTicks = 1, 10
+	l.membership, l.public = threeMembers, publicMembership(threeMembers)
+	l.guests.giveUp([]uint64{2})
+	l.leaving.dismissal.hear(transport.Hello{Node: 2, Dialed: "m2"}, sealOfRemoval(102, 7, 1))
+	if l.err() != nil || l.suspension() != nil {
+		t.Fatalf("one that was given up ends it: %v, %v", l.err(), l.suspension())
+	}
+	l.leaving.dismissal.hear(transport.Hello{Node: 3, Dialed: "m3"}, nil)
+	if err := l.err(); !errors.Is(err, ErrRemoved) {
+		t.Errorf("it ends with %v, want ErrRemoved", err)
+	}
+}
+
+// With Config.AcceptLoss a member waits for a majority to say that it was removed, and serves
+// nothing meanwhile. Only when there was time for that it gives up what those have that proved it.
+func TestAcceptLossWaitsForAMajority(t *testing.T) {
+	ns := threeVoters(t)
+	for name, n := range map[string]*Node{"a majority says so": ns[1], "nobody else says so": ns[2]} {
+		onLoop(t, n, func(l *loop) {
+			l.cfg.AcceptLoss = true
+			d := &l.leaving.dismissal
+			d.hear(transport.Hello{Node: 1, Dialed: "m1"}, sealOfRemoval(recordOf(l.membership, 1).Incarnation, l.membership.Cluster, l.id))
+			if l.suspension() == nil || l.guests.isGivenUp(1) {
+				t.Errorf("%s: suspended: %v, given up: %v", name, l.suspension(), l.guests.isGivenUp(1))
+			}
+			if n == ns[1] {
+				d.hear(transport.Hello{Node: 3, Dialed: "m3"}, nil)
+				if err := l.err(); !errors.Is(err, ErrRemoved) || l.guests.isGivenUp(1) {
+					t.Errorf("%s: it ends with %v", name, err)
+				}
+				return
+			}
+			d.tick(acceptTimeouts*l.cfg.ElectionTicks - 1)
+			if l.guests.isGivenUp(1) {
+				t.Errorf("%s: given up before there was time to", name)
+			}
+			d.tick(1)
+			if d.removed != nil || !l.guests.isGivenUp(1) || l.err() != nil {
+				t.Errorf("%s: suspended: %v, given up: %v", name, d.removed, l.guests.isGivenUp(1))
+			}
+		})
+	}
+}
+
 // A member that was on its way to a vote says so when it was given up.
 func TestWhoWasGivenUp(t *testing.T) {
 	for name, c := range map[string]struct {

@@ -12,7 +12,7 @@ import (
 // number never gets another meaning.
 func TestWireNumbersArePinned(t *testing.T) {
 	kinds := map[transport.Kind]transport.Kind{
-		1: kindRaft, 2: kindRequests, 3: kindReplies, 4: kindJoin, 5: kindKnock, 6: kindVouch, 7: kindFound, 32: kindCompare, 33: kindTestify,
+		1: kindRaft, 2: kindRequests, 3: kindReplies, 4: kindJoin, 5: kindKnock, 6: kindVouch, 7: kindFound, 32: kindCompare, 33: kindTestify, 34: kindOwnLog,
 	}
 	for want, kind := range kinds {
 		if kind != want {

@@ -247,3 +247,8 @@ type Place struct {
 	// Sums are of what the log holds up to there.
 	Sums Sums
 }
+
+// Same says whether two members certainly have the same entry at a place.
+func (p Place) Same(o Place) bool {
+	return p.Index == o.Index && p.Term != 0 && p.Term == o.Term && p.Sums[0] != 0 && p.Sums[0] == o.Sums[0] && !p.Sums.differ(o.Sums)
+}
