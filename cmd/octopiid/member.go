@@ -122,7 +122,7 @@ func (m *member) start() error {
 	m.cancel = cancel
 	m.wg.Go(func() { m.publish(ctx) })
 	m.wg.Go(func() { m.back.Keep(ctx, m.node) })
-	m.wg.Go(func() { m.yieldWhenFull(ctx) })
+	m.wg.Go(func() { m.handOverWhenFull(ctx) })
 	m.wg.Go(func() { m.watchDatabase(ctx) })
 	if m.cfg.AdvertisePeerAddr != "" {
 		m.wg.Go(func() { m.checkAdvertised(ctx) })

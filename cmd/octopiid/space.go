@@ -13,19 +13,19 @@ const (
 	// spacePoll is how often a member looks whether its disk is full: a leader whose disk is
 	// full has all writes refused until it has handed over.
 	spacePoll = 100 * time.Millisecond
-	// handOverPauseMin and handOverPauseMax bound the wait before a leader whose disk is full
+	// handOverBackoffMin and handOverBackoffMax bound the cooldown before a leader whose disk is full
 	// tries again to hand over: others may be as full, and each hand-over costs a moment.
-	handOverPauseMin = 2 * time.Second
-	handOverPauseMax = time.Minute
-	handOverTimeout  = 5 * time.Second
+	handOverBackoffMin = 2 * time.Second
+	handOverBackoffMax = time.Minute
+	handOverTimeout    = 5 * time.Second
 )
 
-// yieldWhenFull hands leadership over while this member leads and its disk is full: it
+// handOverWhenFull hands leadership over while this member leads and its disk is full: it
 // can take no writes, and others may. It ends with ctx.
-func (m *member) yieldWhenFull(ctx context.Context) {
+func (m *member) handOverWhenFull(ctx context.Context) {
 	poll := time.NewTicker(spacePoll)
 	defer poll.Stop()
-	var pauses handOverPauses
+	var backoff handOverBackoff
 	for {
 		select {
 		case <-poll.C:
@@ -38,32 +38,34 @@ func (m *member) yieldWhenFull(ctx context.Context) {
 		// leader could take no more: to hand over would cost a moment for nothing.
 		better := st.NoSpace || st.RoomierVoter
 		leads := st.Role == node.Leader && len(st.Membership.Members) > 1
-		if pauses.next(full, leads && better) {
-			m.yield(ctx)
+		if backoff.next(full, leads && better) {
+			m.handOver(ctx)
 		}
 	}
 }
 
-// handOverPauses decides when a full leader hands over: at once, and again after pauses that
+// handOverBackoff decides when a full leader hands over: at once, and again after cooldowns that
 // double. A disk that is full again right after it was not changes nothing of that.
-type handOverPauses struct{ wait, pause time.Duration }
+//
+// cooldown is the time until it may hand over again. backoff is the last cooldown.
+type handOverBackoff struct{ cooldown, backoff time.Duration }
 
 // next is called once a spacePoll. full: the disk is. may: another leader may take more.
-func (p *handOverPauses) next(full, may bool) (now bool) {
-	p.wait = max(0, p.wait-spacePoll)
+func (p *handOverBackoff) next(full, may bool) (now bool) {
+	p.cooldown = max(0, p.cooldown-spacePoll)
 	switch {
-	case p.wait > 0:
+	case p.cooldown > 0:
 	case !full:
-		p.pause = 0
+		p.backoff = 0
 	case may:
-		p.pause = min(max(2*p.pause, handOverPauseMin), handOverPauseMax)
-		p.wait = p.pause
+		p.backoff = min(max(2*p.backoff, handOverBackoffMin), handOverBackoffMax)
+		p.cooldown = p.backoff
 		return true
 	}
 	return false
 }
 
-func (m *member) yield(ctx context.Context) {
+func (m *member) handOver(ctx context.Context) {
 	m.lg.Warn("the disk of this member is full, and it leads; handing leadership over", zap.String("dir", m.cfg.DataDir))
 	ctx, cancel := context.WithTimeout(ctx, handOverTimeout)
 	defer cancel()

@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// A leader whose disk gets full hands over at once, and again after pauses that double up to
+// A leader whose disk gets full hands over at once, and again after cooldowns that double up to
 // their bound, also where the disk has room for moments. It begins anew when it had room.
-func TestFullLeaderPauses(t *testing.T) {
-	var p handOverPauses
+func TestFullLeaderBacksOff(t *testing.T) {
+	var p handOverBackoff
 	var at []time.Duration
 	for now := time.Duration(0); now < 5*time.Minute; now += spacePoll {
 		full := now >= time.Second && now%(10*spacePoll) != 0
@@ -23,10 +23,10 @@ func TestFullLeaderPauses(t *testing.T) {
 	if p.next(true, false) {
 		t.Error("it hands over where nobody has more room")
 	}
-	for range handOverPauseMax / spacePoll {
+	for range handOverBackoffMax / spacePoll {
 		p.next(false, false)
 	}
-	if !p.next(true, true) || p.wait != handOverPauseMin {
-		t.Errorf("full again after it had room for long: the next pause is %v, want %v", p.wait, handOverPauseMin)
+	if !p.next(true, true) || p.cooldown != handOverBackoffMin {
+		t.Errorf("full again after it had room for long: the next cooldown is %v, want %v", p.cooldown, handOverBackoffMin)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 
-	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
 	octopiipb "github.com/octopii/octopii/proto"
@@ -81,9 +80,6 @@ func (c *Core) applyChange(e *raftpb.Entry) {
 	switch {
 	case err == nil:
 		c.setConf(e, *c.rn.ApplyConfChange(d.conf), withChanges(c.handed.Membership, e.Index, d.changes))
-		if c.leaves() && c.rn.BasicStatus().RaftState == raft.StateLeader {
-			c.handOver(leaving)
-		}
 	case errors.Is(err, errNoChange):
 		err = nil
 	}

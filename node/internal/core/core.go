@@ -277,6 +277,7 @@ func (c *Core) Step(in *Input) *Effects {
 		c.refuseProposals() // what the Ready gave back
 	}
 	c.askForGrowth()
+	c.tendLeadership(in.Ticks > 0)
 	return &c.effects
 }
 
@@ -377,7 +378,6 @@ func (c *Core) tick() {
 	c.tendAddresses()
 	c.tendPlaces()
 	c.tendLevel()
-	c.tickLeadership()
 }
 
 // ready draws one Ready from raft and turns it into effects.
@@ -505,7 +505,7 @@ func (c *Core) note() {
 		c.confIndex = 0
 		c.leadership = leadership{}
 		c.held, c.backlog = 0, backlog{}
-		c.peers.rested()
+		c.peers.forgetReign()
 	}
 	elected := now.RaftState == raft.StateLeader && c.status.RaftState != raft.StateLeader
 	c.status = now
@@ -514,9 +514,6 @@ func (c *Core) note() {
 	}
 	c.elected()
 	c.backlog.since = c.last
-	if c.leaves() {
-		c.handOver(leaving)
-	}
 }
 
 // refuse answers a local caller that failed.

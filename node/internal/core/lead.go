@@ -5,19 +5,16 @@ import (
 	"fmt"
 
 	"go.etcd.io/raft/v3/raftpb"
-
-	octopiipb "github.com/octopii/octopii/proto"
 )
 
 // serve gives all waiting requests to raft: what is for the log becomes one
-// MsgProp, and transfers of leadership come after it, as raft takes no proposals
-// while one is under way.
+// MsgProp. What wants another leader waits for tendLeadership, at the end of the Step.
 //
 // What was sent to the leader of another term is not appended in this one: who sent
 // it may have seen an entry of this term, and have taken it for lost.
 func (c *Core) serve(term uint64) {
 	entries := make([]raftpb.Entry, 0, len(c.waiting))
-	var transfers, dismissals []request
+	var handOvers []request
 	for i := range c.waiting {
 		it := &c.waiting[i]
 		if it.from != 0 && it.term != term {
@@ -30,10 +27,12 @@ func (c *Core) serve(term uint64) {
 		it.Changes = inPlace(c.handed.Membership, it.Changes)
 		switch {
 		case it.Kind == Transfer:
-			transfers = append(transfers, *it)
+			c.leadership.transferAsked = true
+			handOvers = append(handOvers, *it)
 			continue
-		case c.isDismissed(it):
-			dismissals = append(dismissals, *it)
+		case c.takesOwnVote(it):
+			c.leadership.voteTaken = true
+			handOvers = append(handOvers, *it)
 			continue
 		}
 		e, ok := c.entryFor(it, len(entries))
@@ -47,14 +46,8 @@ func (c *Core) serve(term uint64) {
 		c.append(entries)
 	}
 	c.tookWaiting()
-	for _, it := range transfers {
-		c.transfer(it)
-	}
-	for _, it := range dismissals {
+	for _, it := range handOvers {
 		c.wait(it)
-	}
-	if len(dismissals) > 0 {
-		c.handOver(dismissed)
 	}
 }
 
@@ -150,28 +143,4 @@ func (c *changes) placeProposals(entries []raftpb.Entry) {
 		}
 	}
 	c.dropPlacing()
-}
-
-// transfer begins to hand leadership over. The outcome's Index is the member
-// that will lead if all goes well.
-func (c *leading) transfer(it request) {
-	to := it.To
-	if to == 0 {
-		to = c.successor(asked)
-	}
-	m := find(c.handed.Membership, to)
-	switch {
-	case to == 0:
-		c.settle(it, Outcome{Err: fmt.Errorf("%w: no other voter is alive; start one, or wait for it", ErrNoTarget)})
-		return
-	case m == nil:
-		c.settle(it, Outcome{Err: fmt.Errorf("%w: there is no member %x", ErrNoTarget, to)})
-		return
-	case m.Kind == octopiipb.Learner:
-		c.settle(it, Outcome{Err: fmt.Errorf("%w: member %x is a learner; promote it first", ErrNoTarget, to)})
-		return
-	case to != c.cfg.ID:
-		c.offer(to)
-	}
-	c.settle(it, Outcome{Index: to})
 }

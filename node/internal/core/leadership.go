@@ -2,6 +2,7 @@ package core
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 
 	"go.etcd.io/raft/v3"
@@ -22,37 +23,18 @@ type leading struct {
 	yielded   bool
 }
 
-// One policy says who should lead: every voter has a score, a leader has reasons to let
-// another one lead, and it begins one transfer at a time, to the best that the reason
-// allows. Votes are not touched: whoever is elected leads, and gives leadership on.
+// One policy says who should lead. Every voter has a score, the leader too, and the reasons to
+// hand leadership over are inputs of it. At the end of a Step tendLeadership compares the scores
+// and begins at most one transfer. Votes are not touched: any voter may be elected, and may hand
+// leadership over then.
 
-// reason is why a leader lets another voter lead.
-type reason uint8
-
-const (
-	// none: it goes on.
-	none reason = iota
-	// preferred: another has a higher priority, and has been close behind for a while.
-	preferred
-	// asked: a caller wants it, or this member is about to close.
-	asked
-	// dismissed: a change of membership that waits takes its vote away. The next leader
-	// makes the change, so that nobody waits for an election.
-	dismissed
-	// leaving: it is no voter when the joint configuration is left. When it has left, it
-	// is gone, and the others may not know that it has, and wait for its vote. raft does
-	// not leave while leadership is handed over; the next leader does. (Where it was the
-	// only voter there was nobody to hand over to before.)
-	leaving
-	// stalled: its disk hangs. A transfer needs nothing of that: the others have all that
-	// this leader appended, as it was sent to them beside its own write.
-	stalled
-)
-
-// leadership is what a leader remembers for that.
+// leadership is what a leader remembers for that policy. A new term or leader clears it.
 type leadership struct {
-	// offered is the voter to which leadership is handed over; 0: none.
-	offered uint64
+	// transferAsked: a Transfer waits. voteTaken: a change waits that takes this leader's vote
+	// away. serve sets both, for the end of the Step.
+	transferAsked, voteTaken bool
+	// target is the voter to which the last transfer was begun; 0: none, or it was given up.
+	target uint64
 	// committed is the commit index of the last tick.
 	committed uint64
 }
@@ -60,20 +42,27 @@ type leadership struct {
 // score is how well a voter would lead.
 type score struct {
 	id uint64
-	// stays: nobody is about to take its place. It would have to hand over again.
+	// alive: it was heard within an election timeout.
+	alive bool
+	// stays: it has no reason to hand over. A voter has one if another member is about to take its
+	// place. A leader has one if a change that waits takes its vote away, if it has no vote when
+	// the joint configuration is left, or if its disk hangs.
 	stays bool
-	// near: it is close behind, in log and state machine. rested: no transfer to it
-	// failed lately. steady: it has been near for PromoteStableTicks.
-	near, rested, steady bool
-	room                 roomLevel
-	priority             int32
-	match                uint64
+	// near: it is close behind, in log and state machine. cooledDown: its cooldown is over.
+	near, cooledDown bool
+	room             roomLevel
+	priority         int32
+	match            uint64
+	// steady: it has been near for PromoteStableTicks. A leader: its disk answers, and it has
+	// applied an entry of its term and all changes of membership. It is not compared.
+	steady bool
 }
 
-// compare is greater than 0 if a should lead rather than b.
+// compare is greater than 0 if a transfer to a should be tried before one to b.
 func (a score) compare(b score) int {
-	return cmp.Or(compareBool(a.stays, b.stays), compareBool(a.near, b.near), compareBool(a.rested, b.rested),
-		cmp.Compare(a.room, b.room), cmp.Compare(a.priority, b.priority), cmp.Compare(a.match, b.match))
+	return cmp.Or(compareBool(a.alive, b.alive), compareBool(a.stays, b.stays), compareBool(a.near, b.near),
+		compareBool(a.cooledDown, b.cooledDown), cmp.Compare(a.room, b.room), cmp.Compare(a.priority, b.priority),
+		cmp.Compare(a.match, b.match))
 }
 
 func compareBool(a, b bool) int {
@@ -86,111 +75,140 @@ func compareBool(a, b bool) int {
 	return -1
 }
 
-// pauseTimeoutsMax bounds, in election timeouts, how long a member rests after transfers
-// to it that failed.
-const pauseTimeoutsMax = 16
+// replacement is the first of the voters to which a leader should hand over; 0: none. A leader
+// that does not stay hands over to any voter that is alive. One that stays hands over only to a
+// voter of a higher priority.
+func replacement(voters []score, leader score) uint64 {
+	for _, s := range voters {
+		preferred := leader.steady && s.stays && s.steady && s.cooledDown && s.room >= leader.room && s.priority > leader.priority
+		if s.alive && (preferred || !leader.stays) {
+			return s.id
+		}
+	}
+	return raft.None
+}
 
-// tickLeadership lets another member lead if this leader should not any more. raft gives
-// a transfer up after an election timeout, and until then nothing else is tried.
-func (c *leading) tickLeadership() {
-	st := c.rn.BasicStatus()
-	if st.RaftState != raft.StateLeader {
+// backoffTimeoutsMax bounds a backoff, in election timeouts.
+const backoffTimeoutsMax = 16
+
+// tendLeadership begins a transfer if another voter should lead. Step calls it at its end, when
+// all reasons are known, also those that the Ready brought. The next Ready has the message to
+// that voter.
+//
+// It compares the scores after a tick, and at once if a request waits for that, or if this
+// leader is about to lose its vote: when the change is applied, raft leaves the joint
+// configuration. raft gives a transfer up after an election timeout; until then no other is begun.
+func (c *leading) tendLeadership(ticked bool) {
+	l, st := &c.leadership, c.rn.BasicStatus()
+	due := ticked || l.transferAsked || l.voteTaken || c.leavesJoint()
+	if !due || st.RaftState != raft.StateLeader {
 		return
 	}
-	c.visitVoters(func(s score) {
-		if notes := c.peers.get(s.id); s.near {
-			notes.near++
-		} else {
-			notes.near = 0
-		}
-	})
-	c.leadership.committed = st.Commit
+	if l.target != raft.None && st.LeadTransferee == raft.None {
+		c.peers.get(l.target).backOff(c.cfg.ElectionTicks) // raft gave the transfer up
+	}
+	voters := c.rankVoters(ticked)
+	if ticked {
+		l.committed = st.Commit
+	}
 	if st.LeadTransferee != raft.None {
 		return
 	}
-	if to := c.leadership.offered; to != raft.None {
-		c.leadership.offered = raft.None
-		c.peers.get(to).declined(c.cfg.ElectionTicks)
+	l.target = replacement(voters, c.ownScore(&st))
+	if l.transferAsked {
+		l.target = cmp.Or(c.answerTransfers(replacement(voters, score{})), l.target)
 	}
-	c.handOver(c.whyHandOver(&st))
-	c.leaveAgain()
-}
-
-// whyHandOver looks for what nobody asked for.
-func (c *leading) whyHandOver(st *raft.BasicStatus) reason {
+	l.transferAsked, l.voteTaken = false, false
 	switch {
-	case c.leaves():
-		return leaving
-	case c.stalled() && c.othersElect():
-		return stalled
-	case c.stalled(), c.handed.Term != st.Term, c.confIndex > c.applied:
-		// Reads need no disk, and would fail as well if nobody could be elected. Who has
-		// a change of membership to apply does not campaign.
-		return none
+	case l.target != raft.None:
+		c.rn.TransferLeader(l.target)
+	case ticked:
+		c.leaveJointAgain()
 	}
-	return preferred
 }
 
-// handOver begins a transfer to the voter that should lead instead of this one, if there
-// is one, and returns its ID, or 0.
-func (c *leading) handOver(why reason) uint64 {
-	to := c.successor(why)
-	if to != 0 {
-		c.offer(to)
+// ownScore is the score of this leader.
+func (c *leading) ownScore(st *raft.BasicStatus) score {
+	s := score{id: c.cfg.ID, room: c.roomLevel(c.cfg.ID)}
+	// If its disk hangs it still hands over: the others have all that it appended, as that was sent
+	// to them beside its own write. If they cannot elect a leader it stays, as reads need no disk.
+	s.stays = !c.leadership.voteTaken && !c.leavesJoint() && !(c.stalled() && c.othersElect())
+	if m := find(c.handed.Membership, c.cfg.ID); m != nil {
+		s.priority = m.Priority
+		// A voter that has a change of membership to apply does not campaign.
+		s.steady = !c.stalled() && c.handed.Term == st.Term && c.confIndex <= c.applied
 	}
-	return to
+	return s
 }
 
-// offer begins a transfer. If it fails, the member rests.
-func (c *leading) offer(to uint64) {
-	c.leadership.offered = to
-	c.rn.TransferLeader(to)
-}
-
-// successor is the voter that should lead instead of this one, 0 if none is alive, or none
-// is good enough for that reason.
-func (c *leading) successor(why reason) uint64 {
-	var best score
-	self := find(c.handed.Membership, c.cfg.ID)
-	if why == none || why == preferred && self == nil {
-		return 0
-	}
-	room := c.roomLevel(c.cfg.ID)
-	c.visitVoters(func(s score) {
-		if !c.alive(s.id) || why == preferred && (s.priority <= self.Priority || !s.stays || !s.steady || !s.rested || s.room < room) {
-			return
-		}
-		if best.id == 0 || s.compare(best) > 0 {
-			best = s
-		}
-	})
-	return best.id
-}
-
-// visitVoters calls f for every other voter, ordered by ID. One that has no vote when the
-// joint configuration is left is none.
-func (c *leading) visitVoters(f func(score)) {
+// rankVoters returns the scores of the other voters, the best first. A member that has no vote
+// when the joint configuration is left is not among them. ticked: a tick more that each is near,
+// or is not.
+func (c *leading) rankVoters(ticked bool) []score {
 	commit := c.rn.BasicStatus().Commit
+	var voters []score
 	c.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr progress) {
 		m := find(c.handed.Membership, id)
 		if id == c.cfg.ID || m == nil || !slices.Contains(c.handed.ConfState.Voters, id) {
 			return
 		}
 		notes := c.peers.get(id)
-		f(score{
-			id:    id,
-			stays: !c.isReplaced(id),
-			// What was committed a tick ago it must have: one whose disk hangs is alive, and
-			// falls behind only slowly.
-			near: c.alive(id) && pr.State == tracker.StateReplicate && notes.hasRestored() &&
-				pr.Match >= c.leadership.committed && pr.Match+c.cfg.PromoteLagMax >= commit,
-			rested:   notes.rest == 0,
-			steady:   notes.near >= c.cfg.PromoteStableTicks,
-			room:     c.roomLevel(id),
-			priority: m.Priority,
-			match:    pr.Match,
+		// It must have what was committed at the last tick: a voter whose disk hangs is alive, and
+		// falls behind only slowly.
+		near := c.alive(id) && pr.State == tracker.StateReplicate && notes.hasRestored() &&
+			pr.Match >= c.leadership.committed && pr.Match+c.cfg.PromoteLagMax >= commit
+		switch {
+		case ticked && near:
+			notes.nearTicks++
+		case ticked:
+			notes.nearTicks = 0
+		}
+		voters = append(voters, score{
+			id:         id,
+			alive:      c.alive(id),
+			stays:      !c.isReplaced(id),
+			near:       near,
+			cooledDown: notes.cooldown == 0,
+			room:       c.roomLevel(id),
+			priority:   m.Priority,
+			match:      pr.Match,
+			steady:     notes.nearTicks >= c.cfg.PromoteStableTicks,
 		})
 	})
+	slices.SortStableFunc(voters, func(a, b score) int { return b.compare(a) })
+	return voters
+}
+
+// answerTransfers answers the callers that ask for another leader, and returns the voter that
+// the last of them gets; 0: none. The outcome's Index is the member that will lead if all goes
+// well.
+func (c *leading) answerTransfers(best uint64) (last uint64) {
+	c.keepWaiting(func(it *request) bool {
+		if it.Kind != Transfer {
+			return true
+		}
+		to := cmp.Or(it.To, best)
+		err := c.checkTarget(to)
+		if err == nil && to != c.cfg.ID {
+			last = to
+		}
+		c.settle(*it, Outcome{Index: to, Err: err})
+		return false
+	})
+	return last
+}
+
+// checkTarget says why no transfer to a member can be begun.
+func (c *leading) checkTarget(id uint64) error {
+	switch m := find(c.handed.Membership, id); {
+	case id == raft.None:
+		return fmt.Errorf("%w: no other voter is alive; start one, or wait for it", ErrNoTarget)
+	case m == nil:
+		return fmt.Errorf("%w: there is no member %x", ErrNoTarget, id)
+	case m.Kind == octopiipb.Learner:
+		return fmt.Errorf("%w: member %x is a learner; promote it first", ErrNoTarget, id)
+	}
+	return nil
 }
 
 // isReplaced says whether another member is about to take this one's place.
@@ -198,35 +216,39 @@ func (c *leading) isReplaced(id uint64) bool {
 	return slices.ContainsFunc(c.handed.Membership.Members, func(m octopiipb.Member) bool { return m.Replaces == id && m.Promote })
 }
 
-// leaves says whether this leader is no voter any more when the joint configuration is
-// left.
-func (c *leading) leaves() bool {
+// leavesJoint says whether this leader is no voter any more when the joint configuration is
+// left. When it has left, it steps down, and the others may not know that it has, and wait for
+// its vote. raft does not leave during a transfer; the next leader does. (Where this leader was
+// the only voter, no other could lead before.)
+func (c *leading) leavesJoint() bool {
 	cs := &c.handed.ConfState
 	return len(cs.VotersOutgoing) > 0 && !slices.Contains(cs.Voters, c.cfg.ID)
 }
 
-// isDismissed says whether a request takes this leader's vote away, and another one can
-// lead before that. If there is nobody else it is made all the same.
-func (c *leading) isDismissed(it *request) bool {
-	goes := slices.ContainsFunc(it.Changes, func(o Change) bool {
+// takesOwnVote says whether a request takes this leader's vote away while another voter is
+// alive. The request waits, and the next leader makes the change, so that no election is needed.
+// If no other voter is alive, this leader makes it.
+func (c *leading) takesOwnVote(it *request) bool {
+	return !it.DryRun && slices.ContainsFunc(it.Changes, func(o Change) bool {
 		return o.Member.ID == c.cfg.ID && (o.Op == Remove || o.Op == Demote)
-	})
-	return goes && !it.DryRun && c.successor(dismissed) != 0 && c.allowChanges(it.Changes) == nil
+	}) && slices.ContainsFunc(c.handed.ConfState.Voters, func(id uint64) bool {
+		return id != c.cfg.ID && c.alive(id)
+	}) && c.allowChanges(it.Changes) == nil
 }
 
-// leaveAgain leaves a joint configuration that nothing else would leave. raft proposes
-// that when an entry is applied, and its proposal is dropped if leadership is being
-// handed over just then. If the transfer fails, and no entry follows, the change would
-// stay half done for good.
-func (c *leading) leaveAgain() {
+// leaveJointAgain leaves a joint configuration that nothing else would leave. raft proposes
+// that when an entry is applied, and drops its proposal during a transfer. If the transfer
+// fails, and no entry follows, the change would stay half done for good.
+func (c *leading) leaveJointAgain() {
 	if len(c.handed.ConfState.VotersOutgoing) > 0 && c.applied == c.last {
 		_ = c.rn.ProposeConfChange(raftpb.ConfChangeV2{}) // dropped: the next tick tries again
 	}
 }
 
-// declined: a transfer to this member did not succeed. It rests for an election timeout,
-// and each time for twice as long as before: while raft tries one, it takes no proposals.
-func (p *peer) declined(electionTicks int) {
-	p.pause = min(max(2*p.pause, electionTicks), pauseTimeoutsMax*electionTicks)
-	p.rest = p.pause
+// backOff begins a cooldown after a transfer to this member that failed: an election timeout,
+// and after each further failure twice as long. While raft tries a transfer, it takes no
+// proposals.
+func (p *peer) backOff(electionTicks int) {
+	p.backoff = min(max(2*p.backoff, electionTicks), backoffTimeoutsMax*electionTicks)
+	p.cooldown = p.backoff
 }

@@ -69,11 +69,11 @@ type toLeader struct {
 	// room is how much that has behind applied, and told whether it said so to this leader.
 	room Room
 	told bool
-	// rest is for how many ticks this leader does not hand over to it, and pause for
-	// how many it did not after the last transfer to it that failed.
-	rest, pause int
-	// near is for how many ticks, as a voter, it was close behind.
-	near int
+	// cooldown is the number of ticks until a transfer to it, as a voter, is as good as one to
+	// others. backoff is the last cooldown; it doubles with each transfer that fails.
+	cooldown, backoff int
+	// nearTicks is for how many ticks, as a voter, it has been near: see score.
+	nearTicks int
 	// unanswered is for how many ticks it answered neither an append nor a heartbeat. It may be
 	// heard of all the same, where it reaches this member and this member does not reach it.
 	unanswered int
@@ -114,13 +114,13 @@ func (p *peers) forget(id uint64) {
 func (p *peers) tick() {
 	for i := range p.list {
 		p.list[i].silent = min(p.list[i].silent+1, silentMax)
-		p.list[i].rest = max(p.list[i].rest-1, 0)
+		p.list[i].cooldown = max(p.list[i].cooldown-1, 0)
 		p.list[i].unanswered = min(p.list[i].unanswered+1, silentMax)
 	}
 }
 
-// rested forgets what a leader noticed: somebody else leads, or another term.
-func (p *peers) rested() {
+// forgetReign forgets what the leader of a term noticed: another leader or term began.
+func (p *peers) forgetReign() {
 	for _, o := range p.list {
 		o.toLeader = toLeader{room: NoLimit}
 	}

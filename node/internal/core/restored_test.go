@@ -17,7 +17,7 @@ func TestHasRestored(t *testing.T) {
 		t.Error("a member at index 10 has restored a snapshot at 10")
 	}
 	ps := peers{list: []*peer{p}}
-	ps.rested()
+	ps.forgetReign()
 	if p.applied != 0 || p.restoreGoal != 0 {
 		t.Error("what a member said to another leader, or in another term, counts for nothing")
 	}

@@ -217,9 +217,8 @@ func (c *leading) RoomierVoter() bool {
 	if c.status.RaftState != raft.StateLeader || c.room == NoLimit {
 		return false
 	}
-	own, found := c.roomLevel(c.cfg.ID), false
-	c.visitVoters(func(s score) { found = found || s.stays && s.near && s.room > own })
-	return found
+	own := c.roomLevel(c.cfg.ID)
+	return slices.ContainsFunc(c.rankVoters(false), func(s score) bool { return s.stays && s.near && s.room > own })
 }
 
 // admission is what becomes of a command that makes state machines grow.

@@ -311,11 +311,13 @@ func TestWhoHasRoomLeads(t *testing.T) {
 				b.told(last-1, c.two, 2)
 			}
 			b.run(Input{Ticks: 1})
-			if got := b.c.successor(asked); got != c.successor {
-				t.Errorf("leadership goes to %d, want %d", got, c.successor)
-			}
 			if got := b.c.RoomierVoter(); got != c.roomier {
 				t.Errorf("another voter has more room: %v, want %v", got, c.roomier)
+			}
+			b.all = nil
+			b.run(Input{Requests: []Request{{Kind: Transfer, Waiter: &call{name: "transfer"}}}})
+			if len(b.all) != 1 || b.all[0].Index != c.successor || b.c.rn.BasicStatus().LeadTransferee != c.successor {
+				t.Errorf("the transfer ends with %+v, want one to %d", b.all, c.successor)
 			}
 		})
 	}
