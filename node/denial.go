@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"errors"
 	"slices"
 	"time"
@@ -25,6 +26,9 @@ const kindOwnLog transport.Kind = 34
 // claim is about: commit indexes do not fall, and memories neither. If it has not, and proves
 // by a seal who it is, the claim is not its own and ends. One that was started since proves
 // nothing: its disk may have been set back meanwhile.
+//
+// Nor does the log of a member count against another one once it knows by a proof that a
+// majority forgot, or that it was removed (Forgot): its log is the one that is wrong.
 type denials struct {
 	loop *loop
 	// asking are the members whose answers are waited for.
@@ -87,6 +91,9 @@ func (d *denials) answered(m *octopiipb.Member, q *octopiipb.OwnLogRequest, payl
 // denies says whether a member that has this cannot have made a claim.
 func (d *denials) denies(c *claim, q *octopiipb.OwnLogRequest, has *octopiipb.OwnLogReply) bool {
 	l := d.loop
+	if has.Forgot && c.kind == core.Diverged {
+		return true
+	}
 	// The answer was given before now, so the claim is younger than this by then.
 	age := l.host.now().Sub(c.heard) + time.Duration(l.cfg.ElectionTicks)*l.cfg.TickInterval
 	if c.heard.IsZero() || time.Duration(min(has.RunningMs, 1<<40))*time.Millisecond < age {
@@ -120,7 +127,8 @@ func (s service) answerOwnLog(from transport.Hello, payload []byte, done func(tr
 		}
 		at := l.core.PlaceAt(q.Index)
 		reply := &octopiipb.OwnLogReply{Cluster: s.cluster.Load(), Last: l.core.Status().Last, Term: at.Term, Sums: at.Sums[:],
-			Remembered: toMemory(s.memory.get(from.Node)), RunningMs: uint64(s.host.now().Sub(s.started).Milliseconds())}
+			Remembered: toMemory(s.memory.get(from.Node)), RunningMs: uint64(s.host.now().Sub(s.started).Milliseconds()),
+			Forgot: cmp.Or(l.later.noted.err, l.leaving.dismissal.removed) != nil}
 		reply.Seal = sealOf(s.identity.Incarnation, &q, reply)
 		done(reply, nil)
 	})

@@ -71,6 +71,8 @@ func TestDenials(t *testing.T) {
 			"diverged":         {diverged, long, true},
 			"another term":     {diverged, with(func(r *octopiipb.OwnLogReply) { r.Term++ }), false},
 			"another entry":    {diverged, with(func(r *octopiipb.OwnLogReply) { r.Sums = other[:] }), false},
+			"it is wrong":      {diverged, with(func(r *octopiipb.OwnLogReply) { r.Term, r.RunningMs, r.Forgot = r.Term+1, 0, true }), true},
+			"forgot, is wrong": {reminded, with(func(r *octopiipb.OwnLogReply) { r.Remembered, r.Forgot = toMemory(remembers), true }), false},
 			"unknown entry":    {diverged, with(func(r *octopiipb.OwnLogReply) { r.Term, r.Sums = 0, nil }), false},
 			byRunning:          {forgot, with(func(r *octopiipb.OwnLogReply) { r.RunningMs = 1 }), false},
 			byCluster:          {forgot, with(func(r *octopiipb.OwnLogReply) { r.Cluster++ }), false},

@@ -71,7 +71,7 @@ func (in *inquiry) ask() {
 	}
 	in.asking = (compareTimeouts + 1) * l.cfg.ElectionTicks
 	st := l.core.Status()
-	request := &octopiipb.CompareRequest{Index: st.Commit, Last: st.Last, Commit: st.Commit, Term: st.Term, Stranger: in.newer.by, Nonce: newNonce()}
+	request := &octopiipb.CompareRequest{Index: st.Commit, Last: st.Last, Commit: st.Commit, Term: st.Term, Stranger: in.newer.by, Nonce: newNonce(), Voters: l.public.Voters()}
 	if in.newer.kind == core.Diverged {
 		request.Index = in.newer.at
 	}
@@ -233,6 +233,10 @@ func (s service) answerCompare(from transport.Hello, payload []byte, done func(t
 			return
 		}
 		s.inbox.call(func(l *loop) {
+			if l.later.forgets(from, &q) {
+				done(nil, errors.New("this member's majority forgot what the asking one has committed"))
+				return
+			}
 			at := l.core.PlaceAt(q.Index)
 			reply := &octopiipb.CompareReply{Cluster: s.cluster.Load(), Index: a.Index, Term: at.Term, Sums: at.Sums[:],
 				Stranger: recordOf(s.members.Load(), q.Stranger), Remembered: toMemory(s.memory.get(from.Node))}

@@ -54,6 +54,8 @@ type later struct {
 		by  uint64
 		err error
 	}
+	// accepting is for how many ticks Config.AcceptLoss has waited for a majority.
+	accepting int
 }
 
 // laterPeer is a peer that the records do not have, and how it introduced itself.
@@ -131,6 +133,9 @@ func (r *later) isLater(id uint64) bool {
 // lead itself, in the term in which another one leads, and then no message contradicts it.
 func (r *later) tick(ticks int) {
 	l := r.loop
+	if l.core != nil {
+		r.accept(ticks)
+	}
 	if r.wait = max(0, r.wait-ticks); ticks == 0 || r.wait > 0 || l.core == nil {
 		return
 	}
@@ -249,23 +254,63 @@ func (r *later) read(id uint64, q *octopiipb.CompareRequest) {
 	}).Reset(compareTimeouts * time.Duration(l.cfg.ElectionTicks) * l.cfg.TickInterval)
 }
 
-// confirmed stops serving, if the records still do not have the peer; or gives up what it has,
-// if an operator wants that. What it said counts by the records of now: after a start they were
-// older.
+// confirmed stops serving, if the records still do not have the peer. What it said counts by the
+// records of now: after a start they were older.
 func (r *later) confirmed(id uint64) {
-	l, p := r.loop, r.find(id)
+	p := r.find(id)
 	if r.err != nil || p == nil || p.answer == nil || !r.sealedByVoters(p.question, p.answer) {
 		return
 	}
-	if l.cfg.AcceptLoss {
-		r.giveUp(p)
+	r.stop(id, r.text(p).Error())
+}
+
+// stop stops serving, by a member that the records do not have.
+func (r *later) stop(id uint64, text string) {
+	r.by, r.err = id, fmt.Errorf("%w: %s", ErrSuspect, text)
+	r.note(id, text)
+	r.loop.log.Error("this member serves nothing: a majority forgot what it acknowledged", zap.Error(r.err))
+	r.loop.suspensionChanged()
+	r.tell()
+}
+
+// forgets stops serving if a member that asks for what a majority has committed has itself
+// committed records with a voter that the records here neither have nor had. A linearizable
+// read that began after the question has just ended here: in one history it reached the change
+// by which that voter came.
+func (r *later) forgets(from transport.Hello, q *octopiipb.CompareRequest) bool {
+	i := slices.IndexFunc(q.Voters, r.isLater)
+	if i < 0 || recordOf(r.loop.membership, from.Node) == nil {
+		return false
+	}
+	if r.err == nil {
+		r.stop(q.Voters[i], fmt.Sprintf("member %x at %s has committed its log up to index %d, in which %x is a voter, which the records here do not have: the disks of a majority were set back to before that one joined. Start all other members: a majority of them has these rebuilt. If there is none, put newer copies of the disks back; or give up what the others have: stop all of them, start these once with --accept-loss (Config.AcceptLoss), and then empty the data directories of the others and let them join again",
+			from.Node, from.Host.Address, q.Commit, q.Voters[i]))
+	}
+	return true
+}
+
+// accept gives up, as an operator wants, what the one has by which this member serves nothing,
+// once there was time for a majority to answer: then nothing is lost, and this one is rebuilt.
+func (r *later) accept(ticks int) {
+	l := r.loop
+	if r.noted.err == nil || !l.cfg.AcceptLoss {
+		r.accepting = 0
 		return
 	}
-	r.by, r.err = id, fmt.Errorf("%w: %w", ErrSuspect, r.text(p))
-	r.note(id, r.text(p).Error())
-	l.log.Error("this member serves nothing: a majority forgot what it acknowledged", zap.Error(r.err))
+	if r.accepting += ticks; r.accepting < acceptTimeouts*l.cfg.ElectionTicks {
+		return
+	}
+	by, was := r.noted.by, r.noted.err
+	r.accepting = 0
+	if !r.noteGivenUp(by) {
+		return
+	}
+	l.log.Warn("LOSS ACCEPTED: this member goes on without what another one has, and speaks to that one no more: empty its data directory and let it join again",
+		zap.String("peer", hex(by)), zap.NamedError("was", was))
+	r.by, r.err, r.told = 0, nil, 0
+	r.noted.by, r.noted.err = 0, nil
+	l.rivals.warning = nil
 	l.suspensionChanged()
-	r.tell()
 }
 
 // missing is the range of indexes at which the log here certainly lacks what a peer has.
@@ -290,15 +335,7 @@ func (r *later) text(p *laterPeer) error {
 
 // begin serves nothing from the start where it was proven before that a majority forgot.
 func (r *later) begin() {
-	o := r.loop.store.Origin()
-	switch {
-	case o.ForgotBy == 0:
-	case r.loop.cfg.AcceptLoss:
-		if r.noteGivenUp(o.ForgotBy) {
-			r.loop.log.Warn("LOSS ACCEPTED: this member goes on without what another one has, and speaks to that one no more: empty its data directory and let it join again",
-				zap.String("peer", hex(o.ForgotBy)), zap.String("was", o.Forgot))
-		}
-	default:
+	if o := r.loop.store.Origin(); o.ForgotBy != 0 {
 		r.noted.by, r.noted.err = o.ForgotBy, fmt.Errorf("%w: %s", ErrSuspect, o.Forgot)
 		r.loop.log.Error("this member serves nothing: a majority forgot what it acknowledged", zap.Error(r.noted.err))
 		r.loop.suspensionChanged()
@@ -316,18 +353,6 @@ func (r *later) note(by uint64, text string) {
 	if err := r.loop.store.SetOrigin(o); err != nil {
 		r.loop.log.Error("cannot write down whether a majority forgot: started again, this member may judge that anew", zap.Error(err))
 	}
-}
-
-// giveUp goes on without what a peer has, for good: it is not spoken to any more.
-func (r *later) giveUp(p *laterPeer) {
-	l := r.loop
-	if !r.noteGivenUp(p.Node) {
-		return
-	}
-	from, to := r.missing(p)
-	l.log.Warn("LOSS ACCEPTED: this member goes on without what another one has, and speaks to that one no more: empty its data directory and let it join again",
-		zap.String("peer", hex(p.Node)), zap.Uint64("from index", from), zap.Uint64("to index", to))
-	l.rivals.warning = nil
 }
 
 // noteGivenUp makes durable that what a member has counts no more.

@@ -135,15 +135,51 @@ func TestWhoIsNoPeerOfLater(t *testing.T) {
 	}
 }
 
-// An operator gives up what such a peer has. That is durable.
+// An operator gives up what such a peer has, once there was time for a majority to answer. That is
+// durable.
 func TestGivingUpAPeerOfLater(t *testing.T) {
 	n := threeVoters(t)[1]
 	r := &n.loop.later
 	onLoop(t, n, func(l *loop) { l.cfg.AcceptLoss = true })
 	r.proves(t, n, octopiipb.CompareReply{Cluster: n.cluster.Load(), Index: 50, Term: 9}, append(n.MemberKeys(), n.identity.Incarnation)...)
 	onLoop(t, n, func(l *loop) {
+		if l.suspension() == nil || len(l.store.Origin().GivenUp) > 0 {
+			t.Errorf("at once it is suspended: %v; given up: %x", l.suspension(), l.store.Origin().GivenUp)
+		}
+		r.accept(acceptTimeouts * l.cfg.ElectionTicks)
 		if l.suspension() != nil || !slices.Equal(l.store.Origin().GivenUp, []uint64{laterStranger}) {
 			t.Errorf("suspended: %v; given up: %x", l.suspension(), l.store.Origin().GivenUp)
+		}
+	})
+}
+
+// A member whose majority forgot a voter that another member has committed learns it from that
+// one's question, and does not answer: that one would be put aside. Where it has all of them, or
+// the other one is no member, it answers.
+func TestQuestionOfOneThatKnowsMore(t *testing.T) {
+	ns := threeVoters(t)
+	n := ns[1]
+	from := transport.Hello{Node: 1, Cluster: n.cluster.Load(), Incarnation: ns[0].identity.Incarnation}
+	ask := func(voters ...uint64) error {
+		t.Helper()
+		q := &octopiipb.CompareRequest{Index: 2, Nonce: newNonce(), Voters: voters}
+		payload, err := q.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		told := make(chan error, 1)
+		newHandler(n.group).answerCompare(from, payload, func(_ transport.Message, err error) { told <- err })
+		return <-told
+	}
+	if err := ask(1, 2, 3); err != nil {
+		t.Errorf("it has all voters, and answers: %v", err)
+	}
+	if err := ask(1, 2, 3, laterStranger); err == nil {
+		t.Error("it answers one that has committed more voters")
+	}
+	onLoop(t, n, func(l *loop) {
+		if err := l.suspension(); !errors.Is(err, ErrSuspect) || l.store.Origin().ForgotBy != laterStranger {
+			t.Errorf("suspended: %v, noted: %x", err, l.store.Origin().ForgotBy)
 		}
 	})
 }

@@ -254,3 +254,69 @@ func TestSuspendedMemberHearsOfAMajority(t *testing.T) {
 	propose(t, second, "with the third one")
 	s.endsOrFollows(first, second)
 }
+
+// Two of three members have disks from before two more joined, and are a majority by their
+// records. The third one, whose disk is untouched, knows the two that joined: it stops the two
+// before it is put aside for their branch, though none of those that joined runs yet. When they
+// do, the three are a majority and serve all that they acknowledged.
+func TestUntouchedMemberStopsAMajorityOfImages(t *testing.T) {
+	t.Parallel()
+	network := localnet.New()
+	var ms []*member
+	for id := uint64(1); id <= 5; id++ {
+		m := newMember(t, id)
+		m.network, m.addr, m.cfg.Bootstrap = network, fmt.Sprint("m", id), id == 1
+		ms = append(ms, m)
+	}
+	ms[0].start()
+	for _, m := range ms[1:3] {
+		add(t, ms[0], m.start())
+	}
+	propose(t, ms[0], "before")
+	converged(t, ms[:3]...)
+	images := imagesOf(t, ms[:2])
+	for _, m := range ms[3:] {
+		add(t, leader(t, ms[:3]...), m.start())
+	}
+	for range 20 {
+		propose(t, leader(t, ms...), "together")
+	}
+	converged(t, ms...)
+	for i, m := range ms {
+		m.close()
+		if i < 2 {
+			m.cfg.Dir = images[i]
+		}
+	}
+	old, untouched := ms[:2], ms[2:]
+	for _, m := range old {
+		m.start()
+	}
+	for range 5 {
+		propose(t, leader(t, old...), "a branch")
+	}
+	untouched[0].start()
+	for _, m := range old { // when one of them stops, the other one has no majority
+		eventually(t, fmt.Sprintf("member %d serves nothing", m.cfg.ID), func() bool { return m.Status().Suspended != nil || m.Status().Leader == 0 })
+	}
+	eventually(t, "one of them says why", func() bool { return old[0].Status().Suspended != nil || old[1].Status().Suspended != nil })
+	if err := untouched[0].Err(); err != nil {
+		t.Fatalf("the untouched member ended: %v", err)
+	}
+	for _, m := range untouched[1:] {
+		m.start()
+	}
+	propose(t, leader(t, untouched...), "all is well")
+	converged(t, untouched...)
+	for _, m := range untouched {
+		var together int
+		for _, command := range m.sm.all() {
+			if command == "together" {
+				together++
+			}
+		}
+		if together != 20 || m.Err() != nil {
+			t.Errorf("member %d has %d of the 20 writes, and ended with %v", m.cfg.ID, together, m.Err())
+		}
+	}
+}

@@ -89,7 +89,7 @@ var goldens = map[string]message{
 		Seal: []byte("seal"), Seals: [][]byte{[]byte("one"), []byte("two")}, Terms: []octopiipb.TermStart{{First: 1, Term: 1}, {First: 2, Term: 3}}},
 	"own-log-request": &octopiipb.OwnLogRequest{Index: 9, Nonce: nonce},
 	"own-log-reply": &octopiipb.OwnLogReply{Cluster: 7, Last: 10, Term: 5, Sums: []uint64{1, 300, 0}, Remembered: memory, RunningMs: 300,
-		Seal: []byte("seal")},
+		Seal: []byte("seal"), Forgot: true},
 	"snapshot-announcement": &octopiipb.SnapshotAnnouncement{Metadata: metadata, Term: 5},
 	"snapshot-meta": &octopiipb.SnapshotMeta{Metadata: metadata, External: true, Terms: []octopiipb.TermStart{{First: 1, Term: 1}, {First: 2, Term: 3}},
 		Sums: []uint64{1, 0x0102030405060708, 0}},
