@@ -81,8 +81,11 @@ func (d *denials) answered(m *octopiipb.Member, q *octopiipb.OwnLogRequest, payl
 	l.doubt.drop(func(c *claim) bool {
 		denied := c.by == m.ID && d.denies(c, q, &reply)
 		if denied {
-			l.log.Warn("a member denies what was said in its name: somebody passes for it, or did",
-				zap.String("peer", hex(m.ID)), zap.String("at", m.Address), zap.String("was said", c.text))
+			why := "a member denies what was said in its name: somebody passes for it, or did"
+			if reply.Forgot {
+				why = "a member knows that a majority forgot, or that it was removed: this log is not compared with its own"
+			}
+			l.log.Warn(why, zap.String("peer", hex(m.ID)), zap.String("at", m.Address), zap.String("was said", c.text))
 		}
 		return denied
 	})

@@ -180,7 +180,7 @@ func (c *members) roomToJoin(change Change) error {
 	if !change.IfSilent || joiners < joinersMax || m.Replaces != 0 || find(c.handed.Membership, m.ID) != nil {
 		return nil
 	}
-	return fmt.Errorf("%w: %d members are to vote and do not yet; who does not show up is removed after %d ticks", ErrMembershipBusy, joiners, c.cfg.JoinTimeoutTicks)
+	return fmt.Errorf("%w: %d members are to vote and do not yet; who does not show up is removed after %d election timeouts", ErrMembershipBusy, joiners, c.cfg.JoinTimeoutTicks/c.cfg.ElectionTicks)
 }
 
 // remembersNone refuses to let a member in under an ID that acknowledged entries to this
