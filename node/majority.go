@@ -52,7 +52,7 @@ func (s Status) NoMajority() string {
 	}
 	voters := len(s.Membership.Voters())
 	var missing []string
-	advice := "start them, or restore the network to them"
+	advice := "start them, or restore the network to them; one that runs says why it takes no part"
 	for _, m := range s.Missing {
 		missing = append(missing, m.String())
 		if m.Branch.ID != 0 {

@@ -71,5 +71,8 @@ func notReady(st node.Status) string {
 	case st.NoRoomForSnapshot:
 		return node.AdviceNoRoomForSnapshot
 	}
+	if st.Leader == 0 {
+		return cmp.Or(st.NoMajority(), "this member hears of no leader yet")
+	}
 	return cmp.Or(st.NoMajority(), "this member is being brought up to date: it does not vote yet, or has not told the others where its clients find it")
 }
