@@ -20,13 +20,15 @@ import (
 type memberStatus struct {
 	Endpoint string `json:"endpoint"`
 	ID       string `json:"id,omitempty"`
-	Name     string `json:"name,omitempty"`
-	Role     string `json:"role,omitempty"`
-	Leader   string `json:"leader,omitempty"`
-	Term     uint64 `json:"term,omitempty"`
-	Index    uint64 `json:"index,omitempty"`
-	Applied  uint64 `json:"applied,omitempty"`
-	Version  string `json:"version,omitempty"`
+	// Cluster is the public ID of its cluster.
+	Cluster string `json:"cluster,omitempty"`
+	Name    string `json:"name,omitempty"`
+	Role    string `json:"role,omitempty"`
+	Leader  string `json:"leader,omitempty"`
+	Term    uint64 `json:"term,omitempty"`
+	Index   uint64 `json:"index,omitempty"`
+	Applied uint64 `json:"applied,omitempty"`
+	Version string `json:"version,omitempty"`
 	// Error says why it did not answer, and Problems what it says is wrong.
 	Error    string   `json:"error,omitempty"`
 	Problems []string `json:"problems,omitempty"`
@@ -75,7 +77,24 @@ func (o *options) statusOfAll(ctx context.Context, c *clientv3.Client) []memberS
 		wg.Go(func() { rows[i] = o.statusOf(ctx, c, endpoint) })
 	}
 	wg.Wait()
+	tellClustersApart(rows)
 	return rows
+}
+
+// tellClustersApart adds a problem to endpoints that are of another cluster than the first one
+// that answered.
+func tellClustersApart(rows []memberStatus) {
+	first := -1
+	for i := range rows {
+		r := &rows[i]
+		switch {
+		case r.Cluster == "":
+		case first < 0:
+			first = i
+		case r.Cluster != rows[first].Cluster:
+			r.Problems = append(r.Problems, fmt.Sprintf("it is of cluster %s, and %s is of cluster %s: what one of the two acknowledged the other does not have", r.Cluster, rows[first].Endpoint, rows[first].Cluster))
+		}
+	}
 }
 
 // nameRows adds what members are called, if one of them says so soon.
@@ -103,6 +122,7 @@ func (o *options) statusOf(ctx context.Context, c *clientv3.Client, endpoint str
 	s := memberStatus{
 		Endpoint: endpoint,
 		ID:       hex(resp.Header.GetMemberId()),
+		Cluster:  clusterOf(resp.Header.GetClusterId()),
 		Role:     "follower",
 		Term:     resp.RaftTerm,
 		Index:    resp.RaftIndex,
@@ -122,6 +142,14 @@ func (o *options) statusOf(ctx context.Context, c *clientv3.Client, endpoint str
 		s.Role = "leader"
 	}
 	return s
+}
+
+// clusterOf is what a member says of its cluster; "" for one that has none.
+func clusterOf(id uint64) string {
+	if id == 0 {
+		return ""
+	}
+	return hex(id)
 }
 
 // whyUnanswered says what stands between this program and an endpoint. gRPC tries again
