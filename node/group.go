@@ -79,8 +79,9 @@ type life struct {
 	done     chan struct{}
 	stopOnce sync.Once
 	cause    error
-	// started is when it began.
+	// started is when it began, and ended is rung when it stops, so that the loop takes notice.
 	started time.Time
+	ended   bell
 	// ctx ends with done.
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -171,12 +172,6 @@ func (g *group) fatal(err error) {
 	g.stop(storeError(err))
 }
 
-// stop lets everything come to its end, and the loop take notice.
-func (g *group) stop(cause error) {
-	g.life.stop(cause)
-	g.inbox.bell.ring()
-}
-
 // setInitialized tells that this member is part of a cluster.
 func (k *known) setInitialized(cluster uint64) {
 	k.cluster.Store(cluster)
@@ -191,7 +186,8 @@ func (l *life) stopped() error {
 	return fmt.Errorf("%w: %w", ErrClosed, l.cause)
 }
 
-func (l *life) begin() {
+func (l *life) begin(ended bell) {
+	l.ended = ended
 	l.done = make(chan struct{})
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 }
@@ -213,6 +209,7 @@ func (l *life) stop(cause error) {
 		l.cause = cause
 		close(l.done)
 		l.cancel()
+		l.ended.ring()
 	})
 }
 

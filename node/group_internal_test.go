@@ -9,7 +9,7 @@ import (
 // bareGroup is a group without its parts, as member 1.
 func bareGroup() *group {
 	g := &group{process: &process{host: machine{}, log: zap.NewNop()}, id: 1, inbox: newInbox(machine{}.bell())}
-	g.begin()
+	g.begin(g.inbox.bell)
 	g.drained = make(chan struct{}, 1)
 	return g
 }

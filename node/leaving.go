@@ -82,6 +82,18 @@ type dismissal struct {
 	// told: the log says so.
 	told bool
 
+	proof
+	// alone: it is the only voter by its records, so that nobody needs its vote.
+	alone bool
+	// err is why this member stands still. quiet is for how many ticks nobody sealed the word since,
+	// and proven for how many a leader has spoken to this member since somebody first did; 0: nobody
+	// did. led counts the words without a seal that were heard while a leader spoke to this member.
+	err                error
+	quiet, proven, led int
+}
+
+// proof is that of a removal that is not applied here.
+type proof struct {
 	// removed is why this member serves nothing: one that it knows sealed its word. That is noted,
 	// and for ever, as its ID is not used again; unsaved: it is not noted yet.
 	removed error
@@ -90,13 +102,6 @@ type dismissal struct {
 	// operator's Config.AcceptLoss has waited for a majority to say the same.
 	provers   map[uint64]string
 	accepting int
-	// alone: it is the only voter by its records, so that nobody needs its vote.
-	alone bool
-	// err is why this member stands still. quiet is for how many ticks nobody sealed the word since,
-	// and proven for how many a leader has spoken to this member since somebody first did; 0: nobody
-	// did. led counts the words without a seal that were heard while a leader spoke to this member.
-	err                error
-	quiet, proven, led int
 }
 
 // A member that has applied the removal of another one has what a majority committed. So the

@@ -40,7 +40,7 @@ func start(cfg Config, h host) (*Node, error) {
 		store:     store,
 		inbox:     newInbox(h.bell()),
 	}
-	g.begin()
+	g.begin(g.inbox.bell)
 	g.started = h.now()
 	founded, err := g.recover(view)
 	if err != nil {

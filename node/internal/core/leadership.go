@@ -99,9 +99,12 @@ const backoffTimeoutsMax = 16
 // leader is about to lose its vote: when the change is applied, raft leaves the joint
 // configuration. raft gives a transfer up after an election timeout; until then no other is begun.
 func (c *leading) tendLeadership(ticked bool) {
-	l, st := &c.leadership, c.rn.BasicStatus()
-	due := ticked || l.transferAsked || l.voteTaken || c.leavesJoint()
-	if !due || st.RaftState != raft.StateLeader {
+	l := &c.leadership
+	if !ticked && !l.transferAsked && !l.voteTaken && !c.leavesJoint() {
+		return
+	}
+	st := c.rn.BasicStatus()
+	if st.RaftState != raft.StateLeader {
 		return
 	}
 	if l.target != raft.None && st.LeadTransferee == raft.None {
