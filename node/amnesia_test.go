@@ -359,7 +359,7 @@ func imagesOf(t *testing.T, ms []*member) (images []string) {
 // A voter whose disk is set back to before its place and those of others were rebuilt knows one
 // of the members that are left, or none. The one proves by a seal that the old self was removed,
 // also where the other one is at an address that the disk does not know; where there is none,
-// most of the addresses that the disk knows say so.
+// those who came into their places prove it by what the old ones were known by.
 func TestImageFromBeforeOthersWereRebuilt(t *testing.T) {
 	for _, rebuilt := range []int{2, 3} {
 		t.Run(fmt.Sprint(rebuilt), func(t *testing.T) {

@@ -214,6 +214,46 @@ func TestSealedRemovalEndsAlone(t *testing.T) {
 	}
 }
 
+// Where all that a member knows were rebuilt and nobody can seal the word, those who are at most of
+// the addresses that it knows end it, once no leader has spoken to it for long.
+func TestRemovalAtMostAddressesEnds(t *testing.T) {
+	for name, c := range map[string]struct {
+		at         []string
+		acceptLoss bool
+		seal       []byte // of the first word
+		ends       bool
+	}{
+		"at both":                            {[]string{"m2", "m3"}, false, nil, true},
+		"at both, and losses are accepted":   {[]string{"m2", "m3"}, true, nil, true},
+		"at both, of which one seals it":     {[]string{"m2", "m3"}, true, sealOfRemoval(102, 7, 1), true},
+		"at one of two":                      {[]string{"m2"}, false, nil, false},
+		"at one of two, twice":               {[]string{"m2", "m2"}, false, nil, false},
+		"at one, and where no voter is":      {[]string{"m2", "m4"}, false, nil, false},
+		"at one, and its own":                {[]string{"m2", "m1"}, false, nil, false},
+		"at one, which seals it in vain":     {[]string{"m2"}, true, sealOfRemoval(102, 7, 1), false},
+		"at one of two, which seals it":      {[]string{"m2"}, false, sealOfRemoval(102, 7, 1), true},
+		"at addresses that it does not know": {[]string{"m8", "m9"}, false, nil, false},
+	} {
+		l := bareLoop()
+		l.core = new(core.Core)
+		l.id, l.cfg.ElectionTicks, l.cfg.AcceptLoss = 1, 10, c.acceptLoss
+		l.membership, l.public = threeMembers, publicMembership(threeMembers)
+		l.leaving.dismissal.removed = ErrRemoved // as it is noted, and there is no disk here
+		for i, at := range c.at {
+			l.leaving.dismissal.hear(transport.Hello{Node: uint64(12 + i), Dialed: at}, c.seal)
+			c.seal = nil
+		}
+		l.leaving.dismissal.tick(dismissTimeouts*10 - 1)
+		if l.err() != nil {
+			t.Errorf("%s: it ends at once: %v", name, l.err())
+		}
+		l.leaving.dismissal.tick(1)
+		if got := errors.Is(l.err(), ErrRemoved); got != c.ends {
+			t.Errorf("%s: it ends with %v", name, l.err())
+		}
+	}
+}
+
 // A member whose disk was set back to before all others were rebuilt looks for one of those that
 // it knew. Whoever is there now refuses it as removed, and seals that with what that one was
 // known by. Nobody else is told that.

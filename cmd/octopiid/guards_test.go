@@ -97,6 +97,23 @@ func TestHangupWhileItStops(t *testing.T) {
 	<-sent
 }
 
+// A signal that comes until this process ignores it meets an open channel.
+func TestSignalsStopBeforeTheirChannelIsClosed(t *testing.T) {
+	signals := make(chan os.Signal, 1)
+	endHangups(signals, func() {
+		select {
+		case _, open := <-signals:
+			if !open {
+				t.Error("the channel is closed while signals may come")
+			}
+		default:
+		}
+	})
+	if _, open := <-signals; open {
+		t.Error("the channel is not closed")
+	}
+}
+
 // The database that a restored snapshot brought is watched like the one before it.
 func TestRestoredDatabaseIsWatched(t *testing.T) {
 	dir := t.TempDir()

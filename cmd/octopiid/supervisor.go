@@ -109,7 +109,14 @@ type reloader struct {
 func hangups() (signals chan os.Signal, stop func()) {
 	signals = make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGHUP)
-	return signals, func() { signal.Ignore(syscall.SIGHUP); close(signals) }
+	return signals, func() { endHangups(signals, func() { signal.Ignore(syscall.SIGHUP) }) }
+}
+
+// endHangups closes the channel when no more signals are sent to it, which is so once ignore
+// has returned.
+func endHangups(signals chan os.Signal, ignore func()) {
+	ignore()
+	close(signals)
 }
 
 // run reloads at each signal. running is the configuration that this process has.

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/octopii/octopii/internal/kv"
 	"github.com/octopii/octopii/node"
 	"github.com/octopii/octopii/proto/adminpb"
 )
@@ -152,6 +153,7 @@ func TestPublishedBehindABarrier(t *testing.T) {
 // those of one connection not more than its share, unless it is one answer.
 func TestGrantsKeepToTheShares(t *testing.T) {
 	const most = 64 << 20
+	var granted, shared, refused int // of those that are counted; shared: with another answer of the connection
 	for seed := range uint64(200) {
 		r := rand.New(rand.NewPCG(seed, 0))
 		a := &answers{bytesMax: most, stallTimeout: time.Hour}
@@ -160,6 +162,7 @@ func TestGrantsKeepToTheShares(t *testing.T) {
 		for range 8 {
 			tickets = append(tickets, &ticket{all: a, conn: conns[r.IntN(len(conns))]})
 		}
+		turns := make(chan struct{}, len(tickets))
 		for range 100 {
 			x := tickets[r.IntN(len(tickets))]
 			if r.IntN(4) == 0 {
@@ -167,14 +170,61 @@ func TestGrantsKeepToTheShares(t *testing.T) {
 				x.wanted = 0
 				continue
 			}
+			if x.turn == nil {
+				if err := x.takeTurn(t.Context(), turns); err != nil {
+					t.Fatal(err)
+				}
+			}
 			before := x.held
-			x.grant(r.Int64N(6 << 20))
+			switch ok := x.grant(r.Int64N(r.Int64N(6<<20) + 1)); {
+			case !ok:
+				refused++
+			case x.held > before && x.held < x.conn.held:
+				shared++
+			case x.held > before:
+				granted++
+			}
 			if a.used > most {
 				t.Fatalf("seed %d: %d bytes are granted of %d", seed, a.used, most)
 			}
 			if c := x.conn; x.held > before && x.held < c.held && c.held > most/connectionShare {
 				t.Fatalf("seed %d: with another answer, one of a connection gets more, which has %d bytes then; its share is %d", seed, c.held, most/connectionShare)
 			}
+		}
+	}
+	if granted == 0 || shared == 0 || refused == 0 {
+		t.Errorf("%d answers alone on their connection got more, and %d with others; %d did not; each must be there", granted, shared, refused)
+	}
+}
+
+// An answer that has more than half of the bytes allowed never fits, as it is in memory twice. It
+// is refused as soon as that is known, and not read again.
+func TestAnswerThatCanNeverFitIsNotReadAgain(t *testing.T) {
+	const most, key = 7 << 20, 1 << 20
+	for keys, fits := range map[int]bool{3: true, 4: false} {
+		s := &server{answers: &answers{bytesMax: most, stallTimeout: time.Hour}, largeReads: make(chan struct{}, 1)}
+		ctx, ticket := s.answers.newTicket(t.Context())
+		rounds := 0
+		err := s.reading(ctx, false, func(grant kv.Grant) error {
+			if rounds++; rounds > 2 {
+				return nil
+			}
+			for range keys {
+				if !grant(key) {
+					return kv.ErrOverBudget
+				}
+			}
+			return nil
+		})
+		ticket.release()
+		if rounds != 2 { // once until it is found to be large, and once in its turn
+			t.Errorf("%d of %d bytes are read %d times, want twice", keys*key, most, rounds)
+		}
+		switch {
+		case fits && err != nil:
+			t.Errorf("%d of %d bytes: %v", keys*key, most, err)
+		case !fits && (status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "--answer-bytes-max")):
+			t.Errorf("%d of %d bytes: %v, want ResourceExhausted and the flag", keys*key, most, err)
 		}
 	}
 }
