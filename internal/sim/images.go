@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/octopii/octopii/internal/vfs/vfstest"
+	"github.com/octopii/octopii/node"
 	octopiipb "github.com/octopii/octopii/proto"
 	"github.com/octopii/octopii/transport"
 )
@@ -61,7 +62,8 @@ func (c *calls) oneHistory(m *member) {
 // forgets returns a member that has something committed which this one and a majority of the
 // voters by its records forgot: it joined after their images were taken, knows a majority of
 // those voters as members or as removed, and all of them have been there for long enough to
-// hear of it. nil: there is none.
+// hear of it. Where all that this one knows were removed since, it can only hear of that by
+// somebody at an address that it knows: see the limits in ARCHITECTURE. nil: there is none.
 func (c *calls) forgets(m *member) *member {
 	long := c.w.now - 20*c.w.cfg.electionTimeout()
 	if slices.ContainsFunc(c.w.members, func(o *member) bool { return o.up() && (o.paused || o.awakeSince > long) }) || c.w.net.troubled() {
@@ -77,7 +79,11 @@ func (c *calls) forgets(m *member) *member {
 		_, itself := st.Membership.Member(d.id)
 		knows := func(id uint64) bool { _, ok := st.Membership.Member(id); return ok || c.w.check.buried[id] }
 		voters := slices.DeleteFunc(mine.Voters(), func(id uint64) bool { return !knows(id) })
-		if !known && itself && knows(m.id) && st.Suspended == nil && len(voters) > len(mine.Voters())/2 && len(mine.Voters()) > 1 {
+		proves := slices.ContainsFunc(mine.Members, func(o node.Member) bool {
+			_, stays := st.Membership.Member(o.ID)
+			return stays || o.Address == d.address
+		})
+		if proves && !known && itself && knows(m.id) && st.Suspended == nil && len(voters) > len(mine.Voters())/2 && len(mine.Voters()) > 1 {
 			return d
 		}
 	}
