@@ -31,8 +31,14 @@ const kindOwnLog transport.Kind = 34
 // majority forgot, or that it was removed (Forgot): its log is the one that is wrong.
 type denials struct {
 	loop *loop
-	// asking are the members whose answers are waited for.
-	asking map[uint64]bool
+	// asking are the members whose answers are waited for, and where they were asked.
+	asking map[askedAt]bool
+}
+
+// askedAt is a member, and an address at which it may be.
+type askedAt struct {
+	id      uint64
+	address string
 }
 
 // ask asks all members in whose name there is a claim.
@@ -40,13 +46,14 @@ func (d *denials) ask() {
 	l := d.loop
 	for _, m := range l.doubt.inquiry.others() {
 		i := slices.IndexFunc(l.doubt.claims, func(c claim) bool { return c.by == m.ID })
-		if i < 0 || m.Incarnation == 0 || d.asking[m.ID] {
+		at := askedAt{m.ID, m.Address}
+		if i < 0 || m.Incarnation == 0 || d.asking[at] {
 			continue
 		}
 		if d.asking == nil {
-			d.asking = map[uint64]bool{}
+			d.asking = map[askedAt]bool{}
 		}
-		d.asking[m.ID] = true
+		d.asking[at] = true
 		q := &octopiipb.OwnLogRequest{Nonce: newNonce()}
 		for _, c := range l.doubt.claims {
 			if c.by == m.ID && c.kind == core.Diverged {
@@ -62,7 +69,7 @@ func (d *denials) ask() {
 // answered ends the claims that a member denies.
 func (d *denials) answered(m *octopiipb.Member, q *octopiipb.OwnLogRequest, payload []byte, err error) {
 	l := d.loop
-	delete(d.asking, m.ID)
+	delete(d.asking, askedAt{m.ID, m.Address})
 	var reply octopiipb.OwnLogReply
 	if err == nil {
 		err = reply.Unmarshal(payload)

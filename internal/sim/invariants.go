@@ -309,6 +309,11 @@ func (c *checker) started(m *member) {
 		*v = view{damaged: v.damaged, forgets: v.forgets}
 		return
 	}
+	if !v.born { // its founding ended with an error behind what made it durable
+		if c.founded(m); m.phantom {
+			return
+		}
+	}
 	if s := m.machine; s.durable && !v.forgets && m.status().Commit < s.saved.applied {
 		c.w.fail("what is applied is committed", "%s starts committed up to %d, and its state machine has what is applied up to %d", m.name(), m.status().Commit, s.saved.applied)
 	}
