@@ -58,7 +58,8 @@ type Config struct {
 	// refuses connections. SetFailoverByTimeout changes it. false: they do not wait.
 	FailoverByTimeout bool
 	// Join are peer addresses of any members: this one asks them to be added as
-	// a learner and promoted when it has caught up. Ignored once Dir has state.
+	// a learner and promoted when it has caught up. Once Dir has state they are only
+	// further places where other members may be.
 	// Without Bootstrap and Join a member with an empty Dir waits to be added.
 	Join []string
 	// Rejoin: this member takes the place of the one that it was before it lost its
@@ -79,7 +80,9 @@ type Config struct {
 	// A member that is remembered for more than it has, and to which no majority answers
 	// within six election timeouts, logs what is missing and goes on as it is. What is
 	// missing on all members that run is lost. It leaves those that have more the time to
-	// be elected first. Where a majority answers it changes nothing.
+	// be elected first. Where a majority answers it changes nothing. A member by which it
+	// was proven that a majority forgot, or that this one was removed, is given up then:
+	// this one refuses it for good, and it must join again with an empty Dir.
 	AcceptLoss bool
 
 	// WAL is the format of the write-ahead log. nil: the native one,
@@ -132,9 +135,8 @@ type Config struct {
 
 	// StallTicks is for how long a write to the log may not return before a leader
 	// hands leadership over, and goes on trying to. 0: one and a half times
-	// ElectionTicks: a disk that hangs costs hardly more than a leader that dies, one
-	// that takes some 100 ms now and then costs nothing, and what other members
-	// forwarded is not given up yet. Negative: it stays.
+	// ElectionTicks: a disk that hangs costs hardly more than a leader that dies, and one
+	// that takes some 100 ms now and then costs nothing. Negative: it stays.
 	StallTicks int
 	// StallLimit is for how long a read or write of the disk may not return before the
 	// node stops with ErrDiskStalled, whoever leads. A disk that is full is not

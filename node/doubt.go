@@ -21,9 +21,10 @@ import (
 //
 // Nobody's word alone stops a member or costs it its disk. What a proven member says
 // suspends it: it serves nothing, votes for nobody and acknowledges nothing, and it asks
-// the members, at the addresses that are recorded, for what a majority has committed just
+// the members, where they are recorded or were met, for what a majority has committed just
 // now. That answer decides: the log is another one (ErrDiverged), or it lost something
-// (ErrAmnesia), or the claim was wrong. While no majority answers, it stays suspended.
+// (ErrAmnesia), or the claim was wrong. While no majority answers it stays suspended, unless
+// the member denies the claim in whose name it was made (denials).
 //
 // A member whose log has a majority behind it in this life (core.Established) cannot have
 // lost it, whatever a single member says. The one that says so is then on another branch:

@@ -76,8 +76,8 @@ var (
 	// empty directory.
 	ErrDiverged = errors.New("node: this member's log is another one than that of the majority")
 	// ErrSuspect: other members remember more of this member's log than there is, and no
-	// majority has said yet what is true. Until then it does not vote, acknowledge, lead
-	// or serve. The error says which entries are missing, and Status.Suspects where.
+	// majority has said yet what is true. Until then it does not serve, vote, acknowledge
+	// or lead; one that was started again since it was proven may vote. The error says which entries are missing, and Status.Suspects where.
 	// Start the other members; a majority rebuilds this one. If a majority forgot, put
 	// newer copies of the disks back, or give up what is missing: see Config.AcceptLoss.
 	ErrSuspect = errors.New("node: this disk may have lost what it had acknowledged, and no majority has answered")

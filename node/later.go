@@ -35,6 +35,9 @@ import (
 // While the peer leads this member there is no such read before it has brought this member up to
 // date. There it is a proof that the two have committed different entries at one index.
 //
+// A member that the records have may prove the same, by the voters that it has committed: see
+// forgets. An operator may give up what the others have: see accept.
+//
 // It belongs to the loop.
 type later struct {
 	loop *loop
@@ -290,7 +293,8 @@ func (r *later) forgets(from transport.Hello, q *octopiipb.CompareRequest) bool 
 }
 
 // accept gives up, as an operator wants, what the one has by which this member serves nothing,
-// once there was time for a majority to answer: then nothing is lost, and this one is rebuilt.
+// once there was time for a majority to answer. If one answers first, nothing is lost, and this
+// member is rebuilt.
 func (r *later) accept(ticks int) {
 	l := r.loop
 	if r.noted.err == nil || !l.cfg.AcceptLoss {

@@ -11,7 +11,7 @@ import (
 	"github.com/octopii/octopii/wal"
 )
 
-// units are the goroutines of a group that take turns. Each owns what it has; the others, and
+// units are the parts of a group that take turns. Each owns what it has; the others, and
 // callers, reach it by its inbox or mailbox.
 type units struct {
 	loop     *loop

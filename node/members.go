@@ -109,11 +109,11 @@ func (v verbs) spread(ctx context.Context) error {
 	return nil
 }
 
-// TransferLeadership lets the member to lead; 0 stands for the best candidate: of
-// the voters that are alive and close behind the one of the highest priority, and of
-// those the one that has most of the log. ErrNoTarget says that there is none. It
-// returns when it leads. While another voter has a higher priority, that one leads
-// again soon after. Any member may be asked. A transfer that raft gives
+// TransferLeadership lets the member to lead; 0 stands for the best voter that is
+// alive: one close behind before one that is not, then one to which no transfer failed
+// lately, then by room, by priority, and by how much of the log it has. ErrNoTarget says
+// that there is none. It returns when it leads. While another voter has a higher priority
+// and no less room, that one leads again soon after. Any member may be asked. A transfer that raft gives
 // up, as it does when the target has not applied a change of membership yet, is
 // tried again until ctx ends.
 func (n *Node) TransferLeadership(ctx context.Context, to uint64) error {

@@ -20,14 +20,17 @@ import (
 //   - A reminder in a handshake, heartbeats that name more than there is, and messages
 //     of a leader that contradict what is committed here: only from a member whose
 //     incarnation is the recorded one (isProven). They make this member doubt (doubt.go):
-//     it serves nothing and asks. Only what a majority says just now, asked at the
-//     addresses that are recorded here, ends it.
+//     it serves nothing and asks. It ends by what a majority says just now, asked where members
+//     are recorded or were met, or when the member denies it in whose name it was said (denial).
 //   - That a majority forgot what a peer has that the records do not name: from one that proves
 //     that it knows the voters that are recorded, and from this member's own majority (later).
+//     Or from a member that names a voter that this member's own majority does not have, in the
+//     question by which it compares its log (later.forgets).
 //   - A refusal because it was removed: from an address that this member itself
 //     called, of its own records or of Config.Join (mayTell), and from a majority of the
-//     other voters (dismissal), or from one member that seals it, while no leader speaks to
-//     this one. Its disk stays.
+//     other voters (dismissal), or from one member that seals it: by that this one serves
+//     nothing at once, and ends while no leader speaks to it. Its disk stays. The only voter by
+//     its records serves nothing by the word of a member of its cluster (toldAlone).
 //   - A refusal because its disk is another: the same, and from a majority of the
 //     voters. If this member has no log, from a majority of the addresses of Config.Join, as
 //     is that it had one: there is nothing to lose, but a stranger at one of them would keep

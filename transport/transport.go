@@ -195,7 +195,8 @@ type Transport interface {
 	// or something failed. Nothing is held in memory as a whole.
 	SendSnapshot(ctx context.Context, to uint64, header Message, body io.WriterTo) error
 	// Call sends one message to whoever listens at address and returns the
-	// answer. An error that the other side returned is a *RemoteError.
+	// answer. An error that the other side returned is a *RemoteError. If m is an Unnamed,
+	// the handshake must say Hello.Unnamed.
 	Call(ctx context.Context, address string, kind Kind, m Message) ([]byte, error)
 	// Probe shakes hands with whoever listens at address and returns what it
 	// said of itself, without asking anybody's Accept. A member says its cluster, its
