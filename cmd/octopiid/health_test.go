@@ -15,7 +15,8 @@ func TestNotReady(t *testing.T) {
 		"not part of a cluster": {},
 		"another cluster":       {Role: node.Follower, Suspended: errors.New("another cluster claims it")},
 		"missing: ":             {Role: node.Follower, Missing: []node.Missing{{}}},
-		"does not vote yet":     {Role: node.Follower},
+		"hears of no leader":    {Role: node.Follower},
+		"does not vote yet":     {Role: node.Follower, Leader: 1},
 		"enlarge the volume":    {Role: node.Follower, NoRoomForSnapshot: true},
 		"needs a snapshot":      {NoRoomForSnapshot: true},
 	} {
