@@ -169,7 +169,7 @@ func (d *dismissal) begin() {
 }
 
 // accept gives up what those have that proved the removal, as an operator wants, once there was
-// time for a majority to say the same: then nothing is lost, and this member ends.
+// time for a majority to say the same. If one says so first, nothing is lost, and this member ends.
 func (d *dismissal) accept(ticks int) {
 	l := d.loop
 	if len(d.provers) == 0 || !l.cfg.AcceptLoss {
@@ -179,19 +179,24 @@ func (d *dismissal) accept(ticks int) {
 		return
 	}
 	for _, id := range slices.Sorted(maps.Keys(d.provers)) {
-		d.giveUp(id, d.provers[id])
+		if !d.giveUp(id, d.provers[id]) {
+			d.accepting = 0 // it cannot be written down now, and this member serves nothing before
+			return
+		}
 	}
 	d.provers, d.accepting, d.removed, d.err, d.sealed, d.proven = nil, 0, nil, nil, false, 0
 	l.suspensionChanged()
 }
 
 // giveUp gives up what a member has that sealed its word, as an operator wants.
-func (d *dismissal) giveUp(by uint64, at string) {
+func (d *dismissal) giveUp(by uint64, at string) bool {
 	l := d.loop
-	if l.later.noteGivenUp(by) {
+	noted := l.later.noteGivenUp(by)
+	if noted {
 		l.log.Warn("LOSS ACCEPTED: this member goes on without what another one has, which had it removed, and speaks to that one no more: empty its data directory and let it join again",
 			zap.String("peer", hex(by)), zap.String("at", at))
 	}
+	return noted
 }
 
 // serveNothing stops serving for good, by the proof of a member.

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -372,6 +374,31 @@ func TestAcceptLossWaitsForAMajority(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What cannot be written down is not given up: the member goes on to serve nothing.
+func TestAcceptLossThatCannotBeNoted(t *testing.T) {
+	n := threeVoters(t)[1]
+	onLoop(t, n, func(l *loop) {
+		l.cfg.AcceptLoss = true
+		d := &l.leaving.dismissal
+		d.hear(transport.Hello{Node: 1, Dialed: "m1"}, sealOfRemoval(recordOf(l.membership, 1).Incarnation, l.membership.Cluster, l.id))
+		origin := filepath.Join(l.cfg.Dir, "origin")
+		if err := errors.Join(os.RemoveAll(origin), os.MkdirAll(filepath.Join(origin, "in the way"), 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		d.tick(acceptTimeouts * l.cfg.ElectionTicks)
+		if l.suspension() == nil || l.guests.isGivenUp(1) {
+			t.Errorf("suspended: %v, given up: %v", l.suspension(), l.guests.isGivenUp(1))
+		}
+		if err := os.RemoveAll(origin); err != nil {
+			t.Fatal(err)
+		}
+		d.tick(acceptTimeouts * l.cfg.ElectionTicks)
+		if d.removed != nil || !l.guests.isGivenUp(1) {
+			t.Errorf("tried again: suspended: %v, given up: %v", d.removed, l.guests.isGivenUp(1))
+		}
+	})
 }
 
 // A member that was on its way to a vote says so when it was given up.
